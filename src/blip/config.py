@@ -1,0 +1,176 @@
+"""Values that describe a model: its parts, its sizes, its family. No torch, no files.
+
+A config is all that is needed to build a network of the right shape and to prepare its inputs: image
+normalisation, vocabulary and special ids belong to it, so that a model with another normalisation or
+a cut vocabulary is an ordinary model. Changed with `dataclasses.replace`, stored as JSON beside the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, get_args
+
+from blip.errors import ConfigError, did_you_mean
+
+Family = Literal["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
+Stem = Literal["none", "edgetpu"]
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What a family is made of. `encoder_reads` / `decoder_reads` name the cross-attended sequence."""
+
+    encoder_reads: Literal["image", "two images"] | None
+    decoder_reads: Literal["image", "encoder"] | None
+    matching: bool = False  # vision_proj, text_proj, itm_head, temperature
+    shared: bool = False  # encoder takes all but self-attention from the decoder
+
+
+FAMILIES: dict[str, Parts] = {
+    "features": Parts(encoder_reads="image", decoder_reads=None),
+    "caption": Parts(encoder_reads=None, decoder_reads="image"),
+    "retrieval": Parts(encoder_reads="image", decoder_reads=None, matching=True),
+    "vqa": Parts(encoder_reads="image", decoder_reads="encoder"),
+    "nlvr": Parts(encoder_reads="two images", decoder_reads=None),
+    "pretrain": Parts(encoder_reads="image", decoder_reads="image", matching=True, shared=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisionConfig:
+    """The image tower: ViT, optionally on top of a convolutional stem (`blip.model.stem`)."""
+
+    image_size: int = 384  # pixels, square
+    patch_size: int = 16  # pixels per token and side, the stem's stride included
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    drop_path: float = 0.0  # original: 0.1 for VQA, NLVR2 and every large model
+    norm_eps: float = 1e-6
+    stem: Stem = "none"
+    class_tokens: int = 0  # with a stem: how many of its guesses join the image tokens
+
+    def __post_init__(self) -> None:
+        _check_width(self.width, self.num_heads, "vision")
+        if self.image_size % self.patch_size:
+            raise ConfigError(f"vision.image_size {self.image_size}: must be a multiple of patch_size {self.patch_size}")
+        if self.stem not in get_args(Stem):
+            raise ConfigError(f"vision.stem '{self.stem}': must be one of {', '.join(get_args(Stem))}")
+
+    @property
+    def num_tokens(self) -> int:
+        """Image tokens with the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextConfig:
+    """The one text transformer (BERT layout) and its vocabulary's special ids."""
+
+    vocab_size: int = 30524  # 30,522 word pieces, [DEC], [ENC]
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    mlp_width: int = 3072
+    max_length: int = 512
+    norm_eps: float = 1e-12
+    dropout: float = 0.1
+    label_smoothing: float = 0.1
+    nlvr_merge_from: int = 6  # first layer that merges the two images by a linear layer
+    pad_id: int = 0
+    unk_id: int = 100
+    cls_id: int = 101
+    sep_id: int = 102
+    mask_id: int = 103
+    dec_id: int = 30522
+    enc_id: int = 30523
+
+    def __post_init__(self) -> None:
+        _check_width(self.width, self.num_heads, "text")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlipConfig:
+    """A whole model. `vocab` is the bundled vocabulary's name or a file name beside the weights."""
+
+    family: Family = "caption"
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    proj_width: int = 256
+    prompt: str = "a picture of "
+    image_mean: tuple[float, float, float] = CLIP_MEAN
+    image_std: tuple[float, float, float] = CLIP_STD
+    vocab: str = "bert-base-uncased"
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ConfigError(f"unknown family '{self.family}'; must be one of {', '.join(FAMILIES)}")
+
+    @property
+    def parts(self) -> Parts:
+        return FAMILIES[self.family]
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> BlipConfig:
+        """Inverse of `to_dict`; unknown keys are errors with the nearest known name."""
+        values = dict(values)
+        for name, part in (("vision", VisionConfig), ("text", TextConfig)):
+            values[name] = part(**_known(part, values.get(name, {}), name + "."))
+        for name in ("image_mean", "image_std"):
+            if name in values:
+                values[name] = tuple(values[name])
+        return cls(**_known(cls, values, ""))
+
+
+def with_image_size(config: BlipConfig, image_size: int) -> BlipConfig:
+    """The same model at another image size."""
+    return replace(config, vision=replace(config.vision, image_size=image_size))
+
+
+def _known(cls: type[Any], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    names = [f.name for f in dataclasses.fields(cls)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(f"unknown config key '{prefix}{key}'{did_you_mean(key, names)}")
+    return dict(values)
+
+
+def _check_width(width: int, num_heads: int, part: str) -> None:
+    if num_heads < 1 or width % num_heads:
+        raise ConfigError(f"{part}.num_heads {num_heads}: must divide {part}.width {width}")
+
+
+BASE_VISION = VisionConfig()
+LARGE_VISION = VisionConfig(width=1024, num_layers=24, num_heads=16, mlp_width=4096, drop_path=0.1)
+
+# The image size that the published files of each family were made for (blip-spec 2.3, 4.6).
+PUBLISHED_IMAGE_SIZE: dict[str, int] = {
+    "features": 224, "caption": 384, "retrieval": 384, "vqa": 480, "nlvr": 384, "pretrain": 224,
+}  # fmt: skip
+
+
+def published_config(family: Family, size: Literal["base", "large"] = "base") -> BlipConfig:
+    """The config of the published checkpoints of a family, ViT-B or ViT-L."""
+    vision = replace(LARGE_VISION if size == "large" else BASE_VISION, image_size=PUBLISHED_IMAGE_SIZE[family])
+    if family in ("vqa", "nlvr"):
+        vision = replace(vision, drop_path=0.1)
+    return BlipConfig(family=family, vision=vision)
+
+
+def random_tiny_config(family: Family = "pretrain") -> BlipConfig:
+    """A very small model with the real vocabulary, for tests of behaviour without files."""
+    return BlipConfig(
+        family=family,
+        vision=VisionConfig(image_size=32, width=32, num_layers=2, num_heads=2, mlp_width=64),
+        text=TextConfig(width=32, num_layers=2, num_heads=2, mlp_width=64, max_length=64, nlvr_merge_from=1),
+        proj_width=16,
+    )

@@ -1,0 +1,90 @@
+"""Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+from blip.errors import EnvironmentProblem
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
+    """Yields a temporary path in the folder of `path` (made if missing); on success it becomes `path`.
+
+    The temporary file exists and is empty; its name keeps the suffix of `path`, for writers that choose their
+    format by it. On failure it is removed and `path` is as it was. `durable` syncs the data to disk before the
+    rename. A full disk or a path that cannot be written raises `EnvironmentProblem`.
+    """
+    target = Path(path)
+    if target.is_symlink():  # a rename would replace the link, not the file that it names
+        target = Path(os.path.realpath(target))
+    with writing(target):
+        temporary = _reserve(target)
+    try:
+        with disk_full(target):
+            yield temporary
+        with writing(target):
+            if durable:
+                _sync(temporary)
+            os.replace(temporary, target)
+    finally:
+        with contextlib.suppress(OSError):  # gone after the rename
+            temporary.unlink()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Replaces `path` by `data` in one step."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Replaces `path` by `text` in one step; UTF-8, newlines as given."""
+    write_bytes(path, text.encode("utf-8", "replace"))
+
+
+@contextlib.contextmanager
+def writing(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns every `OSError` of writing `target` into `EnvironmentProblem`; a closed pipe passes."""
+    try:
+        with disk_full(target):
+            yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise EnvironmentProblem(f"{target}: cannot be written ({error.strerror or error})") from error
+
+
+@contextlib.contextmanager
+def disk_full(target: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns a full disk into `EnvironmentProblem`; every other error passes."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise EnvironmentProblem(f"{target}: no space left on the disk; free some or write elsewhere") from error
+
+
+def _reserve(target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "it is a folder")
+    stem = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # a name has at most 255 bytes
+    temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.part{target.suffix[:20]}")
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
+    if target.exists():
+        os.chmod(temporary, target.stat().st_mode & 0o7777)
+    return temporary
+
+
+def _sync(path: Path) -> None:
+    with open(path, "r+b") as file:
+        os.fsync(file.fileno())

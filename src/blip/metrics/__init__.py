@@ -1,0 +1,1 @@
+"""Numbers from predictions: pure functions of strings and arrays."""

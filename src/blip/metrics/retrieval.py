@@ -1,0 +1,30 @@
+"""Recall at k of retrieval in both directions."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+KS = (1, 5, 10)
+
+
+def ranks(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Best rank (0 = first) of an own text for each image, and of its image for each text.
+
+    scores: [images, texts]; owner: [texts], the image that each text belongs to. Source: train_retrieval.py itm_eval.
+    """
+    own = scores[owner, np.arange(len(owner))]
+    image_ranks = (scores > own[None, :]).sum(axis=0)
+    by_image = [own[owner == i] for i in range(len(scores))]
+    text_ranks = np.array([(row > best.max()).sum() for row, best in zip(scores, by_image, strict=True)])
+    return text_ranks, image_ranks
+
+
+def recalls(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> dict[str, float]:
+    """txt_r1 ... img_r10 in percent (photo to text, text to photo) and their means, as the original names them."""
+    result: dict[str, float] = {}
+    for name, found in zip(("txt", "img"), ranks(scores, owner), strict=True):
+        at_k = {f"{name}_r{k}": 100.0 * float((found < k).mean()) for k in KS}
+        result |= at_k | {f"{name}_r_mean": sum(at_k.values()) / len(KS)}
+    result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
+    return result

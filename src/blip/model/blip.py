@@ -1,0 +1,135 @@
+"""`BlipModel`: one class for every family, composed from a config. Tensors in, tensors out."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from blip.config import FAMILIES, BlipConfig, Parts
+from blip.errors import MissingPart
+from blip.model.text import TextTransformer
+from blip.model.vision import VisionTransformer
+
+
+class NLVRHead(nn.Module):
+    """True or false about two images: [..., D] -> [..., 2]."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return cast(Tensor, self.fc2(F.relu(self.fc1(x))))
+
+
+class BlipModel(nn.Module):
+    """The mixture of encoder-decoder of the BLIP paper (section 3.1), with the parts that its family needs.
+
+    Which parts those are stands in `blip.config.FAMILIES`. A method that needs a part the family lacks raises
+    MissingPart. Momentum twins and queues are training state (`blip.model.momentum`), not the model.
+    """
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.config = config
+        parts, vision, text = config.parts, config.vision, config.text
+        self.vision = VisionTransformer(vision)
+        if parts.decoder_reads:
+            source = vision.width if parts.decoder_reads == "image" else text.width
+            self.decoder = TextTransformer(text, source, lm_head=True)
+        if parts.encoder_reads:
+            self.encoder = TextTransformer(text, vision.width, twin=parts.encoder_reads == "two images")
+        if parts.shared:
+            share_all_but_self_attention(self.encoder, self.decoder)
+        if parts.matching:
+            self.vision_proj = nn.Linear(vision.width, config.proj_width)
+            self.text_proj = nn.Linear(text.width, config.proj_width)
+            self.itm_head = nn.Linear(text.width, 2)
+            self.temperature = nn.Parameter(torch.tensor(0.07))
+        if parts.encoder_reads == "two images":
+            self.nlvr_head = NLVRHead(text.width)
+
+    def require(self, part: str) -> None:
+        """Raises MissingPart when the family has no such part."""
+        if not hasattr(self, part):
+            has = {
+                "encoder": lambda p: bool(p.encoder_reads),
+                "decoder": lambda p: bool(p.decoder_reads),
+                "nlvr_head": lambda p: p.encoder_reads == "two images",
+            }.get(part, _has_matching)
+            families = ", ".join(name for name, parts in FAMILIES.items() if has(parts))
+            raise MissingPart(f"a '{self.config.family}' model has no {part}; families with one: {families}")
+
+    def encode_image(self, pixel_values: Tensor) -> Tensor:
+        """pixel_values [B, 3, S, S] -> image_embeds [B, N, D], the class token first."""
+        return cast(Tensor, self.vision(pixel_values))
+
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Text alone ([CLS] first): [B, T] -> hidden states [B, T, D]."""
+        self.require("encoder")
+        return cast(Tensor, self.encoder(input_ids, attention_mask))
+
+    def fuse(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        image_embeds: Tensor,
+        image_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Image-grounded text encoder ([ENC] first): [R, T] over [I, N, D] -> [R, T, D]; rows image-major."""
+        self.require("encoder")
+        cross = self.encoder.cross_keys_values(image_embeds)
+        return cast(Tensor, self.encoder(input_ids, attention_mask, cross=cross, cross_mask=image_mask))
+
+    def decode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+    ) -> Tensor:
+        """Image-grounded (or question-grounded) decoder ([DEC] first): logits [R, T, V] of each next token."""
+        self.require("decoder")
+        cross = self.decoder.cross_keys_values(source)
+        hidden = self.decoder(input_ids, attention_mask, cross=cross, cross_mask=source_mask, causal=True)
+        return self.decoder.logits(hidden)
+
+    def reason(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
+        """NLVR2: sentence [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""
+        self.require("nlvr_head")
+        cross = self.encoder.cross_keys_values((first, second))
+        hidden = self.encoder(input_ids, attention_mask, cross=cross)
+        return cast(Tensor, self.nlvr_head(hidden[:, 0]))
+
+    def project_image(self, image_embeds: Tensor) -> Tensor:
+        """image_embeds [B, N, D] -> image_features [B, E] of unit length, from the class token."""
+        self.require("vision_proj")
+        return F.normalize(self.vision_proj(image_embeds[:, 0]), dim=-1)
+
+    def project_text(self, hidden: Tensor) -> Tensor:
+        """Hidden states of text alone [B, T, D] -> text_features [B, E] of unit length, from the first token."""
+        self.require("text_proj")
+        return F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
+
+    def match_logits(self, hidden: Tensor) -> Tensor:
+        """Fused hidden states [R, T, D] -> ITM logits [R, 2] of the first token; class 1 = match."""
+        self.require("itm_head")
+        return cast(Tensor, self.itm_head(hidden[:, 0]))
+
+
+def share_all_but_self_attention(encoder: TextTransformer, decoder: TextTransformer) -> None:
+    """The encoder takes the decoder's embeddings, cross-attentions and MLPs as its own parameters.
+
+    Pre-training's sharing (BLIP paper table 3; original: blip_pretrain.py tie_encoder_decoder_weights).
+    """
+    encoder.embed = decoder.embed
+    for ours, theirs in zip(encoder.blocks, decoder.blocks, strict=True):
+        for name in ("cross", "cross_norm", "mlp", "mlp_norm"):
+            setattr(ours, name, getattr(theirs, name))
+
+
+def _has_matching(parts: Parts) -> bool:
+    return parts.matching
