@@ -152,6 +152,7 @@ def write_init(
     vocab: list[str],
     class_vectors: Tensor,
 ) -> ConvStem:
+    folder.mkdir(parents=True, exist_ok=True)
     text = replace(
         TINY_TEXT, vocab_size=len(vocab) + 2, pad_id=0, unk_id=1, cls_id=2, sep_id=3, mask_id=4,
         dec_id=len(vocab), enc_id=len(vocab) + 1,
@@ -173,7 +174,9 @@ def write_init(
         model.decoder.lm_head.fc.weight.copy_(torch.eye(text.width))
         model.vision.stem.load_state_dict(stem_state(stem), strict=False)
         model.vision.stem.class_vectors[1:] = class_vectors * text.width**0.5
-    write_folder(folder, model.state_dict(), config, vocab=vocab)
+    words = folder.parent / "vocab.txt"
+    words.write_text("".join(piece + "\n" for piece in vocab))
+    write_folder(folder, model.state_dict(), config, vocab=words)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters")
     return model.vision.stem
 

@@ -8,14 +8,16 @@ a cut vocabulary is an ordinary model. Changed with `dataclasses.replace`, store
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from blip.errors import ConfigError, did_you_mean
 
 Family = Literal["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
 Stem = Literal["none", "edgetpu"]
+T = TypeVar("T")
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -122,13 +124,7 @@ class BlipConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BlipConfig:
         """Inverse of `to_dict`; unknown keys are errors with the nearest known name."""
-        values = dict(values)
-        for name, part in (("vision", VisionConfig), ("text", TextConfig)):
-            values[name] = part(**_known(part, values.get(name, {}), name + "."))
-        for name in ("image_mean", "image_std"):
-            if name in values:
-                values[name] = tuple(values[name])
-        return cls(**_known(cls, values, ""))
+        return from_values(cls, values)
 
 
 def with_image_size(config: BlipConfig, image_size: int) -> BlipConfig:
@@ -136,12 +132,60 @@ def with_image_size(config: BlipConfig, image_size: int) -> BlipConfig:
     return replace(config, vision=replace(config.vision, image_size=image_size))
 
 
-def _known(cls: type[Any], values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    names = [f.name for f in dataclasses.fields(cls)]
+def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
+    """A dataclass from plain values as YAML and JSON give them: nested mappings, lists, numbers written as text.
+
+    Unknown keys and values of a wrong type are ConfigErrors that name the key and the nearest known one.
+    """
+    names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
     for key in values:
         if key not in names:
-            raise ConfigError(f"unknown config key '{prefix}{key}'{did_you_mean(key, names)}")
-    return dict(values)
+            raise ConfigError(f"unknown key '{prefix}{key}'{did_you_mean(key, names)}")
+    return cls(**{key: _coerced(value, hints[key], prefix + key) for key, value in values.items()})
+
+
+def _coerced(value: Any, hint: Any, key: str) -> Any:
+    origin, args = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in args:
+            return None
+        options = [a for a in args if a is not type(None)]
+        # a list or mapping goes to the member made for it, anything else to the first that takes it
+        options.sort(key=lambda a: (get_origin(a) is None) == isinstance(value, list | tuple))
+        for i, option in enumerate(options):
+            try:
+                return _coerced(value, option, key)
+            except ConfigError:
+                if i == len(options) - 1:
+                    raise
+    if origin is Literal:
+        if value not in args:
+            raise ConfigError(f"{key} {value!r}: must be one of {', '.join(map(str, args))}")
+        return value
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} {value!r}: must be a mapping")
+        return from_values(hint, value, key + ".")  # type: ignore[arg-type]
+    if origin in (tuple, Sequence):
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            raise ConfigError(f"{key} {value!r}: must be a list")
+        inner = args if origin is tuple and args[-1] is not Ellipsis else [args[0]] * len(value)
+        return tuple(_coerced(v, h, key) for v, h in zip(value, inner, strict=True))
+    return _scalar(value, hint, key)
+
+
+def _scalar(value: Any, hint: Any, key: str) -> Any:
+    if hint is float and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML 1.1 reads 1e-4 as text
+        except (TypeError, ValueError):
+            pass
+    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    elif hint is Any:
+        return value
+    raise ConfigError(f"{key} {value!r}: must be {getattr(hint, '__name__', hint)}")
 
 
 def _check_width(width: int, num_heads: int, part: str) -> None:

@@ -53,7 +53,7 @@ class Tokenizer:
         self.config = config
         self._pieces = list(pieces)
         vocabulary = {piece: i for i, piece in enumerate(self._pieces)}
-        self._words = _WordPieces(WordPiece(vocabulary, unk_token=self._pieces[config.unk_id]))  # type: ignore[call-arg]
+        self._words = _WordPieces(WordPiece(vocabulary, unk_token=self._pieces[config.unk_id]))
         self._words.normalizer = BertNormalizer(lowercase=True)
         self._words.pre_tokenizer = BertPreTokenizer()
         named = {"[PAD]": config.pad_id, "[UNK]": config.unk_id, "[CLS]": config.cls_id, "[SEP]": config.sep_id,

@@ -5,9 +5,7 @@ Writing is atomic: a temporary name, then a rename, so that a reader never sees 
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import pickle
 import shutil
 from collections.abc import Iterator, Mapping
@@ -23,15 +21,14 @@ from torch import Tensor
 
 from blip.checkpoint.infer import hf_config
 from blip.checkpoint.keys import from_ours
+from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, PICKLES, SUFFIXES, WEIGHTS
 from blip.checkpoint.quantize import dequantize
 from blip.checkpoint.tables import shared_names
 from blip.config import BlipConfig
 from blip.errors import CheckpointError, ConfigError, EnvironmentProblem
+from blip.io.atomic import atomic_path, write_text
 
-PICKLES = (".pth", ".pt", ".bin", ".ckpt")
-SUFFIXES = (".safetensors", *PICKLES)
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
+WRITE_FAILURES = ("IoError", "I/O error", "No space left", "file write failed", "unexpected pos", "enforce fail")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +63,7 @@ def read_folder(folder: Path) -> Stored:
         return Stored(state=read_state(weights), hf_config=values, folder=folder)
     try:
         config = BlipConfig.from_dict(values)
-    except (ConfigError, TypeError) as error:
+    except (ValueError, TypeError) as error:
         raise CheckpointError(f"{config_path}: {error}") from error
     return Stored(state=read_state(weights), config=config, folder=folder)
 
@@ -78,7 +75,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return dequantize(load_file(path))
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from error
     if path.suffix not in PICKLES:
         raise CheckpointError(f"{path}: unknown kind of weights file; must be one of {', '.join(SUFFIXES)}")
@@ -91,12 +88,13 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
     state: under our names, plain or quantised. vocab: copied to `config.vocab` in the folder.
     """
     twins = shared_names(config)  # pre-training: one name per shared tensor
-    with _disk_problems(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    if vocab is not None:
+    if vocab is None:
+        if config.vocab != BlipConfig().vocab and not (folder / config.vocab).is_file():
+            raise ConfigError(f"vocab '{config.vocab}': the file must be given, it is not the bundled one")
+    else:
         if Path(config.vocab).name != config.vocab:
             raise ConfigError(f"vocab '{config.vocab}'; must be a plain file name")
-        with replacing(folder / config.vocab) as part:
+        with _replacing(folder / config.vocab) as part:
             shutil.copyfile(vocab, part)
     kept = {name: tensor for name, tensor in state.items() if _stored_name(name) not in twins}
     write_safetensors(folder / WEIGHTS, kept)
@@ -106,8 +104,6 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
 def write_hf_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig) -> None:
     """A folder that Transformers opens: config.json, preprocessor_config.json, model.safetensors. No tokenizer."""
     theirs = from_ours(state, config, "transformers")
-    with _disk_problems(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     write_safetensors(folder / WEIGHTS, theirs)
     size = config.vision.image_size
     preprocessor = {
@@ -126,7 +122,7 @@ def write_original(
     if path.suffix == ".safetensors":
         write_safetensors(path, theirs)
         return
-    with replacing(path) as part:
+    with _replacing(path) as part:
         torch.save({"model": theirs}, part)
 
 
@@ -138,41 +134,25 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         whole = tensor.detach().contiguous()
         separate[name] = whole.clone() if whole.data_ptr() in seen else whole
         seen.add(whole.data_ptr())
-    with replacing(path) as part:
+    with _replacing(path) as part:
         save_file(separate, part, metadata={"format": "pt"})
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, renamed to it at the end; nothing is left behind on failure."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with _disk_problems(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+def _replacing(path: Path) -> Iterator[Path]:
+    """`atomic_path` that also knows how safetensors and torch report a failed write (not as OSError)."""
+    with atomic_path(path) as part:
+        try:
             yield part
-            os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _disk_problems(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        reason = "disk full" if full else error.strerror or str(error)
-        raise EnvironmentProblem(f"{path}: cannot be written: {reason}") from error
-    except (SafetensorError, RuntimeError) as error:  # how safetensors and torch report a failed write
-        text = str(error)
-        if not any(sign in text for sign in ("os error", "No space", "write", "I/O", "IoError")):
-            raise
-        raise EnvironmentProblem(f"{path}: cannot be written: {text.splitlines()[0]}") from error
+        except (SafetensorError, RuntimeError) as error:
+            text = str(error).splitlines()[0]
+            if not any(sign in text for sign in WRITE_FAILURES):
+                raise
+            raise EnvironmentProblem(f"{path}: cannot be written ({text})") from error
 
 
 def _load_pickle(path: Path) -> object:
@@ -189,8 +169,9 @@ def _load_pickle(path: Path) -> object:
         culprit = reason.split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in reason else ""
         holds = f"it holds {culprit}, which" if culprit else "its content"
         raise CheckpointError(f"{path}: refused: {holds} is not plain weights; convert it to safetensors") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: damaged or no weights file ({str(error).splitlines()[0][:200]})") from error
+    except Exception as error:  # damaged pickles raise nearly anything
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise CheckpointError(f"{path}: damaged or no weights file ({reason})") from error
 
 
 def _state_within(content: object, path: Path) -> dict[str, Tensor]:

@@ -142,7 +142,9 @@ def _text(shapes: Shapes, part: str, num_heads: int | None) -> TextConfig:
 
 def _heads(width: int, part: str) -> int:
     if width % HEAD_WIDTH:
-        raise CheckpointMismatch(f"{part} width {width}: no multiple of {HEAD_WIDTH}, so the number of heads must be given")
+        raise CheckpointMismatch(
+            f"{part} width {width}: no multiple of {HEAD_WIDTH}; the number of heads must be given"
+        )
     return width // HEAD_WIDTH
 
 
@@ -158,7 +160,7 @@ def _honour(config: BlipConfig, hf_config: Mapping[str, Any]) -> BlipConfig:
     image_size = vision.get("image_size", config.vision.image_size)
     if image_size != config.vision.image_size:
         raise CheckpointMismatch(
-            f"config.json: vision_config.image_size {image_size}; the position embeddings are for {config.vision.image_size}"
+            f"config.json: vision_config.image_size {image_size}; the weights are for {config.vision.image_size}"
         )
     dec_id = text.get("bos_token_id", config.text.dec_id)
     return replace(

@@ -5,6 +5,7 @@ Strict both ways: a key that no rule names, or a named key that is missing, is a
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 
 import torch
@@ -26,11 +27,14 @@ State = dict[str, Tensor]
 DEFAULT_TEMPERATURE = 0.07  # the original's start value; its matcher and Transformers store none
 
 
-def to_ours(state: Mapping[str, Tensor], config: BlipConfig, layout: Layout) -> tuple[State, State]:
+def to_ours(
+    state: Mapping[str, Tensor], config: BlipConfig, layout: Layout, *, strict: bool = True
+) -> tuple[State, State]:
     """Weights under our names, and the training state of the file (`momentum.*`, queues; often empty).
 
     Shared tensors of pre-training come under both names. Tensors are not copied except for the pieces of fused ones;
     dtypes are kept. With layout "ours" only left-out shared names are filled in: names are checked on placing.
+    strict=False: unknown keys are left out, missing ones stay missing, with a warning.
     """
     if layout == "ours":
         return _with_shared(dict(state), config), {}
@@ -39,15 +43,18 @@ def to_ours(state: Mapping[str, Tensor], config: BlipConfig, layout: Layout) -> 
     _drop_derived(left, config)
     _restore_shared(left, config)
     table = tables.expand(tables.rules(config, layout), config)
-    training = _take(left, tables.momentum_names(config), required=False) if layout == "original" else {}
+    training = _take(left, tables.momentum_names(config)) if layout == "original" else {}
     if config.parts.matching:
         training |= {ours: left.pop(theirs) for theirs, ours in tables.QUEUES.items() if theirs in left}
     optional = {tables.TEMPERATURE.theirs}
     missing = [name for name in table if name not in left and name not in optional]
     unexpected = [name for name in left if name not in table]
     if missing or unexpected:
-        raise mismatch(f"{config.family} weights in the {layout} layout", missing, unexpected)
-    ours = _take(left, table, required=False)
+        problem = mismatch(f"{config.family} weights in the {layout} layout", missing, unexpected)
+        if strict:
+            raise problem
+        warnings.warn(str(problem), stacklevel=2)
+    ours = _take(left, table)
     if config.parts.matching:
         ours.setdefault("temperature", torch.tensor(DEFAULT_TEMPERATURE))
     return _with_shared(ours, config), training
@@ -102,11 +109,11 @@ def _first_few(kind: str, names: list[str], count: int = 3) -> str:
     return f"{len(names)} {kind} key{'s' if len(names) > 1 else ''} ({', '.join(names[:count])}{more})"
 
 
-def _take(left: State, table: Mapping[str, tuple[str, ...]], *, required: bool) -> State:
-    """Moves what `table` names out of `left`, under our names; fused tensors are cut up."""
+def _take(left: State, table: Mapping[str, tuple[str, ...]]) -> State:
+    """Moves what `table` names and `left` has out of it, under our names; fused tensors are cut up."""
     ours: State = {}
     for theirs, names in table.items():
-        if theirs not in left and not required:
+        if theirs not in left:
             continue
         tensor = left.pop(theirs)
         if len(names) == 1:
@@ -199,7 +206,7 @@ def _training_from_ours(training: Mapping[str, Tensor], config: BlipConfig) -> S
 
 def _refuse_unrepresentable(config: BlipConfig, layout: Layout) -> None:
     if config.vision.stem != "none":
-        raise ConfigError(f"a model with the stem '{config.vision.stem}' has no form in the {layout} layout; use 'blip'")
+        raise ConfigError(f"a model with the stem '{config.vision.stem}' has no {layout} form; use 'blip'")
     if layout == "transformers" and config.family not in ("caption", "vqa", "retrieval"):
         raise ConfigError(f"Transformers has no class for '{config.family}' models; only for caption, vqa, retrieval")
     if layout == "transformers" and config.family == "vqa" and config.vision.width != config.text.width:

@@ -37,7 +37,13 @@ def dequantize(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     if lacking:
         raise CheckpointMismatch(f"{lacking[0]}: stored as int8, but there is no {lacking[0]}{SUFFIX}")
     scales = {name + SUFFIX for name in integers}
-    restored = {name: tensor for name, tensor in state.items() if name not in scales}
+    if not integers:
+        return dict(state)
+    restored = {
+        name: tensor.float() if tensor.dtype == torch.float16 else tensor
+        for name, tensor in state.items()
+        if name not in scales
+    }
     for name in integers:
         tensor, scale = state[name], state[name + SUFFIX].float()
         if scale.shape != tensor.shape[:1]:

@@ -7,6 +7,7 @@ number than the one that Pillow reports (WebP canvas, JPEG 2000 code stream, AVI
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 
 _AVIF = frozenset({b"avif", b"avis"})
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
@@ -16,10 +17,11 @@ _STARTS = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"),
 )  # fmt: skip
 _OTHERS = (
-    (b"%PDF", "a PDF document"), (b"<!doctype", "an HTML page"), (b"<html", "an HTML page"), (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML document"), (b"PK\x03\x04", "a ZIP archive"), (b"\x1f\x8b", "a gzip file"),
-    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"), (b"8BPS", "a Photoshop file"), (b"%!PS", "a PostScript file"),
-    (b"\0\0\1\0", "an icon file"), (b"\x93numpy", "a NumPy array"), (b"version https://git-lfs", "a Git LFS pointer"),
+    (b"%PDF", "a PDF document"), (b"<!doctype", "an HTML page"), (b"<html", "an HTML page"),
+    (b"<svg", "an SVG drawing"), (b"<?xml", "an XML document"), (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"), (b"\x1aE\xdf\xa3", "a Matroska or WebM video"), (b"8BPS", "a Photoshop file"),
+    (b"%!PS", "a PostScript file"), (b"\0\0\1\0", "an icon file"),
+    (b"\x93numpy", "a NumPy array"), (b"version https://git-lfs", "a Git LFS pointer"),
 )  # fmt: skip
 
 
@@ -62,6 +64,8 @@ def size(data: bytes, kind: str) -> tuple[int, int] | None:
             return _largest(_item_sizes(data))
         if kind == "GIF":
             return _gif_size(data)
+        if kind == "PNG" and data[12:16] == b"IHDR":
+            return struct.unpack_from(">II", data, 16)
     except (struct.error, IndexError):  # cut within the header: the decoder will say so
         pass
     return None
@@ -112,22 +116,37 @@ def _gif_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _code_streams(data: bytes) -> list[tuple[int, int]]:
-    """Image sizes of the SIZ segments: what OpenJPEG allocates, whatever the JP2 box says."""
-    sizes, at = [], data.find(b"\xff\x4f\xff\x51")
-    while at >= 0 and len(sizes) < 64:
+    """Image sizes of the SIZ segments: what OpenJPEG allocates, whatever the JP2 header box says."""
+    boxed = [start for name, start, _ in _boxes(data) if name == b"jp2c"]
+    sizes = []
+    for at in [0] if data.startswith(b"\xff\x4f") else boxed:
         right, bottom, left, top = struct.unpack_from(">4I", data, at + 8)
         sizes.append((right - left, bottom - top))
-        at = data.find(b"\xff\x4f\xff\x51", at + 4)
-    return sizes[:1] if data.startswith(b"\xff\x4f") else sizes
+    return sizes
 
 
 def _item_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Every image size property: tiles, thumbnails and the whole."""
-    sizes, at = [], data.find(b"ispe")
-    while at >= 0 and len(sizes) < 4096:
-        sizes.append(struct.unpack_from(">II", data, at + 8))
-        at = data.find(b"ispe", at + 4)
+    """Every image size property in the metadata: tiles, thumbnails and the whole."""
+    sizes = []
+    for name, start, end in _boxes(data):
+        at = data.find(b"ispe", start, end) if name in (b"meta", b"moov") else -1
+        while at >= 0:
+            sizes.append(struct.unpack_from(">II", data, at + 8))
+            at = data.find(b"ispe", at + 4, end)
     return sizes
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """(type, content start, end) of the outer boxes of AVIF, HEIC and JP2; the last end may lie beyond the data."""
+    at = 0
+    while at + 8 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        head = 8
+        if length == 1 and at + 16 <= len(data):
+            length, head = struct.unpack_from(">Q", data, at + 8)[0], 16
+        end = at + length if length else len(data)
+        yield name, at + head, end
+        at = max(end, at + head)
 
 
 def _declared_length(data: bytes, kind: str) -> int | None:
@@ -138,9 +157,12 @@ def _declared_length(data: bytes, kind: str) -> int | None:
         if kind == "BMP":
             return int(struct.unpack_from("<I", data, 2)[0])
         if kind == "PNG":
-            return _walk(data, 8, lambda at: 12 + int(struct.unpack_from(">I", data, at)[0]))
-        if kind in ("AVIF", "HEIC"):
-            return _walk(data, 0, lambda at: int(struct.unpack_from(">I", data, at)[0]))
+            at = 8
+            while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
+                at += 12 + int(struct.unpack_from(">I", data, at)[0])
+            return at + 12
+        if kind in ("AVIF", "HEIC") or (kind == "JPEG 2000" and data[:4] != b"\xff\x4f\xff\x51"):
+            return max((end for _, _, end in _boxes(data)), default=None)
     except struct.error:
         pass
     return None

@@ -92,10 +92,30 @@ class BlipModel(nn.Module):
         source_mask: Tensor | None = None,
     ) -> Tensor:
         """Image-grounded (or question-grounded) decoder ([DEC] first): logits [R, T, V] of each next token."""
+        return self.decoder.logits(self.decoder_states(input_ids, attention_mask, source, source_mask))
+
+    def decoder_states(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None,
+        source: Tensor,
+        source_mask: Tensor | None = None,
+    ) -> Tensor:
+        """As `decode`, before the language-model head: [R, T, D]."""
         self.require("decoder")
         cross = self.decoder.cross_keys_values(source)
-        hidden = self.decoder(input_ids, attention_mask, cross=cross, cross_mask=source_mask, causal=True)
-        return self.decoder.logits(hidden)
+        return cast(Tensor, self.decoder(input_ids, attention_mask, cross=cross, cross_mask=source_mask, causal=True))
+
+    def lm_loss(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, source: Tensor) -> Tensor:
+        """Mean smoothed loss of the next tokens; equals `losses.lm_loss` of `decode`, at a fraction of the cost.
+
+        labels [R, T], -100 = ignored. Only states that have a label go through the head: with short texts padded to the
+        longest, most of the [R, T, V] scores would be of padding.
+        """
+        states = self.decoder_states(input_ids, attention_mask, source)
+        wanted = labels[:, 1:] != -100
+        logits = self.decoder.logits(states[:, :-1][wanted])
+        return F.cross_entropy(logits.float(), labels[:, 1:][wanted], label_smoothing=self.config.text.label_smoothing)
 
     def reason(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
         """NLVR2: sentence [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""

@@ -32,10 +32,21 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
         """x [B, T, D]; mask broadcastable to [B, H, T, N], True = look. Returns [B, T, D]."""
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(self.heads(self.q(x)), *kv, attn_mask=mask, dropout_p=dropout)
+        queries = self.heads(self.q(x))
+        if self.training and x.device.type == "cpu":
+            y = self._plain(queries, kv, mask)
+        else:
+            dropout = self.dropout if self.training else 0.0
+            y = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
         out: Tensor = self.out(y.transpose(1, 2).flatten(2))
         return out
+
+    def _plain(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
+        """The same in four operations: on a CPU the fused kernel's backward takes twenty times as long as these."""
+        scores = queries @ kv[0].transpose(2, 3) * queries.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, float("-inf"))
+        return F.dropout(scores.softmax(dim=-1).to(kv[1].dtype), self.dropout) @ kv[1]
 
 
 class MLP(nn.Module):

@@ -37,9 +37,13 @@ class MomentumTwin(nn.Module):
             torch._foreach_mul_(twins, self.momentum)
             torch._foreach_add_(twins, online, alpha=1 - self.momentum)
 
-    def image_features(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values -> [B, E] of unit length."""
-        return F.normalize(self.vision_proj(self.vision(pixel_values)[:, 0]), dim=-1)
+    def image_features(self, pixel_values: Tensor, grid: Tensor | None = None) -> Tensor:
+        """pixel_values -> [B, E] of unit length. grid: what a frozen stem (the same in both) has already read."""
+        if grid is None or self.vision.stem is None:
+            states = self.vision(pixel_values)
+        else:
+            states = self.vision.encode_grid(grid, self.vision.stem.guess(grid))
+        return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Text alone -> [B, E] of unit length."""

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from blip.data.sources import open_source
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
-from blip.model.losses import lm_loss
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
 from blip.tasks.images import Sample, TrainingPhotos, train_transform
 from blip.tasks.measures import caption_report
@@ -87,8 +86,7 @@ class CaptionTask:
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         blip = cast(BlipModel, model)
         image_embeds = blip.encode_image(batch["pixel_values"])
-        logits = blip.decode(batch["input_ids"], batch["attention_mask"], image_embeds)
-        lm = lm_loss(logits, batch["labels"], smoothing=blip.config.text.label_smoothing)
+        lm = blip.lm_loss(batch["input_ids"], batch["attention_mask"], batch["labels"], image_embeds)
         if self.reward is None:
             return {"loss": lm, "lm": lm}
         generator = torch.Generator().manual_seed(step.index)

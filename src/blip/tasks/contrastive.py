@@ -54,11 +54,12 @@ def contrast(
     attention_mask: Tensor,
     alpha: float,
     image_ids: Tensor | None = None,
+    grid: Tensor | None = None,
 ) -> Contrast:
     """ITC with momentum soft targets and queue; updates the twin first and the queue last, as the original.
 
     input_ids [B, T] with [CLS] first; image_ids [B]: equal ids are positives of each other (retrieval), None: only the
-    pair itself (pre-training).
+    pair itself (pre-training); grid: what a frozen stem has read of the photos, to spare the twin doing so again.
     """
     model, twin, queue = twinned.online, twinned.twin, twinned.queue
     with torch.no_grad():
@@ -67,7 +68,7 @@ def contrast(
     text = model.project_text(model.encode_text(input_ids, attention_mask)).float()
     with torch.no_grad():
         twin.update(model)
-        image_m = twin.image_features(pixel_values).float()
+        image_m = twin.image_features(pixel_values, grid).float()
         text_m = twin.text_features(input_ids, attention_mask).float()
     with torch.autocast(pixel_values.device.type, enabled=False):
         temperature = model.temperature

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from blip.data.sources import open_source
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
-from blip.model.losses import lm_loss
 from blip.model.momentum import Twinned
 from blip.model.stem import ConvStem
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
@@ -97,7 +96,8 @@ class PretrainTask:
         grid, guesses = online.vision.read_pixels(batch["pixel_values"])
         image_embeds = online.vision.encode_grid(grid, guesses)
         alpha = alpha_ramp(self.alpha, step, epochs=2)
-        itc = contrast(twinned, batch["pixel_values"], image_embeds, ids, mask, alpha, image_ids)
+        frozen = None if grid.requires_grad else grid
+        itc = contrast(twinned, batch["pixel_values"], image_embeds, ids, mask, alpha, image_ids, frozen)
         drawn = draw(itc, online.temperature, self.negatives, image_ids)
         fused_ids = with_first(ids, self._started.config.text.enc_id)
         itm, _ = match(online, fused_ids, mask, image_embeds, drawn, self.negatives.all_ranks)
@@ -110,8 +110,7 @@ class PretrainTask:
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
 
     def _lm(self, model: BlipModel, batch: Batch, image_embeds: Tensor) -> Tensor:
-        logits = model.decode(batch["lm_ids"], batch["lm_mask"], image_embeds)
-        return lm_loss(logits, batch["labels"], model.config.text.label_smoothing)
+        return model.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
 
     def _critical(self, model: BlipModel, batch: Batch, image_embeds: Tensor, step: Step) -> Tensor:
         assert self.reward is not None
@@ -130,9 +129,8 @@ class PretrainTask:
         encoded = self._started.tokenizer.encode(cleaned, first="dec", max_length=self.max_length)
         stem = cast(ConvStem, model.vision.stem)
         embeds = model.vision.encode_grid(grids, stem.guess(grids))
-        logits = model.decode(encoded.input_ids, encoded.attention_mask, embeds)
         labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-        return lm_loss(logits, labels, model.config.text.label_smoothing)
+        return model.lm_loss(encoded.input_ids, encoded.attention_mask, labels, embeds)
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:

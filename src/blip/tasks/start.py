@@ -36,6 +36,7 @@ class Started:
     model: BlipModel
     config: BlipConfig
     tokenizer: Tokenizer
+    vocab: Path | None = None  # the vocabulary file, where it is not the bundled one
 
 
 def start_model(start: Start, family: Family) -> Started:
@@ -54,7 +55,8 @@ def start_model(start: Start, family: Family) -> Started:
         raise CheckpointError(f"'{start.init}' is a {config.family} model; this task trains a {family} model")
     model = BlipModel(config)
     model.load_state_dict(loaded.model.state_dict(), strict=True)
-    return Started(model, config, loaded.tokenizer)
+    vocab = Path(start.init) / config.vocab
+    return Started(model, config, loaded.tokenizer, vocab if vocab.is_file() else None)
 
 
 def _with_dropout(config: BlipConfig, dropout: float | None) -> BlipConfig:
@@ -80,4 +82,4 @@ def rated_groups(model: nn.Module, rates: tuple[tuple[str, float], ...]) -> list
 
 def save_model(model: BlipModel, started: Started, folder: Path) -> None:
     """Writes a folder that `blip.load` reads."""
-    write_folder(folder, model.state_dict(), started.config, vocab=started.tokenizer.vocab_lines)
+    write_folder(folder, model.state_dict(), started.config, vocab=started.vocab)

@@ -1,0 +1,128 @@
+"""Models from one form into another: imported under a name, converted to a layout, compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from blip.checkpoint import files
+from blip.checkpoint.catalogue import BY_NAME
+from blip.checkpoint.load import build, random_tiny, under_our_names, vocabulary
+from blip.checkpoint.locate import imported, imported_dir, locate, obtain
+from blip.checkpoint.quantize import quantize
+from blip.config import BlipConfig
+from blip.errors import ConfigError, UsageError
+
+Form = Literal["blip", "hf", "original"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Weights:
+    """Checked weights under our names; `vocab` is the vocabulary file where it is not the bundled one."""
+
+    config: BlipConfig
+    state: dict[str, Tensor]
+    training: dict[str, Tensor]
+    vocab: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Comparison:
+    """How two models differ; `values` holds the largest absolute difference per tensor that is not equal."""
+
+    config: dict[str, tuple[Any, Any]]
+    only_first: list[str]
+    only_second: list[str]
+    shapes: dict[str, tuple[list[int], list[int]]]
+    values: dict[str, float]
+    equal: int
+
+    @property
+    def same(self) -> bool:
+        return not (self.config or self.only_first or self.only_second or self.shapes or self.values)
+
+
+def read_weights(name_or_path: str | Path, *, offline: bool | None = None) -> Weights:
+    """The weights of any model that `load` takes; every name and shape is checked."""
+    found = locate(name_or_path)
+    if found.entry is not None and found.entry.source == "random":
+        loaded = random_tiny(found.entry.family)
+        return Weights(config=loaded.config, state=loaded.model.state_dict(), training={})
+    stored = files.read(obtain(found, offline=offline))
+    config, state, training = under_our_names(stored, found)
+    build(config, state, found.name)
+    return Weights(config=config, state=state, training=training, vocab=vocabulary(stored, config))
+
+
+def convert(source: str | Path, output: Path, form: Form, *, int8: bool = False, overwrite: bool = False) -> BlipConfig:
+    """Writes `source` in another form: our folder, a Transformers folder, or a file of the original (.pth)."""
+    if form not in get_args(Form):
+        raise UsageError(f"--to {form}; must be one of {', '.join(get_args(Form))}")
+    if int8 and form != "blip":
+        raise UsageError("--int8 goes with --to blip only; the other layouts have no place for scales")
+    if form == "original" and output.suffix not in (".pth", ".safetensors"):
+        raise UsageError(f"{output}: the original layout is one file; must end in .pth or .safetensors")
+    if not overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
+        raise UsageError(f"{output} exists; choose another name or give --overwrite")
+    weights = read_weights(source)
+    if form == "original":
+        files.write_original(output, weights.state, weights.config, weights.training)
+    elif form == "hf":
+        files.write_hf_folder(output, weights.state, weights.config)
+    else:
+        state = quantize(weights.state) if int8 else weights.state
+        files.write_folder(output, state, weights.config, weights.vocab)
+    return weights.config
+
+
+def import_model(source: Path, name: str | None = None) -> Path:
+    """Takes a file or folder into the user's registry, in our layout; it loads by `name` from then on."""
+    name = name or (source.name if source.is_dir() else source.stem)
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UsageError(f"--as '{name}'; must be a plain name without '/'")
+    if name in BY_NAME:
+        raise UsageError(f"--as '{name}'; that name belongs to the catalogue, choose another")
+    if imported(name):
+        raise UsageError(f"model '{name}' is imported already; 'blip models rm {name}' removes it")
+    if not source.exists():
+        raise ConfigError(f"{source}: no such file or folder")
+    folder = imported_dir() / name
+    convert(source, folder, "blip", overwrite=True)
+    return folder
+
+
+def compare(first: str | Path, second: str | Path) -> Comparison:
+    """Config fields, names, shapes and values of two models, whatever their layouts."""
+    a, b = read_weights(first), read_weights(second)
+    both = [name for name in a.state if name in b.state]
+    shapes = {
+        name: (list(a.state[name].shape), list(b.state[name].shape))
+        for name in both
+        if a.state[name].shape != b.state[name].shape
+    }
+    alike = [name for name in both if name not in shapes]
+    largest = {name: _largest_difference(a.state[name], b.state[name]) for name in alike}
+    fields_a, fields_b = _flat(a.config), _flat(b.config)
+    return Comparison(
+        config={key: (fields_a[key], fields_b[key]) for key in fields_a if fields_a[key] != fields_b[key]},
+        only_first=[name for name in a.state if name not in b.state],
+        only_second=[name for name in b.state if name not in a.state],
+        shapes=shapes,
+        values={name: value for name, value in largest.items() if value != 0},
+        equal=sum(value == 0 for value in largest.values()),
+    )
+
+
+def _largest_difference(a: Tensor, b: Tensor) -> float:
+    return float((a.float() - b.float()).abs().max()) if a.numel() else 0.0
+
+
+def _flat(config: BlipConfig) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in dataclasses.asdict(config).items():
+        flat |= {f"{key}.{inner}": v for inner, v in value.items()} if isinstance(value, dict) else {key: value}
+    return flat

@@ -1,0 +1,302 @@
+"""Downloads that can be trusted: resumed, retried, locked, hashed, and in place only when whole.
+
+The SHA-256 of a file is recorded beside it at its first download (`FILE.sha256`, the format of sha256sum) and
+checked at every later use. Where files go: `BLIP_CACHE`, `BLIP_HOME`, else the XDG folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from blip.errors import CheckpointError, ChecksumMismatch, ConfigError, EnvironmentProblem, OfflineError, UnknownModel
+from blip.io.atomic import disk_full, write_text, writing
+
+if TYPE_CHECKING:
+    import httpx2
+
+Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server says so
+
+TIMEOUT_SECONDS = 30.0
+RETRIES = 5
+RETRY_SECONDS = 1.0  # before the second try, then doubled
+TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where downloads are kept: as given, BLIP_CACHE, or `blip` in the XDG cache folder."""
+    return _folder(given, "BLIP_CACHE", "XDG_CACHE_HOME", ".cache")
+
+
+def home_dir(given: str | os.PathLike[str] | None = None) -> Path:
+    """Where the user's own things are kept: as given, BLIP_HOME, or `blip` in the XDG data folder."""
+    return _folder(given, "BLIP_HOME", "XDG_DATA_HOME", ".local/share")
+
+
+def is_offline(given: bool | None = None) -> bool:
+    """Whether sockets are forbidden: as given, else by BLIP_OFFLINE or HF_HUB_OFFLINE."""
+    if given is not None:
+        return given
+    values = (os.environ.get(name, "") for name in ("BLIP_OFFLINE", "HF_HUB_OFFLINE"))
+    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
+
+
+def existing(path: Path) -> Path | None:
+    return path if path.is_file() else None
+
+
+def file_name_of(url: str) -> str:
+    """A file name for any URL: its last part, and eight digits so that no two URLs share one."""
+    last = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
+    stem, dot, suffix = re.sub(r"[^\w.-]", "-", last).lstrip(".").rpartition(".")
+    digits = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return f"{stem[:80]}-{digits}{dot}{suffix[:20]}" if stem else f"{suffix[:80] or 'file'}-{digits}"
+
+
+def fetch(
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None = None,
+    offline: bool | None = None,
+    progress: Progress | None = None,
+    retries: int = RETRIES,
+    retry_seconds: float = RETRY_SECONDS,
+) -> Path:
+    """`target`, downloaded from `url` if it is not there yet; its SHA-256 is checked either way.
+
+    A download that was cut off goes on where it stopped. Two processes never write the same file.
+    Raises OfflineError, ChecksumMismatch, CheckpointError (the server refuses), EnvironmentProblem (disk, network).
+    """
+    if existing(target):  # without a lock: the folder may be read-only and shared
+        verify(target, sha256)
+        return target
+    if is_offline(offline):
+        raise OfflineError(f"{url} is not cached and --offline is set; fetch it once without --offline")
+    if urlsplit(url).scheme not in ("http", "https"):
+        raise ConfigError(f"{url}: must start with http:// or https://")
+    from filelock import FileLock
+
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}.lock"))
+        lock.acquire()
+    try:
+        if not existing(target):  # another process may have been faster
+            _Download(url, target, progress).run(retries, retry_seconds)
+            _install(target, sha256, url)
+        else:
+            verify(target, sha256)
+    finally:
+        lock.release()
+    return target
+
+
+def verify(path: Path, sha256: str | None = None) -> str:
+    """The file's SHA-256; ChecksumMismatch when it is not the known one or the one recorded at the download."""
+    digest = sha256_of(path)
+    for wanted, origin in ((sha256, "the published file has"), (recorded_sha256(path), "recorded at the download was")):
+        if wanted and wanted != digest:
+            raise ChecksumMismatch(
+                f"{path}: SHA-256 {digest[:12]}…, {origin} {wanted[:12]}…; remove it, fetch it again"
+            )
+    return digest
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """What the sidecar says; None without one."""
+    sidecar = _beside(path, ".sha256")
+    words = sidecar.read_text(encoding="utf-8", errors="replace").split() if sidecar.is_file() else []
+    return words[0].lower() if words else None
+
+
+def record_sha256(path: Path, digest: str) -> None:
+    write_text(_beside(path, ".sha256"), f"{digest}  {path.name}\n")
+
+
+def remove(path: Path) -> int:
+    """Deletes a download with what lies beside it (also an unfinished one); returns the bytes freed."""
+    freed = 0
+    for file in (path, *(_beside(path, end) for end in (".sha256", ".partial", ".partial.etag"))):
+        if file.is_file():
+            freed += file.stat().st_size
+            with writing(file):
+                file.unlink()
+    with suppress(OSError):
+        path.with_name(f".{path.name}.lock").unlink()
+    return freed
+
+
+def fetch_hub(
+    repo_id: str,
+    wanted: Sequence[Sequence[str]],
+    *,
+    offline: bool | None = None,
+    cache: Path | None = None,
+    endpoint: str | None = None,
+) -> Path:
+    """The folder of a Hugging Face repository with, of each group of names, the first that exists.
+
+    It lies in the hub's own cache (HF_HOME), or in `cache`. Raises OfflineError, UnknownModel, CheckpointError.
+    """
+    folder, offline = None, is_offline(offline)
+    for names in wanted:
+        found = (_hub_file(repo_id, name, offline, cache, endpoint) for name in names)
+        path = next((path for path in found if path is not None), None)
+        if path is None and offline:
+            raise OfflineError(f"{repo_id} is not cached and --offline is set; fetch it once without --offline")
+        if path is None:
+            raise CheckpointError(f"{repo_id}: the repository has no {' or '.join(names)}")
+        folder = path.parent
+    if folder is None:
+        raise ConfigError(f"{repo_id}: no file asked for")
+    return folder
+
+
+def is_in_hub_cache(repo_id: str, wanted: Sequence[Sequence[str]], cache: Path | None = None) -> bool:
+    """Whether `fetch_hub` would work offline."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return all(any(isinstance(try_to_load_from_cache(repo_id, name, cache), str) for name in names) for names in wanted)
+
+
+class _Retry(Exception):
+    """This try failed, the next may not. The message says why."""
+
+
+class _Download:
+    """One file on its way into `TARGET.partial`."""
+
+    def __init__(self, url: str, target: Path, progress: Progress | None) -> None:
+        self.url, self.progress = url, progress
+        self.partial = _beside(target, ".partial")
+        self.etag_file = _beside(target, ".partial.etag")
+
+    def run(self, retries: int, retry_seconds: float) -> None:
+        import httpx2
+
+        with httpx2.Client(follow_redirects=True, timeout=TIMEOUT_SECONDS) as client:
+            for attempt in range(retries + 1):
+                try:
+                    return self._try(client)
+                except (httpx2.TransportError, _Retry) as error:
+                    if attempt == retries:
+                        reason = str(error) or type(error).__name__
+                        raise EnvironmentProblem(
+                            f"{self.url}: download failed after {retries + 1} tries ({reason}); run again to go on"
+                        ) from error
+                except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+                    raise CheckpointError(f"{self.url}: {error}") from error
+                time.sleep(retry_seconds * 2**attempt)
+
+    def _try(self, client: httpx2.Client) -> None:
+        start, etag = self._progress_so_far()
+        headers = {"Accept-Encoding": "identity"}  # the bytes of the file, so that offsets mean something
+        if start:
+            headers |= {"Range": f"bytes={start}-", "If-Range": etag}
+        with client.stream("GET", self.url, headers=headers) as response:
+            if response.status_code == 416:  # the file there is not the one that was begun
+                self._forget()
+                raise _Retry("the server cannot go on where the download stopped")
+            self._check_status(response.status_code)
+            if response.status_code != 206:
+                start = 0
+            elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+                self._forget()
+                raise _Retry("the server sent another range than was asked for")
+            self._write(response, start)
+        with suppress(FileNotFoundError):
+            self.etag_file.unlink()
+
+    def _write(self, response: httpx2.Response, start: int) -> None:
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length is not None and length.isdigit() else None
+        done = start
+        with writing(self.partial):
+            if not start:
+                self.partial.write_bytes(b"")
+                self.etag_file.write_text(_mark(response.headers), encoding="utf-8")
+            file = self.partial.open("ab")
+        with file:
+            for chunk in response.iter_raw():
+                with disk_full(self.partial):
+                    file.write(chunk)
+                done += len(chunk)
+                if self.progress is not None:
+                    self.progress(done, total)
+        if total is not None and done != total:
+            raise _Retry(f"{done} of {total} bytes arrived")
+
+    def _check_status(self, status: int) -> None:
+        if status in TRY_AGAIN:
+            raise _Retry(f"HTTP {status}")
+        if status not in (200, 206):
+            raise CheckpointError(f"{self.url}: the server answers HTTP {status}")
+
+    def _progress_so_far(self) -> tuple[int, str]:
+        """Bytes that need not come again, and the server's mark of the file they are from; without a mark, none."""
+        etag = self.etag_file.read_text(encoding="utf-8") if self.etag_file.is_file() else ""
+        return (self.partial.stat().st_size, etag) if etag and self.partial.is_file() else (0, "")
+
+    def _forget(self) -> None:
+        self.partial.unlink(missing_ok=True)
+        self.etag_file.unlink(missing_ok=True)
+
+
+def _mark(headers: httpx2.Headers) -> str:
+    """What tells this version of the file from others in `If-Range`; a weak ETag does not serve there."""
+    etag = headers.get("ETag", "")
+    return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
+
+
+def _install(target: Path, sha256: str | None, url: str) -> None:
+    partial = _beside(target, ".partial")
+    digest = sha256_of(partial)
+    if sha256 and digest != sha256:
+        partial.unlink()
+        raise ChecksumMismatch(f"{url}: SHA-256 {digest[:12]}…, must be {sha256[:12]}…; nothing was kept")
+    record_sha256(target, digest)  # first, so that no file is ever without
+    with writing(target):
+        os.replace(partial, target)
+
+
+def _hub_file(repo_id: str, name: str, offline: bool, cache: Path | None, endpoint: str | None) -> Path | None:
+    """A file of a repository in the hub's cache; None when there is none (offline: not cached)."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        return Path(hf_hub_download(repo_id, name, cache_dir=cache, local_files_only=offline, endpoint=endpoint))
+    except errors.LocalEntryNotFoundError as error:
+        if offline:
+            return None
+        raise EnvironmentProblem(f"{repo_id}: the hub cannot be reached, and {name} is not cached") from error
+    except errors.EntryNotFoundError:
+        return None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise UnknownModel(f"unknown model '{repo_id}'; the hub has no such repository, or it is private") from error
+    except errors.HfHubHTTPError as error:
+        raise CheckpointError(f"{repo_id}: {str(error).splitlines()[0]}") from error
+
+
+def _folder(given: str | os.PathLike[str] | None, variable: str, xdg: str, fallback: str) -> Path:
+    own = given or os.environ.get(variable)
+    if own:
+        return Path(own).expanduser()
+    base = os.environ.get(xdg, "")
+    return (Path(base) if os.path.isabs(base) else Path.home() / fallback) / "blip"
+
+
+def _beside(path: Path, end: str) -> Path:
+    return path.with_name(path.name + end)

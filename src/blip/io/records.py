@@ -1,0 +1,292 @@
+"""Results as records, and their files: text, jsonl, csv, tsv, parquet, coco.
+
+A record is a dict with the keys of `io.schemas`, in that order. jsonl is appended and flushed batch by batch, so
+that a run can be resumed; every other file appears whole at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import tempfile
+import unicodedata
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Literal, Self, get_args
+
+from blip.errors import UsageError
+from blip.io import tables
+from blip.io.atomic import atomic_path, disk_full, writing
+from blip.io.resume import kept_lines, sort_lines
+
+Record = Mapping[str, Any]
+Format = Literal["text", "jsonl", "csv", "tsv", "parquet", "coco"]
+Existing = Literal["error", "skip", "overwrite"]
+
+_BY_SUFFIX: dict[str, Format] = {
+    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text",
+}  # fmt: skip
+_TEXT_COLUMNS = {
+    "caption": ("key", "text"), "answer": ("key", "question", "text"), "match": ("key", "text", "itm", "itc"),
+    "hit": ("score", "path"), "embedding": ("key", "kind", "dim"), "capfilt": ("key", "chosen"),
+}  # fmt: skip
+
+
+def clean(value: Any) -> Any:
+    """A record's value as JSON can hold it: floats with 6 significant digits, None and NaN entries left out."""
+    if isinstance(value, Mapping):
+        return {str(k): c for k, v in value.items() if (c := clean(v)) is not None}
+    if hasattr(value, "tolist"):  # numpy and torch numbers and arrays
+        return clean(value.tolist())
+    if isinstance(value, list | tuple):
+        return [clean(v) for v in value]
+    if isinstance(value, float):
+        return float(f"{value:.6g}") if math.isfinite(value) else None
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    return value
+
+
+def to_json(record: Record) -> str:
+    """One line of JSON, keys in the record's order."""
+    text = json.dumps(clean(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")  # line ends to some readers
+
+
+def error_record(schema: str, key: str, error: BaseException) -> dict[str, Any]:
+    """What stands in place of a result that failed."""
+    reason = getattr(error, "reason", None) or " ".join(str(error).split())
+    return {"schema": schema, "key": key, "error": {"type": type(error).__name__, "reason": reason}}
+
+
+def format_of(path: Path | None, format: str | None = None) -> Format:
+    """The named format, else by the file's extension, else text."""
+    if format is not None:
+        if format not in get_args(Format):
+            raise UsageError(f"--format {format}; must be one of {', '.join(get_args(Format))}")
+        return format  # type: ignore[return-value]
+    return _BY_SUFFIX.get(path.suffix.lower(), "text") if path is not None else "text"
+
+
+def must_write(path: Path | None, *, existing: Existing = "error", resume: bool = False) -> bool:
+    """Whether the run has work to do for `-o path`. False: it exists and is to be skipped. May raise `UsageError`."""
+    if path is None or resume or not path.exists() or existing == "overwrite":
+        return True
+    if existing == "skip":
+        return False
+    raise UsageError(f"{path} exists; use --existing overwrite or skip, or --resume to go on with a jsonl file")
+
+
+class RecordWriter(ABC):
+    """Takes records in batches. Leaving the `with` block completes the file; an exception but Ctrl-C discards it."""
+
+    done: frozenset[str] = frozenset()  # keys that a resumed file already holds
+
+    @abstractmethod
+    def write(self, records: Iterable[Record]) -> None:
+        """Adds a batch, in order."""
+
+    @abstractmethod
+    def close(self, *, discard: bool = False) -> None:
+        """Completes the file, or leaves what was there before."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.close(discard=error is not None and not isinstance(error, KeyboardInterrupt | SystemExit))
+
+
+def open_records(
+    path: Path | None,
+    *,
+    schema: str,
+    stream: IO[Any],
+    format: str | None = None,
+    existing: Existing = "error",
+    resume: bool = False,
+    order: Sequence[str] | None = None,
+    per_key: int = 1,
+    columns: Sequence[str] | None = None,
+    single: bool = False,
+) -> RecordWriter:
+    """A writer to `path`, or to `stream` (standard output) without one.
+
+    schema: "caption/1" and so on. resume: keep the good records of a jsonl file (see `.done`); keys with an error or
+    fewer than `per_key` records are dropped, to be redone; at the end records are put in `order` of keys.
+    columns: of the text form. single: one input, the text form is the bare last column.
+    Ask `must_write` first: a file that is to be skipped is not opened here.
+    """
+    form = format_of(path, format)
+    if resume and (form != "jsonl" or path is None):
+        raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
+    if not must_write(path, existing=existing, resume=resume):
+        raise UsageError(f"{path} exists and is to be skipped")
+    name = schema.removesuffix("/1")
+    if form == "coco" and name != "caption":
+        raise UsageError(f"--format coco; must be used with captions, not with {name} records")
+    if form == "jsonl":
+        done = kept_lines(path, schema, per_key) if resume and path is not None and path.exists() else frozenset()
+        writer = _Jsonl(path, stream, (order or ()) if resume else None)
+        writer.done = done
+        return writer
+    if form == "text":
+        shown = columns or _TEXT_COLUMNS.get(name, ("key", "text"))
+        return _Text(path, stream, tuple(shown), single=single)
+    tables.check(form)
+    return _Spooled(path, stream, name, form)
+
+
+class _Jsonl(RecordWriter):
+    def __init__(self, path: Path | None, stream: IO[Any], order: Sequence[str] | None) -> None:
+        """`order` is given for a file to go on with."""
+        self._path, self._stream, self._order = path, stream, order
+        self._file: IO[bytes] | None = None
+        if path is None:
+            return
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(path, "wb" if order is None else "ab")  # noqa: SIM115 - closed by close()
+
+    def write(self, records: Iterable[Record]) -> None:
+        text = "".join(to_json(record) + "\n" for record in records)
+        if self._file is None:
+            _emit(self._stream, text)
+            return
+        with writing(self._path or "output"):
+            self._file.write(_bytes(text))
+            self._file.flush()
+
+    def close(self, *, discard: bool = False) -> None:
+        if self._file is None or self._path is None:
+            return
+        self._file.close()
+        if self._order and not discard:
+            sort_lines(self._path, self._order)
+
+
+class _Text(RecordWriter):
+    """Tab-separated lines, or aligned columns on a terminal. Failed inputs are left out."""
+
+    def __init__(self, path: Path | None, stream: IO[Any], columns: tuple[str, ...], *, single: bool) -> None:
+        self._columns = columns[-1:] if single else columns
+        self._stack = contextlib.ExitStack()
+        self._stream = stream
+        self._aligned = path is None and not single and bool(getattr(stream, "isatty", bool)())
+        self._widths: list[int] | None = None
+        if path is not None:
+            temporary = self._stack.enter_context(atomic_path(path))
+            self._stream = open(temporary, "wb")  # noqa: SIM115 - closed by the stack
+            self._stack.callback(self._stream.close)
+
+    def write(self, records: Iterable[Record]) -> None:
+        rows = [[_cell(record.get(name)) for name in self._columns] for record in records if "error" not in record]
+        if rows:
+            lines = self._align(rows) if self._aligned else ["\t".join(row) for row in rows]
+            _emit(self._stream, "".join(line + "\n" for line in lines))
+
+    def _align(self, rows: list[list[str]]) -> list[str]:
+        """Columns as wide as the widest cell so far, with a header before the first batch."""
+        if self._widths is None:
+            self._widths = [0] * len(self._columns)
+            rows = [list(self._columns), *rows] if len(self._columns) > 1 else rows
+        for i, width in enumerate(self._widths):
+            self._widths[i] = max(width, *(_width(row[i]) for row in rows))
+        padded = ([c + " " * (w - _width(c)) for c, w in zip(row, self._widths, strict=True)] for row in rows)
+        return ["  ".join(row).rstrip() for row in padded]
+
+    def close(self, *, discard: bool = False) -> None:
+        error = _Discarded() if discard else None
+        with contextlib.suppress(_Discarded):
+            self._stack.__exit__(type(error) if error else None, error, None)
+
+
+class _Discarded(Exception):
+    """Tells `atomic_path` to remove its file."""
+
+
+class _Spooled(RecordWriter):
+    """Formats that need all records first: csv, tsv, parquet, coco. Records wait on disk as jsonl."""
+
+    def __init__(self, path: Path | None, stream: IO[Any], name: str, form: Format) -> None:
+        self._path, self._stream, self._name, self._form = path, stream, name, form
+        self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+
+    def write(self, records: Iterable[Record]) -> None:
+        with disk_full(tempfile.gettempdir()):
+            self._spool.write(_bytes("".join(to_json(record) + "\n" for record in records)))
+
+    def close(self, *, discard: bool = False) -> None:
+        with self._spool:
+            if discard:
+                return
+            if self._path is not None:
+                with atomic_path(self._path) as temporary:
+                    self._convert(temporary)
+                return
+            with tempfile.TemporaryDirectory() as folder:
+                whole = Path(folder, "records")
+                self._convert(whole)
+                _emit(self._stream, whole.read_bytes())
+
+    def _convert(self, path: Path) -> None:
+        rows = _Rows(self._spool)
+        if self._form == "parquet":
+            tables.write_parquet(path, rows, self._name)
+        elif self._form == "coco":
+            found = [{"image_id": image_id(r["key"]), "caption": r["text"]} for r in rows if "error" not in r]
+            path.write_bytes(_bytes(json.dumps(found, ensure_ascii=False) + "\n"))
+        else:
+            tables.write_table(path, rows, self._name, "\t" if self._form == "tsv" else ",")
+
+
+class _Rows(Iterable[dict[str, Any]]):
+    """The spooled records, as often as wanted."""
+
+    def __init__(self, spool: IO[bytes]) -> None:
+        self._spool = spool
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        self._spool.seek(0)
+        return map(json.loads, iter(self._spool.readline, b""))
+
+
+def image_id(key: str) -> int | str:
+    """COCO's number of an image: the digits that end its file name, else the key itself."""
+    match = re.search(r"(?:^|[_/])0*(\d+)(?:\.[A-Za-z0-9]+)?$", key)
+    return int(match[1]) if match else key
+
+
+def _cell(value: Any) -> str:
+    value = clean(value)
+    text = "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    if not isinstance(text, str):
+        text = json.dumps(text, ensure_ascii=False)
+    return re.sub(r"[\t\r\n\v\f\x85\u2028\u2029]", " ", text)
+
+
+def _width(text: str) -> int:
+    """Columns on a terminal: East Asian wide characters take two, combining ones none."""
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "replace")
+
+
+def _emit(stream: IO[Any], text: str | bytes) -> None:
+    """UTF-8 to a binary or text stream, whatever the locale says, and flushed."""
+    data = text if isinstance(text, bytes) else _bytes(text)
+    target = getattr(stream, "buffer", stream)
+    if target is not stream:
+        stream.flush()
+    try:
+        target.write(data)
+    except TypeError:  # a text stream without bytes below, as io.StringIO
+        target.write(data.decode("utf-8"))
+    target.flush()

@@ -1,0 +1,83 @@
+"""Going on with a jsonl file that an earlier run left: keep its good lines, drop the rest, restore the order."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blip.errors import UsageError
+from blip.io.atomic import atomic_path
+
+
+class _Line(NamedTuple):
+    key: str
+    start: int
+    end: int
+
+
+def kept_lines(path: Path, schema: str, per_key: int = 1) -> frozenset[str]:
+    """Keeps in `path` only whole results of `schema`; gives their keys.
+
+    Dropped: a torn last line, lines that are no JSON, errors, and all lines of a key with an error or with fewer
+    than `per_key` results. A line of another schema raises `UsageError`, the file stays.
+    """
+    lines, bad = _scan(path, schema)
+    counts = Counter(line.key for line in lines)
+    kept = [line for line in lines if line.key not in bad and counts[line.key] >= per_key]
+    if sum(line.end - line.start for line in kept) < path.stat().st_size:
+        _rewrite(path, kept)
+    return frozenset(line.key for line in kept)
+
+
+def sort_lines(path: Path, order: Sequence[str]) -> None:
+    """Puts the records in the order of their keys; within a key they keep their order."""
+    place = {key: i for i, key in enumerate(order)}
+    lines, _ = _scan(path, None)
+    wanted = sorted(lines, key=lambda line: place.get(line.key, len(place)))
+    if wanted != lines:
+        _rewrite(path, wanted)
+
+
+def _scan(path: Path, schema: str | None) -> tuple[list[_Line], set[str]]:
+    """Lines with a key (errors too where `schema` is None), and the keys that have an error."""
+    lines: list[_Line] = []
+    bad: set[str] = set()
+    for start, raw in _lines(path):
+        value = _record(raw)
+        if value is None:
+            continue
+        if schema is not None and value.get("schema") != schema:
+            raise UsageError(f"{path}: holds {value.get('schema')} records; --resume needs {schema}")
+        if schema is not None and "error" in value:
+            bad.add(value["key"])
+        else:
+            lines.append(_Line(value["key"], start, start + len(raw)))
+    return lines, bad
+
+
+def _record(raw: bytes) -> dict[str, Any] | None:
+    if not raw.endswith(b"\n"):
+        return None
+    try:
+        value = json.loads(raw)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) and isinstance(value.get("key"), str) else None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    with open(path, "rb") as file:
+        at = 0
+        for raw in file:
+            yield at, raw
+            at += len(raw)
+
+
+def _rewrite(path: Path, lines: Iterable[_Line]) -> None:
+    with atomic_path(path) as temporary, open(path, "rb") as source, open(temporary, "wb") as target:
+        for line in lines:
+            source.seek(line.start)
+            target.write(source.read(line.end - line.start))

@@ -1,0 +1,121 @@
+"""Texts beside images: `.txt` or `.xmp` files next to each image or in a folder that mirrors the tree."""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+from blip.errors import BadRecord, UsageError
+from blip.io import atomic
+from blip.io.image import EXTENSIONS
+from blip.io.inputs import Input
+
+_RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
+_DC = "http://purl.org/dc/elements/1.1/"
+_META = "adobe:ns:meta/"
+_LANG = "{http://www.w3.org/XML/1998/namespace}lang"
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sidecars:
+    """Where and how. `folder` mirrors the keys of the inputs; `extension` ".xmp" writes `dc:description`."""
+
+    extension: str = ".txt"
+    folder: Path | None = None
+    existing: Literal["skip", "error", "overwrite", "append"] = "skip"
+    prefix: str = ""
+    suffix: str = ""
+
+    def path(self, one: Input) -> Path:
+        """The sidecar of an input: the image's name with the other extension."""
+        if self.folder is not None:
+            return self.folder / _with_extension(_inside(one.key), self.extension)
+        if one.path is None:
+            raise UsageError(f"{one.key}: is not a file, so nothing can lie beside it; use --sidecar-dir DIR")
+        return _with_extension(one.path, self.extension)
+
+    def wanted(self, one: Input) -> bool:
+        """Whether there is something to write; raises `UsageError` where an existing file is an error."""
+        path = self.path(one)
+        if self.existing in ("overwrite", "append") or not path.exists():
+            return True
+        if self.existing == "skip":
+            return False
+        raise UsageError(f"{path} exists; use --existing skip, overwrite or append")
+
+    def write(self, one: Input, text: str) -> Path:
+        """Writes the sidecar of one input in one step and gives its path. The image is never touched."""
+        path = self.path(one)
+        text = self.prefix + text + self.suffix
+        old = _old(path) if self.existing == "append" or self.extension == ".xmp" else None
+        if self.extension == ".xmp":
+            atomic.write_bytes(path, xmp(text, old, str(path), append=self.existing == "append"))
+            return path
+        before = (old or b"").decode("utf-8", "surrogateescape")
+        before += "\n" if before and not before.endswith("\n") else ""
+        atomic.write_bytes(path, f"{before}{text}\n".encode("utf-8", "surrogateescape"))
+        return path
+
+
+def xmp(text: str, old: bytes | None = None, where: str = "xmp", *, append: bool = False) -> bytes:
+    """An XMP file with the text as `dc:description`. All else in an `old` one is kept."""
+    text = _NOT_XML.sub("", text)
+    root = _parse(old, where) if old else _empty()
+    about = root if root.tag == f"{{{_RDF}}}Description" else root.find(f".//{{{_RDF}}}Description")
+    if about is None:
+        raise BadRecord(where, "is XML but not XMP; move it away to have a new one written")
+    for element in about.findall(f"{{{_DC}}}description"):
+        line = element.find(f".//{{{_RDF}}}li")
+        if append and line is not None and line.text:
+            text = f"{line.text}\n{text}"
+        about.remove(element)
+    description = ElementTree.SubElement(about, f"{{{_DC}}}description")
+    choice = ElementTree.SubElement(description, f"{{{_RDF}}}Alt")
+    ElementTree.SubElement(choice, f"{{{_RDF}}}li", {_LANG: "x-default"}).text = text
+    for prefix, name in {"x": _META, "rdf": _RDF, "dc": _DC}.items():
+        ElementTree.register_namespace(prefix, name)
+    ElementTree.indent(root)
+    written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return written + b"\n"
+
+
+def _empty() -> ElementTree.Element:
+    root = ElementTree.Element(f"{{{_META}}}xmpmeta")
+    rdf = ElementTree.SubElement(root, f"{{{_RDF}}}RDF")
+    ElementTree.SubElement(rdf, f"{{{_RDF}}}Description", {f"{{{_RDF}}}about": ""})
+    return root
+
+
+def _parse(data: bytes, where: str) -> ElementTree.Element:
+    """The tree; prefixes of the file are kept for those who compare texts."""
+    try:
+        for _, (prefix, name) in ElementTree.iterparse(io.BytesIO(data), ["start-ns"]):
+            if prefix and not re.fullmatch(r"ns\d+", prefix):
+                ElementTree.register_namespace(prefix, name)
+        return ElementTree.fromstring(data)
+    except (ElementTree.ParseError, ValueError) as error:
+        raise BadRecord(where, f"is not XML ({error}); move it away to have a new one written") from error
+
+
+def _old(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
+
+
+def _with_extension(path: Path, extension: str) -> Path:
+    """Only an image's extension is replaced: `scan.2024` is a whole name."""
+    stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
+    return path.with_name(stem + extension)
+
+
+def _inside(key: str) -> Path:
+    """A key as a relative path that cannot leave its folder."""
+    parts = [re.sub(r'[:?*"<>|\\\0]', "_", part) for part in key.split("/")]
+    return Path(*[part for part in parts if part not in ("", ".", "..")] or ["image"])

@@ -1,0 +1,71 @@
+"""Recipes as values: the original's YAML files that this version can run, and the one that made `tiny`. No torch.
+
+`blip train --list` shows them; `--config preset:NAME` takes one, `--data`, `--val`, `-o` and `--set` complete it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A task's fields and the loop's, with what it is, what it reached and what it took."""
+
+    task: str
+    doc: str
+    options: Mapping[str, Any]
+    train: Mapping[str, Any]
+
+
+_PRETRAIN_LOOP = {
+    "epochs": 20, "batch_size": 600, "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
+    "lr_decay_rate": 0.9, "weight_decay": 0.05, "schedule": "pretrain",
+}  # fmt: skip
+_CAPTION_LOOP = {"epochs": 5, "batch_size": 256, "lr": 1e-5, "min_lr": 0.0, "weight_decay": 0.05, "schedule": "cosine_epoch"}
+
+# What the stem knew of ImageNet stays in its early layers; only its last part follows the captions, slowly.
+_STEM = "vision.stem."
+_TINY_FROZEN = tuple(_STEM + part for part in ("conv", "blocks", "head", "classifier", "class_vectors"))
+_TINY_PHOTOS = {
+    "max_length": 24, "min_scale": 0.6, "texts_per_image": 2, "same_image_ids": True, "queue_size": 2048,
+    "imagined_per_image": 0.5,
+}  # fmt: skip
+
+PRESETS: dict[str, Preset] = {
+    "pretrain": Preset(
+        task="pretrain",
+        doc="configs/pretrain.yaml of the original: ViT-B, 224 px, 20 epochs; 8 GPUs x 75. Paper: batch 2880, decay 0.85.",
+        options={"start": {"size": "base"}, "queue_size": 57600, "alpha": 0.4},
+        train=_PRETRAIN_LOOP,
+    ),
+    "pretrain-large": Preset(
+        task="pretrain",
+        doc="The paper's ViT-L: as pretrain with lr 2e-4 (paper section 4.1); batch 2400 there.",
+        options={"start": {"size": "large"}, "queue_size": 57600, "alpha": 0.4},
+        train={**_PRETRAIN_LOOP, "lr": 2e-4},
+    ),
+    "caption_coco": Preset(
+        task="caption",
+        doc="configs/caption_coco.yaml of the original: ViT-B, 384 px, 5 epochs, 8 GPUs x 32; BLEU-4 39.7, CIDEr 133.3.",
+        options={"start": {"init": "pretrain-base-capfilt", "image_size": 384}, "prompt": "a picture of "},
+        train=_CAPTION_LOOP,
+    ),
+    "caption_coco_large": Preset(
+        task="caption",
+        doc="ViT-L: lr 2e-6, the last 5 blocks checkpointed (comments of caption_coco.yaml); BLEU-4 40.4, CIDEr 136.7.",
+        options={"start": {"init": "pretrain-large", "image_size": 384}, "prompt": "a picture of "},
+        train={**_CAPTION_LOOP, "lr": 2e-6, "grad_checkpoint": 5},
+    ),
+    "tiny-1": Preset(
+        task="pretrain",
+        doc="First stage of `tiny`: ITC + ITM + LM on 6,000 photos over a frozen stem, and captions of imagined photos.",
+        options={**_TINY_PHOTOS, "freeze": _TINY_FROZEN, "rates": (("vision", 1.0), ("encoder", 0.4), ("decoder", 0.4))},
+        train={
+            "epochs": 14, "batch_size": 64, "lr": 5e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 150,
+            "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.995,
+        },
+    ),
+}  # fmt: skip

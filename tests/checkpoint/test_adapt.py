@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from blip.checkpoint import adapt, keys
+from blip.config import Family, published_config, with_image_size
+from blip.errors import CheckpointMismatch
+from tests.checkpoint.test_keys import key_list
+from tests.oracle_files import oracle_config, weights
+
+
+def pretrained() -> dict[str, torch.Tensor]:
+    return keys.to_ours(weights("pretrain"), oracle_config("pretrain"), "original")[0]
+
+
+@pytest.mark.parametrize("family", ["caption", "retrieval", "features"])
+def test_pretrained_weights_complete_other_families(family: Family) -> None:
+    adapted = adapt.for_family(pretrained(), oracle_config("pretrain"), oracle_config(family))
+    assert adapted.random == () and adapted.dropped
+    assert set(adapted.state) == set(adapt.expected_shapes(oracle_config(family)))
+
+
+def test_pretrained_base_weights_complete_vqa() -> None:
+    state = keys.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
+    small = with_image_size(published_config("vqa"), 224)
+    assert adapt.for_family(state, published_config("pretrain"), small).random == ()
+
+
+def test_pretrained_large_weights_leave_vqa_decoder_keys_and_values_random() -> None:
+    # original: (768, 1024) against (768, 768) in 12 layers, dropped in silence
+    state = keys.to_ours(key_list("pretrain_large"), published_config("pretrain", "large"), "original")[0]
+    target = with_image_size(published_config("vqa", "large"), 224)
+    adapted = adapt.for_family(state, published_config("pretrain", "large"), target)
+    assert len(adapted.random) == 24
+    assert all(adapt.MAY_DIFFER.fullmatch(name) for name in adapted.random)
+
+
+def test_nlvr_takes_one_cross_attention_twice() -> None:
+    state = keys.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
+    target = with_image_size(published_config("nlvr"), 224)
+    adapted = adapt.for_family(state, published_config("pretrain"), target)
+    assert {name.split(".")[0] for name in adapted.random if "cross_merge" not in name} == {"nlvr_head"}
+    assert sum("cross_merge" in name for name in adapted.random) == 12  # weight and bias of layers 6 to 11
+    twin = adapt.nlvr_from_pretrained(pretrained())
+    name = "encoder.blocks.1.cross.{}k.weight"
+    assert torch.equal(twin[name.format("0.")], twin[name.format("1.")])
+    assert torch.equal(twin[name.format("0.")], pretrained()[name.format("")])
+
+
+def test_position_embeddings_are_resized_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        resized = adapt.resize_positions(pretrained(), with_image_size(oracle_config("caption"), 96))
+    assert resized["vision.pos_embed"].shape == (1, 37, 48)
+    assert "resized from 17 to 37 tokens" in caplog.text
+
+
+def test_other_widths_are_refused() -> None:
+    with pytest.raises(CheckpointMismatch, match=r"vision.cls_token: \[1, 1, 48\] in the pretrain weights"):
+        adapt.for_family(pretrained(), oracle_config("pretrain"), with_image_size(published_config("caption"), 64))

@@ -1,0 +1,56 @@
+"""Files appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from blip.errors import EnvironmentProblem
+from blip.io.atomic import atomic_path, write_bytes, write_text
+
+
+def test_file_appears_at_the_end_under_its_name(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "o.json"
+    with atomic_path(target, durable=True) as temporary:
+        temporary.write_text("x")
+        assert not target.exists() and temporary.parent == target.parent and temporary.suffix == ".json"
+    assert target.read_text() == "x" and os.listdir(target.parent) == ["o.json"]
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    write_text(tmp_path / "o", "old")
+    with pytest.raises(KeyError), atomic_path(tmp_path / "o") as temporary:
+        temporary.write_text("half")
+        raise KeyError
+    assert (tmp_path / "o").read_text() == "old" and os.listdir(tmp_path) == ["o"]
+
+
+def test_mode_and_links_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "o").touch()
+    (tmp_path / "o").chmod(0o640)
+    (tmp_path / "link").symlink_to("o")
+    write_bytes(tmp_path / "link", b"x")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "o").read_bytes() == b"x"
+    assert (tmp_path / "o").stat().st_mode & 0o777 == 0o640
+
+
+def test_full_disk_and_impossible_paths_are_environment_problems(tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=r"o: no space left"), atomic_path(tmp_path / "o"):
+        raise OSError(errno.ENOSPC, "full")
+    (tmp_path / "file").touch()
+    for target in (tmp_path, tmp_path / "file" / "o"):
+        with pytest.raises(EnvironmentProblem, match="cannot be written"):
+            write_text(target, "x")
+
+
+def test_other_errors_of_the_caller_pass(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), atomic_path(tmp_path / "o"):
+        (tmp_path / "missing").read_bytes()
+
+
+def test_long_names_fit(tmp_path: Path) -> None:
+    write_text(tmp_path / ("é" * 127), "x")
+    assert len(os.listdir(tmp_path)) == 1

@@ -1,0 +1,257 @@
+"""Reading image files and preparing pictures."""
+
+from __future__ import annotations
+
+import io
+import struct
+import sys
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from blip.config import CLIP_MEAN, CLIP_STD
+from blip.errors import MissingExtra, UnreadableImage
+from blip.io.image import prepare, read, to_rgb
+from tests.oracle_files import tensors
+
+FORMATS = {"a.jpg": "JPEG", "a.png": "PNG", "a.webp": "WEBP", "a.avif": "AVIF", "a.tif": "TIFF", "a.gif": "GIF",
+           "a.bmp": "BMP", "a.jp2": "JPEG2000"}  # fmt: skip
+
+
+def picture(width: int = 40, height: int = 30) -> Image.Image:
+    """A smooth picture: left to right red, top to bottom green."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 0 * x + 60], axis=2).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def reason(source: Any, **options: Any) -> str:
+    with pytest.raises(UnreadableImage) as caught:
+        read(source, **options)
+    return caught.value.reason
+
+
+def png_of_size(width: int, height: int) -> bytes:
+    """A PNG whose header promises that size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    crc = zlib.crc32(b"IHDR" + head)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", crc)
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_every_format_reads_from_path_bytes_and_file(kind: str, tmp_path: Path) -> None:
+    data = saved(picture(), kind)
+    (tmp_path / "p").write_bytes(data)  # the name says nothing
+    for source in (tmp_path / "p", str(tmp_path / "p"), data, io.BytesIO(data)):
+        image = read(source)
+        assert image.mode == "RGB" and image.size == (40, 30)
+        assert np.abs(np.asarray(image, int) - np.asarray(picture(), int)).mean() < 8
+
+
+def test_heic_reads_with_the_extra() -> None:
+    heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    heif.from_pillow(picture()).save(file)
+    assert read(file.getvalue()).size == (40, 30)
+    assert "truncated image (read 300 of" in reason(file.getvalue()[:300])
+
+
+def test_heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+    with pytest.raises(MissingExtra, match=r'a.heic is HEIC.*pip install "blip-vlm\[heif\]"'):
+        read(data, key="a.heic")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_is_applied(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the turn that the camera made
+    turned = picture() if orientation == 1 else picture().transpose(Image.Transpose(undo[orientation]))
+    image = read(saved(turned, kind, exif=exif))
+    assert image.size == (40, 30)
+    assert np.abs(np.asarray(image, int) - np.asarray(picture(), int)).mean() < 8
+
+
+def test_damaged_exif_does_not_lose_the_picture() -> None:
+    data = saved(picture(), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header")
+    assert read(data).size == (40, 30)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
+def test_alpha_becomes_white(kind: str, mode: str) -> None:
+    image = picture().convert(mode)
+    image.putalpha(Image.new("L", image.size, 0))
+    options = {"lossless": True} if kind == "WEBP" else {}
+    assert np.asarray(read(saved(image, kind, **options))).min() == 255
+
+
+def test_transparent_palette_becomes_white_and_the_rest_stays() -> None:
+    image = Image.new("P", (4, 1))
+    image.putpalette([10, 20, 30, 40, 50, 60])
+    image.putdata([0, 1, 0, 1])
+    for kind in ("GIF", "PNG"):
+        pixels = np.asarray(read(saved(image, kind, transparency=1)))
+        assert pixels[0].tolist() == [[10, 20, 30], [255] * 3] * 2
+
+
+def test_transparent_rgb_and_grey_png_levels_become_white() -> None:
+    rgb = saved(Image.new("RGB", (2, 2), (9, 8, 7)), "PNG", transparency=(9, 8, 7))
+    grey = saved(Image.new("L", (2, 2), 9), "PNG", transparency=9)
+    deep = saved(Image.fromarray(np.full((2, 2), 900, np.uint16)), "PNG", transparency=900)
+    assert [np.asarray(read(data)).min() for data in (rgb, grey, deep)] == [255] * 3
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000"])
+def test_sixteen_bits_are_scaled(kind: str) -> None:
+    levels = np.array([[0, 255, 256, 32768, 65535]] * 5, dtype=np.uint16)
+    grey = np.asarray(read(saved(Image.fromarray(levels), kind)))
+    assert grey[0, :, 0].tolist() == [0, 0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("values", [[0, 0.5, 1], [0, 127.5, 255], [0, 32767.5, 65535], [-4, 5e6, 1e7]])
+def test_float_images_are_scaled_by_their_range(values: list[float]) -> None:
+    image = Image.fromarray(np.array([values], dtype=np.float32))
+    assert np.asarray(read(saved(image, "TIFF")))[0, :, 0].tolist() in ([0, 128, 255], [0, 127, 255])
+
+
+def test_integer_and_damaged_float_values_convert() -> None:
+    assert np.asarray(to_rgb(Image.fromarray(np.array([[0, 65535]], np.int32))))[0, :, 1].tolist() == [0, 255]
+    holes = np.array([[np.nan, np.inf, 1.0]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(holes)))[0, :, 0].tolist() == [0, 0, 255]
+
+
+def test_cmyk_equals_the_plain_conversion() -> None:
+    oracle = tensors("transforms")
+    image = Image.fromarray(oracle["src.cmyk_noise_24x18"].numpy(), mode="CMYK")
+    assert np.array_equal(np.asarray(read(saved(image, "TIFF"))), oracle["rgb.cmyk_noise_24x18"].numpy())
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_animations_give_their_first_frame(kind: str) -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert np.abs(np.asarray(read(data), int)[0, 0] - [255, 0, 0]).max() < 8
+
+
+def test_missing_empty_folder_and_text_mode_have_their_reasons(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "a.txt").write_text("plain")
+    assert reason(tmp_path / "none.jpg") == "no such file"
+    assert reason("a\0b.jpg").startswith("not a file name")
+    assert reason(tmp_path / "empty.jpg") == "empty file (0 bytes)"
+    assert reason(tmp_path) == "is a folder, not an image file"
+    assert "mode 'rb'" in reason(io.StringIO("text"))
+    assert reason(tmp_path / "a.txt") == "not an image (first bytes: 70 6c 61 69 6e 'plain')"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"<!DOCTYPE html><p>404", "an HTML page"), (b"%PDF-1.7", "a PDF document"), (bytes(100), "bytes are zero"),
+     (b"\0\0\0\x20ftypisom" + bytes(20), "a video")],
+)  # fmt: skip
+def test_other_files_are_named(data: bytes, words: str) -> None:
+    assert words in reason(data)
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_files_cut_short_are_called_truncated(kind: str) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
+    data = saved(noise, kind)
+    for length in (len(data) // 2, len(data) * 3 // 4):
+        why = reason(data[:length], key="k")
+        assert why.startswith("truncated image (") or (kind == "TIFF" and why.startswith("damaged TIFF image"))
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_damage_anywhere_gives_a_picture_or_a_reason(kind: str) -> None:
+    data, random = saved(picture(), kind), np.random.default_rng(1)
+    for _ in range(40):
+        broken = bytearray(data)
+        for at in random.integers(4, len(data), 4):
+            broken[at] = random.integers(0, 256)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                assert read(bytes(broken[: random.integers(1, len(data))])).mode == "RGB"
+            except UnreadableImage as error:
+                assert "\n" not in error.reason
+
+
+@pytest.mark.parametrize("kind", FORMATS.values())
+def test_pixel_limit_holds_for_every_format(kind: str) -> None:
+    assert reason(saved(picture(), kind), max_pixels=1199) == "40x30 is 0.0012 megapixels; at most 0.001199 allowed"
+    assert read(saved(picture(), kind), max_pixels=1200).size == (40, 30)
+
+
+def test_pixel_limit_is_ours_and_not_the_global_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "allowed" in reason(png_of_size(20_000, 20_000))
+    assert "allowed" in reason(png_of_size(2**31 - 1, 2**31 - 1))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(saved(picture(), "PNG")).size == (40, 30)
+    assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_pixel_limit_sees_frames_beyond_the_canvas() -> None:
+    data = bytearray(saved(Image.new("P", (8, 8)), "GIF"))
+    at = data.index(b"\x2c", 13)
+    data[at + 5 : at + 9] = struct.pack("<HH", 60_000, 60_000)
+    assert "60000x60000" in reason(bytes(data))
+
+
+def test_pixel_limit_sees_the_jpeg2000_code_stream() -> None:
+    data = bytearray(saved(picture(), "JPEG2000"))
+    at = data.index(b"\xff\x4f\xff\x51")
+    data[at + 8 : at + 16] = struct.pack(">II", 50_000, 50_000)
+    assert "50000x50000" in reason(bytes(data))
+
+
+def test_huge_files_are_not_loaded(tmp_path: Path) -> None:
+    with open(tmp_path / "huge.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    assert reason(tmp_path / "huge.jpg") == "file of 1,048,576 MiB; at most 1,589 MiB are read"
+
+
+CASES = ["rgb_gradient_100x37", "rgb_noise_33x65", "rgb_checks_120x90", "l_noise_50x41", "rgba_noise_31x47",
+         "la_noise_20x30", "cmyk_noise_24x18", "rgb_one_pixel", "rgb_exact_64x64", "rgb_wide_300x5"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prepare_equals_the_original(name: str) -> None:
+    oracle = tensors("transforms")
+    mode = name.split("_")[0].upper()
+    image = Image.fromarray(oracle[f"src.{name}"].numpy(), mode=mode).convert("RGB")
+    values = prepare([image, image], size=48, mean=CLIP_MEAN, std=CLIP_STD)
+    assert values.shape == (2, 3, 48, 48) and values.is_contiguous()
+    assert torch.equal(values[1], oracle[f"out48.{name}"])
+    if f"resized64.{name}" in oracle:
+        levels = prepare([image], size=64, mean=(0, 0, 0), std=(1, 1, 1))[0] * 255
+        assert torch.equal(levels.round().byte().permute(1, 2, 0), oracle[f"resized64.{name}"])
+
+
+def test_palette_file_equals_the_original() -> None:
+    oracle = tensors("transforms")
+    image = Image.fromarray(oracle["src.p_palette_36x24"].numpy(), mode="P")
+    image.putpalette(oracle["src.p_palette_table"].flatten().tolist())
+    values = prepare([read(saved(image, "PNG"))], size=48, mean=CLIP_MEAN, std=CLIP_STD)
+    assert torch.equal(values[0], oracle["out48.p_palette_36x24"])
+
+
+def test_prepare_of_nothing_is_an_empty_batch() -> None:
+    assert prepare([], size=32, mean=CLIP_MEAN, std=CLIP_STD).shape == (0, 3, 32, 32)

@@ -1,0 +1,180 @@
+"""Record files: formats, resuming, what a failure leaves."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from blip.errors import UnreadableImage, UsageError
+from blip.io.records import clean, error_record, image_id, must_write, open_records, to_json
+from tests.io.test_schemas import EXAMPLES
+
+CAPTION = EXAMPLES["caption"]
+
+
+def caption(key: str, text: str = "a dog") -> dict[str, Any]:
+    return {"schema": "caption/1", "key": key, "text": text, "score": -0.25, "model": "m"}
+
+
+def failed(key: str) -> dict[str, Any]:
+    return error_record("caption/1", key, UnreadableImage(key, "empty file"))
+
+
+def write(path: Path | None, *batches: list[dict[str, Any]], schema: str = "caption/1", **how: Any) -> str:
+    """What the file or the stream holds afterwards."""
+    stream = how.pop("stream", None) or io.StringIO()
+    with open_records(path, schema=schema, stream=stream, **how) as out:
+        for batch in batches:
+            out.write(batch)
+    return path.read_text("utf-8") if path is not None and path.suffix != ".parquet" else stream.getvalue()
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_values_have_six_digits_and_no_gaps() -> None:
+    record = {"b": np.float32(0.1), "a": -1 / 3, "none": None, "nan": float("nan"), "v": np.ones(2), "p": Path("x")}
+    assert to_json(record) == '{"b":0.1,"a":-0.333333,"v":[1.0,1.0],"p":"x"}'
+    assert clean({"t": "é\n", "l": [None, 1]}) == {"t": "é\n", "l": [None, 1]}
+    assert to_json({"t": "a\u2028b\nc"}).count("\n") == 0 and len(to_json({"t": "\u2028"}).splitlines()) == 1
+
+
+def test_text_is_tab_separated_when_piped() -> None:
+    assert write(None, [caption("a.jpg", "tab\there\nline"), failed("b.jpg")]) == "a.jpg\ttab here line\n"
+
+
+def test_text_of_one_input_is_the_bare_value() -> None:
+    assert write(None, [caption("a.jpg")], single=True) == "a dog\n"
+
+
+def test_text_on_a_terminal_is_aligned() -> None:
+    batches = [caption("a.jpg"), caption("中.jpg")], [caption("long.jpg")]
+    assert write(None, *batches, stream=Terminal()).splitlines() == [
+        "key     text", "a.jpg   a dog", "中.jpg  a dog", "long.jpg  a dog",
+    ]  # fmt: skip
+
+
+def test_jsonl_is_flushed_per_batch_and_holds_errors(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "o.jsonl"
+    with open_records(path, schema="caption/1", stream=io.StringIO()) as out:
+        out.write([caption("a"), failed("b")])
+        assert [json.loads(line) for line in path.read_text().splitlines()] == [caption("a"), failed("b")]
+
+
+def test_csv_and_tsv_have_a_header_and_json_for_nested_fields(tmp_path: Path) -> None:
+    for name, mark in (("o.csv", ","), ("o.tsv", "\t")):
+        text = write(tmp_path / name, [CAPTION, failed("b")])
+        rows = list(csv.DictReader(io.StringIO(text), delimiter=mark))
+        assert list(rows[0]) == [*CAPTION, "error"] and rows[0]["text"] == CAPTION["text"]
+        assert json.loads(rows[0]["params"]) == CAPTION["params"]
+        assert json.loads(rows[1]["error"])["reason"] == "empty file" and "\r" not in text
+
+
+def test_parquet_keeps_lists_and_structs(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    write(tmp_path / "o.parquet", [failed("b")], [{**CAPTION, "alternatives": []}, CAPTION])
+    rows = parquet.read_table(tmp_path / "o.parquet").to_pylist()
+    assert list(rows[0]) == [*CAPTION, "error"] and rows[0]["error"]["type"] == "UnreadableImage"
+    assert rows[2]["params"] == CAPTION["params"] and rows[2]["alternatives"] == CAPTION["alternatives"]
+
+
+def test_parquet_vectors_have_a_fixed_size(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    record = {**EXAMPLES["embedding"], "vector": np.array([0.5, 1.0], np.float32), "dim": 2}
+    write(tmp_path / "o.parquet", [record] * 3, schema="embedding/1")
+    table = parquet.read_table(tmp_path / "o.parquet")
+    assert str(table.schema.field("vector").type) == "fixed_size_list<element: float>[2]"
+    assert table["vector"].to_pylist() == [[0.5, 1.0]] * 3
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.tsv", "o.parquet", "o.jsonl", "o.txt"])
+def test_no_records_make_an_empty_file(name: str, tmp_path: Path) -> None:
+    if name == "o.parquet":
+        pytest.importorskip("pyarrow")
+    write(tmp_path / name)
+    assert (tmp_path / name).exists()
+
+
+def test_coco_lists_image_numbers_of_captions_only(tmp_path: Path) -> None:
+    text = write(tmp_path / "o.json", [caption("v/COCO_val2014_000000391895.jpg"), failed("b")], format="coco")
+    assert json.loads(text) == [{"image_id": 391895, "caption": "a dog"}]
+    assert [image_id(key) for key in ("000123.png", "s.tar/07", "img12.jpg")] == [123, 7, "img12.jpg"]
+    with pytest.raises(UsageError, match="--format coco"):
+        write(None, schema="match/1", format="coco")
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.txt"])
+def test_a_failed_run_leaves_the_old_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("old")
+    with pytest.raises(ZeroDivisionError), open_records(
+        path, schema="caption/1", stream=io.StringIO(), existing="overwrite"
+    ) as out:
+        out.write([caption("a")])
+        raise ZeroDivisionError
+    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_an_interrupted_run_keeps_its_records(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), open_records(
+        tmp_path / "o.csv", schema="caption/1", stream=io.StringIO()
+    ) as out:
+        out.write([caption("a")])
+        raise KeyboardInterrupt
+    assert "a dog" in (tmp_path / "o.csv").read_text()
+
+
+def test_existing_files_are_refused_skipped_or_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    assert must_write(path) and must_write(None)
+    path.write_text("old\n")
+    with pytest.raises(UsageError, match=r"o.jsonl exists; use --existing overwrite"):
+        write(path)
+    assert not must_write(path, existing="skip") and must_write(path, resume=True)
+    assert write(path, [caption("a")], existing="overwrite") == to_json(caption("a")) + "\n"
+
+
+def test_resumed_file_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    order = [f"k{i}" for i in range(6)]
+    records = [failed(k) if k == "k1" else caption(k) for k in order]
+    whole = write(tmp_path / "whole.jsonl", records)
+    for cut in range(0, len(whole) + 1, 7):
+        path = tmp_path / "o.jsonl"
+        path.write_text(whole[:cut])
+        with open_records(path, schema="caption/1", stream=io.StringIO(), resume=True, order=order) as out:
+            assert "k1" not in out.done
+            for record in records:
+                if record["key"] not in out.done:
+                    out.write([record])
+        assert path.read_text() == whole
+
+
+def test_resume_redoes_keys_with_too_few_records(tmp_path: Path) -> None:
+    pair = {"schema": "match/1", "key": "a", "text": "t", "text_index": 0, "model": "m"}
+    path = tmp_path / "o.jsonl"
+    write(path, [pair, {**pair, "text_index": 1}, {**pair, "key": "b"}], schema="match/1")
+    with open_records(path, schema="match/1", stream=io.StringIO(), resume=True, per_key=2) as out:
+        assert out.done == {"a"}
+    assert len(path.read_text().splitlines()) == 2
+
+
+def test_resume_refuses_other_records_and_formats(tmp_path: Path) -> None:
+    path = tmp_path / "o.jsonl"
+    write(path, [caption("a")])
+    before = path.read_text()
+    with pytest.raises(UsageError, match="holds caption/1 records; --resume needs match/1"):
+        write(path, schema="match/1", resume=True)
+    assert path.read_text() == before
+    for target in (None, tmp_path / "o.csv"):
+        with pytest.raises(UsageError, match=r"--resume; must be used with -o FILE\.jsonl"):
+            write(target, resume=True)
+    with pytest.raises(UsageError, match="--format xml; must be one of text"):
+        write(None, format="xml")

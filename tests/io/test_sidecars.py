@@ -1,0 +1,76 @@
+"""Texts beside images: where they go and what they leave alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from blip.errors import BadRecord, UsageError
+from blip.io.inputs import Input
+from blip.io.places import TarMember
+from blip.io.sidecars import Sidecars, xmp
+
+LI = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
+
+
+def image(folder: Path, name: str = "a.jpg") -> Input:
+    (folder / name).write_bytes(b"pixels")
+    return Input(key=f"photos/{name}", source=folder / name)
+
+
+def test_text_lies_beside_the_image_which_stays(tmp_path: Path) -> None:
+    one = image(tmp_path)
+    assert Sidecars(prefix="<", suffix=">").write(one, "é") == tmp_path / "a.txt"
+    assert (tmp_path / "a.txt").read_text("utf-8") == "<é>\n" and (tmp_path / "a.jpg").read_bytes() == b"pixels"
+    assert Sidecars().path(image(tmp_path, "scan.2024")).name == "scan.2024.txt"
+
+
+def test_folder_mirrors_the_tree_and_cannot_be_left(tmp_path: Path) -> None:
+    sidecars = Sidecars(folder=tmp_path)
+    shard = TarMember(Path("s.tar"), "d/1.png", 0, 0)
+    for key, place in (
+        ("photos/x/a.jpg", "photos/x/a.txt"), ("s.tar/d/1", "s.tar/d/1.txt"), ("../../etc/a.jpg", "etc/a.txt"),
+        ("/abs/a.png", "abs/a.txt"), ("https://h/a.jpg?x=1", "https_/h/a.jpg_x=1.txt"),
+    ):  # fmt: skip
+        assert sidecars.path(Input(key=key, source=shard)) == tmp_path / place
+    with pytest.raises(UsageError, match="use --sidecar-dir"):
+        Sidecars().path(Input(key="s.tar/d/1", source=shard))
+
+
+def test_existing_ones_are_skipped_refused_replaced_or_extended(tmp_path: Path) -> None:
+    one = image(tmp_path)
+    assert Sidecars().wanted(one)
+    (tmp_path / "a.txt").write_text("old")
+    assert not Sidecars().wanted(one)
+    with pytest.raises(UsageError, match=r"a.txt exists; use --existing"):
+        Sidecars(existing="error").wanted(one)
+    Sidecars(existing="append").write(one, "new")
+    assert (tmp_path / "a.txt").read_text() == "old\nnew\n"
+    Sidecars(existing="overwrite").write(one, "new")
+    assert (tmp_path / "a.txt").read_text() == "new\n"
+
+
+def test_xmp_holds_the_description() -> None:
+    root = ElementTree.fromstring(xmp("a <dog> & \x00cat"))
+    assert [li.text for li in root.iter(LI)] == ["a <dog> & cat"]
+    assert b"<dc:description>" in xmp("x") and b'xml:lang="x-default"' in xmp("x")
+
+
+def test_xmp_keeps_what_others_wrote(tmp_path: Path) -> None:
+    old = xmp("old").replace(
+        b'rdf:about=""', b'rdf:about="" xmlns:dt="http://darktable.sf.net/" dt:stars="5"'
+    )  # a setting of another program
+    (tmp_path / "a.xmp").write_bytes(old)
+    Sidecars(extension=".xmp", existing="overwrite").write(image(tmp_path), "new")
+    written = (tmp_path / "a.xmp").read_bytes()
+    assert b'dt:stars="5"' in written and [li.text for li in ElementTree.fromstring(written).iter(LI)] == ["new"]
+    Sidecars(extension=".xmp", existing="append").write(image(tmp_path), "more")
+    assert b"new\nmore" in (tmp_path / "a.xmp").read_bytes()
+
+
+def test_files_that_are_no_xmp_are_left_alone() -> None:
+    for old, reason in ((b"<a/>", "not XMP"), (b"binary", "not XML")):
+        with pytest.raises(BadRecord, match=reason):
+            xmp("x", old)
