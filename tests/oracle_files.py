@@ -51,15 +51,15 @@ def oracle_config(family: Family, **changes: Any) -> BlipConfig:
     return replace(BlipConfig(family=family, vision=vision, text=text, proj_width=24), **changes)
 
 
-WEIGHTS_OF = {"features": "retrieval", "caption": "decoder"}
-
-
 def oracle_model(family: Family) -> BlipModel:
     """Our model with the oracle's weights of that family, in eval mode."""
     from blip.checkpoint import keys
 
     config = oracle_config(family)
-    state, _ = keys.to_ours(weights(WEIGHTS_OF.get(family, family)), config, "original")
+    source: Family = "retrieval" if family == "features" else family
+    stored = weights("decoder" if family == "caption" else source)
+    state, _ = keys.to_ours(stored, oracle_config(source), "original")
+    state = keys.for_family(state, oracle_config(source), config).state
     model = BlipModel(config)
     model.load_state_dict(state, strict=True)
     return model.eval()

@@ -208,6 +208,22 @@ def test_pixel_limit_is_ours_and_not_the_global_one(monkeypatch: pytest.MonkeyPa
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
+def test_pixel_limit_sees_tiff_tiles() -> None:
+    tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 60_000, 323: 60_000, 324: 200, 325: 20}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(200)
+    assert "60000x60000" in reason(data)
+
+
+def test_large_tiff_is_read_without_pillows_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(saved(picture(), "TIFF")).size == (40, 30)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    assert reason(saved(picture(), "TIFF")).startswith("more pixels than Pillow allows")
+
+
 def test_pixel_limit_sees_frames_beyond_the_canvas() -> None:
     data = bytearray(saved(Image.new("P", (8, 8)), "GIF"))
     at = data.index(b"\x2c", 13)

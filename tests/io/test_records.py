@@ -115,18 +115,20 @@ def test_coco_lists_image_numbers_of_captions_only(tmp_path: Path) -> None:
 def test_a_failed_run_leaves_the_old_file(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), open_records(
-        path, schema="caption/1", stream=io.StringIO(), existing="overwrite"
-    ) as out:
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_records(path, schema="caption/1", stream=io.StringIO(), existing="overwrite") as out,
+    ):
         out.write([caption("a")])
         raise ZeroDivisionError
     assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [name]
 
 
 def test_an_interrupted_run_keeps_its_records(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), open_records(
-        tmp_path / "o.csv", schema="caption/1", stream=io.StringIO()
-    ) as out:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        open_records(tmp_path / "o.csv", schema="caption/1", stream=io.StringIO()) as out,
+    ):
         out.write([caption("a")])
         raise KeyboardInterrupt
     assert "a dog" in (tmp_path / "o.csv").read_text()

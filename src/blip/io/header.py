@@ -9,6 +9,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
+from PIL import Image
+
 _AVIF = frozenset({b"avif", b"avis"})
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _STARTS = (
@@ -79,6 +81,8 @@ def why(data: bytes, kind: str, error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"{kind} image does not fit in memory"
     text = " ".join(str(error).split())
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"more pixels than Pillow allows ({text[:120]})"
     lacks_end = (kind == "JPEG" and b"\xff\xd9" not in data[-64:]) or (kind == "GIF" and b"\x3b" not in data[-4:])
     if "truncat" in text.lower() or lacks_end:
         return f"truncated image (ends after {len(data)} bytes)"

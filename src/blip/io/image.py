@@ -10,6 +10,7 @@ import importlib
 import io
 import os
 import stat
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
@@ -64,6 +65,8 @@ def read(
     try:
         image = _open(data, kind, key)
         _check_size(key, image.size, max_pixels)
+        if kind == "TIFF":
+            _load_tiff(image, key, max_pixels)
         image.load()
         _check_size(key, image.size, max_pixels)
         turn = _TURNS.get(_orientation(image))
@@ -91,9 +94,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return white
 
 
-def prepare(
-    images: Sequence[Image.Image], *, size: int, mean: Sequence[float], std: Sequence[float]
-) -> Tensor:
+def prepare(images: Sequence[Image.Image], *, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """pixel_values [B,3,S,S] float32: bicubic resize to a square (aspect ratio not kept), scaled, normalised.
 
     Equal to the original's Resize, ToTensor, Normalize bit for bit. Give RGB pictures (`read`); other modes get
@@ -189,6 +190,19 @@ def _open(data: bytes, kind: str, key: str) -> Image.Image:
     importlib.import_module(_PLUGINS[kind])
     factory: Any = Image.OPEN[kind.upper().replace("JPEG 2000", "JPEG2000")][0]
     return cast(Image.Image, factory(io.BytesIO(data), ""))
+
+
+def _load_tiff(image: Any, key: str, max_pixels: int) -> None:
+    """Loads after a check of the tile, which is allocated whole; this plugin alone asks Pillow's global limit."""
+    for size in (image.tag_v2.get(322), image.tag_v2.get(323)), getattr(image, "_tile_size", image.size):
+        if all(isinstance(side, int) for side in size):
+            _check_size(key, size, max_pixels)
+    if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
+        image.load()
+        return
+    with warnings.catch_warnings():  # not safe among threads, so only where it matters
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        image.load()
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from blip.config import FAMILIES, BlipConfig, Parts
 from blip.errors import MissingPart
+from blip.model.losses import at_least_float32
 from blip.model.text import TextTransformer
 from blip.model.vision import VisionTransformer
 
@@ -115,7 +116,9 @@ class BlipModel(nn.Module):
         states = self.decoder_states(input_ids, attention_mask, source)
         wanted = labels[:, 1:] != -100
         logits = self.decoder.logits(states[:, :-1][wanted])
-        return F.cross_entropy(logits.float(), labels[:, 1:][wanted], label_smoothing=self.config.text.label_smoothing)
+        return F.cross_entropy(
+            at_least_float32(logits), labels[:, 1:][wanted], label_smoothing=self.config.text.label_smoothing
+        )
 
     def reason(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
         """NLVR2: sentence [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""

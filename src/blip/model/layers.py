@@ -43,7 +43,7 @@ class Attention(nn.Module):
 
     def _plain(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
         """The same in four operations: on a CPU the fused kernel's backward takes twenty times as long as these."""
-        scores = queries @ kv[0].transpose(2, 3) * queries.shape[-1] ** -0.5
+        scores = queries @ kv[0].transpose(2, 3) / queries.shape[-1] ** 0.5  # original: divides too
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
         return F.dropout(scores.softmax(dim=-1).to(kv[1].dtype), self.dropout) @ kv[1]

@@ -38,7 +38,7 @@ def lm_loss(
     "mean" gives a scalar, "none" one sum per row [R]. `scope="all"` lets ignored places pay the smoothing term, as
     torch 1.10 did when the original was trained (blip-spec 7.1). Source: models/med.py BertLMHeadModel.forward.
     """
-    logits, labels = logits[:, :-1].float(), labels[:, 1:]
+    logits, labels = at_least_float32(logits[:, :-1]), labels[:, 1:]
     if scope == "all":
         return _lm_loss_all(logits, labels, smoothing, reduction)
     loss = F.cross_entropy(
@@ -61,7 +61,7 @@ def itm_loss(logits: Tensor, num_positives: int) -> Tensor:
     """Binary matching loss: logits [R, 2], the first `num_positives` rows match, the others do not."""
     labels = torch.zeros(len(logits), dtype=torch.long, device=logits.device)
     labels[:num_positives] = 1
-    return F.cross_entropy(logits.float(), labels)
+    return F.cross_entropy(at_least_float32(logits), labels)
 
 
 def hard_negative_weights(sim: Tensor, excluded: Tensor, floor: float = 0.0) -> Tensor:
@@ -82,3 +82,8 @@ def draw_negatives(weights: Tensor, generator: torch.Generator | None = None) ->
         for row, ok in zip(weights.cpu(), has_any.tolist(), strict=True)
     ]
     return torch.tensor(drawn, device=weights.device)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision raised to float32; wider types as they are."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -10,12 +11,13 @@ import torch
 from torch import nn
 
 from blip.checkpoint.files import write_folder
-from blip.checkpoint.load import load
+from blip.checkpoint.load import load, start_from
 from blip.config import BlipConfig, Family, published_config, with_image_size
-from blip.errors import CheckpointError
 from blip.model.blip import BlipModel
 from blip.tasks.base import ParamGroup
 from blip.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +48,17 @@ def start_model(start: Start, family: Family) -> Started:
         if start.image_size is not None:
             config = with_image_size(config, start.image_size)
         config = _with_dropout(config, start.dropout)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(start.seed)
             return Started(BlipModel(config), config, Tokenizer.from_config(config))
     loaded = load(start.init, image_size=start.image_size)
-    config = _with_dropout(loaded.config, start.dropout)
-    if config.family != family:
-        raise CheckpointError(f"'{start.init}' is a {config.family} model; this task trains a {family} model")
-    model = BlipModel(config)
-    model.load_state_dict(loaded.model.state_dict(), strict=True)
-    vocab = Path(start.init) / config.vocab
-    return Started(model, config, loaded.tokenizer, vocab if vocab.is_file() else None)
+    config = replace(_with_dropout(loaded.config, start.dropout), family=family)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(start.seed)
+        model, adapted = start_from(loaded, config)
+    if adapted.random:
+        logger.warning("%d weights are not in '%s' and start random: %s, ...", len(adapted.random), start.init, adapted.random[0])
+    return Started(model, config, loaded.tokenizer, loaded.vocab)
 
 
 def _with_dropout(config: BlipConfig, dropout: float | None) -> BlipConfig:
