@@ -16,6 +16,9 @@ from blip.model.blip import BlipModel
 from blip.model.losses import lm_loss
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
+# What the original recorded in float32 is itself this far from float64, as a share of the largest entry: 5.8e-4.
+NOISY = {"text_decoder.bert.encoder.layer.1.crossattention.self.key.weight": 1e-3}
+
 
 def check_gradients(model: BlipModel, family: Family, norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:
     """Gradients under the original's names: norms to 2e-4, whole tensors to 1e-4 of their largest entry."""
@@ -26,7 +29,8 @@ def check_gradients(model: BlipModel, family: Family, norms: dict[str, list[floa
     for name in compared:
         assert theirs[name].norm().item() == pytest.approx(norms[name][0], rel=2e-4), name
     for name, expected in full.items():
-        assert_close(theirs[name].float(), expected, atol=1e-4 * expected.abs().max().item(), rtol=0, msg=name)
+        tolerance = NOISY.get(name, 1e-4) * expected.abs().max().item()
+        assert_close(theirs[name].float(), expected, atol=tolerance, rtol=0, msg=name)
 
 
 def full_gradients(name: str, prefix: str) -> dict[str, Tensor]:
