@@ -9,15 +9,19 @@ KS = (1, 5, 10)
 
 
 def ranks(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Best rank (0 = first) of an own text for each image, and of its image for each text.
+    """Best rank (0 = first) of an own text for each image, and of its image for each text; ties count against.
 
-    scores: [images, texts]; owner: [texts], the image that each text belongs to. Source: train_retrieval.py itm_eval.
+    scores: [images, texts]; owner: [texts], the image that each text belongs to. Source: train_retrieval.py itm_eval
+    (where ties fall as the sort happens to leave them, so that unscored pairs may rank among the first k by chance).
     """
-    own = scores[owner, np.arange(len(owner))]
-    image_ranks = (scores > own[None, :]).sum(axis=0)
-    by_image = [own[owner == i] for i in range(len(scores))]
-    text_ranks = np.array([(row > best.max()).sum() for row, best in zip(scores, by_image, strict=True)])
-    return text_ranks, image_ranks
+    columns = np.arange(len(owner))
+    own = scores[owner, columns]
+    image_ranks = (scores >= own[None, :]).sum(axis=0) - 1
+    best = np.full(len(scores), -np.inf)
+    np.maximum.at(best, owner, own)
+    foreign = scores.copy()
+    foreign[owner, columns] = -np.inf
+    return (foreign >= best[:, None]).sum(axis=1), image_ranks
 
 
 def recalls(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> dict[str, float]:

@@ -1,0 +1,194 @@
+"""Batches that are a pure function of seed and step, so that a run resumes exactly with any number of workers.
+
+Which samples are in a batch, in which order, and the seed of each sample's augmentation follow from (seed, step)
+alone: there is no state to save but the step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from blip.errors import BadRecord, BlipError, ConfigError, UnreadableImage
+
+S_co = TypeVar("S_co", covariant=True)
+S = TypeVar("S")
+B = TypeVar("B")
+_MASK = (1 << 64) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SampleRef:
+    """What a data set is indexed with. `seed` (63 bits) follows from run seed, epoch and index only."""
+
+    index: int
+    epoch: int
+    seed: int
+
+
+class Samples(Protocol[S_co]):
+    """A data set of one task: a sample for a reference."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, ref: SampleRef, /) -> S_co: ...
+
+
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """63 well mixed bits of the three numbers (splitmix64)."""
+    state = 0
+    for number in (seed, epoch, index):
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+class EpochSampler:
+    """Indices of every batch of a run. `batch_size` is the total over all ranks.
+
+    Ranks take consecutive parts of the batch, so gathering them in rank order gives the batch of one process.
+    With `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is left out.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int = 0,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+    ) -> None:
+        if batch_size < 1 or batch_size % world_size:
+            raise ConfigError(f"batch size {batch_size}: must be a positive multiple of the {world_size} processes")
+        if not 0 <= rank < world_size:
+            raise ConfigError(f"rank {rank}: must be from 0 to {world_size - 1}")
+        if length < (batch_size if drop_last else 1):
+            raise ConfigError(f"batch size {batch_size}: the data has only {length} samples")
+        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.rank, self.world_size, self.shuffle, self.drop_last = rank, world_size, shuffle, drop_last
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+
+    def epoch(self, step: int) -> int:
+        return step // self.steps_per_epoch
+
+    def batch(self, step: int) -> list[int]:
+        """This rank's indices of global step `step` (from 0, over all epochs)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        whole = self._epoch_order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
+        first, last = (len(whole) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        return [int(i) for i in whole[first:last]]
+
+    def refs(self, step: int) -> list[SampleRef]:
+        """`batch` with the epoch and the seed of each sample."""
+        epoch = self.epoch(step)
+        return [SampleRef(i, epoch, sample_seed(self.seed, epoch, i)) for i in self.batch(step)]
+
+    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
+        if self._order is None or self._order[0] != epoch:
+            order = np.arange(self.length)
+            if self.shuffle:  # numpy promises never to change the stream of RandomState
+                np.random.RandomState(sample_seed(self.seed, epoch, -1) & 0xFFFFFFFF).shuffle(order)
+            self._order = epoch, order
+        return self._order[1]
+
+
+def batches(
+    dataset: Samples[S],
+    collate: Callable[[Sequence[S]], B],
+    sampler: EpochSampler,
+    start_step: int = 0,
+    num_workers: int = 0,
+    *,
+    stop_step: int | None = None,
+    prefetch: int = 2,
+    pin_memory: bool = False,
+    start_method: str | None = None,
+) -> Iterator[tuple[int, B]]:
+    """(step, batch) from `start_step` on, without end or up to `stop_step`; the same for any `num_workers`.
+
+    Workers (one torch thread each) fetch and collate `prefetch` batches ahead each. A sample that fails raises here,
+    at its step: `BadRecord` with file and row where the data set has a `source` of records. Torch's global generator
+    is left alone.
+    """
+    fetch = _Fetch(dataset, collate)
+    steps = _Steps(sampler, start_step, stop_step)
+    if num_workers == 0:
+        for step, refs in steps:
+            yield step, fetch.batch(refs)
+        return
+    loader: DataLoader[Any] = DataLoader(
+        fetch,
+        batch_size=None,
+        sampler=steps,
+        num_workers=num_workers,
+        prefetch_factor=prefetch,
+        collate_fn=_unchanged,
+        pin_memory=pin_memory,
+        worker_init_fn=_start_worker,
+        multiprocessing_context=start_method,
+        generator=torch.Generator(),  # else every start would draw from the global one
+    )
+    for step, batch in loader:
+        if isinstance(batch, BlipError):
+            raise batch
+        yield step, batch
+
+
+class _Steps(Sampler[tuple[int, list[SampleRef]]]):
+    def __init__(self, sampler: EpochSampler, start: int, stop: int | None) -> None:
+        self.sampler, self.start, self.stop = sampler, start, stop
+
+    def __iter__(self) -> Iterator[tuple[int, list[SampleRef]]]:
+        for step in count(self.start) if self.stop is None else range(self.start, self.stop):
+            yield step, self.sampler.refs(step)
+
+
+class _Fetch(Dataset[Any], Generic[S, B]):
+    """A batch for a step's references. Errors are returned: torch would turn those with two arguments into others."""
+
+    def __init__(self, dataset: Samples[S], collate: Callable[[Sequence[S]], B]) -> None:
+        self.dataset, self.collate = dataset, collate
+
+    def __getitem__(self, item: tuple[int, list[SampleRef]]) -> tuple[int, B | BlipError]:
+        step, refs = item
+        try:
+            return step, self.batch(refs)
+        except BlipError as error:
+            return step, error
+
+    def batch(self, refs: list[SampleRef]) -> B:
+        return self.collate([self._sample(ref) for ref in refs])
+
+    def _sample(self, ref: SampleRef) -> S:
+        try:
+            return self.dataset[ref]
+        except UnreadableImage as error:
+            source = getattr(self.dataset, "source", None)
+            where = source[ref.index].where if source is not None else ""
+            if not where:
+                raise
+            raise BadRecord(where, f"image {error}") from error
+
+
+def _unchanged(item: Any) -> Any:
+    return item
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)
