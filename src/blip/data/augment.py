@@ -59,7 +59,8 @@ def _flatten(channel: Pixels) -> Pixels:
 
 def brightness(image: Pixels, factor: float) -> Pixels:
     table = (np.arange(256, dtype=np.float32) * np.float32(factor)).clip(0, 255).astype(np.uint8)
-    return table.take(image)
+    out: Pixels = table[image]
+    return out
 
 
 def sharpness(image: Pixels, factor: float) -> Pixels:
@@ -69,7 +70,7 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect").astype(np.float32)
     rows = padded[:-2] + padded[1:-1] + padded[2:]
     total = rows[:, :-2] + rows[:, 1:-1] + rows[:, 2:] + 4 * padded[1:-1, 1:-1]
-    smooth = np.rint(total / np.float32(13))
+    smooth: NDArray[np.float32] = np.rint(total / np.float32(13))
     if factor == 0.0:
         return smooth.astype(np.uint8)
     out = image.copy()

@@ -107,9 +107,7 @@ def question(record: Record, max_words: int = 50) -> Question:
     if not isinstance(text, str) or not text.strip():
         raise BadRecord(record.where, "no text in column 'question'")
     answers, weights = _weighted(record)
-    return Question(
-        record.image, clean_question(text, max_words), answers, weights, record.fields.get("question_id")
-    )
+    return Question(record.image, clean_question(text, max_words), answers, weights, record.fields.get("question_id"))
 
 
 def _weighted(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
