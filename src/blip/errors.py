@@ -97,6 +97,6 @@ class TrainingDiverged(BlipError, ArithmeticError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """"; did you mean 'x'?" when a known name is near, else an empty string."""
+    """ "; did you mean 'x'?" when a known name is near, else an empty string."""
     near = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -33,7 +33,9 @@ def test_cider_equals_the_reference_scorer(reference: Any) -> None:
 
 def test_tokens_equal_the_reference_tokenizer(reference: Any) -> None:
     for row in reference["items"]:
-        for text, tokens in zip([row["caption"], *row["references"]], [row["tokens"], *row["reference_tokens"]], strict=True):
+        for text, tokens in zip(
+            [row["caption"], *row["references"]], [row["tokens"], *row["reference_tokens"]], strict=True
+        ):
             assert tokenize(text) == tokens.split()
 
 

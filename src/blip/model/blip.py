@@ -56,12 +56,7 @@ class BlipModel(nn.Module):
     def require(self, part: str) -> None:
         """Raises MissingPart when the family has no such part."""
         if not hasattr(self, part):
-            has = {
-                "encoder": lambda p: bool(p.encoder_reads),
-                "decoder": lambda p: bool(p.decoder_reads),
-                "nlvr_head": lambda p: p.encoder_reads == "two images",
-            }.get(part, _has_matching)
-            families = ", ".join(name for name, parts in FAMILIES.items() if has(parts))
+            families = ", ".join(name for name, parts in FAMILIES.items() if _has(parts, part))
             raise MissingPart(f"a '{self.config.family}' model has no {part}; families with one: {families}")
 
     def encode_image(self, pixel_values: Tensor) -> Tensor:
@@ -154,5 +149,9 @@ def share_all_but_self_attention(encoder: TextTransformer, decoder: TextTransfor
             setattr(ours, name, getattr(theirs, name))
 
 
-def _has_matching(parts: Parts) -> bool:
-    return parts.matching
+def _has(parts: Parts, part: str) -> bool:
+    if part == "encoder":
+        return parts.encoder_reads is not None
+    if part == "decoder":
+        return parts.decoder_reads is not None
+    return parts.encoder_reads == "two images" if part == "nlvr_head" else parts.matching

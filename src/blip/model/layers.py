@@ -24,7 +24,7 @@ class Attention(nn.Module):
 
     def heads(self, x: Tensor) -> Tensor:
         """[B, T, D] -> [B, H, T, d]"""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:-1], self.num_heads, -1).transpose(1, 2)
 
     def keys_values(self, source: Tensor) -> KV:
         """source [B, N, C] -> keys and values [B, H, N, d]."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -92,4 +91,4 @@ class Twinned(nn.Module):
 
     @property
     def online(self) -> BlipModel:
-        return cast(BlipModel, self.model)
+        return self.model

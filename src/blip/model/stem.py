@@ -30,7 +30,6 @@ class ConvBlock:
     residual: bool = False
 
 
-
 BLOCKS: tuple[ConvBlock, ...] = (
     ConvBlock(32, 32, 16, expand=0),
     ConvBlock(16, 128, 32, expand=3, stride=2),
@@ -78,14 +77,14 @@ class StemBlock(nn.Module):
             if hasattr(self, name):
                 y = F.relu(getattr(self, name)(y), inplace=True)
         y = self.project(y)
-        return x + y if self.residual else y
+        return cast(Tensor, x + y if self.residual else y)
 
 
 class ConvStem(nn.Module):
     """pixel_values [B, 3, S, S] in [-1, 1] -> grid [B, 1280, S/32, S/32] and guesses [B, K, width] (or None).
 
-    A guess is one of the K likeliest ImageNet classes, given by the vector of its name and its log-probability.
-    That carries what the classifier knows of 1,000 things into the text side, also where captions to learn from are few.
+    A guess is one of the K likeliest ImageNet classes, given by the vector of its name and its log-probability. That
+    carries what the classifier knows of 1,000 things into the text side, also where captions to learn from are few.
     """
 
     channels = 1280

@@ -101,7 +101,7 @@ class TextBlock(nn.Module):
 
     def cross_keys_values(self, source: Tensor | tuple[Tensor, Tensor]) -> Cross:
         if isinstance(source, tuple):
-            first, second = cast(nn.ModuleList, self.cross)
+            first, second = (cast(Attention, twin) for twin in cast(nn.ModuleList, self.cross))
             return first.keys_values(source[0]), second.keys_values(source[1])
         return cast(Attention, self.cross).keys_values(source)
 
@@ -111,20 +111,19 @@ class TextBlock(nn.Module):
         All rows of an image are queries of one attention, so its keys and values are never copied.
         """
         if isinstance(cross[0], Tensor):
-            return self._attend(cast(Attention, self.cross), x, cast(KV, cross), mask)
-        first, second = (self._attend(a, x, kv, mask) for a, kv in zip(self.cross, cross, strict=True))  # type: ignore[call-overload]
-        if hasattr(self, "cross_merge"):
-            return cast(Tensor, self.cross_merge(torch.cat([first, second], dim=-1)))
-        return cast(Tensor, (first + second) / 2)
+            return self._attend(cast(Attention, self.cross), x, cross, mask)
+        twins = cast(nn.ModuleList, self.cross)
+        both = [self._attend(cast(Attention, a), x, kv, mask) for a, kv in zip(twins, cross, strict=True)]
+        merge = getattr(self, "cross_merge", None)
+        return cast(Tensor, merge(torch.cat(both, dim=-1))) if merge else (both[0] + both[1]) / 2
 
     @staticmethod
     def _attend(attention: Attention, x: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
         queries = x.reshape(len(kv[0]), -1, x.shape[-1])  # [I, R/I * T, D]
-        return cast(Tensor, attention(queries, kv, mask)).reshape(x.shape)
+        attended: Tensor = attention(queries, kv, mask)
+        return attended.reshape(x.shape)
 
-    def forward(
-        self, x: Tensor, kv: KV, mask: Tensor | None, cross: Cross | None, cross_mask: Tensor | None
-    ) -> Tensor:
+    def forward(self, x: Tensor, kv: KV, mask: Tensor | None, cross: Cross | None, cross_mask: Tensor | None) -> Tensor:
         x = self.attn_norm(x + self.dropout(self.attn(x, kv, mask)))
         if cross is not None:
             x = self.cross_norm(x + self.dropout(self.look(x, cross, cross_mask)))

@@ -53,7 +53,7 @@ class VisionTransformer(nn.Module):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        # original: trunc_normal(0.02), cut at +-2 absolute, so a plain normal; the patch convolution keeps torch's default
+        # original: trunc_normal(0.02), cut at +-2 absolute; the patch convolution keeps torch's default
         for module in self.blocks.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -85,10 +85,8 @@ class VisionTransformer(nn.Module):
             x = torch.cat([x, guesses.to(x.dtype)], dim=1)
         first_checkpointed = len(self.blocks) - self.checkpoint_layers
         for i, block in enumerate(self.blocks):
-            if self.training and i >= first_checkpointed:
-                x = checkpoint(block, x, use_reentrant=False)
-            else:
-                x = block(x)
+            again = self.training and i >= first_checkpointed  # computed again in the backward pass
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         out: Tensor = self.norm(x)
         return out
 
@@ -101,6 +99,6 @@ def resize_pos_embed(pos_embed: Tensor, num_tokens: int) -> Tensor:
     if pos_embed.shape[1] == num_tokens:
         return pos_embed
     old, new = int((pos_embed.shape[1] - 1) ** 0.5), int((num_tokens - 1) ** 0.5)
-    grid = pos_embed[:, 1:].unflatten(1, (old, old)).permute(0, 3, 1, 2)  # [1, D, old, old]
+    grid = pos_embed[:, 1:].reshape(1, old, old, -1).permute(0, 3, 1, 2)  # [1, D, old, old]
     grid = F.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
     return torch.cat([pos_embed[:, :1], grid.flatten(2).transpose(1, 2)], dim=1)

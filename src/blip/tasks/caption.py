@@ -47,7 +47,7 @@ class CaptionTask:
 
     @cached_property
     def _reward(self) -> CiderReward:
-        source = open_source(self.data)
+        source = open_source(self.data, require_text=True)
         return CiderReward([source[i].texts for i in range(len(source))])
 
     @property
@@ -63,7 +63,7 @@ class CaptionTask:
 
     def dataset(self, split: Split) -> TrainingPhotos:
         return TrainingPhotos(
-            open_source(self.data),
+            open_source(self.data, require_text=True),
             train_transform(self._started.config, self.min_scale, self.rand_augment),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
@@ -91,7 +91,13 @@ class CaptionTask:
             return {"loss": lm, "lm": lm}
         generator = torch.Generator().manual_seed(step.index)
         critical, mean = self_critical_loss(
-            blip, self._started.tokenizer, image_embeds, batch["image_ids"].tolist(), self._reward, self.reward, generator
+            blip,
+            self._started.tokenizer,
+            image_embeds,
+            batch["image_ids"].tolist(),
+            self._reward,
+            self.reward,
+            generator,
         )
         return {"loss": lm + self.reward.weight * critical, "lm": lm, "reward": torch.tensor(mean)}
 
@@ -99,7 +105,11 @@ class CaptionTask:
         if self.val is None:
             return Report(metrics={}, rows=[])
         return caption_report(
-            cast(BlipModel, model), self._started.tokenizer, open_source(self.val), self.decoding, limit
+            cast(BlipModel, model),
+            self._started.tokenizer,
+            open_source(self.val, require_text=True),
+            self.decoding,
+            limit,
         )
 
     def save(self, model: nn.Module, folder: Path) -> None:

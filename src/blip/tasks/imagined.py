@@ -57,12 +57,14 @@ def class_prototypes(stem: ConvStem, mean: Tensor, steps: int = 40, rate: float 
     for _ in range(steps):
         loss = F.cross_entropy(F.linear(features, weight, bias), classes, reduction="sum")
         (gradient,) = torch.autograd.grad(loss, features)
-        features = (features - rate * gradient / gradient.norm(dim=1, keepdim=True)).relu().detach().requires_grad_(True)
+        features = (
+            (features - rate * gradient / gradient.norm(dim=1, keepdim=True)).relu().detach().requires_grad_(True)
+        )
     return features.detach()
 
 
 def imagine(grid: Tensor, classes: list[tuple[int, ...]], prototypes: Tensor, generator: torch.Generator) -> Tensor:
-    """Grids [M, 1280, s, s]: cells of real photos `grid` [B, 1280, s, s], shuffled and dimmed, with a patch per class."""
+    """Grids [M, 1280, s, s]: cells of real photos `grid` [B, 1280, s, s], dimmed and shuffled, a patch per class."""
     count, side = len(classes), grid.shape[-1]
     cells = grid.permute(0, 2, 3, 1).flatten(0, 2)  # [B*s*s, 1280]
     drawn = torch.randint(len(cells), (count, side, side), generator=generator)

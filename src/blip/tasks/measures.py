@@ -1,4 +1,4 @@
-"""Measures of a model on photos with captions, as the tasks report them: caption scores, retrieval, swapped captions."""
+"""Measures of a model on photos with captions, as the tasks report them: caption scores and retrieval."""
 
 from __future__ import annotations
 

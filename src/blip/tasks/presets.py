@@ -24,7 +24,14 @@ _PRETRAIN_LOOP = {
     "epochs": 20, "batch_size": 600, "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
     "lr_decay_rate": 0.9, "weight_decay": 0.05, "schedule": "pretrain",
 }  # fmt: skip
-_CAPTION_LOOP = {"epochs": 5, "batch_size": 256, "lr": 1e-5, "min_lr": 0.0, "weight_decay": 0.05, "schedule": "cosine_epoch"}
+_CAPTION_LOOP = {
+    "epochs": 5,
+    "batch_size": 256,
+    "lr": 1e-5,
+    "min_lr": 0.0,
+    "weight_decay": 0.05,
+    "schedule": "cosine_epoch",
+}
 
 # What the stem knew of ImageNet stays in its early layers; only its last part follows the captions, slowly.
 _STEM = "vision.stem."
@@ -37,7 +44,7 @@ _TINY_PHOTOS = {
 PRESETS: dict[str, Preset] = {
     "pretrain": Preset(
         task="pretrain",
-        doc="configs/pretrain.yaml of the original: ViT-B, 224 px, 20 epochs; 8 GPUs x 75. Paper: batch 2880, decay 0.85.",
+        doc="configs/pretrain.yaml of the original: ViT-B, 224 px, 20 epochs, 8 x 75. Paper: batch 2880, decay 0.85.",
         options={"start": {"size": "base"}, "queue_size": 57600, "alpha": 0.4},
         train=_PRETRAIN_LOOP,
     ),
@@ -49,7 +56,7 @@ PRESETS: dict[str, Preset] = {
     ),
     "caption_coco": Preset(
         task="caption",
-        doc="configs/caption_coco.yaml of the original: ViT-B, 384 px, 5 epochs, 8 GPUs x 32; BLEU-4 39.7, CIDEr 133.3.",
+        doc="configs/caption_coco.yaml of the original: ViT-B, 384 px, 5 epochs, 8 x 32; BLEU-4 39.7, CIDEr 133.3.",
         options={"start": {"init": "pretrain-base-capfilt", "image_size": 384}, "prompt": "a picture of "},
         train=_CAPTION_LOOP,
     ),
@@ -61,8 +68,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "tiny-1": Preset(
         task="pretrain",
-        doc="First stage of `tiny`: ITC + ITM + LM on 6,000 photos over a frozen stem, and captions of imagined photos.",
-        options={**_TINY_PHOTOS, "freeze": _TINY_FROZEN, "rates": (("vision", 1.0), ("encoder", 0.4), ("decoder", 0.4))},
+        doc="First stage of `tiny`: ITC + ITM + LM on 6,000 photos over a frozen stem, captions of imagined photos.",
+        options={**_TINY_PHOTOS, "freeze": _TINY_FROZEN, "rates": (("encoder", 0.4), ("decoder", 0.4))},
         train={
             "epochs": 14, "batch_size": 64, "lr": 5e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 150,
             "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.995,

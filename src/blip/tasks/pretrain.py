@@ -63,7 +63,7 @@ class PretrainTask:
 
     @cached_property
     def _reward(self) -> CiderReward:
-        source = open_source(self.data)
+        source = open_source(self.data, require_text=True)
         return CiderReward([source[i].texts for i in range(len(source))])
 
     @cached_property
@@ -79,7 +79,7 @@ class PretrainTask:
 
     def dataset(self, split: Split) -> TrainingPhotos:
         return TrainingPhotos(
-            open_source(self.data),
+            open_source(self.data, require_text=True),
             train_transform(self._started.config, self.min_scale, self.rand_augment),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
@@ -136,7 +136,7 @@ class PretrainTask:
         if self.val is None:
             return Report(metrics={}, rows=[])
         online = cast(Twinned, model).online
-        source = open_source(self.val)
+        source = open_source(self.val, require_text=True)
         captions = caption_report(online, self._started.tokenizer, source, self.decoding, limit)
         retrieval = retrieval_report(online, self._started.tokenizer, source, self.max_length, limit)
         return Report(metrics={**captions.metrics, **retrieval.metrics}, rows=captions.rows)

@@ -74,9 +74,7 @@ def self_critical_loss(
     advantage = (rewards - others).flatten()  # [B * samples]
     prompt = tokenizer.prompt_ids(model.config.prompt)
     rows = [[*prompt, *h.ids] for row in drawn for h in row]
-    ids = torch.nn.utils.rnn.pad_sequence(
-        [torch.tensor(r) for r in rows], batch_first=True, padding_value=text.pad_id
-    )
+    ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=text.pad_id)
     lengths = torch.tensor([len(r) for r in rows])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
     log_probs = model.decode(ids, mask.long(), image_embeds)[:, :-1].float().log_softmax(dim=-1)

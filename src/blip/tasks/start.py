@@ -57,7 +57,9 @@ def start_model(start: Start, family: Family) -> Started:
         torch.manual_seed(start.seed)
         model, adapted = start_from(loaded, config)
     if adapted.random:
-        logger.warning("%d weights are not in '%s' and start random: %s, ...", len(adapted.random), start.init, adapted.random[0])
+        logger.warning(
+            "%d weights are not in '%s' and start random: %s, ...", len(adapted.random), start.init, adapted.random[0]
+        )
     return Started(model, config, loaded.tokenizer, loaded.vocab)
 
 
