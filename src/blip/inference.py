@@ -1,0 +1,237 @@
+"""Tensors to answers: captions, matches, features, answers. Pure: no files, no paths, no devices chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from blip.model.blip import BlipModel
+from blip.model.decoding import Decoding, Generated, TextStepper, generate
+from blip.tokenizer import Encoded, First, Tokenizer
+
+TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A generated text. `ids` are the new ones, with the end if it ended; `score` their mean log-probability."""
+
+    ids: tuple[int, ...]
+    text: str
+    score: float
+    logprobs: tuple[float, ...]
+
+
+def caption(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    pixel_values: Tensor,
+    decoding: Decoding,
+    *,
+    prompt: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """Captions of pixel_values [B, 3, S, S]: per photo `decoding.num_captions`, best first.
+
+    prompt: one for all or one each; None = the model's own. It is not part of the texts.
+    seeds, generator: see `blip.model.decoding.generate`.
+    """
+    return caption_embeds(
+        model, tokenizer, model.encode_image(pixel_values), decoding, prompt=prompt, seeds=seeds, generator=generator
+    )
+
+
+def caption_embeds(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    image_embeds: Tensor,
+    decoding: Decoding,
+    *,
+    prompt: str | Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    generator: torch.Generator | None = None,
+) -> list[list[Hypothesis]]:
+    """`caption` from image_embeds [B, N, D]."""
+    model.require("decoder")
+    prompt = model.config.prompt if prompt is None else prompt
+    prompts = [prompt] * len(image_embeds) if isinstance(prompt, str) else list(prompt)
+    ids = [tokenizer.prompt_ids(p) for p in prompts]
+    results: list[list[Hypothesis]] = [[] for _ in ids]
+    for rows in _by_length(ids):
+        cross = model.decoder.cross_keys_values(image_embeds[rows])
+        start = torch.tensor([ids[i] for i in rows], device=image_embeds.device)
+        chosen = None if seeds is None else [seeds[i] for i in rows]
+        stepper = TextStepper(model.decoder, cross)
+        found = generate(stepper, start, decoding, model.config.text, seeds=chosen, generator=generator)
+        for i, texts in zip(rows, found, strict=True):
+            results[i] = [_hypothesis(tokenizer, g) for g in texts]
+    return results
+
+
+def _hypothesis(tokenizer: Tokenizer, generated: Generated) -> Hypothesis:
+    return Hypothesis(generated.ids, tokenizer.decode(generated.ids), generated.score, generated.logprobs)
+
+
+def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Numbers of the rows, those of equal length together."""
+    groups: dict[int, list[int]] = {}
+    for i, row in enumerate(rows):
+        groups.setdefault(len(row), []).append(i)
+    return list(groups.values())
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Chance of a match (ITM) and cosine (ITC), each [N, M], or [N] for pairs."""
+
+    itm: Tensor
+    itc: Tensor
+
+
+def match(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    image_embeds: Tensor,
+    texts: Sequence[str],
+    *,
+    max_length: int = 35,
+    first: First = "enc",
+    pairs: bool = False,
+) -> Matches:
+    """Match probability (ITM) and cosine (ITC) of image_embeds [N, ..] with M texts: all combinations, or row by row.
+
+    first: "enc" as trained, "cls" as the original's stand-alone matcher (blip-spec 7.3).
+    """
+    model.require("itm_head")
+    image_features = model.project_image(image_embeds)
+    text_features = embed_text(model, tokenizer, texts, max_length=max_length)
+    encoded = tokenizer.encode(list(texts), first=first, max_length=max_length)
+    images = image_embeds.split(1)
+    if pairs:
+        rows = [match_logits(model, image, encoded, [i])[0] for i, image in enumerate(images)]
+        return Matches(torch.stack(rows).softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
+    rows = [match_logits(model, image, encoded) for image in images]
+    return Matches(torch.stack(rows).softmax(-1)[..., 1], image_features @ text_features.T)
+
+
+def match_logits(
+    model: BlipModel, image_embeds: Tensor, encoded: Encoded, chosen: Sequence[int] | None = None
+) -> Tensor:
+    """ITM logits [M, 2] of one image [1, N, D] with (chosen) texts: its keys and values once, no padding."""
+    model.require("itm_head")
+    cross = model.encoder.cross_keys_values(image_embeds)
+    logits = torch.empty(len(encoded.input_ids) if chosen is None else len(chosen), 2, device=image_embeds.device)
+    for rows, ids in without_padding(encoded, chosen):
+        logits[rows] = model.match_logits(model.encoder(ids.to(image_embeds.device), cross=cross)).float()
+    return logits
+
+
+def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
+    """Texts of equal length together, cut to it: (places, ids [R, T]) of at most TOKENS_A_PASS ids each."""
+    ids = encoded.input_ids if chosen is None else encoded.input_ids[list(chosen)]
+    lengths = (encoded.attention_mask if chosen is None else encoded.attention_mask[list(chosen)]).sum(dim=1)
+    for length in lengths.unique().tolist():
+        places = torch.nonzero(lengths == length)[:, 0]
+        for part in places.split(max(1, TOKENS_A_PASS // length)):
+            yield part.tolist(), ids[part, :length]
+
+
+def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True) -> Tensor:
+    """[B, 3, S, S] -> [B, E] of unit length, or the class token's states [B, D]."""
+    embeds = model.encode_image(pixel_values)
+    return model.project_image(embeds) if projected else embeds[:, 0]
+
+
+def embed_text(
+    model: BlipModel, tokenizer: Tokenizer, texts: Sequence[str], *, projected: bool = True, max_length: int = 35
+) -> Tensor:
+    """Texts -> [M, E] of unit length, or the first token's states [M, D]."""
+    model.require("encoder")
+    device = model.vision.cls_token.device
+    result: Tensor | None = None
+    for rows, ids in without_padding(tokenizer.encode(list(texts), max_length=max_length)):
+        hidden = model.encode_text(ids.to(device))
+        vectors = model.project_text(hidden) if projected else hidden[:, 0]
+        if result is None:
+            result = vectors.new_empty(len(texts), vectors.shape[1])
+        result[rows] = vectors
+    assert result is not None, "at least one text"
+    return result
+
+
+def embed_multimodal(
+    model: BlipModel, tokenizer: Tokenizer, pixel_values: Tensor, texts: Sequence[str], *, max_length: int = 35
+) -> Tensor:
+    """Pairs of photo and text -> the fused state of the first token [B, D]."""
+    embeds = model.encode_image(pixel_values)
+    encoded = tokenizer.encode(list(texts), first="enc", max_length=max_length)
+    mask = encoded.attention_mask.to(embeds.device)
+    return model.fuse(encoded.input_ids.to(embeds.device), mask, embeds)[:, 0]
+
+
+def reason(model: BlipModel, tokenizer: Tokenizer, first: Tensor, second: Tensor, statements: Sequence[str]) -> Tensor:
+    """NLVR2: chance [B] that each statement is true of its two photos (pixel_values [B, 3, S, S] each)."""
+    encoded = tokenizer.encode(list(statements), first="enc")
+    device = first.device
+    embeds = model.encode_image(torch.cat([first, second]))
+    logits = model.reason(
+        encoded.input_ids.to(device), encoded.attention_mask.to(device), *embeds.chunk(2)
+    )
+    return logits.softmax(dim=-1)[:, 1]
+
+
+def answer(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    image_embeds: Tensor,
+    questions: Sequence[str],
+    decoding: Decoding,
+    *,
+    seeds: Sequence[int] | None = None,
+    attend_padding: bool = False,
+    max_length: int = 35,
+) -> list[list[Hypothesis]]:
+    """Free answers to one question per image; several may be asked for (`decoding.num_captions`).
+
+    attend_padding: look at padded question positions too, as the original (blip-spec 7.6).
+    """
+    states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
+    stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(states), None if attend_padding else mask)
+    start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
+    found = generate(stepper, start, decoding, model.config.text, seeds=seeds)
+    return [[_hypothesis(tokenizer, g) for g in texts] for texts in found]
+
+
+def question_states(
+    model: BlipModel, tokenizer: Tokenizer, image_embeds: Tensor, questions: Sequence[str], max_length: int = 35
+) -> tuple[Tensor, Tensor]:
+    """Questions over their images: states [B, T, D] and mask [B, T]."""
+    model.require("decoder")
+    encoded = tokenizer.encode(list(questions), first="enc", max_length=max_length)
+    mask = encoded.attention_mask.to(image_embeds.device)
+    return model.fuse(encoded.input_ids.to(image_embeds.device), mask, image_embeds), mask
+
+
+def retrieval_scores(
+    model: BlipModel, tokenizer: Tokenizer, image_embeds: Tensor, texts: Sequence[str], cosines: Tensor, k: int
+) -> Tensor:
+    """ITM logit + cosine of the k best texts of each image and the k best images of each text, else -100: [N, M].
+
+    A pair's score does not depend on the direction, so each is computed once (blip-spec 5.3).
+    """
+    wanted = torch.zeros_like(cosines, dtype=torch.bool)
+    wanted.scatter_(1, cosines.topk(min(k, cosines.shape[1]), dim=1).indices, True)
+    wanted.scatter_(0, cosines.topk(min(k, cosines.shape[0]), dim=0).indices, True)
+    scores = torch.full_like(cosines, -100.0)
+    encoded = tokenizer.encode(list(texts), first="enc", max_length=35)
+    for image in range(len(image_embeds)):
+        chosen = torch.nonzero(wanted[image])[:, 0]
+        logits = match_logits(model, image_embeds[image : image + 1], encoded, chosen.tolist())
+        scores[image, chosen] = logits[:, 1] + cosines[image, chosen]
+    return scores
+
+

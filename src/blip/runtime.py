@@ -1,0 +1,107 @@
+"""Where we run: device, precision, threads, seeds, and the ranks of a distributed run."""
+
+from __future__ import annotations
+
+import os
+import random
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from blip.errors import EnvironmentProblem, UsageError
+
+DType = Literal["auto", "fp32", "bf16", "fp16"]
+DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU; MPS only by name. EnvironmentProblem where it is absent."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind = name.split(":")[0]
+    if kind not in ("cpu", "cuda", "mps"):
+        raise UsageError(f"device '{name}'; must be auto, cpu, cuda, cuda:N or mps")
+    present = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[kind]
+    if not present:
+        raise EnvironmentProblem(f"device '{name}' is not there; use --device cpu, or 'blip doctor' to see what is")
+    device = torch.device(name)
+    if kind == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise EnvironmentProblem(f"device '{name}' is not there; this machine has {torch.cuda.device_count()}")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """`auto`: float32 on CPU and MPS; on CUDA bfloat16 where supported, else float16."""
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name not in DTYPES:
+        raise UsageError(f"dtype '{name}'; must be auto, {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """Mixed precision in training; float32 means none."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+
+
+def seed_everything(seed: int) -> None:
+    """Seeds torch, numpy and random; training seeds seed + rank, as the original."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def is_launched() -> bool:
+    """Whether a launcher (torchrun, Slurm through it) has set the variables of a distributed run."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def gather(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, without gradient; the tensor itself on one process.
+
+    Source: models/blip_retrieval.py concat_all_gather.
+    """
+    if world_size() == 1:
+        return x.detach()
+    parts = [torch.empty_like(x) for _ in range(world_size())]
+    dist.all_gather(parts, x.detach().contiguous())
+    return torch.cat(parts)
+
+
+def gather_with_grad(x: Tensor) -> Tensor:
+    """Rows of all ranks in rank order; gradients of all ranks flow back to the rows' owner.
+
+    Source: models/blip_retrieval.py GatherLayer (backward all-reduces the stacked gradients).
+    """
+    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.rows = len(x)
+        return gather(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[rank() * ctx.rows : (rank() + 1) * ctx.rows]
