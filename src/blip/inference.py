@@ -110,7 +110,7 @@ def match(
     image_features = model.project_image(image_embeds)
     text_features = embed_text(model, tokenizer, texts, max_length=max_length)
     encoded = tokenizer.encode(list(texts), first=first, max_length=max_length)
-    images = image_embeds.split(1)
+    images = torch.split(image_embeds, 1)
     if pairs:
         rows = [match_logits(model, image, encoded, [i])[0] for i, image in enumerate(images)]
         return Matches(torch.stack(rows).softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
@@ -134,9 +134,9 @@ def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> It
     """Texts of equal length together, cut to it: (places, ids [R, T]) of at most TOKENS_A_PASS ids each."""
     ids = encoded.input_ids if chosen is None else encoded.input_ids[list(chosen)]
     lengths = (encoded.attention_mask if chosen is None else encoded.attention_mask[list(chosen)]).sum(dim=1)
-    for length in lengths.unique().tolist():
+    for length in sorted(set(lengths.tolist())):
         places = torch.nonzero(lengths == length)[:, 0]
-        for part in places.split(max(1, TOKENS_A_PASS // length)):
+        for part in torch.split(places, max(1, TOKENS_A_PASS // length)):
             yield part.tolist(), ids[part, :length]
 
 
@@ -178,9 +178,7 @@ def reason(model: BlipModel, tokenizer: Tokenizer, first: Tensor, second: Tensor
     encoded = tokenizer.encode(list(statements), first="enc")
     device = first.device
     embeds = model.encode_image(torch.cat([first, second]))
-    logits = model.reason(
-        encoded.input_ids.to(device), encoded.attention_mask.to(device), *embeds.chunk(2)
-    )
+    logits = model.reason(encoded.input_ids.to(device), encoded.attention_mask.to(device), *embeds.chunk(2))
     return logits.softmax(dim=-1)[:, 1]
 
 
@@ -233,5 +231,3 @@ def retrieval_scores(
         logits = match_logits(model, image_embeds[image : image + 1], encoded, chosen.tolist())
         scores[image, chosen] = logits[:, 1] + cosines[image, chosen]
     return scores
-
-

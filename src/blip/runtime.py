@@ -91,7 +91,7 @@ def gather_with_grad(x: Tensor) -> Tensor:
 
     Source: models/blip_retrieval.py GatherLayer (backward all-reduces the stacked gradients).
     """
-    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-any-return, no-untyped-call]
+    return x if world_size() == 1 else _Gather.apply(x)  # type: ignore[no-untyped-call]
 
 
 class _Gather(torch.autograd.Function):

@@ -145,7 +145,7 @@ class TextStepper:
 
     def keep(self, images: Tensor, rows: Tensor) -> None:
         self.cache.select(rows)
-        self.cross = [(kv[0][images], kv[1][images]) for kv in self.cross]  # type: ignore[index, misc]
+        self.cross = [(kv[0][images], kv[1][images]) for kv in self.cross]
         if self.cross_mask is not None:
             self.cross_mask = self.cross_mask[images]
 
@@ -289,7 +289,7 @@ class _Hypotheses:
         """length: all ids without the end."""
         if self.decoding.length_norm == "new":
             length = length - self.prompt + ended
-        return total / length**self.decoding.length_penalty
+        return total / float(length**self.decoding.length_penalty)
 
     def add(self, total: float, length: int, ended: bool, generated: Generated) -> None:
         norm = self.norm(total, length, ended)
@@ -344,7 +344,7 @@ class _BeamSearch:
         return Generated(tuple(ids), tuple(logprobs))
 
     def candidates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The 2n best continuations of each image, best first: totals, rows within the image, ids, log-probabilities."""
+        """The 2n best continuations of each image, best first: totals, beams, ids, log-probabilities."""
         raw = self.scores - self.scores.logsumexp(dim=1, keepdim=True)
         logp = process(raw.clone(), self.ids, self.decoding, self.end) + self.totals.view(-1, 1)
         best, tokens = logp.topk(2 * self.n, dim=1)  # of each row, then of each image

@@ -1,4 +1,4 @@
-"""What a task is to the training loop: a frozen value that builds a model, makes batches, and gives losses and scores."""
+"""What a task is to the training loop: a value that builds a model, makes batches, gives losses and scores."""
 
 from __future__ import annotations
 

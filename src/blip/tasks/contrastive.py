@@ -142,7 +142,7 @@ def match(
     without a candidate (-1) are left out.
     """
     rows = len(input_ids)
-    pool_embeds = cast(Tensor, gather_with_grad(image_embeds)) if all_ranks else image_embeds
+    pool_embeds = gather_with_grad(image_embeds) if all_ranks else image_embeds
     pool_ids, pool_mask = (gather(input_ids), gather(attention_mask)) if all_ranks else (input_ids, attention_mask)
     own = torch.arange(rows, device=input_ids.device)
     has_image, has_text = own[drawn.images >= 0], own[drawn.texts >= 0]
