@@ -1,0 +1,397 @@
+"""`blip.load(name)` and what it returns: paths, pictures and strings in, values out."""
+
+from __future__ import annotations
+
+import os
+import threading
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip import inference
+from blip.checkpoint.files import write_folder
+from blip.checkpoint.load import Loaded, random_tiny
+from blip.checkpoint.load import load as load_checkpoint
+from blip.config import BlipConfig, Family
+from blip.errors import MissingPart, UnreadableImage, UsageError
+from blip.io.image import prepare, read
+from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
+from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText
+from blip.runtime import choose_device, choose_dtype
+
+ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor
+OnError = Literal["raise", "record"]
+DEFAULT = "tiny"
+CPU_BATCH, GPU_BATCH = 8, 64
+
+
+def load(
+    name: str | os.PathLike[str] | None = None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    image_size: int | None = None,
+    compile: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    offline: bool | None = None,
+    strict: bool = True,
+) -> Model:
+    """A model by name, file, folder or hub id; without one BLIP_MODEL, else the bundled `tiny`.
+
+    Raises UnknownModel, OfflineError, CheckpointMismatch, EnvironmentProblem (a device that is not there).
+    """
+    where = choose_device(device)
+    name = os.fspath(name or os.environ.get("BLIP_MODEL") or DEFAULT)
+    cache = None if cache_dir is None else Path(cache_dir)
+    loaded = load_checkpoint(name, image_size=image_size, cache_dir=cache, offline=offline, strict=strict)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = Model(loaded).to(where, choose_dtype(dtype, where))
+    if compile:
+        model.module.compile()
+    return model
+
+
+def load_random(name: str = "tiny", *, kind: Family = "pretrain", seed: int = 0) -> Model:
+    """A very small model with seeded random weights; needs no files."""
+    if name != "tiny":
+        raise UsageError(f"random model '{name}'; must be tiny")
+    return Model(random_tiny(kind, seed=seed))
+
+
+class Model:
+    """A loaded model. Calls from several threads are served one after the other."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.module, self.config, self.tokenizer, self.name = (
+            loaded.model, loaded.config, loaded.tokenizer, loaded.name,
+        )  # fmt: skip
+        self._vocab = loaded.vocab
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"Model({self.name!r}, kind={self.kind!r}, device={self.device}, dtype={self.dtype})"
+
+    @property
+    def kind(self) -> Family:
+        return self.config.family
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.vision.cls_token.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.vision.cls_token.dtype
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Which calls the model's parts can serve."""
+        return capabilities(self.config)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
+        """Moves the weights; returns the model itself."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    def save(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a folder that `load` reads."""
+        write_folder(Path(folder), self.module.state_dict(), self.config, vocab=self._vocab)
+
+    def caption(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        prompt: str | None = None,
+        beams: int = 3,
+        sample: bool = False,
+        top_p: float = 0.9,
+        top_k: int = 50,
+        temperature: float = 1.0,
+        min_length: int = 5,
+        max_length: int = 20,
+        num_captions: int = 1,
+        repetition_penalty: float | None = None,
+        seed: int | None = 0,
+        batch_size: int | Literal["auto"] = "auto",
+        generator: torch.Generator | None = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Describes images: one in, one Caption out; a sequence in, a list of them.
+
+        beams=1 is greedy. Lengths count all ids (prompt, start, end). seed: sampling depends on (seed, key) alone;
+        None = fresh. generator: one for the whole batch, as the original draws.
+        """
+        decoding = decoding_of(
+            beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
+            max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        one, many = _one_or_many(images)
+        found = list(
+            self.caption_iter(
+                many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error
+            )
+        )
+        return found[0] if one else found
+
+    def caption_iter(
+        self,
+        images: Iterable[ImageLike],
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | Literal["auto"] = "auto",
+        generator: torch.Generator | None = None,
+        on_error: OnError = "raise",
+        keys: Iterable[str] | None = None,
+    ) -> Iterator[Caption | ErrorResult]:
+        """`caption` of a stream, batch by batch, in its order."""
+        self.require("caption")
+        decoding = decoding or Beam()
+        for batch in self._batches(images, keys, batch_size, on_error):
+            seeds = [_seed(seed, key) for key, image in batch if isinstance(image, Image.Image)]
+            pixel_values = self._prepare([image for _, image in batch if isinstance(image, Image.Image)])
+            found = iter(self._captions(pixel_values, decoding, prompt, seeds, generator))
+            for _, image in batch:
+                yield image if isinstance(image, ErrorResult) else next(found)
+
+    def _captions(
+        self,
+        pixel_values: Tensor | None,
+        decoding: Decoding,
+        prompt: str | None,
+        seeds: Sequence[int],
+        generator: torch.Generator | None,
+    ) -> list[Caption]:
+        if pixel_values is None:
+            return []
+        with self._lock, torch.inference_mode():
+            rows = inference.caption(
+                self.module, self.tokenizer, pixel_values, decoding, prompt=prompt, seeds=seeds, generator=generator
+            )
+        captions = []
+        for row in rows:
+            texts = [Caption(h.text, h.score, tuple(self.tokenizer.pieces(h.ids)), h.logprobs) for h in row]
+            first = texts[0]
+            captions.append(Caption(first.text, first.score, first.tokens, first.logprobs, tuple(texts[1:])))
+        return captions
+
+    def answer(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        questions: str | Sequence[str],
+        *,
+        beams: int = 3,
+        max_length: int = 10,
+        min_length: int = 1,
+        top: int = 1,
+    ) -> Any:
+        """Answers questions about images; a single image or question goes with all of the other."""
+        self.require("answer")
+        one, many = _one_or_many(images)
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        pictures = [_open(image, str(i)) for i, image in enumerate(many)]
+        pictures = pictures * len(asked) if len(pictures) == 1 else pictures
+        asked = asked * len(pictures) if len(asked) == 1 else asked
+        if len(pictures) != len(asked):
+            raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
+        decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
+        pixel_values = cast(Tensor, self._prepare(pictures))
+        with self._lock, torch.inference_mode():
+            embeds = self.module.encode_image(pixel_values)
+            rows = inference.answer(self.module, self.tokenizer, embeds, asked, decoding)
+        answers = [
+            Answer(row[0].text, row[0].score, alternatives=tuple(ScoredText(h.text, h.score) for h in row[1:]))
+            for row in rows
+        ]
+        return answers[0] if one and isinstance(questions, str) else answers
+
+    def match(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        texts: str | Sequence[str],
+        *,
+        pairs: bool = False,
+        head: Literal["itm", "itc", "both"] = "both",
+        max_text_length: int = 35,
+    ) -> MatchResult:
+        """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
+        self.require("match")
+        _, many = _one_or_many(images)
+        lines = [texts] if isinstance(texts, str) else list(texts)
+        pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
+        with self._lock, torch.inference_mode():
+            embeds = self.module.encode_image(pixel_values)
+            if head == "itc":
+                features = self.module.project_image(embeds)
+                others = inference.embed_text(self.module, self.tokenizer, lines, max_length=max_text_length)
+                itc = (features * others).sum(dim=1) if pairs else features @ others.T
+                return MatchResult(None, _numpy(itc))
+            found = inference.match(
+                self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length
+            )
+        return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
+
+    def embed_image(self, images: ImageLike | Iterable[ImageLike], projected: bool = True) -> Embeddings:
+        """Vectors of images: unit length in the space shared with texts, or the class token's states."""
+        self.require("match" if projected else "image")
+        _, many = _one_or_many(images)
+        rows = []
+        for batch in self._batches(many, None, "auto", "raise"):
+            pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
+            with self._lock, torch.inference_mode():
+                rows.append(_numpy(inference.embed_image(self.module, pixel_values, projected=projected)))
+        return Embeddings(np.concatenate(rows), "image", projected, self.name)
+
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True) -> Embeddings:
+        """Vectors of texts: unit length in the space shared with images, or the first token's states."""
+        self.require("match" if projected else "text")
+        lines = [texts] if isinstance(texts, str) else list(texts)
+        with self._lock, torch.inference_mode():
+            vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected)
+        return Embeddings(_numpy(vectors), "text", projected, self.name)
+
+    def embed_multimodal(self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str]) -> Embeddings:
+        """Vectors of pairs of image and text: the fused state of the first token."""
+        self.require("text")
+        _, many = _one_or_many(images)
+        lines = [texts] if isinstance(texts, str) else list(texts)
+        pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
+        with self._lock, torch.inference_mode():
+            vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines)
+        return Embeddings(_numpy(vectors), "multimodal", False, self.name)
+
+    def require(self, call: str) -> None:
+        """Raises MissingPart when the model's parts cannot serve a call."""
+        if call not in self.capabilities:
+            raise MissingPart(f"model '{self.name}' cannot {call}; {_ADVICE[call]}")
+
+    def _prepare(self, images: Sequence[Image.Image]) -> Tensor | None:
+        if not images:
+            return None
+        config = self.config
+        values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
+        return values.to(self.device, self.dtype)
+
+    def _batches(
+        self,
+        images: Iterable[ImageLike],
+        keys: Iterable[str] | None,
+        batch_size: int | Literal["auto"],
+        on_error: OnError,
+    ) -> Iterator[list[tuple[str, Image.Image | ErrorResult]]]:
+        size = (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH) if batch_size == "auto" else batch_size
+        names = iter(keys) if keys is not None else None
+        batch: list[tuple[str, Image.Image | ErrorResult]] = []
+        for i, image in enumerate(images):
+            key = next(names) if names is not None else _key(image, i)
+            batch.append((key, _open_or_record(image, key, on_error)))
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+_ADVICE = {
+    "caption": "use caption-base, caption-large, tiny or any pretrain-* model",
+    "answer": "use vqa-base or vqa-base-capfilt",
+    "match": "use a retrieval-* or pretrain-* model, or tiny",
+    "text": "use any model but caption-*",
+    "image": "use any model",
+}
+
+
+def capabilities(config: BlipConfig) -> frozenset[str]:
+    """caption, answer, match, compare, text, image: what the family's parts can serve."""
+    parts = config.parts
+    found = {"image"}
+    if parts.decoder_reads == "image":
+        found.add("caption")
+    if parts.decoder_reads == "encoder":
+        found.add("answer")
+    if parts.matching:
+        found.add("match")
+    if parts.encoder_reads == "two images":
+        found.add("compare")
+    elif parts.encoder_reads:
+        found.add("text")
+    return frozenset(found)
+
+
+def decoding_of(
+    *,
+    beams: int,
+    sample: bool,
+    top_p: float,
+    top_k: int,
+    temperature: float,
+    min_length: int,
+    max_length: int,
+    num_captions: int,
+    repetition_penalty: float | None,
+) -> Decoding:
+    """The decoding that the arguments of `caption` describe."""
+    penalty = repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0)
+    if sample:
+        return Nucleus(
+            top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length, max_length=max_length,
+            num_captions=num_captions, repetition_penalty=penalty,
+        )  # fmt: skip
+    if beams == 1 and num_captions == 1:
+        return Greedy(min_length=min_length, max_length=max_length, repetition_penalty=penalty)
+    return Beam(
+        num_beams=max(beams, num_captions), num_captions=num_captions, min_length=min_length, max_length=max_length,
+        repetition_penalty=penalty,
+    )  # fmt: skip
+
+
+def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
+    """Whether it is one image, and the images. A tensor or array with a batch dimension is many."""
+    if isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read"):
+        return True, [images]
+    if isinstance(images, np.ndarray | Tensor):
+        return images.ndim == 3, [images] if images.ndim == 3 else list(images)
+    return False, images
+
+
+def _key(image: ImageLike, index: int) -> str:
+    return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
+
+
+def _open_or_record(image: ImageLike, key: str, on_error: OnError) -> Image.Image | ErrorResult:
+    try:
+        return _open(image, key)
+    except UnreadableImage as error:
+        if on_error == "raise":
+            raise
+        return ErrorResult(key, type(error).__name__, error.reason)
+
+
+def _open(image: ImageLike, key: str) -> Image.Image:
+    if isinstance(image, Tensor):
+        values = image * 255 if image.is_floating_point() else image
+        image = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
+        return Image.fromarray(image)
+    return read(image, key=key)  # type: ignore[arg-type]
+
+
+def _seed(seed: int | None, key: str) -> int:
+    """A seed for one input, from the run's seed and its key alone."""
+    base = int.from_bytes(os.urandom(6)) if seed is None else seed
+    return (base << 32 | zlib.crc32(key.encode("utf-8", "surrogateescape"))) % 2**63
+
+
+def _numpy(x: Tensor) -> Any:
+    return x.float().cpu().numpy()

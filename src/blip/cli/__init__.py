@@ -1,0 +1,20 @@
+"""The command line: `blip VERB ...`. One thin file a verb, loaded when it is called."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from blip.cli.run import run
+
+VERBS = {
+    "caption": "describe images",
+    "match": "score texts against images",
+    "embed": "images or texts as vectors",
+    "models": "list, fetch, check, import, convert and compare models",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The program: returns its exit code (interface: 0 done, 1 some inputs failed, 2 usage, 3 model, 4 environment)."""
+    return run(list(sys.argv[1:] if argv is None else argv), VERBS)

@@ -1,0 +1,98 @@
+"""What all verbs share: finding the verb, error lines, exit codes, interruptions."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from types import FrameType
+from typing import NoReturn
+
+import click
+import typer
+from typer.main import get_command
+
+from blip.errors import BlipError, UsageError, did_you_mean
+
+
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
+def run(argv: list[str], verbs: Mapping[str, str]) -> int:
+    """Runs one verb and turns what happens into an exit code; errors become one line on standard error."""
+    debug = "--debug" in argv
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        return _dispatch(argv, verbs)
+    except BlipError as error:
+        return _fail(str(error), error.exit_code, debug)
+    except click.UsageError as error:
+        return _fail(error.format_message(), 2, debug)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", 130, False)
+    except Terminated:
+        return _fail("terminated", 143, False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception:
+        traceback.print_exc()
+        return _fail("this is a bug in blip, please report it with the lines above", 70, False)
+
+
+def _dispatch(argv: list[str], verbs: Mapping[str, str]) -> int:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview(verbs), file=sys.stdout if argv else sys.stderr)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"blip {_version('blip-vlm')} (torch {_version('torch')}, python {sys.version.split()[0]})")
+        return 0
+    verb, *rest = argv
+    if verb not in verbs:
+        raise UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; 'blip --help' lists all")
+    command = get_command(verb_app(verb))
+    result = command.main(args=rest, prog_name=f"blip {verb}", standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def verb_app(verb: str) -> typer.Typer:
+    """The typer application of one verb; its module is imported here, not before."""
+    module = import_module(f"blip.cli.{verb}")
+    if hasattr(module, "app"):
+        app: typer.Typer = module.app
+        return app
+    app = typer.Typer(add_completion=False)
+    app.command()(getattr(module, verb))
+    return app
+
+
+def _overview(verbs: Mapping[str, str]) -> str:
+    lines = [f"  {name:<12}{text}" for name, text in verbs.items()]
+    return "\n".join(["usage: blip VERB ...   ('blip VERB --help' for each)", "", *lines])
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        traceback.print_exc()
+    print(f"blip: error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise Terminated
