@@ -20,7 +20,7 @@ from blip.checkpoint.load import Loaded, random_tiny
 from blip.checkpoint.load import load as load_checkpoint
 from blip.config import BlipConfig, Family
 from blip.errors import MissingPart, UnreadableImage, UsageError
-from blip.io.image import prepare, read
+from blip.io.image import prepare, read, to_rgb
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText
 from blip.runtime import choose_device, choose_dtype
@@ -235,9 +235,7 @@ class Model:
                 others = inference.embed_text(self.module, self.tokenizer, lines, max_length=max_text_length)
                 itc = (features * others).sum(dim=1) if pairs else features @ others.T
                 return MatchResult(None, _numpy(itc))
-            found = inference.match(
-                self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length
-            )
+            found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 
     def embed_image(self, images: ImageLike | Iterable[ImageLike], projected: bool = True) -> Embeddings:
@@ -384,7 +382,9 @@ def _open(image: ImageLike, key: str) -> Image.Image:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
         return Image.fromarray(image)
-    return read(image, key=key)  # type: ignore[arg-type]
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    return read(image, key=key)
 
 
 def _seed(seed: int | None, key: str) -> int:

@@ -81,7 +81,9 @@ def test_greedy_scores_equal_the_original_step_by_step() -> None:
                 break
             scores, top = process(scores_of(ids[:, :t], image), ids[:, :t], decoding, 102).topk(5)
             assert top[0].tolist() == recorded["greedy.step_top5_ids"][t - 4, image].tolist()
-            torch.testing.assert_close(scores[0], recorded["greedy.step_top5_scores"][t - 4, image], atol=1e-4, rtol=1e-5)
+            torch.testing.assert_close(
+                scores[0], recorded["greedy.step_top5_scores"][t - 4, image], atol=1e-4, rtol=1e-5
+            )
 
 
 @pytest.mark.parametrize("decoding", [Greedy(), Beam(), Nucleus(), Nucleus(num_captions=3), Beam(num_captions=2)])

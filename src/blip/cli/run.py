@@ -13,7 +13,6 @@ from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
 from typing import NoReturn
 
-import click
 import typer
 from typer.main import get_command
 
@@ -33,11 +32,11 @@ def run(argv: list[str], verbs: Mapping[str, str]) -> int:
         return _dispatch(argv, verbs)
     except BlipError as error:
         return _fail(str(error), error.exit_code, debug)
-    except click.UsageError as error:
-        return _fail(error.format_message(), 2, debug)
-    except click.exceptions.Exit as error:
+    except typer.TyperException as error:
+        return _fail(getattr(error, "format_message", error.__str__)(), 2, debug)
+    except typer.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", 130, False)
     except Terminated:
         return _fail("terminated", 143, False)

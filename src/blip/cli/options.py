@@ -1,0 +1,130 @@
+"""Flags that several verbs share, and what they mean in one place."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from blip.api import Model
+    from blip.io.inputs import Input
+
+Inputs = Annotated[
+    list[str] | None,
+    typer.Argument(help="Files, folders, tar shards, manifests, URLs, or '-' for a list on standard input."),
+]
+ModelName = Annotated[
+    str | None, typer.Option("-m", "--model", help="Name, file or folder; default BLIP_MODEL, else 'tiny'.")
+]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+DType = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
+BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; default 8 on a CPU, 64 on a GPU.")]
+ImageSize = Annotated[int | None, typer.Option(min=16, help="Pixels; default the model's.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.")]
+Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; its extension is the format.")]
+Format = Annotated[str | None, typer.Option(help="text, jsonl, csv, tsv, parquet; coco for captions.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
+Existing = Annotated[str | None, typer.Option(help="error, skip, overwrite; sidecars also append.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a jsonl file.")]
+Recursive = Annotated[bool, typer.Option("--recursive/--no-recursive", help="Go into folders.")]
+Hidden = Annotated[bool, typer.Option("--hidden", help="Hidden files too.")]
+Glob = Annotated[list[str] | None, typer.Option("-g", "--glob", help="Only paths that match; '!' negates.")]
+FromFile = Annotated[Path | None, typer.Option(help="A list of inputs, one a line.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many inputs.")]
+Shard = Annotated[str | None, typer.Option(help="I/N: every N-th input from the I-th on.")]
+Null = Annotated[bool, typer.Option("-0", help="The list on standard input is NUL separated.")]
+Root = Annotated[Path | None, typer.Option(help="Folder that a manifest's paths are relative to.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No notes, no summary.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
+Strict = Annotated[bool, typer.Option("--strict", help="The first failed input ends the run.")]
+
+NOTICE = (
+    "using the bundled model 'tiny'; published checkpoints are far better: "
+    "-m caption-base (0.9 GB, downloaded once) or BLIP_MODEL=caption-base"
+)
+
+
+def existing_of(value: str | None) -> Literal["error", "skip", "overwrite"]:
+    """What to do with an output file that exists."""
+    from blip.errors import UsageError
+
+    if value is None or value == "error":
+        return "error"
+    if value == "skip":
+        return "skip"
+    if value == "overwrite":
+        return "overwrite"
+    raise UsageError(f"--existing {value}; must be error, skip or overwrite")
+
+
+def sidecar_existing_of(value: str | None) -> Literal["error", "skip", "overwrite", "append"]:
+    """What to do with a sidecar that exists."""
+    return "append" if value == "append" else "skip" if value is None else existing_of(value)
+
+
+def note(text: str, quiet: bool = False) -> None:
+    """One line on standard error."""
+    if not quiet:
+        print(text, file=sys.stderr)
+
+
+def list_inputs(
+    inputs: list[str] | None,
+    *,
+    recursive: bool = True,
+    hidden: bool = False,
+    globs: list[str] | None = None,
+    from_file: Path | None = None,
+    limit: int | None = None,
+    shard: str | None = None,
+    null: bool = False,
+    root: Path | None = None,
+    offline: bool = False,
+) -> list[Input]:
+    """All inputs that the arguments name."""
+    from blip.io.inputs import find_inputs
+
+    return find_inputs(
+        inputs or [], recursive=recursive, hidden=hidden, globs=tuple(globs or ()), from_file=from_file, limit=limit,
+        shard=_shard(shard), null=null, root=root, offline=offline,
+    )  # fmt: skip
+
+
+def _shard(text: str | None) -> tuple[int, int] | None:
+    from blip.errors import UsageError
+
+    if text is None:
+        return None
+    first, slash, count = text.partition("/")
+    if not (slash and first.isdigit() and count.isdigit() and int(first) < int(count)):
+        raise UsageError(f"--shard {text}; must be I/N with I from 0 to N-1")
+    return int(first), int(count)
+
+
+def load_model(
+    name: str | None,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    image_size: int | None = None,
+    offline: bool = False,
+    quiet: bool = False,
+) -> Model:
+    """The model to use; says so in one line when it is the bundled default."""
+    from blip import api
+
+    if not (name or os.environ.get("BLIP_MODEL")):
+        note(NOTICE, quiet)
+    return api.load(name, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline or None)
+
+
+def batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
+    for start in range(0, len(inputs), size):
+        yield inputs[start : start + size]
