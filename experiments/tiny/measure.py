@@ -14,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from blip.inference import match
-from blip.model.decoding import Beam
 
 from blip.checkpoint.load import Loaded, load
 from blip.data.sources import Records, Source, open_source
+from blip.inference import match
 from blip.metrics.caption import tokenize
+from blip.model.decoding import Beam
 from blip.tasks.measures import caption_report, photo_batches, retrieval_report
 from blip.tokenizer import clean_caption
 
