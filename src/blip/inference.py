@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from blip.model.blip import BlipModel
-from blip.model.decoding import Decoding, Generated, TextStepper, generate
+from blip.model.decoding import Decoding
+from blip.model.search import Generated, generate
+from blip.model.stepper import TextStepper
 from blip.tokenizer import Encoded, First, Tokenizer
 
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image

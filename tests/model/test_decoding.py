@@ -12,7 +12,9 @@ import torch
 import blip
 from blip import inference
 from blip.errors import ConfigError
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, TextStepper, generate, nucleus_probs, process
+from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus_probs, process
+from blip.model.search import generate
+from blip.model.stepper import TextStepper
 from blip.tokenizer import Tokenizer
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
