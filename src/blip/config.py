@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from blip.errors import ConfigError, did_you_mean
+from blip.errors import ConfigError, UnknownKey
 
 Family = Literal["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
 Stem = Literal["none", "edgetpu"]
@@ -143,7 +143,7 @@ def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
     hints = get_type_hints(cls)
     for key in values:
         if key not in names:
-            raise ConfigError(f"unknown key '{prefix}{key}'{did_you_mean(key, names)}")
+            raise UnknownKey(prefix + key, names)
     return cls(**{key: _coerced(value, hints[key], prefix + key) for key, value in values.items()})
 
 

@@ -2,6 +2,7 @@
 
 BlipError
 ├── ConfigError (ValueError)          a config field, flag or file that cannot be used
+│   └── UnknownKey                    no such field; near names are suggested
 ├── UsageError (ValueError)           no inputs, an output that exists, flags that exclude each other
 ├── CheckpointError (RuntimeError)    weights that cannot be found, read or placed
 │   ├── UnknownModel                  no such name; near names are suggested
@@ -32,6 +33,17 @@ class BlipError(Exception):
 
 class ConfigError(BlipError, ValueError):
     exit_code = 2
+
+
+class UnknownKey(ConfigError):
+    """`key` is the dotted name that no config has."""
+
+    def __init__(self, key: str, known: Iterable[str]) -> None:
+        prefix, _, name = key.rpartition(".")
+        near = get_close_matches(name, list(known), n=1, cutoff=0.6)
+        dotted = f"{prefix}.{near[0]}" if near and prefix else "".join(near)
+        super().__init__(f"unknown key '{key}'" + (f"; did you mean '{dotted}'?" if near else ""))
+        self.key = key
 
 
 class UsageError(BlipError, ValueError):

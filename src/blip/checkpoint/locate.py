@@ -17,6 +17,7 @@ WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 
 ASSETS = Path(__file__).parent.parent / "assets"
+RUN_MODELS = ("final", "best", "last")  # of a training run, first found first
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ((CONFIG,), HF_WEIGHTS)
 
@@ -39,7 +40,7 @@ def locate(name_or_path: str | Path, cache_dir: Path | None = None) -> Located:
         return _of_entry(catalogue.find(name), cache_dir)
     path = Path(name_or_path).expanduser()
     if path.exists():
-        return Located(name=name, path=path)
+        return Located(name=name, path=_of_run(path))
     if name.startswith(("http://", "https://")):
         return _of_url(name, cache_dir)
     if imported(name):
@@ -49,6 +50,13 @@ def locate(name_or_path: str | Path, cache_dir: Path | None = None) -> Located:
     if HUB_ID.fullmatch(name):
         return Located(name=name, path=None, hub_id=name, entry=catalogue.BY_NAME.get(name))
     return _of_entry(catalogue.find(name), cache_dir)
+
+
+def _of_run(path: Path) -> Path:
+    """The model of a folder that `blip train` made; any other path as it is."""
+    if (path / "train.jsonl").is_file():
+        return next((path / name for name in RUN_MODELS if (path / name / CONFIG).is_file()), path)
+    return path
 
 
 def obtain(

@@ -55,7 +55,8 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 class EpochSampler:
     """Indices of every batch of a run. `batch_size` is the total over all ranks.
 
-    Ranks take consecutive parts of the batch, so gathering them in rank order gives the batch of one process.
+    `parts` cuts each batch into equal parts that come one after the other (gradient accumulation): `batch` and `refs`
+    then count parts. Ranks take consecutive shares, so gathering them in rank order gives the batch of one process.
     With `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is left out.
     """
 
@@ -67,17 +68,20 @@ class EpochSampler:
         *,
         rank: int = 0,
         world_size: int = 1,
+        parts: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
     ) -> None:
-        if batch_size < 1 or batch_size % world_size:
-            raise ConfigError(f"batch size {batch_size}: must be a positive multiple of the {world_size} processes")
+        if batch_size < 1 or batch_size % (world_size * parts):
+            split = f"the {world_size} processes" + (f" times {parts} parts" if parts > 1 else "")
+            raise ConfigError(f"batch size {batch_size}: must be a positive multiple of {split}")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank}: must be from 0 to {world_size - 1}")
         if length < (batch_size if drop_last else 1):
             raise ConfigError(f"batch size {batch_size}: the data has only {length} samples")
         self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.rank, self.world_size, self.shuffle, self.drop_last = rank, world_size, shuffle, drop_last
+        self.rank, self.world_size, self.parts = rank, world_size, parts
+        self.shuffle, self.drop_last = shuffle, drop_last
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     @property
@@ -85,13 +89,15 @@ class EpochSampler:
         return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
 
     def epoch(self, step: int) -> int:
-        return step // self.steps_per_epoch
+        return step // self.parts // self.steps_per_epoch
 
     def batch(self, step: int) -> list[int]:
         """This rank's indices of global step `step` (from 0, over all epochs)."""
+        step, part = divmod(step, self.parts)
         epoch, position = divmod(step, self.steps_per_epoch)
         whole = self._epoch_order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        first, last = (len(whole) * rank // self.world_size for rank in (self.rank, self.rank + 1))
+        shares, share = self.parts * self.world_size, part * self.world_size + self.rank
+        first, last = len(whole) * share // shares, len(whole) * (share + 1) // shares
         return [int(i) for i in whole[first:last]]
 
     def refs(self, step: int) -> list[SampleRef]:

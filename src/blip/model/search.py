@@ -252,7 +252,7 @@ class _BeamSearch:
     def sort_out(
         self, image: int, result: int, ranked: list[tuple[float, int, int, float]]
     ) -> list[tuple[float, int, int, float]]:
-        """Of candidates (total, beam, id, log-probability) those that end become hypotheses; n others go on, as rows."""
+        """Of candidates (total, beam, id, log-probability) those that end become hypotheses; n others go on."""
         going_on: list[tuple[float, int, int, float]] = []
         for place, (total, beam, token, logprob) in enumerate(ranked):
             row = image * self.n + beam

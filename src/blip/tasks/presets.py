@@ -36,9 +36,11 @@ _CAPTION_LOOP = {
 # What the stem knew of ImageNet stays in its early layers; only its last part follows the captions, slowly.
 _STEM = "vision.stem."
 _TINY_FROZEN = tuple(_STEM + part for part in ("conv", "blocks", "head", "classifier", "class_vectors"))
+_TINY_RATES = (("*.cross*", 1.0), ("encoder.*", 0.4), ("decoder.*", 0.4))  # what starts random learns faster
 _TINY_PHOTOS = {
-    "max_length": 24, "min_scale": 0.6, "texts_per_image": 2, "same_image_ids": True, "queue_size": 2048,
-    "imagined_per_image": 0.5,
+    "max_length": 20, "min_scale": 0.6, "texts_per_image": 2, "same_image_ids": True, "queue_size": 2048,
+    "negatives": {"floor": 0.02}, "imagined_per_image": 0.5,
+    "imagined": "runs/tiny/imagined",  # of experiments/tiny/prepare.py, as is the model to start from
 }  # fmt: skip
 
 PRESETS: dict[str, Preset] = {
@@ -69,9 +71,12 @@ PRESETS: dict[str, Preset] = {
     "tiny-1": Preset(
         task="pretrain",
         doc="First stage of `tiny`: ITC + ITM + LM on 6,000 photos over a frozen stem, captions of imagined photos.",
-        options={**_TINY_PHOTOS, "freeze": _TINY_FROZEN, "rates": (("encoder", 0.4), ("decoder", 0.4))},
+        options={
+            **_TINY_PHOTOS, "start": {"init": "runs/tiny/init", "dropout": 0.0}, "freeze": _TINY_FROZEN,
+            "rates": _TINY_RATES,
+        },
         train={
-            "epochs": 14, "batch_size": 64, "lr": 5e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 150,
+            "epochs": 16, "batch_size": 64, "lr": 5e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 150,
             "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.995,
         },
     ),

@@ -32,7 +32,7 @@ class PretrainTask:
 
     data, val: sources as `blip.data.open_source` takes them. same_image_ids: photos that occur twice in batch or
     queue are positives of each other (off in the original). imagined: captions without photos (`blip.tasks.imagined`).
-    freeze: parameter name prefixes that are not trained; rates: factors on the learning rate by name prefix.
+    freeze: parameter name prefixes that are not trained; rates: factors on the learning rate by name pattern.
     """
 
     data: str | Sequence[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
@@ -74,12 +75,12 @@ def freeze(model: nn.Module, prefixes: tuple[str, ...]) -> None:
 
 
 def rated_groups(model: nn.Module, rates: tuple[tuple[str, float], ...]) -> list[ParamGroup]:
-    """Optimizer groups by name prefix (the first that fits); what none names keeps the full rate."""
+    """Optimizer groups by name pattern (`encoder.*`; the first that fits); what none names keeps the full rate."""
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             name = name.removeprefix("model.")
-            scale = next((factor for prefix, factor in rates if name.startswith(prefix)), 1.0)
+            scale = next((factor for pattern, factor in rates if fnmatchcase(name, pattern)), 1.0)
             groups.setdefault(scale, []).append(parameter)
     return [ParamGroup(params=params, lr_scale=scale) for scale, params in groups.items()]
 

@@ -1,0 +1,163 @@
+"""`blip train`: trains a task on image-text pairs; stops and goes on at any step."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from blip.cli import options as o
+
+EXIT_CODES = {"finished": 0, "time": 0, "interrupted": 130, "terminated": 143}
+TEXT_TOWERS = ("encoder", "decoder")
+DEFAULT_EPOCHS = 5
+
+
+def train(
+    task: Annotated[str | None, typer.Argument(help="pretrain or caption; --config may name it.")] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Images with texts: folder, JSON(L), CSV, Parquet, tar shards; may be given again."),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
+    val: Annotated[list[str] | None, typer.Option(help="As --data, to evaluate on.")] = None,
+    init: Annotated[str | None, typer.Option(help="Model to start from: name, file or folder.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file (ours or the original's) or preset:NAME.")] = None,
+    set: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config; may be given again.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all devices.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    accumulate: Annotated[int | None, typer.Option(min=1, help="Parts that a batch is cut into.")] = None,
+    grad_checkpoint: Annotated[int | None, typer.Option(min=0, help="ViT blocks that trade time for memory.")] = None,
+    image_size: o.ImageSize = None,
+    freeze: Annotated[str | None, typer.Option(help="Parts not trained: vision, text, or names of weights.")] = None,
+    queue_size: Annotated[int | None, typer.Option(min=1, help="Features kept for contrast.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; weights stay fp32.")] = None,
+    threads: o.Threads = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    gpus: Annotated[str | None, typer.Option(help="N or all: one process a GPU.")] = None,
+    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.")] = None,
+    eval_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
+    save_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
+    keep: Annotated[int | None, typer.Option(min=1, help="Checkpoints kept, besides the best.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of order, augmentation and everything drawn.")] = None,
+    max_minutes: Annotated[float | None, typer.Option(help="Save and stop after that time.")] = None,
+    resume: Annotated[str, typer.Option(help="auto, none or the path of a checkpoint.")] = "auto",
+    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets.")] = False,
+    print_config: Annotated[bool, typer.Option("--print-config", help="Show the merged config and stop.")] = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Train a model. Example: blip train caption --data photos/ --init caption-base -o runs/mine"""
+    from blip.errors import UsageError
+
+    if list_presets:
+        return _list()
+    values = _merged(
+        config,
+        set or [],
+        {
+            "task": task, "data": data, "val": val, "start.init": init, "start.image_size": image_size,
+            "freeze": None if freeze is None else _prefixes(freeze), "queue_size": queue_size,
+            "train.epochs": epochs, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
+            "train.accumulate": accumulate, "train.grad_checkpoint": grad_checkpoint, "train.device": device,
+            "train.dtype": dtype, "train.threads": threads, "train.workers": workers, "train.compile": compile,
+            "train.eval_every": eval_every, "train.save_every": save_every, "train.keep": keep, "train.seed": seed,
+            "train.max_minutes": max_minutes,
+        },
+    )  # fmt: skip
+    if not values.get("task"):
+        raise UsageError("no task; must be 'blip train TASK' or --config with one ('blip train --list' shows presets)")
+    if not values.get("data"):
+        raise UsageError("no data; give --data FOLDER or a file of image-text pairs")
+    if output is None and not print_config:
+        raise UsageError("no folder for the run; give -o RUN_DIR")
+    if gpus is not None:
+        _launch(gpus)
+    return _fit(values, config, output, resume, print_config, quiet)
+
+
+def _fit(
+    values: dict[str, Any], config: str | None, output: Path | None, resume: str, print_config: bool, quiet: bool
+) -> int:
+    from blip.config import from_values
+    from blip.errors import ConfigError
+    from blip.tasks import build_task
+    from blip.train import TrainConfig, fit
+    from blip.train.loop import effective_config
+    from blip.train.recipe import at_line
+
+    try:
+        loop = from_values(TrainConfig, values.get("train", {}), "train.")
+        task = build_task(values["task"], {k: v for k, v in values.items() if k not in ("task", "train")})
+    except ConfigError as error:
+        raise at_line(error, config) from error
+    if print_config or output is None:
+        print(effective_config(task, loop), end="")
+        return 0
+    fitted = fit(task, loop, output, resume=resume, quiet=quiet)
+    if int(os.environ.get("RANK", "0")) == 0:
+        o.note(_closing(fitted.reason, fitted.step, fitted.total_steps, output), quiet)
+    return EXIT_CODES[fitted.reason]
+
+
+def _closing(reason: str, step: int, total: int, folder: Path) -> str:
+    if reason == "finished":
+        return f"{total} steps done; blip caption PHOTO -m {folder}"
+    return f"stopped at step {step} of {total} ({reason}); the same command goes on"
+
+
+def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
+    from blip.errors import UsageError
+    from blip.train.recipe import recipe
+
+    values = recipe(config, {}, sets)
+    if flags["task"] and values.get("task") not in (None, flags["task"]):
+        raise UsageError(f"task '{flags['task']}'; --config {config} is for '{values['task']}'")
+    chosen = {k: v[0] if isinstance(v, list) and len(v) == 1 and k != "freeze" else v for k, v in flags.items()}
+    values = recipe(config, chosen, sets)
+    loop = values.setdefault("train", {})
+    if flags["train.epochs"] is not None and flags["train.steps"] is not None:
+        raise UsageError("--epochs with --steps; must be one of the two")
+    if flags["train.steps"] is not None:
+        loop.pop("epochs", None)
+    elif flags["train.epochs"] is not None:
+        loop.pop("steps", None)
+    elif not (loop.get("epochs") or loop.get("steps")):
+        loop["epochs"] = DEFAULT_EPOCHS
+    return values
+
+
+def _prefixes(text: str) -> list[str]:
+    return [name for part in text.split(",") for name in (TEXT_TOWERS if part.strip() == "text" else [part.strip()])]
+
+
+def _list() -> int:
+    from blip.tasks.presets import PRESETS
+
+    for name, preset in PRESETS.items():
+        print(f"{name:<20}{preset.task:<10}{preset.doc}")
+    return 0
+
+
+def _launch(gpus: str) -> None:
+    """Becomes torchrun with one process a GPU, each of which runs this command without --gpus."""
+    import torch
+
+    from blip.errors import EnvironmentProblem, UsageError
+
+    there = torch.cuda.device_count()
+    if gpus != "all" and not (gpus.isdigit() and int(gpus) > 0):
+        raise UsageError(f"--gpus {gpus}; must be a number from 1 or 'all'")
+    count = there if gpus == "all" else int(gpus)
+    if count > there or not there:
+        raise EnvironmentProblem(f"--gpus {gpus}; this machine has {there}")
+    place = next(i for i, a in enumerate(sys.argv) if a.startswith("--gpus"))
+    rest = sys.argv[1:place] + sys.argv[place + (1 if "=" in sys.argv[place] else 2) :]
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "-m", "blip"]
+    os.execv(sys.executable, [sys.executable, *launcher, *rest])

@@ -1,0 +1,73 @@
+"""How a task is trained: everything that is not the task's own. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from blip.errors import ConfigError
+
+Schedule = Literal["cosine_epoch", "cosine_step", "pretrain", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """The loop's settings. Lengths are optimizer steps unless they are called epochs or minutes.
+
+    batch_size: samples of one optimizer step over all processes; it is cut into `accumulate` parts, one after the
+    other, and each part over the processes. schedule: see `blip.train.optim.rate`. dtype: of autocast, weights stay
+    float32. grad_checkpoint: how many of the last ViT blocks recompute their activations in the backward pass.
+    ema: decay of averaged weights, which are evaluated and saved (0 = off). eval_every, save_every: 0 = each epoch.
+    keep: checkpoints kept, besides the best. max_minutes: save and stop after that time; start again to go on.
+    """
+
+    epochs: int | None = None
+    steps: int | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    lr: float = 1e-5
+    min_lr: float = 0.0
+    warmup_lr: float = 1e-6
+    warmup_steps: int = 0
+    lr_decay_rate: float = 0.9
+    schedule: Schedule = "cosine_epoch"
+    weight_decay: float = 0.05  # of every parameter, as the original
+    max_grad_norm: float = 0.0  # 0 = no clipping, as the original
+    dtype: str = "auto"
+    device: str = "auto"
+    threads: int | None = None
+    grad_checkpoint: int = 0
+    compile: bool = False
+    ema: float = 0.0
+    eval_every: int = 0
+    eval_limit: int | None = None  # photos of an evaluation
+    save_every: int = 0
+    log_every: int = 10
+    keep: int = 3
+    seed: int = 42
+    workers: int = 2
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ConfigError("epochs and steps; give exactly one of the two")
+        for name in ("epochs", "steps", "batch_size", "accumulate", "log_every", "keep", "eval_limit", "threads"):
+            value = getattr(self, name)
+            _check(name, value, value is None or value >= 1, "1 or more")
+        for name in ("warmup_steps", "grad_checkpoint", "eval_every", "save_every", "workers", "max_grad_norm"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("lr", "min_lr", "warmup_lr", "weight_decay"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
+        _check("ema", self.ema, 0 <= self.ema < 1, "from 0 to below 1")
+        _check("dtype", self.dtype, self.dtype in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
+        if self.batch_size % self.accumulate:
+            raise ConfigError(f"batch_size {self.batch_size}: must be a multiple of accumulate ({self.accumulate})")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
+
+
+def _check(name: str, value: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise ConfigError(f"{name} {value}: must be {allowed}")

@@ -1,0 +1,107 @@
+"""What a run says: a progress line on standard error, `train.jsonl`, TensorBoard files."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+from blip.io.atomic import write_text
+
+logger = logging.getLogger(__name__)
+PLAIN_SECONDS = 30.0  # between lines where standard error is no terminal
+
+
+class TrainLog:
+    """Writes rows of `train/1`. Only the first process has one that is `active`."""
+
+    def __init__(self, folder: Path, *, active: bool, start_step: int, total_steps: int, quiet: bool = False) -> None:
+        self.active, self.start_step, self.total_steps, self.quiet = active, start_step, total_steps, quiet
+        self._tensorboard: Any = None
+        self._started = self._last_line = time.monotonic()
+        self._stream: TextIO = sys.stderr
+        if not active:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "train.jsonl"
+        _cut(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        self._tensorboard = _tensorboard(folder / "tb", start_step)
+
+    def row(self, step: int, values: Mapping[str, Any]) -> None:
+        """One line of train.jsonl, and its numbers to TensorBoard. `step` counts finished steps."""
+        if not self.active:
+            return
+        row = {"schema": "train/1", "step": step, **{k: _short(v) for k, v in values.items()}}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._tensorboard.add_scalar(name, value, step)
+
+    def progress(self, step: int, losses: Mapping[str, float], images_per_s: float) -> None:
+        """The progress line: redrawn on a terminal, else one now and then."""
+        if not self.active or self.quiet:
+            return
+        now = time.monotonic()
+        on_terminal = self._stream.isatty()
+        if not on_terminal and now - self._last_line < PLAIN_SECONDS and step < self.total_steps:
+            return
+        self._last_line = now
+        done = step - self.start_step
+        left = (now - self._started) / max(1, done) * (self.total_steps - step)
+        text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        line = f"step {step}/{self.total_steps} {text} {images_per_s:.1f} img/s, {_duration(left)} left"
+        self._stream.write(f"\r\x1b[2K{line}" if on_terminal else f"{line}\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        if self.active and not self.quiet:
+            self._stream.write(("\r\x1b[2K" if self._stream.isatty() else "") + text + "\n")
+            self._stream.flush()
+
+    def close(self) -> None:
+        if self.active:
+            self._file.close()
+            if self._tensorboard is not None:
+                self._tensorboard.close()
+
+
+def _cut(path: Path, step: int) -> None:
+    """Removes rows of steps that will be done again, and a torn last line."""
+    if not path.is_file():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    write_text(path, "".join(kept))
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        logger.warning('no TensorBoard files; they need an extra: pip install "blip-vlm[train]"')
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

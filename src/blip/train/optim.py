@@ -1,0 +1,95 @@
+"""Optimizer, learning rates and averaged weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from blip.tasks.base import ParamGroup, Step
+from blip.train.config import TrainConfig
+
+
+def rate(config: TrainConfig, step: Step, total_steps: int) -> float:
+    """The learning rate of an optimizer step, before the groups' own factors.
+
+    cosine_epoch: half a cosine, constant inside an epoch, no warm-up (original: utils.py cosine_lr_schedule).
+    pretrain: decays by `lr_decay_rate` an epoch; the first epoch climbs linearly over `warmup_steps` and then stays at
+    `lr` (step_lr_schedule, warmup_lr_schedule). cosine_step: linear climb, then half a cosine over the remaining
+    steps. constant: linear climb, then `lr`.
+    """
+    if config.schedule == "cosine_epoch":
+        epochs = config.epochs or max(1, math.ceil(total_steps / step.steps_per_epoch))
+        return _cosine(config, step.epoch / epochs)
+    if config.schedule == "pretrain":
+        if step.epoch == 0:
+            return min(config.lr, _climb(config, step.index))
+        return max(config.min_lr, config.lr * config.lr_decay_rate**step.epoch)
+    if step.index < config.warmup_steps:
+        return _climb(config, step.index)
+    if config.schedule == "constant":
+        return config.lr
+    return _cosine(config, (step.index - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+
+
+def _cosine(config: TrainConfig, progress: float) -> float:
+    return (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress)) + config.min_lr
+
+
+def _climb(config: TrainConfig, index: int) -> float:
+    return config.warmup_lr + (config.lr - config.warmup_lr) * index / max(config.warmup_steps, 1)
+
+
+def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`."""
+    return torch.optim.AdamW(
+        [
+            {
+                "params": group.params,
+                "lr_scale": group.lr_scale,
+                "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
+            }
+            for group in groups
+        ],
+        lr=config.lr,
+        foreach=True,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = value * group["lr_scale"]
+
+
+class Averaged:
+    """Exponential moving average of the trained parameters; decay 0 keeps nothing and costs nothing."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad} if decay else {}
+        self.shadow: dict[str, Tensor] = {name: p.detach().clone() for name, p in self.trained.items()}
+
+    @torch.no_grad()
+    def update(self, steps_done: int) -> None:
+        """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that the start is soon forgotten."""
+        if self.shadow:
+            decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
+            torch._foreach_lerp_(list(self.shadow.values()), list(self.trained.values()), 1 - decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Inside, the model has the averaged weights."""
+        own = {name: self.trained[name].detach().clone() for name in self.shadow}
+        self._copy(self.shadow)
+        try:
+            yield
+        finally:
+            self._copy(own)
+
+    @torch.no_grad()
+    def _copy(self, values: dict[str, Tensor]) -> None:
+        for name, value in values.items():
+            self.trained[name].copy_(value)

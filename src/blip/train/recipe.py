@@ -1,0 +1,109 @@
+"""What to train, as plain values: presets, our YAML files, those of the original repository, overrides. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from blip.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
+from blip.tasks.presets import PRESETS
+
+# original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
+ORIGINAL_KEYS: dict[str, str | None] = {
+    "vit": "start.size",
+    "image_size": "start.image_size",
+    "pretrained": "start.init",
+    "prompt": "prompt",
+    "queue_size": "queue_size",
+    "alpha": "alpha",
+    "max_length": "decoding.max_length",
+    "min_length": "decoding.min_length",
+    "num_beams": "decoding.num_beams",
+    "init_lr": "train.lr",
+    "min_lr": "train.min_lr",
+    "warmup_lr": "train.warmup_lr",
+    "warmup_steps": "train.warmup_steps",
+    "lr_decay_rate": "train.lr_decay_rate",
+    "weight_decay": "train.weight_decay",
+    "max_epoch": "train.epochs",
+    "batch_size": "train.batch_size",
+    "vit_ckpt_layer": "train.grad_checkpoint",
+    "train_file": "data",
+    "vit_grad_ckpt": None,
+    "image_root": None,
+    "ann_root": None,
+    "coco_gt_root": None,
+    "laion_path": None,
+}
+
+
+def recipe(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:
+    """Merged values `{"task": str, field: ..., "train": {...}}`: config first, then `sets`, then `overrides`.
+
+    config: `preset:NAME`, a YAML file of ours (keys are the fields of the task and, under `train`, of TrainConfig) or
+    of the original; sets: `a.b=value`; overrides: values by dotted key, None = not given.
+    """
+    merged: Any = OmegaConf.create(_read(config) if config else {})
+    try:
+        merged = OmegaConf.merge(merged, OmegaConf.from_dotlist(list(sets)))
+        for key, value in overrides.items():
+            if value is not None:
+                OmegaConf.update(merged, key, value, force_add=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"--set: {str(error).splitlines()[0]}; must be KEY=VALUE") from error
+    values = OmegaConf.to_container(merged)
+    assert isinstance(values, dict)
+    return {str(k): v for k, v in values.items()}
+
+
+def at_line(error: BlipError, config: str | None) -> BlipError:
+    """The same error with file and line, where an unknown key stands in a YAML file."""
+    if not isinstance(error, UnknownKey) or config is None or not Path(config).is_file():
+        return error
+    node: Any = yaml.compose(Path(config).read_text(encoding="utf-8"))
+    for part in error.key.split("."):
+        found = [(k, v) for k, v in getattr(node, "value", []) if isinstance(k, yaml.Node) and k.value == part]
+        if not found:
+            return error
+        line, node = found[0][0].start_mark.line + 1, found[0][1]
+    return ConfigError(f"{config}:{line}: {error}")
+
+
+def _read(config: str) -> dict[str, Any]:
+    if config.startswith("preset:"):
+        name = config.removeprefix("preset:")
+        if name not in PRESETS:
+            raise UsageError(f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; 'blip train --list' shows all")
+        preset = PRESETS[name]
+        return {"task": preset.task, **preset.options, "train": dict(preset.train)}
+    path = Path(config)
+    if not path.is_file():
+        raise UsageError(f"--config {config}; no such file (presets are written preset:NAME)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must be a mapping of keys to values")
+    return _from_original(values, path) if "init_lr" in values else values
+
+
+def _from_original(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """A YAML file of the original repository; batch_size there counts one process, here all of them."""
+    ours = OmegaConf.create({"task": "pretrain" if "warmup_steps" in values else "caption"})
+    for key, value in values.items():
+        if key not in ORIGINAL_KEYS:
+            raise ConfigError(f"{path}: key '{key}' of the original is not known to pretrain and caption")
+        target = ORIGINAL_KEYS[key]
+        if target is None or (key == "vit_ckpt_layer" and not values.get("vit_grad_ckpt")):
+            continue
+        OmegaConf.update(ours, target, value, force_add=True)
+    OmegaConf.update(ours, "train.schedule", "pretrain" if ours.task == "pretrain" else "cosine_epoch", force_add=True)
+    result = OmegaConf.to_container(ours)
+    assert isinstance(result, dict)
+    return {str(k): v for k, v in result.items()}

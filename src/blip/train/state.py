@@ -1,0 +1,119 @@
+"""Checkpoints of a run: `checkpoints/step_N/`, each a model folder that `blip.load` reads and the run's own state.
+
+A folder is written under another name, synced, then renamed: what is there is whole. `last` and `best` are links.
+The state is the weights, the optimizer and the averages; batches and random numbers follow from seed and step.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from blip.errors import CheckpointError, UsageError
+from blip.io.atomic import writing
+
+STATE = "state.pt"
+STEP = re.compile(r"step_(\d+)")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run."""
+
+    path: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def steps(self) -> list[int]:
+        """Steps of the checkpoints, oldest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = (STEP.fullmatch(p.name) for p in self.checkpoints.iterdir() if (p / STATE).is_file())
+        return sorted(int(m[1]) for m in found if m)
+
+    def checkpoint(self, step: int) -> Path:
+        return self.checkpoints / f"step_{step}"
+
+    def save(self, step: int, state: Mapping[str, Any], save_model: Callable[[Path], None]) -> Path:
+        """Writes one checkpoint, whole or not at all, and makes `last` point to it."""
+        target, temporary = self.checkpoint(step), self.checkpoints / f".step_{step}.part"
+        with writing(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            try:
+                save_model(temporary)
+                torch.save(dict(state), temporary / STATE)
+                _sync(temporary)
+                shutil.rmtree(target, ignore_errors=True)
+                os.replace(temporary, target)
+                _sync_folder(self.checkpoints)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        self.link("last", step)
+        return target
+
+    def link(self, name: str, step: int) -> None:
+        """`best` or `last` names a checkpoint."""
+        temporary = self.path / f".{name}.part"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.checkpoint(step).relative_to(self.path))
+        os.replace(temporary, self.path / name)
+
+    def prune(self, keep: int, best: int | None) -> None:
+        """Removes all but the newest `keep` checkpoints and the best."""
+        for step in self.steps()[:-keep]:
+            if step != best:
+                shutil.rmtree(self.checkpoint(step))
+
+    def resume_from(self, resume: str) -> Path | None:
+        """The checkpoint to go on from. `auto`: the newest one, if any; `none`: nothing may be there; else a path."""
+        if resume == "none":
+            if self.steps():
+                raise UsageError(
+                    f"{self.path} holds a run at step {self.steps()[-1]}; choose another folder or leave out --resume"
+                )
+            return None
+        if resume == "auto":
+            return self.checkpoint(self.steps()[-1]) if self.steps() else None
+        path = Path(resume)
+        if not (path / STATE).is_file():
+            raise CheckpointError(f"{path}: no checkpoint of a run; must be a folder checkpoints/step_N")
+        return path
+
+
+def load_state(folder: Path) -> dict[str, Any]:
+    """The state of one checkpoint; tensors and plain values only, no code is run."""
+    try:
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, OSError, EOFError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / STATE}: cannot be read ({error}); remove the folder to use the one before"
+        ) from error
+    return state
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "r+b") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
