@@ -33,7 +33,7 @@ from blip.tasks.base import Batch, Report, Step, Task
 from blip.train.config import TrainConfig
 from blip.train.log import TrainLog
 from blip.train.optim import Averaged, build_optimizer, rate, set_rate
-from blip.train.state import STATE, RunFolder, load_state
+from blip.train.state import STATE, RunFolder
 
 SAMPLES = 3  # predictions shown at each evaluation
 
@@ -114,7 +114,7 @@ class _Run:
         self.total = config.total_steps(self.per_epoch)
         start = self.folder.resume_from(self.resume)
         if start is not None:
-            self.restore(start)
+            self.restore(*start)
         _prepare_blocks(self.model, config)
         self.wrapped = self._wrap()
         self.started = time.monotonic()
@@ -306,14 +306,11 @@ class _Run:
             "batch": [self.config.batch_size, self.config.accumulate, self.config.seed, len(self.data)],
         }
 
-    def restore(self, folder: Path) -> None:
-        state = load_state(folder)
+    def restore(self, folder: Path, state: Mapping[str, Any]) -> None:
         mine = [self.config.batch_size, self.config.accumulate, self.config.seed, len(self.data)]
         for name, was, now in zip(("batch_size", "accumulate", "seed", "samples"), state["batch"], mine, strict=True):
             if was != now:
-                raise ConfigError(
-                    f"{folder}: {name} was {was} and is {now}; a run goes on with the same, or starts anew"
-                )
+                raise ConfigError(f"{folder}: {name} {now}; must be {was} to go on with this run")
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])

@@ -6,7 +6,9 @@ The state is the weights, the optimizer and the averages; batches and random num
 
 from __future__ import annotations
 
+import logging
 import os
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -18,6 +20,8 @@ import torch
 
 from blip.errors import CheckpointError, UsageError
 from blip.io.atomic import writing
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
 STEP = re.compile(r"step_(\d+)")
@@ -74,30 +78,37 @@ class RunFolder:
             if step != best:
                 shutil.rmtree(self.checkpoint(step))
 
-    def resume_from(self, resume: str) -> Path | None:
-        """The checkpoint to go on from. `auto`: the newest one, if any; `none`: nothing may be there; else a path."""
+    def resume_from(self, resume: str) -> tuple[Path, dict[str, Any]] | None:
+        """The checkpoint to go on from and its state.
+
+        `auto`: the newest one that can be read, if any; `none`: the folder must have none; else a checkpoint's path.
+        """
+        steps = self.steps()
         if resume == "none":
-            if self.steps():
-                raise UsageError(
-                    f"{self.path} holds a run at step {self.steps()[-1]}; choose another folder or leave out --resume"
-                )
+            if steps:
+                raise UsageError(f"{self.path} holds a run at step {steps[-1]}; choose another folder or resume it")
             return None
-        if resume == "auto":
-            return self.checkpoint(self.steps()[-1]) if self.steps() else None
-        path = Path(resume)
-        if not (path / STATE).is_file():
-            raise CheckpointError(f"{path}: no checkpoint of a run; must be a folder checkpoints/step_N")
-        return path
+        if resume != "auto":
+            return Path(resume), load_state(Path(resume))
+        for step in reversed(steps):
+            try:
+                return self.checkpoint(step), load_state(self.checkpoint(step))
+            except CheckpointError as error:
+                logger.warning("%s; trying the one before", error)
+        if steps:
+            raise CheckpointError(f"{self.checkpoints}: none of {len(steps)} checkpoints can be read")
+        return None
 
 
 def load_state(folder: Path) -> dict[str, Any]:
     """The state of one checkpoint; tensors and plain values only, no code is run."""
+    if not (folder / STATE).is_file():
+        raise CheckpointError(f"{folder}: no checkpoint of a run; must be a folder checkpoints/step_N")
     try:
-        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, OSError, EOFError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder / STATE}: cannot be read ({error}); remove the folder to use the one before"
-        ) from error
+        state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
+        reason = str(error).partition(".")[0]
+        raise CheckpointError(f"{folder / STATE}: cannot be read ({reason})") from error
     return state
 
 

@@ -1,0 +1,90 @@
+"""Two gloo processes against the recorded two-process steps of the original."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.testing import assert_close
+
+from blip.config import Family
+from blip.tasks.contrastive import Negatives, hard_targets
+from tests.oracle_files import tensors, values
+from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, original_gradients, step, twinned
+
+IDS = ([0, 1, 1], [2, 3, 0])
+
+
+def one_rank(rank: int, folder: str, family: Family, all_ranks: bool) -> None:
+    """One step on this rank's rows; gradients are averaged over the ranks as DistributedDataParallel does."""
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    twin = twinned(family)
+    options: dict[str, Any] = {"lm": True}
+    rows, seed = 2, 400 + rank
+    if family == "retrieval":
+        rows, seed = 3, 300 + rank
+        negatives = Negatives(source="online", floor=0.0, all_ranks=all_ranks)
+        options = {"image_ids": torch.tensor(IDS[rank]), "negatives": negatives}
+    queued = twin.queue.ids[0].clone()
+    ids, mask, pixels = batch(family, {"slice": [rows * rank, rows * rank + rows]})
+    ran = step(twin, ids, mask, pixels, 0.4, seed, **options)
+    losses = [ran.itc.loss, ran.itm] + ([] if ran.lm is None else [ran.lm])
+    torch.stack(losses).sum().backward()
+    for parameter in twin.model.parameters():
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= 2
+    found = {
+        "losses": torch.stack(losses).detach(),
+        "sim_i2t": ran.itc.sim_i2t.detach(),
+        "sim_targets": hard_targets(rows, ran.itc.sim_i2t.shape[1], options.get("image_ids"), queued),
+        "weights_t2i": ran.drawn.weights_t2i,
+        "weights_i2t": ran.drawn.weights_i2t,
+        "neg_image": ran.drawn.images,
+        "neg_text": ran.drawn.texts,
+        "image_queue": twin.queue.image,
+        "idx_queue": twin.queue.ids,
+        "ptr": twin.queue.pointer,
+    }
+    torch.save({"found": found, "gradients": original_gradients(twin, family)}, f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("family", "all_ranks", "name"),
+    [
+        ("retrieval", True, "retrieval.allrank"),
+        ("retrieval", False, "retrieval.samerank"),
+        ("pretrain", False, "pretrain"),
+    ],
+)
+def test_two_processes_equal_the_original(tmp_path: Path, family: Family, all_ranks: bool, name: str) -> None:
+    mp.spawn(one_rank, args=(str(tmp_path), family, all_ranks), nprocs=2)
+    recorded, compared = tensors("distributed"), 0
+    results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for rank, result in enumerate(results):
+        for part, value in result["found"].items():
+            expected = recorded.get(f"{name}.{part}.rank{rank}", recorded.get(f"{name}.{part}"))
+            if expected is not None:
+                compare(part, value, expected)
+                compared += 1
+    assert compared >= 12
+    full = {k.split(".fullgrad.")[1]: v for k, v in recorded.items() if k.startswith(f"{name}.fullgrad.")}
+    check_gradients(results[0]["gradients"], values("distributed")[f"{name}.grad"], full)
+
+
+def compare(part: str, found: Tensor, expected: Tensor) -> None:
+    if expected.dtype == torch.int64:
+        assert torch.equal(found, expected), part
+    elif part == "losses":
+        assert_close(found, expected, **LOSS)
+    elif part == "image_queue":
+        assert_close(found, expected, atol=2e-5, rtol=0)
+    else:
+        assert_close(found, expected, **SIMS)

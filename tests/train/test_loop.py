@@ -1,0 +1,212 @@
+"""The loop: learns, logs, stops, goes on bit for bit, says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+import blip.api
+from blip.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
+from blip.train import fit
+from blip.train.state import STATE, RunFolder
+from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def final(folder: Path) -> bytes:
+    return (folder / "final" / "model.safetensors").read_bytes()
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+
+
+def test_a_run_learns_eight_photos_by_heart(photos: Path, tmp_path: Path) -> None:
+    task = caption_task(photos, val=str(photos))
+    fitted = fit(task, loop(steps=120, batch_size=8, lr=3e-3, eval_every=120, schedule="constant"), tmp_path)
+    assert fitted.reason == "finished"
+    assert fitted.metrics["bleu1"] == pytest.approx(1.0)
+    model = blip.api.load(tmp_path, device="cpu")
+    for name in COLOURS:
+        assert model.caption(photos / f"{name}.png", min_length=1).text == f"a {name} wall"
+
+
+def test_a_run_leaves_config_log_and_models(photos: Path, tmp_path: Path) -> None:
+    fit(caption_task(photos, val=str(photos)), loop(steps=4, eval_every=2, save_every=1, keep=2), tmp_path)
+    assert "batch_size: 4" in (tmp_path / "config.yaml").read_text()
+    assert list((tmp_path / "tb").iterdir())
+    steps = [row for row in rows(tmp_path) if "loss" in row]
+    assert [row["step"] for row in steps] == [1, 2, 3, 4]
+    assert list(steps[0])[:4] == ["schema", "step", "epoch", "loss"]
+    assert {"lr", "grad_norm", "images_per_s", "seconds", "mem_mb", "loss_lm"} <= steps[0].keys()
+    assert [row["step"] for row in rows(tmp_path) if "val_cider" in row] == [2, 4]
+    best = (tmp_path / "best").resolve().name
+    assert set(RunFolder(tmp_path).steps()) == {3, 4} | {int(best.removeprefix("step_"))}
+    assert (tmp_path / "last").resolve().name == "step_4"
+    for folder in (tmp_path, tmp_path / "best", tmp_path / "checkpoints" / "step_4"):
+        assert blip.api.load(folder, device="cpu").caption(photos / "red.png").text is not None
+    assert not list(tmp_path.rglob("*.part*"))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"ema": 0.9, "accumulate": 2},
+        {"dtype": "bf16", "workers": 1},
+        {"schedule": "cosine_step", "warmup_steps": 2},
+    ],
+    ids=str,
+)
+def test_a_stopped_run_ends_in_the_same_bytes(photos: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    fit(pretrain_task(photos), loop(**options), tmp_path / "whole")
+    fit(pretrain_task(photos), loop(**options, max_minutes=0.0), tmp_path / "parts")
+    assert RunFolder(tmp_path / "parts").steps() == [1]
+    for _ in range(2):
+        fit(pretrain_task(photos), loop(**options, max_minutes=0.0), tmp_path / "parts")
+    fit(pretrain_task(photos), loop(**options), tmp_path / "parts")
+    assert final(tmp_path / "parts") == final(tmp_path / "whole")
+    timeless = [
+        [{k: v for k, v in row.items() if k.startswith(("loss", "step", "lr"))} for row in rows(tmp_path / name)]
+        for name in ("parts", "whole")
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def command(photos: Path, folder: Path, steps: int) -> list[str]:
+    task = ["pretrain", "--data", str(photos), "--init", "random-tiny", "-o", str(folder), "--queue-size", "10"]
+    loop_flags = ["--steps", str(steps), "--batch-size", "4", "--lr", "1e-3", "--save-every", "1", "--workers", "0"]
+    return [sys.executable, "-m", "blip", "train", *task, *loop_flags, "--threads", "1", "--device", "cpu"]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen([*command(photos, tmp_path / "run", 100000)], stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(tmp_path / "run", process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 143, said
+    assert "the same command goes on" in said
+    stopped = RunFolder(tmp_path / "run").steps()[-1]
+    fitted = fit(pretrain_task(photos, start=_start()), loop(steps=stopped + 1, seed=42), tmp_path / "run", quiet=True)
+    assert fitted.step == stopped + 1
+
+
+def _start() -> Any:
+    from blip.tasks.start import Start
+
+    return Start(init="random-tiny")
+
+
+def wait_for_checkpoint(folder: Path, process: subprocess.Popen[str]) -> None:
+    limit = time.monotonic() + 90
+    while not RunFolder(folder).steps():
+        assert process.poll() is None and time.monotonic() < limit
+        time.sleep(0.05)
+
+
+def kill_and_resume(photos: Path, folder: Path, kills: int, steps: int) -> None:
+    """Kills the run at random moments after its first checkpoint, then lets it finish."""
+    rng = random.Random(0)
+    for _ in range(kills):
+        process = subprocess.Popen(command(photos, folder, steps), stderr=subprocess.PIPE, text=True)
+        wait_for_checkpoint(folder, process)
+        time.sleep(rng.uniform(2.0, 5.0))
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    subprocess.run(command(photos, folder, steps), check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_a_killed_run_ends_in_the_same_bytes(photos: Path, tmp_path: Path, kills: int) -> None:
+    steps = 40 * kills
+    subprocess.run(command(photos, tmp_path / "whole", steps), check=True, capture_output=True)
+    kill_and_resume(photos, tmp_path / "killed", kills, steps)
+    assert final(tmp_path / "killed") == final(tmp_path / "whole")
+
+
+def test_the_last_good_checkpoint_loads_when_the_newest_is_broken(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fit(caption_task(photos), loop(save_every=2), tmp_path)
+    newest = tmp_path / "checkpoints" / "step_6" / STATE
+    newest.write_bytes(newest.read_bytes()[:1000])
+    expected = final(tmp_path)
+    fit(caption_task(photos), loop(save_every=2), tmp_path)
+    assert "step_6" in caplog.text
+    assert final(tmp_path) == expected
+
+
+def test_a_diverging_loss_stops_the_run_and_names_step_and_cause(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingDiverged, match=r"step \d+: .*(nan|inf).*lr 1e\+12.*max_grad_norm"):
+        fit(caption_task(photos), loop(steps=50, lr=1e12, save_every=1, schedule="constant"), tmp_path)
+    last = torch.load(tmp_path / "last" / STATE, weights_only=True)
+    assert all(torch.isfinite(v).all() for v in last["model"].values())
+
+
+def test_going_on_with_another_batch_size_is_refused(photos: Path, tmp_path: Path) -> None:
+    fit(caption_task(photos), loop(steps=1), tmp_path)
+    with pytest.raises(ConfigError, match="batch_size 2; must be 4"):
+        fit(caption_task(photos), loop(batch_size=2), tmp_path)
+    with pytest.raises(UsageError, match="holds a run at step 1"):
+        fit(caption_task(photos), loop(), tmp_path, resume="none")
+    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+        fit(caption_task(photos), loop(), tmp_path, resume=str(tmp_path / "nothing"))
+
+
+def test_gradient_checkpoints_change_nothing(photos: Path, tmp_path: Path) -> None:
+    for blocks in (0, 2):
+        fit(caption_task(photos), loop(grad_checkpoint=blocks), tmp_path / str(blocks))
+    assert final(tmp_path / "0") == final(tmp_path / "2")
+
+
+def test_frozen_parts_keep_their_weights(photos: Path, tmp_path: Path) -> None:
+    fit(caption_task(photos, freeze=("vision",)), loop(weight_decay=0.5), tmp_path)
+    start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "final" / "model.safetensors")
+    changed = {name.split(".")[0] for name, value in end.items() if not torch.equal(value, start[name])}
+    assert changed == {"decoder"}
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_to_the_same_weights(photos: Path, tmp_path: Path) -> None:
+    for compiled in (False, True):
+        fit(caption_task(photos), loop(steps=3, compile=compiled), tmp_path / str(compiled))
+    plain, fast = (load_file(tmp_path / str(c) / "final" / "model.safetensors") for c in (False, True))
+    for name, value in plain.items():
+        assert_close(fast[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def one_rank(rank: int, photos: Path, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT="29533"
+    )
+    torch.set_num_threads(1)
+    fit(caption_task(photos, val=str(photos)), loop(accumulate=2, batch_size=8), folder, quiet=True)
+
+
+def test_two_processes_give_the_result_of_one(photos: Path, tmp_path: Path) -> None:
+    """Captions of equal length have a loss that is the mean over photos, so the mean over processes is the same."""
+    mp.spawn(one_rank, args=(photos, tmp_path / "two"), nprocs=2)
+    fit(caption_task(photos), loop(accumulate=2, batch_size=8), tmp_path / "one")
+    norms = [[row["grad_norm"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+    one, two = (torch.load(tmp_path / name / "last" / STATE, weights_only=True) for name in ("one", "two"))
+    for number, state in one["optimizer"]["state"].items():
+        # averaged gradients, not weights: Adam turns the rounding of gradients near zero into whole steps
+        assert_close(two["optimizer"]["state"][number]["exp_avg"], state["exp_avg"], atol=1e-4 * norms[0][-1], rtol=0)
