@@ -1,0 +1,146 @@
+"""What to train, from presets, YAML files of ours and of the original, and overrides."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip.config import from_values
+from blip.errors import BlipError, ConfigError, UsageError
+from blip.tasks import build_task
+from blip.tasks.presets import PRESETS
+from blip.train.config import TrainConfig
+from blip.train.loop import effective_config
+from blip.train.recipe import at_line, recipe
+from tests.train.photos import caption_task, loop
+
+ORIGINAL_CAPTION = """\
+image_root: '/export/share/datasets/vision/coco/images/'
+ann_root: 'annotation'
+coco_gt_root: 'annotation/coco_gt'
+pretrained: 'https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/model_base_caption_capfilt_large.pth'
+vit: 'base'
+vit_grad_ckpt: False
+vit_ckpt_layer: 0
+batch_size: 32
+init_lr: 1e-5
+image_size: 384
+max_length: 20
+min_length: 5
+num_beams: 3
+prompt: 'a picture of '
+weight_decay: 0.05
+min_lr: 0
+max_epoch: 5
+"""
+ORIGINAL_PRETRAIN = """\
+train_file: ['a.json', 'b.json']
+laion_path: ''
+vit: 'large'
+vit_grad_ckpt: True
+vit_ckpt_layer: 4
+image_size: 224
+batch_size: 75
+queue_size: 57600
+alpha: 0.4
+weight_decay: 0.05
+init_lr: 3e-4
+min_lr: 1e-6
+warmup_lr: 1e-6
+lr_decay_rate: 0.9
+max_epoch: 20
+warmup_steps: 3000
+"""
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_builds(name: str) -> None:
+    values = recipe(f"preset:{name}", {"data": "photos"})
+    assert from_values(TrainConfig, values.pop("train")).epochs
+    assert build_task(values.pop("task"), values).name == PRESETS[name].task
+
+
+def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
+    (tmp_path / "caption.yaml").write_text(ORIGINAL_CAPTION)
+    found = recipe(str(tmp_path / "caption.yaml"), {"data": "coco.json"})
+    assert found["task"] == "caption" and found["start"]["image_size"] == 384
+    assert found["prompt"] == "a picture of " and found["decoding"] == {
+        "max_length": 20,
+        "min_length": 5,
+        "num_beams": 3,
+    }
+    config = from_values(TrainConfig, found["train"])
+    assert (config.lr, config.epochs, config.batch_size, config.schedule) == (1e-5, 5, 32, "cosine_epoch")
+    assert config.grad_checkpoint == 0
+    (tmp_path / "pretrain.yaml").write_text(ORIGINAL_PRETRAIN)
+    found = recipe(str(tmp_path / "pretrain.yaml"), {})
+    assert found["task"] == "pretrain" and found["data"] == ["a.json", "b.json"]
+    config = from_values(TrainConfig, found["train"])
+    assert (config.schedule, config.warmup_steps, config.grad_checkpoint) == ("pretrain", 3000, 4)
+    assert found["start"] == {"size": "large", "image_size": 224}
+    preset = {k: v for k, v in PRESETS["pretrain"].train.items() if k not in ("batch_size", "schedule", "lr")}
+    assert all(
+        found["train"][k] in (v, f"{v:.0e}") or float(found["train"][k]) == v
+        for k, v in preset.items()
+        if k != "schedule"
+    )
+
+
+def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("task: caption\ndata: a\ntrain: {lr: 1, epochs: 1, seed: 1}\n")
+    found = recipe(str(path), {"train.lr": 3, "data": None}, ["train.lr=2", "train.seed=2"])
+    assert found == {"task": "caption", "data": "a", "train": {"lr": 3, "epochs": 1, "seed": 2}}
+
+
+def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
+    task, config = caption_task(tmp_path, rates=(("vision.*", 0.1),), freeze=("vision.pos",)), loop(ema=0.9)
+    path = tmp_path / "config.yaml"
+    path.write_text(effective_config(task, config))
+    found = recipe(str(path), {})
+    assert from_values(TrainConfig, found.pop("train")) == config
+    assert build_task(found.pop("task"), found) == task
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        (
+            "task: caption\ndata: x\ntrain:\n  lr: 1\n  btach_size: 2\n",
+            5,
+            "unknown key 'train.btach_size'; did you mean 'train.batch_size'?",
+        ),
+        ("task: caption\nprompts: x\n", 2, "unknown key 'prompts'; did you mean 'prompt'?"),
+    ],
+)
+def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    found: dict[str, Any] = recipe(str(path), {})
+    with pytest.raises(BlipError) as caught:
+        from_values(TrainConfig, found.pop("train", {"steps": 1}), "train.")
+        build_task(found.pop("task"), found)
+    assert str(at_line(caught.value, str(path))) == f"{path}:{line}: {said}"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a: [", "no YAML"),
+        ("- a", "must be a mapping"),
+        ("init_lr: 1\nnot_known: 2", "key 'not_known' of the original"),
+    ],
+)
+def test_files_that_are_no_config_are_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=said):
+        recipe(str(tmp_path / "a.yaml"), {})
+
+
+def test_presets_and_files_that_are_not_there_are_named() -> None:
+    with pytest.raises(UsageError, match="unknown preset 'caption_cocoo'; did you mean 'caption_coco'"):
+        recipe("preset:caption_cocoo", {})
+    with pytest.raises(UsageError, match="no such file"):
+        recipe("nowhere.yaml", {})
