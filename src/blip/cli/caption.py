@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blip.cli import options as o
+from blip.cli.flow import Flow, Good, Record
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from blip.api import Model
     from blip.io.inputs import Input
     from blip.io.sidecars import Sidecars
     from blip.model.decoding import Decoding
-
-Record = dict[str, Any]
+    from blip.results import Caption, ErrorResult
 
 
 def caption(
     inputs: o.Inputs = None,
     model: o.ModelName = None,
-    beams: Annotated[int, typer.Option(min=1, max=32, help="Beam width; 1 is greedy.")] = 3,
+    beams: Annotated[int | None, typer.Option(min=1, max=32, help="Beam width, 3 if not given; 1 is greedy.")] = None,
     sample: Annotated[bool, typer.Option("--sample", help="Nucleus sampling instead of beams.")] = False,
     top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="With --sample.")] = 0.9,
     top_k: Annotated[int, typer.Option(min=0, help="With --sample; 0 = off.")] = 50,
     temperature: Annotated[float, typer.Option(min=0.01, help="With --sample.")] = 1.0,
-    max_length: Annotated[int, typer.Option(min=2, help="All ids: prompt, start and end.")] = 20,
+    max_length: Annotated[int | None, typer.Option(min=2, help="All ids: prompt, start, end; default 20.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Ids after the prompt, instead.")] = None,
     min_length: Annotated[int, typer.Option(min=0, help="All ids.")] = 5,
     prompt: Annotated[str | None, typer.Option(help="Text the caption goes on from; default the model's.")] = None,
     keep_prompt: Annotated[bool, typer.Option("--keep-prompt", help="Leave the prompt in the caption.")] = False,
     num_captions: Annotated[int, typer.Option("-n", "--num-captions", min=1, max=32, help="Captions an image.")] = 1,
     repetition_penalty: Annotated[float | None, typer.Option(help="Default 1.0; 1.1 with --sample.")] = None,
     itm: Annotated[str | None, typer.Option(help="Model that adds a match score per caption.")] = None,
-    seed: Annotated[int, typer.Option(help="Of sampling.")] = 0,
+    seed: o.Seed = 0,
     sidecar: Annotated[str | None, typer.Option(help="Write a text beside each image: .txt or .xmp.")] = None,
     sidecar_dir: Annotated[Path | None, typer.Option(help="Folder that mirrors the tree instead.")] = None,
     xmp: Annotated[bool, typer.Option("--xmp", help="Same as --sidecar .xmp.")] = False,
@@ -51,55 +52,75 @@ def caption(
     dtype: o.DType = "auto",
     threads: o.Threads = None,
     batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
     image_size: o.ImageSize = None,
+    max_megapixels: o.MaxMegapixels = 200.0,
+    compile: o.Compile = False,
     offline: o.Offline = False,
     recursive: o.Recursive = True,
     hidden: o.Hidden = False,
     glob: o.Glob = None,
+    ext: o.Ext = None,
     from_file: o.FromFile = None,
     limit: o.Limit = None,
     shard: o.Shard = None,
     null: o.Null = False,
     root: o.Root = None,
+    url_timeout: o.UrlTimeout = 20.0,
     strict: o.Strict = False,
+    dry_run: o.DryRun = False,
+    no_progress: o.NoProgress = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
     """Describe images. Example: blip caption holiday/ --sidecar .txt"""
     from blip.errors import UsageError
-    from blip.io.records import must_write
 
-    if sample and beams != 3:
+    if sample and beams is not None:
         raise UsageError("--beams with --sample; must be one of the two")
+    if max_new_tokens is not None and max_length is not None:
+        raise UsageError("--max-new-tokens with --max-length; must be one of the two")
     found = o.list_inputs(
         inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-        null=null, root=root, offline=offline,
+        null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
     )  # fmt: skip
     form = "jsonl" if json else format
     beside = _sidecars(sidecar or (".xmp" if xmp else None), sidecar_dir, existing, prefix, suffix)
-    if not must_write(output, existing="overwrite" if beside else o.existing_of(existing), resume=resume):
-        o.note(f"{output} exists, nothing to do", quiet)
+    flow = Flow(
+        schema="caption/1", output=output, format=form, existing=None if beside else existing, resume=resume,
+        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
+        show=beside is None or output is not None or form is not None,
+    )  # fmt: skip
+    if not flow.must_write():
         return 0
     wanted = [one for one in found if beside is None or beside.wanted(one)]
+    if dry_run:
+        return flow.dry_run(wanted, model, device)
     if not wanted:
         o.note(f"{len(found)} inputs, all have their texts", quiet)
         return 0
-    run = _Run(
-        beside=beside, keep_prompt=prompt if keep_prompt else None, prompt=prompt, seed=seed, strict=strict, quiet=quiet
-    )
     loaded = o.load_model(
-        model, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline, quiet=quiet
-    )
+        model, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile, offline=offline,
+        quiet=quiet,
+    )  # fmt: skip
     loaded.require("caption")
     judge = None if itm is None else o.load_model(itm, device=device, dtype=dtype, offline=offline, quiet=quiet)
     from blip.api import decoding_of
 
     decoding = decoding_of(
-        beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
-        max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
+        beams=beams or 3, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
+        max_length=max_length or _length(loaded, prompt, max_new_tokens), num_captions=num_captions,
+        repetition_penalty=repetition_penalty,
     )  # fmt: skip
-    show = beside is None or output is not None or form is not None
-    return run.all(loaded, judge, decoding, wanted, len(found), output, form, existing, resume, batch_size, show)
+    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, seed, beside)
+    return flow.run(wanted, len(found), o.batch_size_of(batch_size, loaded), describe)
+
+
+def _length(model: Model, prompt: str | None, new: int | None) -> int:
+    """All ids of a caption: the original's 20, or those of the prompt and `new` ones (the end is one of them)."""
+    if new is None:
+        return 20
+    return len(model.tokenizer.prompt_ids(model.config.prompt if prompt is None else prompt)) + new
 
 
 def _sidecars(
@@ -118,105 +139,50 @@ def _sidecars(
     )
 
 
-class _Run:
-    """One run over the inputs: captions, records, sidecars, counts."""
+@dataclass
+class _Captioner:
+    """The record of each of a few images; sidecars are written on the way."""
 
-    def __init__(
-        self,
-        *,
-        beside: Sidecars | None,
-        keep_prompt: str | None,
-        prompt: str | None,
-        seed: int,
-        strict: bool,
-        quiet: bool,
-    ) -> None:
-        self.beside, self.keep_prompt, self.prompt = beside, keep_prompt, prompt
-        self.seed, self.strict, self.quiet = seed, strict, quiet
-        self.failed = 0
+    model: Model
+    judge: Model | None
+    decoding: Decoding
+    prompt: str | None
+    keep_prompt: bool
+    seed: int
+    beside: Sidecars | None
 
-    def all(
-        self,
-        model: Model,
-        judge: Model | None,
-        decoding: Decoding,
-        inputs: list[Input],
-        listed: int,
-        output: Path | None,
-        form: str | None,
-        existing: str | None,
-        resume: bool,
-        batch_size: int | None,
-        show: bool,
-    ) -> int:
-        from contextlib import nullcontext
-
-        from blip.api import CPU_BATCH, GPU_BATCH
-        from blip.io.records import open_records
-
-        start = time.perf_counter()
-        size = batch_size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
-        writer = (
-            open_records(
-                output, schema="caption/1", stream=sys.stdout, format=form, resume=resume, single=len(inputs) == 1,
-                existing=existing or "error", order=[one.key for one in inputs],  # type: ignore[arg-type]
-            )
-            if show
-            else nullcontext()
+    def __call__(self, good: Good) -> list[list[Record]]:
+        captions = self.model.caption_iter(
+            [image for _, image in good], self.decoding, prompt=self.prompt, seed=self.seed, batch_size=len(good),
+            keys=[one.key for one, _ in good],
         )  # fmt: skip
-        with writer as records:
-            left = [one for one in inputs if records is None or one.key not in records.done]
-            for batch in o.batches(left, size):
-                rows = list(self.records(model, judge, decoding, batch))
-                if records is not None:
-                    records.write(rows)
-                if self.strict and self.failed:
-                    break
-        seconds = time.perf_counter() - start
-        done = len(left) - self.failed
-        rate = done / seconds if seconds else 0.0
-        skipped = f", {listed - len(inputs)} skipped" if listed > len(inputs) else ""
-        o.note(
-            f"{listed} inputs, {done} done{skipped}, {self.failed} failed, {seconds:.1f} s ({rate:.1f} img/s)",
-            self.quiet,
-        )
-        return 1 if self.failed else 0
+        return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
 
-    def records(self, model: Model, judge: Model | None, decoding: Decoding, batch: list[Input]) -> Iterator[Record]:
-        """One record per input, in order; sidecars are written on the way."""
-        from blip.errors import UnreadableImage
-        from blip.io.records import error_record
+    def record(self, one: Input, image: Image, found: Caption | ErrorResult) -> Record:
         from blip.results import Caption
 
-        images: list[Any] = []
-        for one in batch:
-            try:
-                images.append(one.read())
-            except UnreadableImage as error:
-                images.append(error)
-        good = [(one, image) for one, image in zip(batch, images, strict=True) if not isinstance(image, Exception)]
-        captions = model.caption_iter(
-            (image for _, image in good), decoding, prompt=self.prompt, seed=self.seed,
-            batch_size=len(batch), keys=[one.key for one, _ in good],
-        )  # fmt: skip
-        for one, image in zip(batch, images, strict=True):
-            if isinstance(image, UnreadableImage):
-                self.failed += 1
-                o.note(str(image))
-                yield error_record("caption/1", one.key, image)
-                continue
-            found = next(captions)
-            assert isinstance(found, Caption), "images were read before"
-            score = None if judge is None else float(judge.match(image, found.text, head="itm").itm.item())  # type: ignore[union-attr]
-            text = (self.keep_prompt or "") + found.text
-            if self.beside is not None:
-                self.beside.write(one, text)
-            yield {
-                "schema": "caption/1", "key": one.key, "text": text, "score": found.score,
-                "alternatives": [{"text": c.text, "score": c.score} for c in found.alternatives] or None,
-                "itm": score, "model": model.name, "params": params(decoding),
-                "width": image.width, "height": image.height,
-            }  # fmt: skip
+        assert isinstance(found, Caption), "pictures cannot fail any more"
+        texts = [found, *found.alternatives]
+        itm = None if self.judge is None else self.judge.match(image, [c.text for c in texts], head="itm").itm
+        scores = [None] * len(texts) if itm is None else [float(s) for s in itm[0]]
+        text = self.kept(found.text)
+        if self.beside is not None:
+            self.beside.write(one, text)
+        others = [
+            {"text": self.kept(c.text), "score": c.score, **({} if s is None else {"itm": s})}
+            for c, s in zip(texts[1:], scores[1:], strict=True)
+        ]
+        return {
+            "schema": "caption/1", "key": one.key, "text": text, "score": found.score, "alternatives": others or None,
+            "itm": scores[0], "model": self.model.name, "params": params(self.decoding),
+            "width": image.width, "height": image.height,
+        }  # fmt: skip
+
+    def kept(self, text: str) -> str:
+        """With the prompt before it, where that is wanted."""
+        if not self.keep_prompt:
+            return text
+        return (self.model.config.prompt if self.prompt is None else self.prompt) + text
 
 
 def params(decoding: Decoding) -> Record:

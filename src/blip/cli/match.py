@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from blip.cli import options as o
+from blip.cli.flow import Flow, Good, Record
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from blip.api import Model
     from blip.io.inputs import Input
 
@@ -23,55 +26,65 @@ def match(
     head: Annotated[str, typer.Option(help="itm (chance of a match), itc (cosine) or both.")] = "both",
     sort: Annotated[bool, typer.Option("--sort", help="Best text first.")] = False,
     top: Annotated[int | None, typer.Option(min=1, help="Only the best so many texts of each image.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Only pairs with itm at least this.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Only pairs with at least this itm (or itc).")] = None,
     max_text_length: Annotated[int, typer.Option(min=3, help="Ids of a text.")] = 35,
+    pairs: Annotated[bool, typer.Option("--pairs", help="Row i with text i instead of all combinations.")] = False,
     output: o.Output = None,
     format: o.Format = None,
     json: o.AsJson = False,
     existing: o.Existing = None,
+    resume: o.Resume = False,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
     threads: o.Threads = None,
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    image_size: o.ImageSize = None,
+    max_megapixels: o.MaxMegapixels = 200.0,
     offline: o.Offline = False,
+    recursive: o.Recursive = True,
+    hidden: o.Hidden = False,
+    glob: o.Glob = None,
+    from_file: o.FromFile = None,
+    limit: o.Limit = None,
+    shard: o.Shard = None,
+    null: o.Null = False,
+    root: o.Root = None,
+    strict: o.Strict = False,
+    dry_run: o.DryRun = False,
+    no_progress: o.NoProgress = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
     """Score texts: itm is a probability, itc a cosine in [-1, 1]. Example: blip match cat.jpg -t 'a cat'"""
-    from blip.errors import UnreadableImage, UsageError
-    from blip.io.records import error_record, must_write, open_records
+    from blip.errors import UsageError
 
-    lines = [*(text or []), *(_lines(texts) if texts else [])]
     if head not in ("itm", "itc", "both"):
         raise UsageError(f"--head {head}; must be itm, itc or both")
-    if not lines:
-        raise UsageError("no texts; give -t TEXT or --texts FILE")
-    found = o.list_inputs(inputs, offline=offline)
-    if not must_write(output, existing=existing or "error"):  # type: ignore[arg-type]
+    found = o.list_inputs(
+        inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
+        null=null, root=root, offline=offline,
+    )  # fmt: skip
+    wanted = _texts_of(found, [*(text or []), *(_lines(texts) if texts else [])], pairs)
+    flow = Flow(
+        schema="match/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
+        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
+        per_key=max(len(lines) for lines in wanted.values()),
+    )  # fmt: skip
+    if not flow.must_write():
         return 0
-    loaded = o.load_model(model, device=device, dtype=dtype, threads=threads, offline=offline, quiet=quiet)
+    if dry_run:
+        return flow.dry_run(found, model, device)
+    loaded = o.load_model(
+        model, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline, quiet=quiet
+    )
     loaded.require("match")
-    failed = 0
-    with open_records(
-        output,
-        schema="match/1",
-        stream=sys.stdout,
-        format="jsonl" if json else format,
-        existing=existing or "error",  # type: ignore[arg-type]
-    ) as records:
-        for one in found:
-            try:
-                rows = _rows(loaded, one, lines, head, max_text_length)
-            except UnreadableImage as error:
-                failed += 1
-                o.note(str(error))
-                records.write([error_record("match/1", one.key, error)])
-                continue
-            if threshold is not None:
-                rows = [row for row in rows if (row["itm"] or 0.0) >= threshold]
-            if sort or top:
-                rows.sort(key=lambda row: -(row["itm"] if row["itm"] is not None else row["itc"]))
-            records.write(rows[:top])
-    return 1 if failed else 0
+
+    def describe(good: Good) -> list[list[Record]]:
+        rows = [_rows(loaded, one.key, image, wanted[one.key], head, max_text_length) for one, image in good]
+        return [_chosen(r, sort, top, threshold) for r in rows]
+
+    return flow.run(found, len(found), o.batch_size_of(batch_size, loaded), describe)
 
 
 def _lines(path: Path) -> list[str]:
@@ -82,13 +95,46 @@ def _lines(path: Path) -> list[str]:
     return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
-def _rows(model: Model, one: Input, texts: list[str], head: str, max_length: int) -> list[dict[str, Any]]:
-    scores = model.match(one.read(), texts, head=head, max_text_length=max_length)  # type: ignore[arg-type]
+def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
+    """Numbered texts of each input: all of them, its own one, or those of its manifest row."""
+    from blip.errors import UsageError
+
+    if pairs and lines:
+        if len(lines) != len(inputs):
+            raise UsageError(f"--pairs; {len(inputs)} images and {len(lines)} texts must be as many")
+        return {one.key: [(i, line)] for i, (one, line) in enumerate(zip(inputs, lines, strict=True))}
+    if lines:
+        return {one.key: list(enumerate(lines)) for one in inputs}
+    found = {one.key: list(enumerate(_own(one))) for one in inputs}
+    missing = next((key for key, own in found.items() if not own), None)
+    if missing is not None:
+        raise UsageError(f"no texts for {missing}; give -t TEXT, --texts FILE, or a manifest with a column text")
+    return found
+
+
+def _own(one: Input) -> list[str]:
+    texts = one.fields.get("texts") or one.fields.get("text") or one.fields.get("caption") or []
+    return [texts] if isinstance(texts, str) else [str(text) for text in texts]
+
+
+def _rows(
+    model: Model, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
+) -> list[Record]:
+    lines = [text for _, text in texts]
+    scores = model.match(image, lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]
     return [
         {
-            "schema": "match/1", "key": one.key, "text": text, "text_index": i,
+            "schema": "match/1", "key": key, "text": text, "text_index": number,
             "itm": None if scores.itm is None else float(scores.itm[0, i]),
             "itc": None if scores.itc is None else float(scores.itc[0, i]), "model": model.name,
         }
-        for i, text in enumerate(texts)
+        for i, (number, text) in enumerate(texts)
     ]  # fmt: skip
+
+
+def _chosen(rows: list[Record], sort: bool, top: int | None, threshold: float | None) -> list[Record]:
+    if threshold is not None:
+        rows = [row for row in rows if (row["itm"] if row["itm"] is not None else row["itc"]) >= threshold]
+    if sort or top:
+        rows = sorted(rows, key=lambda row: -(row["itm"] if row["itm"] is not None else row["itc"]))
+    return rows[:top]

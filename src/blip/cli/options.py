@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -26,6 +25,14 @@ DType = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; default 8 on a CPU, 64 on a GPU.")]
 ImageSize = Annotated[int | None, typer.Option(min=16, help="Pixels; default the model's.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images; default 4 or the cores.")]
+MaxMegapixels = Annotated[float, typer.Option(min=0.0, help="Larger images are refused.")]
+Compile = Annotated[bool, typer.Option("--compile", help="torch.compile.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List inputs, model, device and outputs; do nothing.")]
+NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress line.")]
+Seed = Annotated[int, typer.Option(help="Of sampling.")]
+Ext = Annotated[str | None, typer.Option(help="Extensions looked for in folders: jpg,png,...")]
+UrlTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a URL.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; its extension is the format.")]
 Format = Annotated[str | None, typer.Option(help="text, jsonl, csv, tsv, parquet; coco for captions.")]
@@ -48,6 +55,18 @@ NOTICE = (
     "using the bundled model 'tiny'; published checkpoints are far better: "
     "-m caption-base (0.9 GB, downloaded once) or BLIP_MODEL=caption-base"
 )
+
+
+STOPPED = {"interrupted": 130, "terminated": 143}  # exit codes
+
+
+def model_name(name: str | None) -> str:
+    """The model that `-m` or its absence means."""
+    return name or os.environ.get("BLIP_MODEL") or "tiny"
+
+
+def default_workers() -> int:
+    return min(4, os.cpu_count() or 1)
 
 
 def existing_of(value: str | None) -> Literal["error", "skip", "overwrite"]:
@@ -86,13 +105,16 @@ def list_inputs(
     null: bool = False,
     root: Path | None = None,
     offline: bool = False,
+    ext: str | None = None,
+    url_timeout: float = 20.0,
 ) -> list[Input]:
     """All inputs that the arguments name."""
     from blip.io.inputs import find_inputs
 
     return find_inputs(
         inputs or [], recursive=recursive, hidden=hidden, globs=tuple(globs or ()), from_file=from_file, limit=limit,
-        shard=_shard(shard), null=null, root=root, offline=offline,
+        shard=_shard(shard), null=null, root=root, offline=offline, url_timeout=url_timeout,
+        exts=tuple(e for e in (ext or "").split(",") if e),
     )  # fmt: skip
 
 
@@ -114,6 +136,7 @@ def load_model(
     dtype: str = "auto",
     threads: int | None = None,
     image_size: int | None = None,
+    compile: bool = False,
     offline: bool = False,
     quiet: bool = False,
 ) -> Model:
@@ -122,9 +145,14 @@ def load_model(
 
     if not (name or os.environ.get("BLIP_MODEL")):
         note(NOTICE, quiet)
-    return api.load(name, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline or None)
+    return api.load(
+        name, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile,
+        offline=offline or None,
+    )  # fmt: skip
 
 
-def batches(inputs: list[Input], size: int) -> Iterator[list[Input]]:
-    for start in range(0, len(inputs), size):
-        yield inputs[start : start + size]
+def batch_size_of(size: int | None, model: Model) -> int:
+    """Images at once, where the user has not said."""
+    from blip.api import CPU_BATCH, GPU_BATCH
+
+    return size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)

@@ -7,15 +7,16 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from typer.main import get_command
 
+from blip.cli import settings
 from blip.errors import BlipError, UsageError, did_you_mean
 
 
@@ -33,7 +34,7 @@ def run(argv: list[str], verbs: Mapping[str, str]) -> int:
     except BlipError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
-        return _fail(getattr(error, "format_message", error.__str__)(), 2, debug)
+        return _fail(_wrong_usage(error, argv), 2, debug)
     except typer.Exit as error:
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
@@ -58,8 +59,17 @@ def _dispatch(argv: list[str], verbs: Mapping[str, str]) -> int:
     verb, *rest = argv
     if verb not in verbs:
         raise UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; 'blip --help' lists all")
-    command = get_command(verb_app(verb))
-    result = command.main(args=rest, prog_name=f"blip {verb}", standalone_mode=False)
+    command: Any = get_command(verb_app(verb))
+    names = [parameter.name for parameter in command.params]
+    defaults: dict[str, object] = {}
+    if "inputs" in names:
+        given = settings.take(rest)
+        rest, defaults = given.rest, given.values(names)
+        if given.show:
+            with command.make_context(f"blip {verb}", rest, default_map=defaults) as context:
+                print(settings.to_yaml(context.params), end="")
+            return 0
+    result = command.main(args=rest, prog_name=f"blip {verb}", standalone_mode=False, default_map=defaults)
     return result if isinstance(result, int) else 0
 
 
@@ -84,6 +94,28 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
+
+
+def _wrong_usage(error: typer.TyperException, argv: Sequence[str]) -> str:
+    """What typer says of a command line, in the form of this program's errors."""
+    option = getattr(error, "option_name", None)
+    parameter: Any = getattr(error, "param", None)
+    if option:
+        return f"unknown flag '{option}'{did_you_mean(option, getattr(error, 'possibilities', None) or ())}"
+    kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
+    name = next((o for o in reversed(getattr(parameter, "opts", ())) if o.startswith("-")), None)
+    if name is None or kind not in _KINDS:
+        return str(getattr(error, "format_message", error.__str__)())
+    given = next((argv[i + 1] for i, arg in enumerate(argv[:-1]) if arg in parameter.opts), None)
+    given = given or next((arg.partition("=")[2] for arg in argv if arg.startswith(f"{name}=")), "")
+    low, high = parameter.min, parameter.max
+    allowed = (
+        f" from {low:g} to {high:g}" if None not in (low, high) else f" of at least {low:g}" if low is not None else ""
+    )
+    return f"{name} {given}; must be {_KINDS[kind]}{allowed}"
+
+
+_KINDS = {int: "an integer", float: "a number"}
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

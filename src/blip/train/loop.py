@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import resource
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -73,13 +71,8 @@ def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "
             stack.enter_context(runtime.threads(config.threads))
         if device.type == "cpu":
             runtime.hold_memory()
-        stop = stack.enter_context(_signals())
+        stop = stack.enter_context(runtime.stopping())
         return _Run(task, config, RunFolder(Path(run_dir)), device, stop, resume, quiet).run()
-
-
-@dataclass
-class _Stop:
-    reason: str = ""
 
 
 @dataclass
@@ -90,7 +83,7 @@ class _Run:
     config: TrainConfig
     folder: RunFolder
     device: torch.device
-    stop: _Stop
+    stop: runtime.Stop
     resume: str
     quiet: bool
     done: int = 0  # finished optimizer steps
@@ -356,26 +349,3 @@ def _memory_mb(device: torch.device) -> int:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) // 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-
-
-@contextmanager
-def _signals() -> Iterator[_Stop]:
-    """The first SIGTERM or Ctrl-C asks the loop to stop after its step; the next one does what it always does."""
-    stop = _Stop()
-    before: dict[signal.Signals, Any] = {}
-    reasons = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.reason = reasons[signal.Signals(number)]
-        signal.signal(number, before[signal.Signals(number)])
-
-    try:
-        for number in reasons:
-            before[number] = signal.signal(number, ask)
-    except ValueError:  # not in the main thread: whoever runs that decides
-        pass
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

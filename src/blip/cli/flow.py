@@ -1,0 +1,170 @@
+"""One run of a verb over many images: read ahead, batch, record, count; a bad input never loses the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blip.cli import options as o
+from blip.errors import EnvironmentProblem, UnreadableImage
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from blip.io.inputs import Input
+    from blip.io.records import RecordWriter
+
+Record = dict[str, Any]
+Good = Sequence[tuple["Input", "Image"]]
+Describe = Callable[[Good], Sequence[list[Record]]]  # the records of each image
+PLAIN_SECONDS = 30.0  # between progress lines where standard error is no terminal
+
+
+@dataclass(kw_only=True)
+class Flow:
+    """Where records go and how the run behaves; the fields are the flags of the same names."""
+
+    schema: str
+    output: Path | None = None
+    format: str | None = None
+    existing: str | None = None
+    resume: bool = False
+    strict: bool = False
+    quiet: bool = False
+    progress: bool = True
+    workers: int | None = None
+    max_megapixels: float = 200.0
+    per_key: int = 1  # records of one image
+    show: bool = True  # whether records are written at all (sidecars may be enough)
+
+    def must_write(self) -> bool:
+        """False when the output is there and is to be skipped."""
+        from blip.io.records import must_write
+
+        if must_write(self.output, existing=o.existing_of(self.existing), resume=self.resume):
+            return True
+        o.note(f"{self.output} exists, nothing to do", self.quiet)
+        return False
+
+    def dry_run(self, inputs: Sequence[Input], model: str | None, device: str) -> int:
+        """Lists what would be done."""
+        for one in inputs:
+            print(one.key)
+        where = self.output if self.output is not None else "standard output" if self.show else "sidecars"
+        o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {device}, to {where}")
+        return 0
+
+    def run(self, inputs: Sequence[Input], listed: int, size: int, describe: Describe) -> int:
+        """Describes all inputs, `size` at once, and writes their records in order; the exit code."""
+        from blip.runtime import stopping
+
+        start, failed, done = time.perf_counter(), 0, 0
+        with ExitStack() as stack:
+            stop = stack.enter_context(stopping())
+            records = stack.enter_context(self._records(inputs)) if self.show else None
+            left = [one for one in inputs if records is None or one.key not in records.done]
+            drawn = _Progress(len(left), self.progress and not self.quiet)
+            for batch in self._read(left, size):
+                good = [(one, image) for one, image in batch if not isinstance(image, UnreadableImage)]
+                described = iter(_halving(describe, good))
+                for one, image in batch:
+                    rows = [self._failed(one, image, drawn)] if isinstance(image, UnreadableImage) else next(described)
+                    if records is not None:
+                        records.write(rows)
+                done, failed = done + len(good), failed + len(batch) - len(good)
+                drawn.at(done + failed)
+                if stop.reason or (self.strict and failed):
+                    break
+            drawn.clear()
+        seconds = time.perf_counter() - start
+        skipped = f", {listed - len(left)} skipped" if listed > len(left) else ""
+        rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
+        o.note(f"{listed} inputs, {done} done{skipped}, {failed} failed, {rate}", self.quiet)
+        return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
+
+    def _records(self, inputs: Sequence[Input]) -> RecordWriter:
+        from blip.io.records import open_records
+
+        return open_records(
+            self.output, schema=self.schema, stream=sys.stdout, format=self.format, resume=self.resume,
+            existing=o.existing_of(self.existing), order=[one.key for one in inputs], per_key=self.per_key,
+            single=len(inputs) * self.per_key == 1,
+        )  # fmt: skip
+
+    def _failed(self, one: Input, error: UnreadableImage, drawn: _Progress) -> Record:
+        from blip.io.records import error_record
+
+        drawn.clear()
+        o.note(str(error))
+        return error_record(self.schema, one.key, error)
+
+    def _read(self, inputs: Sequence[Input], size: int) -> Iterator[list[tuple[Input, Image | UnreadableImage]]]:
+        """Batches of pictures or the reason why not; threads read up to two batches ahead."""
+        pixels = int(self.max_megapixels * 1e6)
+
+        def read(one: Input) -> Image | UnreadableImage:
+            try:
+                return one.read(max_pixels=pixels)
+            except UnreadableImage as error:
+                return error
+
+        waiting: deque[tuple[Input, Future[Image | UnreadableImage]]] = deque()
+        pool = ThreadPoolExecutor(self.workers or o.default_workers())
+        try:
+            rest = iter(inputs)
+            while True:
+                waiting.extend((one, pool.submit(read, one)) for one in islice(rest, 3 * size - len(waiting)))
+                if not waiting:
+                    return
+                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                yield [(one, future.result()) for one, future in batch]
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:
+    """`describe`, in halves where the device's memory is not enough."""
+    import torch
+
+    if not good:
+        return []
+    try:
+        return describe(good)
+    except torch.OutOfMemoryError as error:
+        if len(good) == 1:
+            raise EnvironmentProblem("out of memory with one image; use --device cpu or --image-size") from error
+    torch.cuda.empty_cache()
+    half = (len(good) + 1) // 2
+    return [*_halving(describe, good[:half]), *_halving(describe, good[half:])]
+
+
+class _Progress:
+    """How far the run is, on standard error: redrawn on a terminal, else a line now and then."""
+
+    def __init__(self, total: int, active: bool) -> None:
+        self.total, self.active = total, active and total > 1
+        self.terminal = sys.stderr.isatty()
+        self.started = self.last = time.monotonic()
+
+    def at(self, done: int) -> None:
+        now = time.monotonic()
+        if not self.active or (not self.terminal and now - self.last < PLAIN_SECONDS):
+            return
+        self.last = now
+        seconds = (now - self.started) / done * (self.total - done)
+        line = f"{done}/{self.total} ({done / (now - self.started):.1f} img/s, {seconds:.0f} s left)"
+        sys.stderr.write(f"\r\x1b[2K{line}" if self.terminal else f"{line}\n")
+        sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self.active and self.terminal:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()

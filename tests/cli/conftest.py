@@ -1,0 +1,52 @@
+"""A few pictures, one of them broken, and the command line in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip.cli import main
+
+
+@dataclass
+class Said:
+    """Exit code and what was printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+Blip = Callable[..., Said]
+
+
+@pytest.fixture
+def blip(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Blip:
+    """`blip(*args)`: the command in this process, without settings from the environment."""
+    for name in ("BLIP_MODEL", "BLIP_OFFLINE", "BLIP_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*args: str | Path) -> Said:
+        capfd.readouterr()
+        code = main([str(arg) for arg in args])
+        out, err = capfd.readouterr()
+        return Said(code, out, err)
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Five pictures of noise, `c.jpg` of which is cut short."""
+    folder = tmp_path / "photos"
+    (folder / "sub").mkdir(parents=True)
+    rng = np.random.RandomState(0)
+    for name in ("a.png", "b.jpg", "c.jpg", "sub/d.png", "sub/e ü.png"):
+        Image.fromarray(rng.randint(0, 256, (48, 40, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "c.jpg").write_bytes((folder / "b.jpg").read_bytes()[:700])
+    return folder

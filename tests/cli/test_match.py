@@ -1,0 +1,60 @@
+"""`blip match` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tests.cli.conftest import Blip
+
+RANDOM = ("-m", "random-tiny")
+
+
+def test_every_text_is_scored_against_every_picture(blip: Blip, photos: Path) -> None:
+    said = blip("match", photos / "a.png", photos / "b.jpg", "-t", "a cat", "-t", "a dog", *RANDOM, "--json")
+    rows = [json.loads(line) for line in said.out.splitlines()]
+    assert said.code == 0
+    assert [(Path(r["key"]).name, r["text"], r["text_index"]) for r in rows] == [
+        ("a.png", "a cat", 0), ("a.png", "a dog", 1), ("b.jpg", "a cat", 0), ("b.jpg", "a dog", 1),
+    ]  # fmt: skip
+    assert all(0 <= r["itm"] <= 1 and -1 <= r["itc"] <= 1 for r in rows)
+
+
+def test_heads_order_and_thresholds(blip: Blip, photos: Path) -> None:
+    args = ("match", photos / "a.png", "-t", "a cat", "-t", "two dogs run", "-t", "sea", *RANDOM, "--json")
+    rows = [json.loads(line) for line in blip(*args, "--sort").out.splitlines()]
+    assert [r["itm"] for r in rows] == sorted((r["itm"] for r in rows), reverse=True)
+    best = [json.loads(line) for line in blip(*args, "--top", "1").out.splitlines()]
+    assert best == rows[:1]
+    cut = [json.loads(line) for line in blip(*args, "--threshold", str(rows[1]["itm"] - 1e-6)).out.splitlines()]
+    assert len(cut) == 2
+    assert "itm" not in blip(*args, "--head", "itc").out
+    assert "itc" not in blip(*args, "--head", "itm").out
+
+
+def test_pairs_and_texts_of_a_manifest(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "lines.txt").write_text("a cat\na dog\n")
+    args = ("match", photos / "a.png", photos / "b.jpg", *RANDOM, "--json")
+    rows = [json.loads(line) for line in blip(*args, "--texts", tmp_path / "lines.txt", "--pairs").out.splitlines()]
+    assert [(Path(r["key"]).name, r["text"]) for r in rows] == [("a.png", "a cat"), ("b.jpg", "a dog")]
+    manifest = tmp_path / "m.jsonl"
+    manifest.write_text('{"image": "photos/a.png", "text": "a cat"}\n{"image": "photos/b.jpg", "texts": ["x", "y"]}\n')
+    rows = [json.loads(line) for line in blip("match", manifest, *RANDOM, "--json").out.splitlines()]
+    assert [r["text"] for r in rows] == ["a cat", "x", "y"]
+
+
+def test_what_is_missing_or_wrong_is_one_line(blip: Blip, photos: Path) -> None:
+    for args, message in (
+        ((photos / "a.png",), f"no texts for {photos}/a.png; give -t TEXT"),
+        ((photos / "a.png", "-t", "x", "-t", "y", "--pairs"), "--pairs; 1 images and 2 texts must be as many"),
+        ((photos / "a.png", "-t", "x", "--head", "both2"), "--head both2; must be itm, itc or both"),
+    ):
+        said = blip("match", *args, *RANDOM)
+        assert said.code == 2 and said.out == ""
+        assert message in said.err and len(said.err.splitlines()) == 1
+
+
+def test_a_broken_picture_never_loses_the_others(blip: Blip, photos: Path) -> None:
+    said = blip("match", photos, "-t", "a cat", *RANDOM)
+    assert said.code == 1 and len(said.out.splitlines()) == 4
+    assert "c.jpg: truncated" in said.err
