@@ -63,6 +63,20 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def mixed_bits(*numbers: int) -> int:
+    """63 well mixed bits of some numbers (splitmix64). Torch's CPU generator uses only the lower 32 bits of a seed."""
+    state = 0
+    for number in numbers:
+        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+_MASK = (1 << 64) - 1
+
+
 def is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blip.errors import BadRecord, BlipError, ConfigError, UnreadableImage
+from blip.runtime import mixed_bits
 
 S_co = TypeVar("S_co", covariant=True)
 S = TypeVar("S")
 B = TypeVar("B")
-_MASK = (1 << 64) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,8 @@ class Samples(Protocol[S_co]):
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """63 well mixed bits of the three numbers (splitmix64)."""
-    state = 0
-    for number in (seed, epoch, index):
-        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
+    """The seed of a sample's augmentation, or of a step's draws on a rank."""
+    return mixed_bits(seed, epoch, index)
 
 
 class EpochSampler:

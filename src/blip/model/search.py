@@ -12,6 +12,7 @@ from blip.config import TextConfig
 from blip.errors import ConfigError
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus, nucleus_probs, process
 from blip.model.stepper import Stepper
+from blip.runtime import mixed_bits
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ class _RowSearch:
 
 def _noise(seeds: Sequence[int], copies: int, length: int) -> Tensor:
     """Uniform numbers [I * copies, length], each row from its image's seed and its number among the image's rows."""
-    generators = (torch.Generator().manual_seed((s * 1_000_003 + c) % 2**63) for s in seeds for c in range(copies))
+    generators = (torch.Generator().manual_seed(mixed_bits(s, c)) for s in seeds for c in range(copies))
     return torch.stack([torch.rand(length, generator=generator) for generator in generators])
 
 
