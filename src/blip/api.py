@@ -238,33 +238,47 @@ class Model:
             found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 
-    def embed_image(self, images: ImageLike | Iterable[ImageLike], projected: bool = True) -> Embeddings:
-        """Vectors of images: unit length in the space shared with texts, or the class token's states."""
+    def embed_image(
+        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of images: unit length in the space shared with texts, or the class token's states.
+
+        tokens: the states of all positions, [N, T, D], not projected.
+        """
+        projected = projected and not tokens
         self.require("match" if projected else "image")
         _, many = _one_or_many(images)
         rows = []
         for batch in self._batches(many, None, "auto", "raise"):
             pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
             with self._lock, torch.inference_mode():
-                rows.append(_numpy(inference.embed_image(self.module, pixel_values, projected=projected)))
+                rows.append(
+                    _numpy(inference.embed_image(self.module, pixel_values, projected=projected, tokens=tokens))
+                )
         return Embeddings(np.concatenate(rows), "image", projected, self.name)
 
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True) -> Embeddings:
-        """Vectors of texts: unit length in the space shared with images, or the first token's states."""
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
+        """Vectors of texts: unit length in the space shared with images, or the first token's states.
+
+        tokens: the states of all positions, [N, T, D], not projected, zero after the end of a shorter text.
+        """
+        projected = projected and not tokens
         self.require("match" if projected else "text")
         lines = [texts] if isinstance(texts, str) else list(texts)
         with self._lock, torch.inference_mode():
-            vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected)
+            vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected, tokens=tokens)
         return Embeddings(_numpy(vectors), "text", projected, self.name)
 
-    def embed_multimodal(self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str]) -> Embeddings:
-        """Vectors of pairs of image and text: the fused state of the first token."""
+    def embed_multimodal(
+        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
         _, many = _one_or_many(images)
         lines = [texts] if isinstance(texts, str) else list(texts)
         pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
         with self._lock, torch.inference_mode():
-            vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines)
+            vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
         return Embeddings(_numpy(vectors), "multimodal", False, self.name)
 
     def require(self, call: str) -> None:

@@ -142,37 +142,60 @@ def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> It
             yield part.tolist(), ids[part, :length]
 
 
-def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True) -> Tensor:
-    """[B, 3, S, S] -> [B, E] of unit length, or the class token's states [B, D]."""
+def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True, tokens: bool = False) -> Tensor:
+    """[B, 3, S, S] -> [B, E] of unit length, or the class token's states [B, D], or those of all tokens [B, N, D]."""
     embeds = model.encode_image(pixel_values)
+    if tokens:
+        return embeds
     return model.project_image(embeds) if projected else embeds[:, 0]
 
 
 def embed_text(
-    model: BlipModel, tokenizer: Tokenizer, texts: Sequence[str], *, projected: bool = True, max_length: int = 35
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    texts: Sequence[str],
+    *,
+    projected: bool = True,
+    tokens: bool = False,
+    max_length: int = 35,
 ) -> Tensor:
-    """Texts -> [M, E] of unit length, or the first token's states [M, D]."""
+    """Texts -> [M, E] of unit length, or the first token's states [M, D], or those of all tokens [M, T, D].
+
+    All tokens of a text shorter than others are followed by zeros.
+    """
     model.require("encoder")
+    encoded = tokenizer.encode(list(texts), max_length=max_length)
     device = model.vision.cls_token.device
     result: Tensor | None = None
-    for rows, ids in without_padding(tokenizer.encode(list(texts), max_length=max_length)):
+    for rows, ids in without_padding(encoded):
         hidden = model.encode_text(ids.to(device))
-        vectors = model.project_text(hidden) if projected else hidden[:, 0]
+        vectors = hidden if tokens else model.project_text(hidden) if projected else hidden[:, 0]
         if result is None:
-            result = vectors.new_empty(len(texts), vectors.shape[1])
-        result[rows] = vectors
+            shape = (*encoded.input_ids.shape, vectors.shape[2]) if tokens else (len(texts), vectors.shape[1])
+            result = vectors.new_zeros(shape)
+        if tokens:
+            result[rows, : ids.shape[1]] = vectors
+        else:
+            result[rows] = vectors
     assert result is not None, "at least one text"
     return result
 
 
 def embed_multimodal(
-    model: BlipModel, tokenizer: Tokenizer, pixel_values: Tensor, texts: Sequence[str], *, max_length: int = 35
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    pixel_values: Tensor,
+    texts: Sequence[str],
+    *,
+    tokens: bool = False,
+    max_length: int = 35,
 ) -> Tensor:
-    """Pairs of photo and text -> the fused state of the first token [B, D]."""
+    """Pairs of photo and text -> the fused state of the first token [B, D], or of all tokens [B, T, D]."""
     embeds = model.encode_image(pixel_values)
     encoded = tokenizer.encode(list(texts), first="enc", max_length=max_length)
     mask = encoded.attention_mask.to(embeds.device)
-    return model.fuse(encoded.input_ids.to(embeds.device), mask, embeds)[:, 0]
+    states = model.fuse(encoded.input_ids.to(embeds.device), mask, embeds)
+    return states * mask[..., None] if tokens else states[:, 0]
 
 
 def reason(model: BlipModel, tokenizer: Tokenizer, first: Tensor, second: Tensor, statements: Sequence[str]) -> Tensor:

@@ -11,6 +11,7 @@ VERBS = {
     "caption": "describe images",
     "match": "score texts against images",
     "embed": "images or texts as vectors",
+    "schema": "the JSON Schema of a record",
     "train": "train on image-text pairs",
     "models": "list, fetch, check, import, convert and compare models",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
-from blip.errors import EnvironmentProblem, UnreadableImage
+from blip.errors import EnvironmentProblem, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,9 +90,20 @@ class Flow:
         o.note(f"{listed} inputs, {done} done{skipped}, {failed} failed, {rate}", self.quiet)
         return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
+    def write_all(self, batches: Iterable[Sequence[Record]]) -> None:
+        """Writes records that need no images."""
+        with self._records([]) as records:
+            for rows in batches:
+                records.write(rows)
+
     def _records(self, inputs: Sequence[Input]) -> RecordWriter:
         from blip.io.records import open_records
+        from blip.io.vectors import SUFFIXES, VectorFile
 
+        if self.output is not None and self.output.suffix in SUFFIXES and self.format is None:
+            if self.resume:
+                raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
+            return VectorFile(self.output)
         return open_records(
             self.output, schema=self.schema, stream=sys.stdout, format=self.format, resume=self.resume,
             existing=o.existing_of(self.existing), order=[one.key for one in inputs], per_key=self.per_key,

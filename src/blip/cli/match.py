@@ -65,7 +65,7 @@ def match(
         inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
         null=null, root=root, offline=offline,
     )  # fmt: skip
-    wanted = _texts_of(found, [*(text or []), *(_lines(texts) if texts else [])], pairs)
+    wanted = _texts_of(found, o.texts_of(text, texts), pairs)
     flow = Flow(
         schema="match/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
         strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
@@ -85,14 +85,6 @@ def match(
         return [_chosen(r, sort, top, threshold) for r in rows]
 
     return flow.run(found, len(found), o.batch_size_of(batch_size, loaded), describe)
-
-
-def _lines(path: Path) -> list[str]:
-    from blip.errors import UsageError
-
-    if not path.is_file():
-        raise UsageError(f"--texts {path}; no such file")
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:

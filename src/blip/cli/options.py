@@ -129,6 +129,21 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(first), int(count)
 
 
+def texts_of(texts: list[str] | None, file: Path | None, flag: str = "--texts") -> list[str]:
+    """Texts given one by one and those of a file, one a line."""
+    from blip.errors import UsageError
+
+    if file is None:
+        return list(texts or [])
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{flag} {file}; {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{flag} {file}; must be UTF-8 text") from error
+    return [*(texts or []), *(line for line in lines if line.strip())]
+
+
 def load_model(
     name: str | None,
     *,

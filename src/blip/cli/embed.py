@@ -1,0 +1,127 @@
+"""`blip embed`: images, texts or pairs of both as vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blip.cli import options as o
+from blip.cli.flow import Flow, Good, Record
+
+if TYPE_CHECKING:
+    from blip.api import Model
+    from blip.io.inputs import Input
+
+STORES = {"fp32": "float32", "fp16": "float16"}
+TEXTS_AT_ONCE = 256
+
+
+def embed(
+    inputs: o.Inputs = None,
+    kind: Annotated[str, typer.Option(help="image, text or multimodal (image and text together).")] = "image",
+    text: Annotated[list[str] | None, typer.Option("-t", "--text", help="A text; may be given again.")] = None,
+    texts: Annotated[Path | None, typer.Option(help="A file of texts, one a line.")] = None,
+    model: o.ModelName = None,
+    projected: Annotated[
+        bool, typer.Option("--projected/--no-projected", help="Unit vectors of the space that images and texts share.")
+    ] = True,
+    tokens: Annotated[bool, typer.Option("--tokens", help="States of all positions, not projected.")] = False,
+    store: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="File: .npz, .safetensors, .parquet, .jsonl, ...")
+    ] = None,
+    format: o.Format = None,
+    json: o.AsJson = False,
+    existing: o.Existing = None,
+    resume: o.Resume = False,
+    device: o.Device = "auto",
+    dtype: o.DType = "auto",
+    threads: o.Threads = None,
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    image_size: o.ImageSize = None,
+    max_megapixels: o.MaxMegapixels = 200.0,
+    offline: o.Offline = False,
+    recursive: o.Recursive = True,
+    hidden: o.Hidden = False,
+    glob: o.Glob = None,
+    from_file: o.FromFile = None,
+    limit: o.Limit = None,
+    shard: o.Shard = None,
+    null: o.Null = False,
+    root: o.Root = None,
+    strict: o.Strict = False,
+    dry_run: o.DryRun = False,
+    no_progress: o.NoProgress = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Vectors of images or texts; compare projected ones by inner product. Example: blip embed photos/ -o photos.npz"""
+    from blip.errors import UsageError
+
+    if kind not in ("image", "text", "multimodal"):
+        raise UsageError(f"--kind {kind}; must be image, text or multimodal")
+    if store not in STORES:
+        raise UsageError(f"--store {store}; must be fp32 or fp16")
+    lines = o.texts_of(text, texts)
+    if (kind == "image") == bool(lines):
+        raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
+    flow = Flow(
+        schema="embedding/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
+        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
+    )  # fmt: skip
+    found: list[Input] = []
+    if kind != "text":
+        found = o.list_inputs(
+            inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
+            null=null, root=root, offline=offline,
+        )  # fmt: skip
+    if kind == "multimodal" and len(lines) not in (1, len(found)):
+        raise UsageError(f"{len(found)} images and {len(lines)} texts; must be as many, or one text")
+    if not flow.must_write():
+        return 0
+    if dry_run:
+        return flow.dry_run(found, model, device)
+    loaded = o.load_model(
+        model, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline, quiet=quiet
+    )
+    projected = projected and not tokens and kind != "multimodal"
+    loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
+    if not projected:
+        o.note("vectors that are not projected are not made to be compared by inner product", quiet)
+    embedder = _Embedder(loaded, kind, projected, tokens, STORES[store])
+    if kind == "text":
+        flow.write_all(embedder.of_texts(lines[i : i + TEXTS_AT_ONCE]) for i in range(0, len(lines), TEXTS_AT_ONCE))
+        return 0
+    partner = dict(zip((one.key for one in found), lines * (len(found) if len(lines) == 1 else 1), strict=False))
+    return flow.run(
+        found, len(found), o.batch_size_of(batch_size, loaded), lambda good: embedder.of_images(good, partner)
+    )
+
+
+class _Embedder:
+    """Records of vectors."""
+
+    def __init__(self, model: Model, kind: str, projected: bool, tokens: bool, dtype: str) -> None:
+        self.model, self.kind, self.projected, self.tokens, self.dtype = model, kind, projected, tokens, dtype
+
+    def of_texts(self, lines: Sequence[str]) -> list[Record]:
+        vectors = self.model.embed_text(lines, self.projected, tokens=self.tokens).vectors
+        return [self.record(line, vector) for line, vector in zip(lines, vectors, strict=True)]
+
+    def of_images(self, good: Good, texts: dict[str, str]) -> list[list[Record]]:
+        images, keys = [image for _, image in good], [one.key for one, _ in good]
+        if self.kind == "image":
+            vectors = self.model.embed_image(images, self.projected, tokens=self.tokens).vectors
+        else:
+            vectors = self.model.embed_multimodal(images, [texts[key] for key in keys], tokens=self.tokens).vectors
+        return [[self.record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
+
+    def record(self, key: str, vector: Any) -> Record:
+        return {
+            "schema": "embedding/1", "key": key, "kind": self.kind, "projected": self.projected,
+            "dim": vector.shape[-1], "dtype": self.dtype, "vector": vector.astype(self.dtype), "model": self.model.name,
+        }  # fmt: skip

@@ -1,0 +1,28 @@
+"""`blip schema`: the JSON Schema of a record."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from blip.cli import options as o
+
+
+def schema(
+    name: Annotated[str | None, typer.Argument(help="caption, answer, match, ...; without one all are listed.")] = None,
+    debug: o.Debug = False,
+) -> int:
+    """Print the JSON Schema of a record. Example: blip schema caption"""
+    from blip.errors import UsageError, did_you_mean
+    from blip.io.schemas import NAMES
+    from blip.io.schemas import schema as schema_of
+
+    if name is None:
+        print("\n".join(NAMES))
+        return 0
+    if name.removesuffix("/1") not in NAMES:
+        raise UsageError(f"unknown record '{name}'{did_you_mean(name, NAMES)}; must be one of {', '.join(NAMES)}")
+    print(json.dumps(schema_of(name.removesuffix("/1")), indent=2))
+    return 0

@@ -1,0 +1,65 @@
+"""`blip embed` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from safetensors.numpy import load_file
+
+from tests.cli.conftest import Blip
+
+RANDOM = ("-m", "random-tiny")
+
+
+def test_vectors_of_a_folder_in_every_format(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    for suffix in (".jsonl", ".npz", ".safetensors", ".parquet"):
+        said = blip("embed", photos, *RANDOM, "-o", tmp_path / f"v{suffix}")
+        assert said.code == 1 and "c.jpg: truncated" in said.err and "4 done, 1 failed" in said.err
+    rows = [json.loads(line) for line in (tmp_path / "v.jsonl").read_text().splitlines()]
+    good = [row for row in rows if "error" not in row]
+    assert len(rows) == 5 and len(good) == 4
+    expected = np.array([row["vector"] for row in good], np.float32)
+    assert np.allclose(np.linalg.norm(expected, axis=1), 1, atol=1e-4)
+    found = np.load(tmp_path / "v.npz")
+    assert [Path(key).name for key in found["keys"]] == ["a.png", "b.jpg", "d.png", "e ü.png"]
+    assert np.allclose(found["vectors"], expected, atol=1e-5)
+    assert json.loads(str(found["meta"]))["kind"] == "image"
+    assert np.allclose(load_file(tmp_path / "v.safetensors")["vectors"], expected, atol=1e-5)
+    table = pyarrow.parquet.read_table(tmp_path / "v.parquet").to_pylist()
+    assert np.allclose([row["vector"] for row in table if row["error"] is None], expected, atol=1e-5)
+
+
+def test_texts_pairs_states_and_half_precision(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    rows = [json.loads(x) for x in blip("embed", "--kind", "text", "-t", "a cat", *RANDOM, "--json").out.splitlines()]
+    assert rows[0]["key"] == "a cat" and rows[0]["dim"] == 16
+    args = (photos / "a.png", photos / "b.jpg", *RANDOM)
+    said = blip("embed", *args, "--kind", "multimodal", "-t", "a cat", "--json")
+    assert [json.loads(x)["dim"] for x in said.out.splitlines()] == [32, 32]
+    assert "not made to be compared" in said.err
+    blip("embed", *args, "--tokens", "--store", "fp16", "-o", tmp_path / "t.npz")
+    found = np.load(tmp_path / "t.npz")["vectors"]
+    assert found.shape == (2, 5, 32) and found.dtype == np.float16
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--kind", "smell"), "--kind smell; must be image, text or multimodal"),
+        (("--kind", "text"), "--kind text needs texts"),
+        (("-t", "x"), "--kind image takes no texts"),
+        (("--store", "fp8"), "--store fp8; must be fp32 or fp16"),
+        (("--kind", "multimodal", "-t", "x", "-t", "y"), "1 images and 2 texts; must be as many, or one text"),
+    ],
+)
+def test_what_is_wrong_is_one_line(blip: Blip, photos: Path, args: tuple[str, ...], message: str) -> None:
+    said = blip("embed", photos / "a.png", *RANDOM, *args)
+    assert said.code == 2 and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+
+
+def test_nothing_is_left_of_a_run_that_fails(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    said = blip("embed", photos / "a.png", "-m", "no-such-model", "-o", tmp_path / "v.npz")
+    assert said.code == 3 and list(tmp_path.glob("v*")) == []
