@@ -1,1 +1,59 @@
-"""BLIP: captions, questions, matching, features and training."""
+"""BLIP: captions, questions, matching, features and training. `blip.load()` gives the bundled model.
+
+Importing this costs nothing; torch comes with the first name that needs it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blip.api import Model, download, info, list_models, load, load_random
+    from blip.errors import (
+        BlipError,
+        CheckpointError,
+        ConfigError,
+        MissingExtra,
+        MissingPart,
+        OfflineError,
+        UnknownModel,
+        UnreadableImage,
+    )
+    from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult
+    from blip.tokenizer import Tokenizer
+
+_HOME = {
+    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random"), "api"),
+    **dict.fromkeys(
+        (
+            "BlipError", "CheckpointError", "ConfigError", "MissingExtra", "MissingPart", "OfflineError",
+            "UnknownModel", "UnreadableImage",
+        ),
+        "errors",
+    ),
+    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult"), "results"),
+    "Tokenizer": "tokenizer",
+}  # fmt: skip
+
+__all__ = [
+    "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "MatchResult",
+    "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer", "UnknownModel", "UnreadableImage",
+    "download", "info", "list_models", "load", "load_random",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("blip-vlm")
+    if name not in _HOME:
+        raise AttributeError(f"module 'blip' has no attribute '{name}'")
+    value = getattr(import_module(f"blip.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -15,9 +15,11 @@ from PIL import Image
 from torch import Tensor
 
 from blip import inference
+from blip.checkpoint.catalogue import ENTRIES, Entry, find
 from blip.checkpoint.files import write_folder
 from blip.checkpoint.load import Loaded, random_tiny
 from blip.checkpoint.load import load as load_checkpoint
+from blip.checkpoint.locate import locate, obtain
 from blip.config import BlipConfig, Family
 from blip.errors import MissingPart, UnreadableImage, UsageError
 from blip.io.image import prepare, read, to_rgb
@@ -64,6 +66,22 @@ def load_random(name: str = "tiny", *, kind: Family = "pretrain", seed: int = 0)
     if name != "tiny":
         raise UsageError(f"random model '{name}'; must be tiny")
     return Model(random_tiny(kind, seed=seed))
+
+
+def list_models() -> list[str]:
+    """Names that `load` knows."""
+    return [entry.name for entry in ENTRIES]
+
+
+def info(name: str) -> Entry:
+    """Where a model comes from, what it was trained on, its published scores and its licence."""
+    return find(name)
+
+
+def download(name: str, *, cache_dir: str | os.PathLike[str] | None = None, offline: bool | None = None) -> Path:
+    """The file or folder of a model; fetched once, then checked and cached."""
+    cache = None if cache_dir is None else Path(cache_dir)
+    return obtain(locate(name, cache), offline=offline, cache_dir=cache)
 
 
 class Model:
@@ -189,12 +207,18 @@ class Model:
         images: ImageLike | Iterable[ImageLike],
         questions: str | Sequence[str],
         *,
+        answers: Sequence[str] | None = None,
+        top: int = 1,
+        k: int = 128,
         beams: int = 3,
         max_length: int = 10,
         min_length: int = 1,
-        top: int = 1,
     ) -> Any:
-        """Answers questions about images; a single image or question goes with all of the other."""
+        """Answers questions about images; a single image or question goes with all of the other.
+
+        answers: choose among these instead of writing freely; `k` of them are kept after their first token.
+        top: so many answers a question, the others are `alternatives`.
+        """
         self.require("answer")
         one, many = _one_or_many(images)
         asked = [questions] if isinstance(questions, str) else list(questions)
@@ -203,16 +227,20 @@ class Model:
         asked = asked * len(pictures) if len(asked) == 1 else asked
         if len(pictures) != len(asked):
             raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
+        if answers is not None:
+            raise UsageError("answers from a closed list; must be None, ranking is not there yet")
         decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
-        pixel_values = cast(Tensor, self._prepare(pictures))
+        distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
+        places = torch.tensor([list(distinct).index(id(picture)) for picture in pictures])
+        size = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        found = []
         with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(pixel_values)
-            rows = inference.answer(self.module, self.tokenizer, embeds, asked, decoding)
-        answers = [
-            Answer(row[0].text, row[0].score, alternatives=tuple(ScoredText(h.text, h.score) for h in row[1:]))
-            for row in rows
-        ]
-        return answers[0] if one and isinstance(questions, str) else answers
+            embeds = self.module.encode_image(cast(Tensor, self._prepare(list(distinct.values()))))
+            for start in range(0, len(asked), size):
+                part = slice(start, start + size)
+                rows = inference.answer(self.module, self.tokenizer, embeds[places[part]], asked[part], decoding)
+                found += [_answer(row, "generate") for row in rows]
+        return found[0] if one and isinstance(questions, str) else found
 
     def match(
         self,
@@ -364,6 +392,11 @@ def decoding_of(
         num_beams=max(beams, num_captions), num_captions=num_captions, min_length=min_length, max_length=max_length,
         repetition_penalty=penalty,
     )  # fmt: skip
+
+
+def _answer(row: Sequence[inference.Hypothesis], mode: str) -> Answer:
+    others = tuple(ScoredText(other.text, other.score) for other in row[1:])
+    return Answer(row[0].text, row[0].score, mode, others)
 
 
 def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:

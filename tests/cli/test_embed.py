@@ -45,11 +45,34 @@ def test_texts_pairs_states_and_half_precision(blip: Blip, photos: Path, tmp_pat
     assert found.shape == (2, 5, 32) and found.dtype == np.float16
 
 
+def test_states_of_texts_do_not_depend_on_the_company(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    texts = ("-t", "a cat", "-t", "two dogs run on a wide beach")
+    (tmp_path / "short.txt").write_text("a cat\n" * 256 + "two dogs run on a wide beach\n")
+    args = ("embed", "--kind", "text", "--tokens", *RANDOM)
+    alone, with_longer = (json.loads(blip(*args, *t, "--json").out.splitlines()[0]) for t in (texts[:2], texts))
+    assert np.allclose(alone["vector"], with_longer["vector"], atol=1e-4) and len(alone["vector"]) == 4
+    assert blip(*args, "--texts", tmp_path / "short.txt", "-o", tmp_path / "t.safetensors").code == 0
+    found = load_file(tmp_path / "t.safetensors")["vectors"]
+    assert found.shape[0] == 257 and found[0, 4:].any() == np.False_ and found[-1, 4:].any()
+    said = blip(
+        "embed", photos / "a.png", photos / "b.jpg", "--kind", "multimodal", *texts, "--tokens", *RANDOM, "--json"
+    )
+    lengths = [len(json.loads(line)["vector"]) for line in said.out.splitlines()]
+    assert lengths[0] == 4 < lengths[1]
+
+
+def test_a_dry_run_lists_and_embeds_nothing(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blip.api.load", None)
+    assert blip("embed", "--kind", "text", "-t", "a cat", "--dry-run").out == "a cat\n"
+    assert len(blip("embed", photos, "--dry-run").out.splitlines()) == 5
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
         (("--kind", "smell"), "--kind smell; must be image, text or multimodal"),
         (("--kind", "text"), "--kind text needs texts"),
+        (("--kind", "text", "-t", "x"), "--kind text with images or --resume; must be texts alone"),
         (("-t", "x"), "--kind image takes no texts"),
         (("--store", "fp8"), "--store fp8; must be fp32 or fp16"),
         (("--kind", "multimodal", "-t", "x", "-t", "y"), "1 images and 2 texts; must be as many, or one text"),

@@ -81,6 +81,8 @@ def infer_config(
     shapes = Shapes(state)
     if shapes.layout == "ours" and shapes.find("vision.stem.conv.weight"):
         raise CheckpointMismatch("weights with a stem cannot be read without the config.json beside them")
+    if hf_config is not None:
+        vision_heads, text_heads = _hf_heads(hf_config)
     family = _family(shapes)
     text = _text(shapes, "encoder" if family in ("features", "retrieval", "nlvr") else "decoder", text_heads)
     config = BlipConfig(family=family, vision=_vision(shapes, family, vision_heads), text=text)
@@ -148,11 +150,16 @@ def _heads(width: int, part: str) -> int:
     return width // HEAD_WIDTH
 
 
-def _honour(config: BlipConfig, hf_config: Mapping[str, Any]) -> BlipConfig:
-    """What only Transformers' config.json can tell, its defaults included."""
+def _hf_heads(hf_config: Mapping[str, Any]) -> tuple[int, int]:
+    """Of the image tower and of the text side."""
     text, vision = hf_config.get("text_config") or {}, hf_config.get("vision_config") or {}
-    heads = text.get("num_attention_heads", HF_TEXT_HEADS)
-    if heads == HF_TEXT_HEADS and config.text.width == 768:
+    return vision.get("num_attention_heads", HF_VISION_HEADS), text.get("num_attention_heads", HF_TEXT_HEADS)
+
+
+def _honour(config: BlipConfig, hf_config: Mapping[str, Any]) -> BlipConfig:
+    """What only Transformers' config.json can tell, its defaults included; the heads are in already."""
+    text, vision = hf_config.get("text_config") or {}, hf_config.get("vision_config") or {}
+    if config.text.num_heads == HF_TEXT_HEADS and config.text.width == 768:
         # original: 12 heads; Transformers' default of 8 gave wrong scores until its hub files were corrected
         raise CheckpointMismatch(
             "config.json: text_config.num_attention_heads is 8 (Transformers' default); BLIP's text side has 12: set it"
@@ -165,14 +172,9 @@ def _honour(config: BlipConfig, hf_config: Mapping[str, Any]) -> BlipConfig:
     dec_id = text.get("bos_token_id", config.text.dec_id)
     return replace(
         config,
-        vision=replace(
-            config.vision,
-            num_heads=vision.get("num_attention_heads", HF_VISION_HEADS),
-            norm_eps=vision.get("layer_norm_eps", HF_VISION_EPS),
-        ),
+        vision=replace(config.vision, norm_eps=vision.get("layer_norm_eps", HF_VISION_EPS)),
         text=replace(
             config.text,
-            num_heads=heads,
             norm_eps=text.get("layer_norm_eps", HF_TEXT_EPS),
             pad_id=text.get("pad_token_id", config.text.pad_id),
             sep_id=text.get("sep_token_id", config.text.sep_id),
@@ -207,6 +209,7 @@ def hf_config(config: BlipConfig) -> dict[str, Any]:
             "encoder_hidden_size": vision.width, "max_position_embeddings": text.max_length,
             "vocab_size": text.vocab_size, "layer_norm_eps": text.norm_eps, "pad_token_id": text.pad_id,
             "bos_token_id": text.dec_id, "sep_token_id": text.sep_id, "eos_token_id": text.sep_id,
+            "label_smoothing": text.label_smoothing,  # their default is 0, and with it another loss
         },
     }  # fmt: skip
 

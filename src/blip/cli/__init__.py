@@ -9,8 +9,11 @@ from blip.cli.run import run
 
 VERBS = {
     "caption": "describe images",
+    "ask": "answer questions about images",
     "match": "score texts against images",
     "embed": "images or texts as vectors",
+    "doctor": "what is here, what is missing, and whether captions work",
+    "completion": "completion script for bash, zsh or fish",
     "schema": "the JSON Schema of a record",
     "train": "train on image-text pairs",
     "models": "list, fetch, check, import, convert and compare models",

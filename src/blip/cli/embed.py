@@ -44,15 +44,18 @@ def embed(
     workers: o.Workers = None,
     image_size: o.ImageSize = None,
     max_megapixels: o.MaxMegapixels = 200.0,
+    compile: o.Compile = False,
     offline: o.Offline = False,
     recursive: o.Recursive = True,
     hidden: o.Hidden = False,
     glob: o.Glob = None,
+    ext: o.Ext = None,
     from_file: o.FromFile = None,
     limit: o.Limit = None,
     shard: o.Shard = None,
     null: o.Null = False,
     root: o.Root = None,
+    url_timeout: o.UrlTimeout = 20.0,
     strict: o.Strict = False,
     dry_run: o.DryRun = False,
     no_progress: o.NoProgress = False,
@@ -69,6 +72,8 @@ def embed(
     lines = o.texts_of(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
+    if kind == "text" and (inputs or from_file or resume):
+        raise UsageError("--kind text with images or --resume; must be texts alone, written in one go")
     flow = Flow(
         schema="embedding/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
         strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
@@ -77,17 +82,20 @@ def embed(
     if kind != "text":
         found = o.list_inputs(
             inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-            null=null, root=root, offline=offline,
+            null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
         )  # fmt: skip
     if kind == "multimodal" and len(lines) not in (1, len(found)):
         raise UsageError(f"{len(found)} images and {len(lines)} texts; must be as many, or one text")
     if not flow.must_write():
         return 0
     if dry_run:
+        if kind == "text":
+            print("\n".join(lines))
         return flow.dry_run(found, model, device)
     loaded = o.load_model(
-        model, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline, quiet=quiet
-    )
+        model, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile, offline=offline,
+        quiet=quiet,
+    )  # fmt: skip
     projected = projected and not tokens and kind != "multimodal"
     loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
     if not projected:
@@ -121,6 +129,8 @@ class _Embedder:
         return [[self.record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
 
     def record(self, key: str, vector: Any) -> Record:
+        if self.tokens and self.kind != "image":  # without what longer texts of the same batch have added
+            vector = vector[: int(vector.any(axis=1).nonzero()[0].max(initial=-1)) + 1]
         return {
             "schema": "embedding/1", "key": key, "kind": self.kind, "projected": self.projected,
             "dim": vector.shape[-1], "dtype": self.dtype, "vector": vector.astype(self.dtype), "model": self.model.name,

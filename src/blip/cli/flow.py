@@ -47,8 +47,9 @@ class Flow:
 
     def must_write(self) -> bool:
         """False when the output is there and is to be skipped."""
-        from blip.io.records import must_write
+        from blip.io.records import format_of, must_write
 
+        format_of(self.output, self.format)
         if must_write(self.output, existing=o.existing_of(self.existing), resume=self.resume):
             return True
         o.note(f"{self.output} exists, nothing to do", self.quiet)

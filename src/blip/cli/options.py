@@ -20,9 +20,9 @@ Inputs = Annotated[
 ModelName = Annotated[
     str | None, typer.Option("-m", "--model", help="Name, file or folder; default BLIP_MODEL, else 'tiny'.")
 ]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
-DType = Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads of the CPU.")]
+Device = Annotated[str, typer.Option(envvar="BLIP_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
+DType = Annotated[str, typer.Option(envvar="BLIP_DTYPE", help="auto, fp32, bf16 or fp16.")]
+Threads = Annotated[int | None, typer.Option(envvar="BLIP_THREADS", min=1, help="Threads of the CPU.")]
 BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; default 8 on a CPU, 64 on a GPU.")]
 ImageSize = Annotated[int | None, typer.Option(min=16, help="Pixels; default the model's.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images; default 4 or the cores.")]

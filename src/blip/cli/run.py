@@ -62,14 +62,15 @@ def _dispatch(argv: list[str], verbs: Mapping[str, str]) -> int:
     command: Any = get_command(verb_app(verb))
     names = [parameter.name for parameter in command.params]
     defaults: dict[str, object] = {}
+    show = False
     if "inputs" in names:
         given = settings.take(rest)
-        rest, defaults = given.rest, given.values(names)
-        if given.show:
-            with command.make_context(f"blip {verb}", rest, default_map=defaults) as context:
-                print(settings.to_yaml(context.params), end="")
+        rest, show, defaults = given.rest, given.show, given.values(names)
+    with command.make_context(f"blip {verb}", rest, default_map=defaults) as context:
+        if show:
+            print(settings.to_yaml(context.params), end="")
             return 0
-    result = command.main(args=rest, prog_name=f"blip {verb}", standalone_mode=False, default_map=defaults)
+        result = command.invoke(context)  # not main(), which would exit for a closed pipe
     return result if isinstance(result, int) else 0
 
 

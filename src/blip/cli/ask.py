@@ -1,0 +1,170 @@
+"""`blip ask`: answers to questions about images, free or chosen from a list."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blip.cli import options as o
+from blip.cli.flow import Flow, Good, Record
+
+if TYPE_CHECKING:
+    from blip.api import Model
+    from blip.io.inputs import Input
+
+MODES = ("generate", "rank")
+RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
+Question = tuple[str, Any]  # its text, and its id where a manifest gives one
+
+
+def ask(
+    inputs: o.Inputs = None,
+    question: Annotated[
+        list[str] | None, typer.Option("-q", "--question", help="A question; may be given again.")
+    ] = None,
+    questions: Annotated[Path | None, typer.Option(help="A file of questions, one a line, for every image.")] = None,
+    answers: Annotated[str | None, typer.Option(help="The only answers allowed: a file, one a line, or a,b,c.")] = None,
+    mode: Annotated[str | None, typer.Option(help="generate, or rank (a closed list, the default with it).")] = None,
+    model: o.ModelName = None,
+    top: Annotated[int, typer.Option(min=1, max=32, help="So many answers a question, best first.")] = 1,
+    k: Annotated[int, typer.Option(min=1, help="Candidates kept after their first token, in rank mode.")] = 128,
+    beams: Annotated[int, typer.Option(min=1, max=32, help="Beam width; 1 is greedy.")] = 3,
+    max_length: Annotated[int, typer.Option(min=2, help="Ids of an answer, with its start and end.")] = 10,
+    min_length: Annotated[int, typer.Option(min=0, help="Ids of an answer, with its start and end.")] = 1,
+    output: o.Output = None,
+    format: o.Format = None,
+    json: o.AsJson = False,
+    existing: o.Existing = None,
+    resume: o.Resume = False,
+    device: o.Device = "auto",
+    dtype: o.DType = "auto",
+    threads: o.Threads = None,
+    batch_size: o.BatchSize = None,
+    workers: o.Workers = None,
+    image_size: o.ImageSize = None,
+    max_megapixels: o.MaxMegapixels = 200.0,
+    compile: o.Compile = False,
+    offline: o.Offline = False,
+    recursive: o.Recursive = True,
+    hidden: o.Hidden = False,
+    glob: o.Glob = None,
+    ext: o.Ext = None,
+    from_file: o.FromFile = None,
+    limit: o.Limit = None,
+    shard: o.Shard = None,
+    null: o.Null = False,
+    root: o.Root = None,
+    url_timeout: o.UrlTimeout = 20.0,
+    strict: o.Strict = False,
+    dry_run: o.DryRun = False,
+    no_progress: o.NoProgress = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no summary.")] = False,
+    debug: o.Debug = False,
+) -> int:
+    """Answer questions about images. Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base"""
+    from blip.errors import UsageError
+
+    closed = _closed(answers, mode)
+    asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
+    found = o.list_inputs(
+        inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
+        null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
+    )  # fmt: skip
+    wanted = {one.key: asked or _own(one) for one in found}
+    if not any(wanted.values()):
+        raise UsageError("no questions; give -q QUESTION, --questions FILE, or a manifest with a column question")
+    found = [one if wanted[one.key] else _unasked(one) for one in found]
+    flow = Flow(
+        schema="answer/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
+        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
+        per_key=max(len(own) for own in wanted.values()),
+    )  # fmt: skip
+    if not flow.must_write():
+        return 0
+    if dry_run:
+        return flow.dry_run(found, model, device)
+    loaded = o.load_model(
+        RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, device=device, dtype=dtype, threads=threads,
+        image_size=image_size, compile=compile, offline=offline, quiet=True,  # the bundled model cannot answer
+    )  # fmt: skip
+    loaded.require("answer")
+    how = {"beams": beams, "max_length": max_length, "min_length": min_length} if closed is None else {"k": k}
+    answerer = _Answerer(loaded, wanted, {"answers": closed, "top": top, **how})
+    return flow.run(found, len(found), o.batch_size_of(batch_size, loaded), answerer)
+
+
+def _closed(answers: str | None, mode: str | None) -> list[str] | None:
+    """The closed list in rank mode, else None."""
+    from blip.errors import UsageError
+
+    if mode is not None and mode not in MODES:
+        raise UsageError(f"--mode {mode}; must be generate or rank")
+    if answers is None:
+        if mode == "rank":
+            raise UsageError("--mode rank needs the answers to choose from; give --answers FILE or --answers a,b,c")
+        return None
+    if mode == "generate":
+        raise UsageError("--answers with --mode generate; must be used with --mode rank")
+    file = Path(answers)
+    if file.is_file():
+        lines = _json_list(file) if file.suffix == ".json" else o.texts_of(None, file, "--answers")
+    else:
+        lines = answers.split(",")
+    kept = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not kept:
+        raise UsageError(f"--answers {answers}; holds no answer, must be a file, one a line, or a,b,c")
+    return kept
+
+
+def _json_list(file: Path) -> list[str]:
+    """The original's answer lists are JSON."""
+    from blip.errors import UsageError
+
+    try:
+        values = jsonlib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--answers {file}; {' '.join(str(error).split())}") from error
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise UsageError(f"--answers {file}; must be a JSON list of texts")
+    return values
+
+
+def _own(one: Input) -> list[Question]:
+    """The question of an input's manifest row, if there is one."""
+    line = one.fields.get("question")
+    return [(line, one.fields.get("question_id"))] if isinstance(line, str) and line.strip() else []
+
+
+def _unasked(one: Input) -> Input:
+    """The input as one that fails when it is read, as a broken row does by itself."""
+    from blip.io.places import Nowhere
+
+    return one if isinstance(one.source, Nowhere) else replace(one, source=Nowhere(one.key, "no question in its row"))
+
+
+@dataclass
+class _Answerer:
+    """The records of a few images: one for each question of each."""
+
+    model: Model
+    wanted: dict[str, list[Question]]
+    how: dict[str, Any]
+
+    def __call__(self, good: Good) -> Sequence[list[Record]]:
+        pairs = [(image, line) for one, image in good for line, _ in self.wanted[one.key]]
+        found = iter(self.model.answer([image for image, _ in pairs], [line for _, line in pairs], **self.how))
+        return [
+            [
+                {
+                    "schema": "answer/1", "key": one.key, "question": line, **next(found).to_dict(),
+                    "question_id": number, "model": self.model.name,
+                }
+                for line, number in self.wanted[one.key]
+            ]
+            for one, _ in good
+        ]  # fmt: skip

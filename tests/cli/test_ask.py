@@ -1,0 +1,135 @@
+"""`blip ask` as a user types it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip.io.schemas import problem
+from tests.cli.conftest import Blip
+
+RANDOM = ("-m", "random-tiny")
+
+
+def records(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_one_question_about_one_picture_gives_the_bare_answer(blip: Blip, photos: Path) -> None:
+    said = blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
+    assert said.code == 0 and len(said.out.splitlines()) == 1 and "\t" not in said.out
+    assert said.err.startswith("1 inputs, 1 done, 0 failed, ")
+
+
+def test_every_question_is_asked_of_every_picture(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "more.txt").write_text("how many?\n\n")
+    said = blip("ask", photos, "-q", "what is it?", "--questions", tmp_path / "more.txt", *RANDOM, "--json")
+    rows = records(said.out)
+    assert said.code == 1 and "c.jpg: truncated" in said.err and "5 inputs, 4 done, 1 failed" in said.err
+    assert [problem(row) for row in rows] == [None] * 9
+    assert [(Path(row["key"]).name, row.get("question")) for row in rows[:5]] == [
+        ("a.png", "what is it?"), ("a.png", "how many?"), ("b.jpg", "what is it?"), ("b.jpg", "how many?"),
+        ("c.jpg", None),
+    ]  # fmt: skip
+    assert list(rows[0])[:6] == ["schema", "key", "question", "text", "score", "mode"]
+    assert rows[0]["mode"] == "generate" and rows[4]["error"]["type"] == "UnreadableImage"
+    table = blip("ask", photos / "a.png", "-q", "what is it?", "-q", "how many?", *RANDOM).out.splitlines()
+    assert [line.split("\t")[1:] for line in table] == [[row["question"], row["text"]] for row in rows[:2]]
+
+
+def test_batches_and_company_change_nothing(blip: Blip, photos: Path) -> None:
+    args = (photos, "-q", "what is it?", "-q", "how many dogs are on the beach?", *RANDOM, "--json")
+    found = [records(blip("ask", *args, "--batch-size", str(size)).out) for size in (1, 3, 8)]
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            assert one.get("text") == same.get("text")
+            assert one.get("score") == pytest.approx(same.get("score"), abs=1e-4)
+
+
+def test_several_answers_are_in_order_of_their_beams(blip: Blip, photos: Path) -> None:
+    row = records(blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM, "--top", "4", "--json").out)[0]
+    assert len(row["alternatives"]) == 3
+    assert len({row["text"], *(other["text"] for other in row["alternatives"])}) > 1
+
+
+def test_questions_of_a_manifest_keep_their_numbers(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    lines = [
+        {"image": "photos/a.png", "question": "what is it?", "question_id": 17},
+        {"image": "photos/a.png", "question": "how many?", "question_id": "x", "key": "mine"},
+        {"image": "photos/b.jpg"},
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    said = blip("ask", tmp_path / "m.jsonl", *RANDOM, "--json")
+    rows = records(said.out)
+    assert said.code == 1 and "photos/b.jpg: no question in its row" in said.err
+    assert [row.get("question_id") for row in rows] == [17, "x", None]
+    assert rows[1]["key"] == "mine" and "error" in rows[2] and [problem(row) for row in rows] == [None] * 3
+
+
+def test_a_second_run_goes_on_or_does_nothing(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    args = ("ask", photos / "a.png", photos / "b.jpg", "-q", "what is it?", "-q", "how many?", *RANDOM, "-o", out)
+    assert blip(*args).code == 0
+    whole = out.read_text()
+    out.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    said = blip(*args, "--resume")
+    assert said.code == 0 and "1 done, 1 skipped" in said.err and out.read_text() == whole
+    assert blip(*args, "--existing", "skip").code == 0 and out.read_text() == whole
+
+
+@pytest.mark.parametrize("model", [(), ("-m", "tiny")])
+def test_the_bundled_model_says_which_one_can_answer(blip: Blip, photos: Path, model: tuple[str, ...]) -> None:
+    said = blip("ask", photos / "a.png", "-q", "what is it?", *model)
+    assert said.code == 3 and said.out == ""
+    assert said.err == "blip: error: model 'tiny' cannot answer; use vqa-base or vqa-base-capfilt\n"
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        ((), "no questions; give -q QUESTION, --questions FILE, or a manifest with a column question"),
+        (("-q", "x", "--mode", "guess"), "--mode guess; must be generate or rank"),
+        (("-q", "x", "--mode", "rank"), "--mode rank needs the answers to choose from"),
+        (("-q", "x", "--mode", "generate", "--answers", "a,b"), "--answers with --mode generate; must be used with"),
+        (("-q", "x", "--answers", " , "), "holds no answer, must be a file, one a line, or a,b,c"),
+        (("-q", "x", "--beams", "0"), "--beams 0; must be an integer from 1 to 32"),
+        (("--questions", "no.txt"), "--questions no.txt; No such file"),
+    ],
+)
+def test_what_is_wrong_is_one_line(blip: Blip, photos: Path, args: tuple[str, ...], message: str) -> None:
+    said = blip("ask", photos / "a.png", *RANDOM, *args)
+    assert said.code == 2 and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+
+
+def test_device_and_precision_may_come_from_the_environment(
+    blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
+    monkeypatch.setenv("BLIP_DEVICE", "cuda:7")
+    said = blip(*args)
+    assert said.code == 4 and "device 'cuda:7' is not there" in said.err
+    monkeypatch.setenv("BLIP_DTYPE", "fp7")
+    said = blip(*args, "--device", "cpu")
+    assert said.code == 2 and "dtype 'fp7'; must be auto, fp32, bf16, fp16" in said.err
+    assert blip(*args, "--device", "cpu", "--dtype", "fp32").code == 0
+
+
+def test_a_picture_is_encoded_once_for_all_its_questions(
+    blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from blip.model.blip import BlipModel
+
+    sizes = []
+    encode = BlipModel.encode_image
+
+    def counted(self: BlipModel, pixel_values: Any) -> Any:
+        sizes.append(len(pixel_values))
+        return encode(self, pixel_values)
+
+    monkeypatch.setattr(BlipModel, "encode_image", counted)
+    questions = [word for i in range(20) for word in ("-q", f"what is number {i}?")]
+    said = blip("ask", photos / "a.png", photos / "b.jpg", *questions, *RANDOM)
+    assert sizes == [2] and len(said.out.splitlines()) == 40

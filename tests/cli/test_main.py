@@ -1,0 +1,160 @@
+"""What all verbs share: help without torch, the table of exit codes, one line an error."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from blip.cli import VERBS, main
+from blip.errors import EnvironmentProblem
+from tests.cli.conftest import Blip
+
+RANDOM = ("-m", "random-tiny")
+QUICK = 0.3  # seconds of the processor for a help text, on a free machine
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help_is_quick_and_without_torch(verb: str) -> None:
+    code = (
+        "import sys, time; from blip.cli import main; "
+        f"code = main({[verb, '--help'] if verb else ['--help']}); "
+        "assert 'torch' not in sys.modules; print(time.process_time(), file=sys.stderr); sys.exit(code)"
+    )
+    spent = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        spent.append(float(done.stderr))
+    assert "blip" in done.stdout.lower()
+    assert min(spent) < 2 * QUICK  # the test machine is busy; the time is reported by benchmarks
+
+
+def test_without_a_verb_the_verbs_are_listed(blip: Blip) -> None:
+    said = blip()
+    assert said.code == 2 and said.out == "" and all(verb in said.err for verb in VERBS)
+    assert blip("--help").code == 0
+
+
+def test_the_version_names_torch_and_python(blip: Blip) -> None:
+    assert re.fullmatch(r"blip \d+\.\d+\.\d+ \(torch \S+, python \d\.\d+\.\d+\)\n", blip("--version").out)
+
+
+def test_usage_errors_exit_2(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "a.yaml").write_text("beams: 1\nbeems: 2\n")
+    for args, message in (
+        (("captoin",), "unknown verb 'captoin'; did you mean 'caption'?"),
+        (("caption", photos, "--beens", "3"), "unknown flag '--beens'; did you mean '--beams'?"),
+        (("caption", photos, "--beams", "0"), "--beams 0; must be an integer from 1 to 32"),
+        (("caption", photos, "--beams=x"), "--beams x; must be an integer from 1 to 32"),
+        (("caption", photos, "--top-p", "2"), "--top-p 2; must be a number from 0 to 1"),
+        (("caption", photos, "--config", tmp_path / "a.yaml"), "a.yaml:2: unknown key 'beems'; did you mean 'beams'?"),
+        (("caption", photos, "--set", "beems=2"), "unknown key 'beems'; did you mean 'beams'?"),
+        (("caption", photos, "--sample", "--beams", "2"), "--beams with --sample; must be one of the two"),
+        (("caption", tmp_path / "empty"), "no inputs found in"),
+        (("caption", photos, "--format", "docx"), "--format docx; must be one of text, jsonl"),
+        (("caption", photos, "--shard", "3/2"), "--shard 3/2; must be I/N"),
+        (("caption", photos, *RANDOM, "--device", "tpu"), "device 'tpu'; must be auto, cpu, cuda"),
+    ):
+        said = blip(*args)
+        assert (said.code, said.out) == (2, ""), (args, said)
+        assert said.err.startswith("blip: error: ") and len(said.err.splitlines()) == 1, said.err
+        assert message in said.err
+
+
+def test_model_problems_exit_3(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.pth").write_bytes(b"no weights")
+    for args, message in (
+        (("-m", "caption-bse"), "unknown model 'caption-bse'; did you mean 'caption-base'?"),
+        (("-m", "caption-base", "--offline"), "model 'caption-base' is not cached and --offline is set"),
+        (("-m", tmp_path / "broken.pth"), "broken.pth"),
+        (("-m", tmp_path / "nothing.pth"), "no such file or folder"),
+    ):
+        said = blip("caption", photos / "a.png", *args)
+        assert (said.code, said.out) == (3, ""), (args, said)
+        assert said.err.startswith("blip: error: ") and len(said.err.splitlines()) == 1, said.err
+        assert message in said.err
+
+
+def test_environment_problems_exit_4(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = blip("caption", photos / "a.png", *RANDOM, "--device", "cuda:7")
+    assert (said.code, said.out) == (4, "") and "device 'cuda:7' is not there" in said.err
+
+    def full(*args: object, **options: object) -> None:
+        raise EnvironmentProblem("out.txt: no space left on the disk; free some or write elsewhere")
+
+    monkeypatch.setattr("blip.io.records._Text.write", full)
+    said = blip("caption", photos / "a.png", *RANDOM)
+    assert said.code == 4 and "no space left on the disk" in said.err
+
+
+def test_bugs_exit_70_with_the_traceback(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blip.io.inputs.find_inputs", lambda *args, **options: 1 / 0)
+    said = blip("caption", photos)
+    assert said.code == 70 and "ZeroDivisionError" in said.err and "please report" in said.err
+
+
+def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    import errno
+    import os
+
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", full)
+    said = blip("caption", photos / "a.png", *RANDOM, "-o", tmp_path / "out.csv")
+    assert said.code == 4 and "no space left on the disk" in said.err
+    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+
+
+def test_a_closed_pipe_ends_quietly(photos: Path) -> None:
+    for i in range(60):
+        (photos / f"x{i}.png").write_bytes((photos / "a.png").read_bytes())
+    command = f"'{sys.executable}' -m blip caption '{photos}' -m random-tiny -q --batch-size 1 --json | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True, cwd=photos.parent
+    )
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 1
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+
+
+def test_paths_of_every_kind(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(photos)
+    for name in ("-dash.png", "with space.png", "ünï.png", "tab\there.png"):
+        (photos / name).write_bytes((photos / "a.png").read_bytes())
+    said = blip("caption", *RANDOM, "--", "-dash.png", "with space.png", "ünï.png", "tab\there.png")
+    assert said.code == 0
+    keys = [line.split("\t")[0] for line in said.out.splitlines()]
+    assert keys == ["-dash.png", "with space.png", "ünï.png", "tab here.png"]
+
+
+def test_the_bundled_model_says_in_one_line_that_others_are_better(blip: Blip, photos: Path) -> None:
+    said = blip("caption", photos / "a.png")
+    assert said.code == 0
+    assert "using the bundled model 'tiny'; published checkpoints are far better: -m caption-base" in said.err
+    assert "using the bundled" not in blip("caption", photos / "a.png", "-q").err
+
+
+def test_main_leaves_no_signal_handler_behind_for_a_caller(photos: Path) -> None:
+    import signal
+
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["caption", str(photos / "a.png"), *RANDOM, "-q"]) == 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_everything_works_without_a_network(photos: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def refuse(*args: object, **options: object) -> None:
+        raise AssertionError("a socket was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    start = time.monotonic()
+    assert blip("caption", photos / "a.png", "--offline").code == 0
+    assert blip("match", photos / "a.png", "-t", "x", "--offline").code == 0
+    assert time.monotonic() - start < 60
