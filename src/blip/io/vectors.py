@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from blip.errors import UsageError
 from blip.io.atomic import atomic_path
 from blip.io.records import Record, RecordWriter
 
@@ -19,7 +18,7 @@ _META = ("kind", "projected", "dim", "dtype", "model")
 
 class VectorFile(RecordWriter):
     """Collects `embedding/1` records; failed inputs are left out. npz: `keys`, `vectors`, `meta`; the same names in
-    safetensors, where keys and meta are JSON text in its metadata.
+    safetensors, where keys and meta are JSON text in its metadata. States of texts of several lengths end in zeros.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,10 +38,7 @@ class VectorFile(RecordWriter):
     def close(self, *, discard: bool = False) -> None:
         if discard:
             return
-        shapes = {vector.shape for vector in self._vectors}
-        if len(shapes) > 1:
-            raise UsageError(f"{self._path}: vectors of {len(shapes)} shapes; must be written as jsonl")
-        vectors = np.stack(self._vectors) if self._vectors else np.zeros((0, 0), np.float32)
+        vectors = _stacked(self._vectors)
         meta = json.dumps(self._meta)
         with atomic_path(self._path) as temporary:
             if self._path.suffix == ".npz":
@@ -52,3 +48,14 @@ class VectorFile(RecordWriter):
                 from safetensors.numpy import save_file
 
                 save_file({"vectors": vectors}, temporary, {"keys": json.dumps(self._keys), "meta": meta})
+
+
+def _stacked(vectors: list[Any]) -> Any:
+    """[N, D], or [N, T, D] with zeros after the rows of shorter ones."""
+    if not vectors:
+        return np.zeros((0, 0), np.float32)
+    longest = max(len(vector) for vector in vectors)
+    stacked = np.zeros((len(vectors), longest, *vectors[0].shape[1:]), vectors[0].dtype)
+    for row, vector in zip(stacked, vectors, strict=True):
+        row[: len(vector)] = vector
+    return stacked

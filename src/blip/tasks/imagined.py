@@ -71,7 +71,7 @@ def imagine(grid: Tensor, classes: list[tuple[int, ...]], prototypes: Tensor, ge
     out = 0.5 * cells[drawn]
     for i, spoken in enumerate(classes):
         for c in spoken:
-            height, width = torch.randint(2, 6, (2,), generator=generator).tolist()
+            height, width = torch.randint(2, 6, (2,), generator=generator).clamp_(max=side).tolist()
             top = int(torch.randint(side - height + 1, (1,), generator=generator))
             left = int(torch.randint(side - width + 1, (1,), generator=generator))
             strength = 1.0 + 2.0 * torch.rand(height, width, 1, generator=generator)

@@ -36,6 +36,9 @@ _CAPTION_LOOP = {
 # What the stem knew of ImageNet stays in its early layers; only its last part follows the captions, slowly.
 _STEM = "vision.stem."
 _TINY_FROZEN = tuple(_STEM + part for part in ("conv", "blocks", "head", "classifier", "class_vectors"))
+_TINY_LOW_STEM = tuple(
+    _STEM + part for part in ("conv.", "classifier.", "class_vectors", *(f"blocks.{i}." for i in range(17)))
+)
 _TINY_RATES = (("*.cross*", 1.0), ("encoder.*", 0.4), ("decoder.*", 0.4))  # what starts random learns faster
 _TINY_PHOTOS = {
     "max_length": 20, "min_scale": 0.6, "texts_per_image": 2, "same_image_ids": True, "queue_size": 2048,
@@ -78,6 +81,18 @@ PRESETS: dict[str, Preset] = {
         train={
             "epochs": 16, "batch_size": 64, "lr": 5e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 150,
             "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.995,
+        },
+    ),
+    "tiny-2": Preset(
+        task="pretrain",
+        doc="Second stage of `tiny`: the stem's last part follows at a low rate, CIDEr as reward of sampled captions.",
+        options={
+            **_TINY_PHOTOS, "start": {"init": "runs/tiny/stage1/final", "dropout": 0.0}, "freeze": _TINY_LOW_STEM,
+            "rates": ((_STEM + "*", 0.1), *_TINY_RATES), "reward": {"samples": 5, "weight": 2.0},
+        },
+        train={
+            "epochs": 5, "batch_size": 64, "lr": 1e-4, "min_lr": 5e-6, "warmup_lr": 1e-6, "warmup_steps": 30,
+            "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.99,
         },
     ),
 }  # fmt: skip
