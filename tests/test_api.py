@@ -1,0 +1,156 @@
+"""`blip.load` and the model it returns, as a Python user writes it."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import blip
+from blip import Caption, ErrorResult, MissingPart, Model, UnknownModel, UnreadableImage
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return blip.load_random("tiny", kind="pretrain", seed=0)
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    rng = np.random.RandomState(0)
+    Image.fromarray(rng.randint(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    return tmp_path / "a.png"
+
+
+def pictures(count: int) -> list[Image.Image]:
+    rng = np.random.RandomState(1)
+    return [Image.fromarray(rng.randint(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(count)]
+
+
+def test_importing_costs_no_torch_and_names_what_there_is() -> None:
+    code = "import sys, blip; assert 'torch' not in sys.modules; print(sorted(blip.__all__) == blip.__all__)"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    for name in blip.__all__:
+        assert getattr(blip, name) is not None
+    assert blip.__version__
+    with pytest.raises(AttributeError, match="no attribute 'lod'"):
+        blip.lod  # noqa: B018
+
+
+def test_one_in_one_out_a_sequence_in_a_list_out(model: Model, picture: Path) -> None:
+    one = model.caption(picture)
+    assert isinstance(one, Caption) and one.score <= 0 and len(one.tokens) == len(one.logprobs)
+    assert model.caption([picture, str(picture)]) == [one, one]
+    assert list(model.caption_iter(iter([picture]))) == [one]
+
+
+def test_every_kind_of_picture_gives_the_same_caption(model: Model, picture: Path) -> None:
+    image = Image.open(picture)
+    array = np.asarray(image)
+    tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
+    with open(picture, "rb") as file:
+        forms = [str(picture), image, array, tensor, tensor / 255, picture.read_bytes(), io.BytesIO(file.read())]
+    found = {model.caption(form).text for form in forms}
+    assert found == {model.caption(picture).text}
+
+
+def test_a_result_depends_on_its_own_input_alone(model: Model) -> None:
+    images = pictures(7)
+    for options in ({}, {"beams": 1}, {"beams": 4, "num_captions": 3}, {"sample": True, "temperature": 3.0}):
+        alone = [model.caption([image], **options, batch_size=1)[0] for image in images]
+        if options.get("sample"):  # the key, here the place in the list, is part of the seed
+            alone = list(model.caption(images, **options, batch_size=1))
+        together = model.caption(images, **options, batch_size=7)
+        assert [c.text for c in together] == [c.text for c in alone]
+        assert [c.score for c in together] == pytest.approx([c.score for c in alone], abs=1e-4)
+
+
+def test_seeds_repeat_and_none_is_fresh(model: Model) -> None:
+    image = pictures(1)[0]
+    drawn = [model.caption(image, sample=True, temperature=5.0, seed=seed).text for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+    assert len({model.caption(image, sample=True, temperature=5.0, seed=None).text for _ in range(3)}) > 1
+
+
+def test_the_global_generator_is_left_alone(model: Model) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    model.caption(pictures(1)[0], sample=True)
+    assert torch.equal(torch.rand(1), expected)
+
+
+def test_match_and_embed_agree(model: Model) -> None:
+    images, texts = pictures(2), ["a cat", "two dogs run on grass", "sea"]
+    found = model.match(images, texts)
+    assert found.itm.shape == found.itc.shape == (2, 3) and len(found.best()) == 2
+    cosines = model.embed_image(images).similarity(model.embed_text(texts))
+    assert np.allclose(cosines, found.itc, atol=1e-5)
+    pairs = model.match(images, texts[:2], pairs=True)
+    assert np.allclose(pairs.itm, np.diag(found.itm[:, :2]), atol=1e-5)
+    assert model.match(images, texts, head="itc").itm is None
+    assert model.embed_multimodal(images, texts[:2]).vectors.shape == (2, 32)
+    assert model.embed_image(images, tokens=True).vectors.shape == (2, 5, 32)
+
+
+def test_failures_raise_or_are_recorded_in_place(model: Model, picture: Path) -> None:
+    broken = picture.with_name("broken.jpg")
+    broken.write_bytes(b"no picture")
+    with pytest.raises(UnreadableImage) as caught:
+        model.caption([picture, broken])
+    assert caught.value.key == str(broken)
+    found = model.caption([picture, broken, picture], on_error="record")
+    assert isinstance(found[1], ErrorResult) and found[0] == found[2]
+
+
+def test_a_model_says_what_it_cannot_do() -> None:
+    vqa = blip.load_random("tiny", kind="vqa")
+    with pytest.raises(MissingPart, match="cannot caption; use caption-base"):
+        vqa.caption(pictures(1))
+    with pytest.raises(UnknownModel, match="did you mean 'caption-base'"):
+        blip.load("caption-bas")
+    assert "answer" in vqa.capabilities
+
+
+def test_saved_models_load_equal(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "mine")
+    again = blip.load(tmp_path / "mine", device="cpu")
+    assert again.config == model.config
+    image = pictures(1)[0]
+    assert again.caption(image) == model.caption(image)
+
+
+def test_threads_are_served_one_after_the_other(model: Model) -> None:
+    images, found = pictures(4), {}
+
+    def work(i: int) -> None:
+        found[i] = model.caption(images[i]).text
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [found[i] for i in range(4)] == [c.text for c in model.caption(images)]
+
+
+def test_names_are_known_without_loading() -> None:
+    assert {"caption-base", "tiny"} <= set(blip.list_models())
+    assert blip.info("caption-base").family == "caption"
+    assert blip.download("tiny").is_dir()
+
+
+def test_the_bundled_model_captions_matches_and_embeds() -> None:
+    tiny = blip.load()
+    photo = Path(__file__).parent.parent / "examples" / "chelsea.png"
+    assert "cat" in tiny.caption(photo).text
+    assert tiny.match(photo, ["a cat", "a red car on a road"]).best() == [0]
+    assert tiny.embed_text("a cat").vectors.shape[1] == tiny.config.proj_width
+    assert tiny.dtype == torch.float32
