@@ -24,8 +24,10 @@ from blip.config import BlipConfig, Family
 from blip.errors import MissingPart, UnreadableImage, UsageError
 from blip.io.image import prepare, read, to_rgb
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
+from blip.model.packed import pack
 from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText
 from blip.runtime import choose_device, choose_dtype
+from blip.tokenizer import Encoded
 
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor
 OnError = Literal["raise", "record"]
@@ -58,6 +60,8 @@ def load(
     model = Model(loaded).to(where, choose_dtype(dtype, where))
     if compile:
         model.module.compile()
+    else:
+        pack(model.module)
     return model
 
 
@@ -65,7 +69,9 @@ def load_random(name: str = "tiny", *, kind: Family = "pretrain", seed: int = 0)
     """A very small model with seeded random weights; needs no files."""
     if name != "tiny":
         raise UsageError(f"random model '{name}'; must be tiny")
-    return Model(random_tiny(kind, seed=seed))
+    loaded = random_tiny(kind, seed=seed)
+    pack(loaded.model)
+    return Model(loaded)
 
 
 def list_models() -> list[str]:
@@ -227,19 +233,25 @@ class Model:
         asked = asked * len(pictures) if len(asked) == 1 else asked
         if len(pictures) != len(asked):
             raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
-        if answers is not None:
-            raise UsageError("answers from a closed list; must be None, ranking is not there yet")
+        if answers is not None and not answers:
+            raise UsageError("answers; must be at least one, or None to answer freely")
+        choices = None if answers is None else self.tokenizer.encode(list(answers), first="dec")
         decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
         distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
         places = torch.tensor([list(distinct).index(id(picture)) for picture in pictures])
         size = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
-        found = []
+        found: list[Answer] = []
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(cast(Tensor, self._prepare(list(distinct.values()))))
             for start in range(0, len(asked), size):
                 part = slice(start, start + size)
-                rows = inference.answer(self.module, self.tokenizer, embeds[places[part]], asked[part], decoding)
-                found += [_answer(row, "generate") for row in rows]
+                seen, lines = embeds[places[part].to(embeds.device)], asked[part]
+                if choices is None or answers is None:
+                    rows = inference.answer(self.module, self.tokenizer, seen, lines, decoding)
+                    found += [_answer([ScoredText(h.text, h.score) for h in row], "generate") for row in rows]
+                else:
+                    ranked = inference.rank_answers(self.module, self.tokenizer, seen, lines, choices, k=k)
+                    found += [_answer(row[:top], "rank") for row in _ranked_texts(ranked, answers, choices)]
         return found[0] if one and isinstance(questions, str) else found
 
     def match(
@@ -394,9 +406,17 @@ def decoding_of(
     )  # fmt: skip
 
 
-def _answer(row: Sequence[inference.Hypothesis], mode: str) -> Answer:
-    others = tuple(ScoredText(other.text, other.score) for other in row[1:])
-    return Answer(row[0].text, row[0].score, mode, others)
+def _answer(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> Answer:
+    return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
+
+
+def _ranked_texts(ranked: inference.Ranked, answers: Sequence[str], choices: Encoded) -> list[list[ScoredText]]:
+    """Best first by the whole answer's log-probability; the score is the mean of its tokens, as for written ones."""
+    lengths = (choices.attention_mask.sum(dim=1) - 1).tolist()
+    return [
+        [ScoredText(answers[i], total / lengths[i]) for i, total in zip(places, totals, strict=True)]
+        for places, totals in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True)
+    ]
 
 
 def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:

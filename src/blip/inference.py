@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from blip.errors import ConfigError
 from blip.model.blip import BlipModel
 from blip.model.decoding import Decoding
+from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.search import Generated, generate
 from blip.model.stepper import TextStepper
+from blip.model.text import Cross
 from blip.tokenizer import Encoded, First, Tokenizer
 
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
+ANSWERS_A_PASS = 32  # of each question: few, so that a pass holds answers of similar length
+SCORES_A_PASS = 1 << 25  # bounds the memory of scoring answers: tokens times vocabulary
+UNSCORED = -100.0  # of a pair that was not re-ranked, as the original writes it
 
 
 @dataclass(frozen=True)
@@ -239,6 +247,93 @@ def question_states(
     return model.fuse(encoded.input_ids.to(image_embeds.device), mask, image_embeds), mask
 
 
+Scoring = Literal["nll", "valid", "all"]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The k answers kept for each question, best first, each [B, k]."""
+
+    places: Tensor  # in the list of answers
+    scores: Tensor  # log-probability of the whole answer, or minus its smoothed loss
+    first: Tensor  # chance of its first token
+
+
+def rank_answers(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    image_embeds: Tensor,
+    questions: Sequence[str],
+    answers: Encoded,
+    *,
+    k: int = 128,
+    scoring: Scoring = "nll",
+    max_length: int = 35,
+) -> Ranked:
+    """Answers out of a closed list, `tokenizer.encode(texts, first="dec")`, to one question per image.
+
+    The k answers with the likeliest first token are scored whole (blip-spec 4.3): by the log-probability of their
+    tokens ("nll"), or as the original by its label-smoothed loss under today's torch ("valid") or under the torch of
+    its time, where padding up to the longest of the list counts ("all", blip-spec 7.1).
+    """
+    if k < 1 or not len(answers.input_ids):
+        raise ConfigError(f"k {k} of {len(answers.input_ids)} answers: both must be at least 1")
+    if bool((answers.input_ids[:, 0] != model.config.text.dec_id).any()):
+        raise ConfigError("answers: must begin with [DEC]; encode them with first='dec'")
+    states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
+    cross = model.decoder.cross_keys_values(states)
+    ids = answers.input_ids.to(states.device)
+    start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
+    hidden = model.decoder(start, cross=cross, cross_mask=mask)[:, 0]
+    chances = at_least_float32(model.decoder.logits(hidden)).softmax(dim=-1)[:, ids[:, 1]]
+    first, places = chances.topk(min(k, len(ids)), dim=1)
+    scores = -_answer_losses(model, cross, mask, answers, places, scoring)
+    order = scores.argsort(dim=1, descending=True)
+    return Ranked(*(x.gather(1, order) for x in (places, scores, first)))
+
+
+def _answer_losses(
+    model: BlipModel, cross: Sequence[Cross], mask: Tensor, answers: Encoded, places: Tensor, scoring: Scoring
+) -> Tensor:
+    """Loss [B, k] of the answers at places [B, k]; those of similar length share a pass, and a question's its keys."""
+    smoothing = 0.0 if scoring == "nll" else model.config.text.label_smoothing
+    scope: Scope = "all" if scoring == "all" else "valid"
+    ids, real = (x.to(places.device) for x in answers)
+    lengths = real.sum(dim=1)[places]
+    column = len(places) * ids.shape[1] * model.config.text.vocab_size
+    some = max(1, min(ANSWERS_A_PASS, SCORES_A_PASS // column))
+    losses: Tensor | None = None
+    for columns in torch.split(lengths.argsort(dim=1), some, dim=1):
+        chosen = places.gather(1, columns).flatten()
+        longest = ids.shape[1] if scoring == "all" else int(lengths.gather(1, columns).max())
+        rows, seen = ids[chosen, :longest], real[chosen, :longest]
+        hidden = model.decoder(rows, seen, cross=cross, cross_mask=mask, causal=True)
+        labels = rows.masked_fill(seen == 0, -100)
+        loss = lm_loss(model.decoder.logits(hidden), labels, smoothing, "none", scope)
+        losses = loss.new_empty(places.shape) if losses is None else losses
+        losses.scatter_(1, columns, loss.view(columns.shape))
+    assert losses is not None, "at least one answer"
+    return losses
+
+
+def embed_video(model: BlipModel, frames: Tensor) -> tuple[Tensor, Tensor]:
+    """Clips of F frames each [V, F, 3, S, S] -> states of all their tokens [V, F * N, D] and vectors [V, E].
+
+    The states take the place of image_embeds. The vector is the mean of the frames', taken before it is brought to
+    unit length (original: eval_retrieval_video.py).
+    """
+    model.require("vision_proj")
+    embeds = model.encode_image(frames.flatten(0, 1))
+    embeds = embeds.view(*frames.shape[:2], *embeds.shape[1:])
+    return embeds.flatten(1, 2), normalize(model.vision_proj(embeds[:, :, 0]).mean(dim=1), dim=-1)
+
+
+def uniform_frames(length: int, count: int) -> list[int]:
+    """The frames of a clip that the original looks at. Its step is a whole number, so it leaves out the end, and of a
+    clip shorter than `count` it sees the first frame only."""
+    return [i * (length // count) for i in range(count)]
+
+
 def retrieval_scores(
     model: BlipModel, tokenizer: Tokenizer, image_embeds: Tensor, texts: Sequence[str], cosines: Tensor, k: int
 ) -> Tensor:
@@ -246,13 +341,27 @@ def retrieval_scores(
 
     A pair's score does not depend on the direction, so each is computed once (blip-spec 5.3).
     """
-    wanted = torch.zeros_like(cosines, dtype=torch.bool)
-    wanted.scatter_(1, cosines.topk(min(k, cosines.shape[1]), dim=1).indices, True)
-    wanted.scatter_(0, cosines.topk(min(k, cosines.shape[0]), dim=0).indices, True)
-    scores = torch.full_like(cosines, -100.0)
+    by_image, by_text = best_pairs(cosines, k)
+    scores = torch.full_like(cosines, UNSCORED)
     encoded = tokenizer.encode(list(texts), first="enc", max_length=35)
     for image in range(len(image_embeds)):
-        chosen = torch.nonzero(wanted[image])[:, 0]
+        chosen = torch.nonzero((by_image | by_text)[image])[:, 0]
         logits = match_logits(model, image_embeds[image : image + 1], encoded, chosen.tolist())
         scores[image, chosen] = logits[:, 1] + cosines[image, chosen]
     return scores
+
+
+def best_pairs(cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Which pairs [N, M] are among the k best of their image, and among the k best of their text."""
+    none = torch.zeros_like(cosines, dtype=torch.bool)
+    by_image = none.scatter(1, cosines.topk(min(k, cosines.shape[1]), dim=1).indices, True)
+    return by_image, none.scatter(0, cosines.topk(min(k, cosines.shape[0]), dim=0).indices, True)
+
+
+def by_direction(scores: Tensor, cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The two matrices of the original out of `retrieval_scores`: images to texts [N, M], texts to images [M, N].
+
+    In each only the k best of a row have a score; the union of both lets a row rank some more.
+    """
+    by_image, by_text = best_pairs(cosines, k)
+    return scores.masked_fill(~by_image, UNSCORED), scores.masked_fill(~by_text, UNSCORED).T

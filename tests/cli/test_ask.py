@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from blip.errors import UsageError
 from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 
@@ -96,6 +97,8 @@ def test_the_bundled_model_says_which_one_can_answer(blip: Blip, photos: Path, m
         (("-q", "x", "--mode", "generate", "--answers", "a,b"), "--answers with --mode generate; must be used with"),
         (("-q", "x", "--answers", " , "), "holds no answer, must be a file, one a line, or a,b,c"),
         (("-q", "x", "--beams", "0"), "--beams 0; must be an integer from 1 to 32"),
+        (("-q", "x", "--answers", "no.txt"), "--answers no.txt; No such file"),
+        (("-q", "x", "--answers", "no.json"), "--answers no.json; [Errno 2] No such file"),
         (("--questions", "no.txt"), "--questions no.txt; No such file"),
     ],
 )
@@ -133,3 +136,49 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
     questions = [word for i in range(20) for word in ("-q", f"what is number {i}?")]
     said = blip("ask", photos / "a.png", photos / "b.jpg", *questions, *RANDOM)
     assert sizes == [2] and len(said.out.splitlines()) == 40
+
+
+def test_answers_of_a_closed_list_are_ranked(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("yes\nno\non the table\n\nno\n")
+    (tmp_path / "list.json").write_text('["yes", "no", "on the table"]')
+    args = ("ask", photos / "a.png", photos / "b.jpg", "-q", "is it day?", *RANDOM, "--json", "--top", "3", "--answers")
+    rows = records(blip(*args, "yes, no,on the table").out)
+    assert [problem(row) for row in rows] == [None] * 2 and rows[0]["mode"] == "rank"
+    assert {row["text"] for row in (rows[0], *rows[0]["alternatives"])} == {"yes", "no", "on the table"}
+    assert blip(*args, tmp_path / "list.txt", "--mode", "rank").out == blip(*args, tmp_path / "list.json").out
+    assert records(blip(*args, tmp_path / "list.txt").out) == rows
+    first = records(blip(*args, tmp_path / "list.txt", "--k", "1").out)[0]
+    assert "alternatives" not in first
+    alone = records(blip(*args, tmp_path / "list.txt", "--batch-size", "1").out)
+    for one, same in zip(rows, alone, strict=True):
+        assert one["text"] == same["text"] and one["score"] == pytest.approx(same["score"], abs=1e-4)
+
+
+def test_the_score_of_a_ranked_answer_is_the_mean_of_its_tokens(photos: Path) -> None:
+    import torch
+
+    from blip import inference
+    from blip.api import load_random
+    from blip.io.image import prepare, read
+
+    model = load_random(kind="vqa")
+    best = model.answer(photos / "a.png", "what is it?", answers=["no", "on the table"], top=2)
+    config = model.config
+    pixels = prepare(
+        [read(photos / "a.png")], size=config.vision.image_size, mean=config.image_mean, std=config.image_std
+    )
+    with torch.inference_mode():
+        embeds = model.module.encode_image(pixels)
+        states, mask = inference.question_states(model.module, model.tokenizer, embeds, ["what is it?"])
+        for one in (best, *best.alternatives):
+            ids = model.tokenizer.encode([one.text], first="dec").input_ids
+            logprobs = model.module.decode(ids, None, states, mask)[0, :-1].log_softmax(dim=-1)
+            assert one.score == pytest.approx(float(logprobs.gather(1, ids[0, 1:, None]).mean()), abs=1e-4)
+    with pytest.raises(UsageError, match="must be at least one"):
+        model.answer(photos / "a.png", "what is it?", answers=[])
+
+
+def test_a_list_of_answers_that_is_none_is_one_line(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.json").write_text('{"yes": 1}')
+    said = blip("ask", photos / "a.png", "-q", "is it day?", *RANDOM, "--answers", tmp_path / "bad.json")
+    assert said.code == 2 and "bad.json; must be a JSON list of texts" in said.err

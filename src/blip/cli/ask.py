@@ -111,7 +111,7 @@ def _closed(answers: str | None, mode: str | None) -> list[str] | None:
     if mode == "generate":
         raise UsageError("--answers with --mode generate; must be used with --mode rank")
     file = Path(answers)
-    if file.is_file():
+    if file.is_file() or file.suffix in (".txt", ".json"):
         lines = _json_list(file) if file.suffix == ".json" else o.texts_of(None, file, "--answers")
     else:
         lines = answers.split(",")

@@ -242,7 +242,9 @@ class _BeamSearch:
         for image, result in enumerate(self.images):
             ranked = list(zip(*(column[image] for column in columns), strict=True))
             going_on = self.sort_out(image, result, ranked)
-            if not self.results[result].is_done(ranked[0][0], length):
+            # original: the best candidate, ended or not, says if better can come; newer: the best of those going on
+            best = ranked[0][0] if self.decoding.length_norm == "total" else going_on[0][0]
+            if not self.results[result].is_done(best, length):
                 left.append(image)
                 chosen += going_on
         if left:

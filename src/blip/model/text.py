@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.config import TextConfig
 from blip.model.layers import KV, MLP, Attention
+from blip.model.packed import Linear, Packable, linear
 
 # Keys and values that one layer's cross-attention looks at: of one image, or of two (NLVR2).
 Cross = KV | tuple[KV, KV]
@@ -45,10 +45,11 @@ class SelfCache:
         """Row i becomes what row index[i] was; the number of rows may change."""
         for i, (keys, values) in enumerate(self.layers):
             if len(index) == len(keys):
-                keys[:, :, : self.length] = keys[index, :, : self.length]
-                values[:, :, : self.length] = values[index, :, : self.length]
+                for x in (keys, values):
+                    so_far = x[:, :, : self.length]
+                    so_far.copy_(so_far.index_select(0, index))
             else:
-                self.layers[i] = keys[index], values[index]
+                self.layers[i] = keys.index_select(0, index), values.index_select(0, index)
 
     def reorder(self, index: Tensor) -> None:
         """`select` that does nothing for the identity."""
@@ -94,7 +95,7 @@ class TextBlock(nn.Module):
             )
             self.cross_norm = nn.LayerNorm(width, eps=eps)
             if merge:
-                self.cross_merge = nn.Linear(2 * width, width)
+                self.cross_merge = Linear(2 * width, width)
         self.mlp = MLP(width, config.mlp_width)
         self.mlp_norm = nn.LayerNorm(width, eps=eps)
         self.dropout = nn.Dropout(config.dropout)
@@ -130,17 +131,17 @@ class TextBlock(nn.Module):
         return cast(Tensor, self.mlp_norm(x + self.dropout(self.mlp(x))))
 
 
-class LMHead(nn.Module):
+class LMHead(Packable):
     """BERT's prediction head; its output weight is the word embedding, given by the caller."""
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
-        self.fc = nn.Linear(config.width, config.width)
+        self.fc = Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.bias = nn.Parameter(torch.zeros(config.vocab_size))
 
     def forward(self, hidden: Tensor, word: Tensor) -> Tensor:
-        return F.linear(self.norm(F.gelu(self.fc(hidden))), word, self.bias)
+        return linear(self.norm(self.fc(hidden, gelu=True)), word, self.bias, self.packed)
 
 
 class TextTransformer(nn.Module):
@@ -169,7 +170,7 @@ class TextTransformer(nn.Module):
 
     def cross_keys_values(self, source: Tensor | tuple[Tensor, Tensor]) -> list[Cross]:
         """What every layer's cross-attention needs of a source [I, N, C] (or of two): computed once per image."""
-        return [cast(TextBlock, block).cross_keys_values(source) for block in self.blocks]
+        return [head_by_head(cast(TextBlock, block).cross_keys_values(source)) for block in self.blocks]
 
     def forward(
         self,
@@ -207,6 +208,16 @@ class TextTransformer(nn.Module):
         if self.lm_head is None:
             raise ValueError("this text transformer was built without a language-model head")
         return cast(Tensor, self.lm_head(hidden, self.embed.word.weight))
+
+
+def head_by_head(cross: Cross) -> Cross:
+    """The same keys and values, at inference each head's in one piece: decoding reads them all at every step."""
+    if torch.is_grad_enabled():
+        return cross
+    first, second = cross
+    if isinstance(first, Tensor) and isinstance(second, Tensor):
+        return first.contiguous(), second.contiguous()
+    return cast(Cross, (head_by_head(cast(KV, first)), head_by_head(cast(KV, second))))
 
 
 def self_mask(input_ids: Tensor, attention_mask: Tensor | None, past: int, causal: bool) -> Tensor | None:

@@ -48,7 +48,7 @@ class Fitted:
 
 
 class LossModule(nn.Module):
-    """Adapter whose `forward` is the task's loss, so that gradients of several processes meet (style of DDP)."""
+    """Adapter whose `forward` is the task's loss: only what goes through `forward` has its gradients gathered."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()

@@ -1,0 +1,411 @@
+"""Ranked answers, matches, retrieval, videos and Grad-CAM against what the original computes, and by hand."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.testing import assert_close
+
+import blip
+from blip import inference
+from blip.config import random_tiny_config
+from blip.errors import ConfigError, MissingPart
+from blip.inference import UNSCORED, Ranked, Scoring
+from blip.io.image import prepare
+from blip.metrics.retrieval import ranks, recalls
+from blip.model.blip import BlipModel
+from blip.model.decoding import Beam
+from blip.model.explain import Looks, grad_cam, match_looks
+from blip.model.layers import Attention
+from blip.model.losses import lm_loss
+from blip.tokenizer import Encoded, First, Tokenizer
+from tests.oracle_files import oracle_config, oracle_model, tensors, values
+
+HIDDEN = {"atol": 2e-5, "rtol": 1e-5}
+LOGITS = {"atol": 1e-4, "rtol": 1e-5}
+EXACT = {"atol": 0, "rtol": 1e-5}
+TEXTS = values("inputs")
+
+
+@pytest.fixture(autouse=True)
+def no_gradients() -> object:
+    with torch.no_grad():
+        yield
+
+
+@cache
+def tokenizer() -> Tokenizer:
+    vocab = Path(blip.__file__).parent / "assets" / "bert-base-uncased-vocab.txt"
+    return Tokenizer(vocab.read_text(encoding="utf-8").splitlines()[:4000], oracle_config("vqa").text)
+
+
+def images(count: int, start: int = 0) -> Tensor:
+    return tensors("inputs")["images"][start : start + count]
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def vqa() -> BlipModel:
+    return oracle_model("vqa")
+
+
+def answer_list() -> Encoded:
+    return tokenizer().encode(TEXTS["answers"], first="dec")
+
+
+def ranked(k: int, scoring: Scoring = "valid", rows: slice = slice(0, 5)) -> Ranked:
+    embeds = vqa().encode_image(images(5)[rows])
+    return inference.rank_answers(
+        vqa(), tokenizer(), embeds, TEXTS["questions"][rows], answer_list(), k=k, scoring=scoring
+    )
+
+
+def test_questions_and_answers_become_the_ids_of_the_original() -> None:
+    recorded, answers = tensors("vqa"), answer_list()
+    assert torch.equal(answers.input_ids, recorded["rank.answer_ids"])
+    assert torch.equal(answers.attention_mask, recorded["rank.answer_mask"])
+    questions = tokenizer().encode(TEXTS["questions"][:4], first="enc")
+    assert torch.equal(questions.input_ids, recorded["train.question_ids"])
+    assert torch.equal(questions.attention_mask, recorded["train.question_mask"])
+    learned = tokenizer().encode(values("vqa")["train.answers"], first="dec")
+    assert torch.equal(learned.input_ids, recorded["train.answer_ids"])
+    assert torch.equal(learned.attention_mask, recorded["train.answer_mask"])
+
+
+def test_first_tokens_of_answers_are_as_likely_as_in_the_original() -> None:
+    recorded, embeds = tensors("vqa"), vqa().encode_image(images(5))
+    states, mask = inference.question_states(vqa(), tokenizer(), embeds, TEXTS["questions"])
+    logits = vqa().decode(torch.full((5, 1), 4000), None, states, mask)[:, 0]
+    assert_close(logits, recorded["rank.first_logits"], **LOGITS)
+    found = ranked(20)
+    in_list_order = found.first.gather(1, found.places.argsort(dim=1))
+    assert_close(in_list_order, recorded["rank.prob_first_token"], atol=1e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 8, 20])
+def test_ranked_answers_equal_the_original(k: int) -> None:
+    recorded, found = tensors("vqa"), ranked(k)
+    assert_close(found.first.sort(dim=1).values, recorded[f"rank.k{k}.topk_probs"].sort(dim=1).values, **EXACT)
+    ids = recorded["rank.answer_ids"]
+    for row in range(5):
+        theirs = recorded[f"rank.k{k}.topk_ids"][row].tolist()
+        scores = dict(zip(theirs, recorded[f"rank.k{k}.log_probs_sum"][row].tolist(), strict=True))
+        ours = dict(zip(found.places[row].tolist(), found.scores[row].tolist(), strict=True))
+        best = int(recorded[f"rank.k{k}.max_ids"][row])
+        if k == 1:  # which of the answers that begin alike is kept is arbitrary
+            assert ids[found.places[row, 0], 1] == ids[best, 1]
+        else:
+            assert set(ours) == set(theirs)
+            assert found.places[row, 0] == best
+        for place in ours.keys() & scores.keys():
+            assert ours[place] == pytest.approx(scores[place], rel=1e-5)
+
+
+def test_generated_answers_equal_the_original() -> None:
+    recorded, texts, embeds = tensors("vqa"), values("vqa"), vqa().encode_image(images(5))
+    decoding = Beam(num_beams=3, max_length=10, min_length=1)
+    batch = inference.answer(vqa(), tokenizer(), embeds, TEXTS["questions"], decoding, attend_padding=True)
+    scores = recorded["generate.sequences_scores"].tolist()  # their length counts [DEC] and not [SEP]: ours, by chance
+    for i, (best, *_) in enumerate(batch):
+        assert [4000, *best.ids] == [int(id) for id in recorded["generate.ids"][i] if id != 0]
+        assert best.text == texts["generate.answers"][i]
+        assert best.score == pytest.approx(scores[i], 1e-5)
+    for i, question in enumerate(TEXTS["questions"]):
+        ((best, *_),) = inference.answer(vqa(), tokenizer(), embeds[i : i + 1], [question], decoding)
+        assert [4000, *best.ids] == texts["generate.single_ids"][i]
+        assert best.text == texts["generate.single_answers"][i]
+        assert best.score == pytest.approx(texts["generate.single_scores"][i], 1e-5)
+
+
+@pytest.mark.parametrize("scoring", ["nll", "valid", "all"])
+def test_answers_are_scored_as_if_each_stood_alone(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ranked(8, scoring)
+    states, mask = inference.question_states(vqa(), tokenizer(), vqa().encode_image(images(5)), TEXTS["questions"])
+    ids, real = answer_list()
+    smoothing = 0.0 if scoring == "nll" else 0.1
+    for row in range(5):
+        for place, score in zip(found.places[row].tolist(), found.scores[row].tolist(), strict=True):
+            one, seen = ids[place][None], real[place][None]
+            logits = vqa().decode(one, seen, states[row][None], mask[row][None])
+            labels = one.masked_fill(seen == 0, -100)
+            loss = lm_loss(logits, labels, smoothing, "none", "all" if scoring == "all" else "valid")
+            assert -score == pytest.approx(float(loss), rel=1e-5)
+        assert found.scores[row].tolist() == sorted(found.scores[row].tolist(), reverse=True)
+    monkeypatch.setattr(inference, "ANSWERS_A_PASS", 3)  # and whatever shares a pass with it
+    in_parts = ranked(8, scoring)
+    assert torch.equal(in_parts.places, found.places)
+    assert_close(in_parts.scores, found.scores, **EXACT)
+
+
+def test_ranking_does_not_depend_on_the_other_questions() -> None:
+    together = ranked(20)
+    for row in range(5):
+        alone = ranked(20, rows=slice(row, row + 1))
+        assert torch.equal(alone.places[0], together.places[row])
+        assert_close(alone.scores[0], together.scores[row], **EXACT)
+
+
+def test_more_candidates_than_answers_are_all_answers_and_none_is_an_error() -> None:
+    assert ranked(500).places.shape == (5, 20)
+    with pytest.raises(ConfigError, match=r"k 0 of 20 answers: both must be at least 1"):
+        ranked(0)
+
+
+def test_answers_that_do_not_begin_as_the_decoder_was_trained_are_refused() -> None:
+    answers, embeds = tokenizer().encode(["red"]), vqa().encode_image(images(1))
+    with pytest.raises(ConfigError, match=r"must begin with \[DEC\]"):
+        inference.rank_answers(vqa(), tokenizer(), embeds, ["what?"], answers)
+
+
+# Matches and features ------------------------------------------------------------------------------------------------
+
+
+@cache
+def retrieval() -> BlipModel:
+    return oracle_model("retrieval")
+
+
+def test_match_logits_equal_the_original() -> None:
+    recorded, embeds = tensors("itm"), retrieval().encode_image(images(4))
+    for first, name in (("cls", "itm_logits"), ("enc", "itm_logits_enc")):
+        encoded = tokenizer().encode(TEXTS["captions"][:4], first=first, max_length=35)  # type: ignore[arg-type]
+        pairs = [inference.match_logits(retrieval(), embeds[i : i + 1], encoded, [i]) for i in range(4)]
+        assert_close(torch.cat(pairs), recorded[name], **HIDDEN)
+    encoded = tokenizer().encode(TEXTS["captions"][:5], max_length=35)
+    every = [inference.match_logits(retrieval(), embeds[i : i + 1], encoded) for i in range(3)]
+    assert_close(torch.stack(every), recorded["itm_logits_all"], **HIDDEN)
+
+
+@pytest.mark.parametrize("pairs", [True, False])
+def test_matches_equal_the_original(pairs: bool) -> None:
+    recorded, texts = tensors("itm"), TEXTS["captions"][: 4 if pairs else 5]
+    embeds = retrieval().encode_image(images(4 if pairs else 3))
+    found = inference.match(retrieval(), tokenizer(), embeds, texts, first="cls", pairs=pairs)
+    logits = recorded["itm_logits" if pairs else "itm_logits_all"]
+    assert_close(found.itm, logits.softmax(dim=-1)[..., 1], **HIDDEN)
+    cosines = recorded["itc_sim"]
+    assert_close(found.itc if pairs else found.itc[:, :4], cosines.diagonal() if pairs else cosines[:3], **HIDDEN)
+
+
+def test_features_equal_the_original() -> None:
+    recorded, texts, model = tensors("itm"), TEXTS["captions"], retrieval()
+    assert_close(inference.embed_image(model, images(4)), recorded["image_feat"], **HIDDEN)
+    assert_close(inference.embed_text(model, tokenizer(), texts[:4]), recorded["text_feat"], **HIDDEN)
+    assert_close(inference.embed_image(model, images(1), tokens=True), recorded["feature.image"], **HIDDEN)
+    assert_close(inference.embed_text(model, tokenizer(), texts[:1], tokens=True), recorded["feature.text"], **HIDDEN)
+    fused = inference.embed_multimodal(model, tokenizer(), images(1), texts[:1], tokens=True)
+    assert_close(fused, recorded["feature.multimodal"], **HIDDEN)
+    first = inference.embed_image(model, images(1), projected=False)
+    assert_close(first, recorded["feature.image"][:, 0], **HIDDEN)
+
+
+# Retrieval -----------------------------------------------------------------------------------------------------------
+
+
+@cache
+def retrieved() -> tuple[Tensor, Tensor, Tensor]:
+    """States, vectors of 12 images, vectors of 24 texts."""
+    embeds = retrieval().encode_image(images(12))
+    texts = inference.embed_text(retrieval(), tokenizer(), TEXTS["captions"])
+    return embeds, retrieval().project_image(embeds), texts
+
+
+def test_cosines_of_retrieval_equal_the_original() -> None:
+    recorded, (_, image_features, text_features) = tensors("retrieval_eval"), retrieved()
+    assert_close(image_features, recorded["image_embeds"], **HIDDEN)
+    assert_close(text_features, recorded["text_embeds"], **HIDDEN)
+    assert_close(image_features @ text_features.T, recorded["sims_matrix"], **HIDDEN)
+
+
+@pytest.mark.parametrize("k", [4, 8, 12])
+def test_both_score_matrices_equal_the_original(k: int) -> None:
+    recorded, (embeds, image_features, text_features) = tensors("retrieval_eval"), retrieved()
+    cosines = image_features @ text_features.T
+    scores = inference.retrieval_scores(retrieval(), tokenizer(), embeds, TEXTS["captions"], cosines, k)
+    to_texts, to_images = inference.by_direction(scores, cosines, k)
+    assert_close(to_texts, recorded[f"k{k}.score_i2t"], **HIDDEN)
+    assert_close(to_images, recorded[f"k{k}.score_t2i"], **HIDDEN)
+    assert int((to_texts != UNSCORED).sum()) == 12 * k and int((to_images != UNSCORED).sum()) == 24 * k
+    assert torch.equal(scores, torch.maximum(to_texts, to_images.T))
+
+
+@pytest.mark.parametrize("case", ["k4", "k8", "k12", "random"])
+def test_recalls_of_the_score_matrices_equal_the_original(case: str) -> None:
+    recorded, numbers = tensors("retrieval_eval"), values("retrieval_eval")
+    owner = np.array([numbers["txt2img"][str(text)] for text in range(24)])
+    assert [np.flatnonzero(owner == image).tolist() for image in range(12)] == list(numbers["img2txt"].values())
+    to_texts = recalls(recorded[f"{case}.score_i2t"].numpy(), owner)
+    to_images = recalls(recorded[f"{case}.score_t2i"].numpy().T, owner)
+    ours = {name: (to_texts if name.startswith("txt") else to_images)[name] for name in to_texts if name != "r_mean"}
+    ours["r_mean"] = (ours["txt_r_mean"] + ours["img_r_mean"]) / 2
+    ranked_rows = {"k4": 4, "k8": 8, "k12": 12, "random": 24}[case]
+    for name, theirs in numbers[f"{case}.metrics"].items():
+        # where not all of the first n have a score, the original's order of the others is chance
+        if ranked_rows >= 10 or (name[-1].isdigit() and int(name.partition("_r")[2]) <= ranked_rows):
+            assert ours[name] == pytest.approx(theirs), name
+
+
+# Videos --------------------------------------------------------------------------------------------------------------
+
+
+def clips(count: int) -> Tensor:
+    return images(4 * count).unflatten(0, (count, 4))
+
+
+@pytest.mark.parametrize("count", [3, 5])
+def test_video_scores_equal_the_original(count: int) -> None:
+    recorded, texts, model = tensors("video"), TEXTS["captions"][:5], retrieval()
+    states, vectors = inference.embed_video(model, clips(count))
+    assert_close(vectors, recorded[f"v{count}.video_embeds"], **HIDDEN)
+    if count == 3:
+        assert_close(states, recorded["v3.video_feats"], **HIDDEN)
+    cosines = vectors @ inference.embed_text(model, tokenizer(), texts).T
+    assert_close(cosines, recorded[f"v{count}.sims_matrix"], **HIDDEN)
+    scores = inference.retrieval_scores(model, tokenizer(), states, texts, cosines, 3)
+    to_texts, to_videos = inference.by_direction(scores, cosines, 3)
+    # original: a row and a column for as many videos as there are texts; ours: for those that there are
+    theirs_to_texts, theirs_to_videos = recorded[f"v{count}.score_v2t"], recorded[f"v{count}.score_t2v"]
+    assert_close(to_texts, theirs_to_texts[:count], **HIDDEN)
+    assert_close(to_videos, theirs_to_videos[:, :count], **HIDDEN)
+    assert bool((theirs_to_texts[count:] == UNSCORED).all() and (theirs_to_videos[:, count:] == UNSCORED).all())
+
+
+def test_video_recalls_equal_the_original() -> None:
+    recorded, theirs, owner = tensors("video"), dict(values("video")["v5.metrics"]), np.arange(5)
+    to_videos = recorded["v5.score_t2v"].numpy().T
+    assert theirs.pop("vid_mdR") == np.median(ranks(to_videos, owner)[1] + 1)
+    ours = {name: x for name, x in recalls(recorded["v5.score_v2t"].numpy(), owner).items() if name.startswith("txt")}
+    ours |= {f"vid{name[3:]}": x for name, x in recalls(to_videos, owner).items() if name.startswith("img")}
+    ours["r_mean"] = (ours["txt_r_mean"] + ours["vid_r_mean"]) / 2
+    assert ours == pytest.approx(theirs)
+
+
+def test_frames_are_those_of_the_original() -> None:
+    for length, count, frames in values("video")["uniform_frames"]:
+        assert inference.uniform_frames(length, count) == frames
+
+
+def test_frames_are_normalised_as_in_the_original() -> None:
+    recorded, config = tensors("video"), oracle_config("retrieval")
+    for frame, expected in zip(recorded["norm.frames"], recorded["norm.out"], strict=True):
+        pixels = frame.permute(1, 2, 0).numpy()
+        for top in (0, 1):  # the two largest squares of 6 x 5 pixels, which no resize touches
+            square = Image.fromarray(pixels[top : top + 5])
+            values_ = prepare([square], size=5, mean=config.image_mean, std=config.image_std)[0]
+            assert_close(values_, expected[:, top : top + 5], atol=1e-6, rtol=1e-5)
+
+
+# Grad-CAM ------------------------------------------------------------------------------------------------------------
+
+
+def pairs(first: First, count: int, width: int | None = None) -> tuple[Encoded, Tensor]:
+    """The first captions and states of the first images."""
+    padding = "longest" if width is None else "max_length"
+    encoded = tokenizer().encode(TEXTS["captions"][:count], first=first, max_length=width, padding=padding)  # type: ignore[arg-type]
+    return encoded, retrieval().encode_image(images(count))
+
+
+def relative(expected: Tensor) -> dict[str, float]:
+    """As gradients are compared: 1e-4 of the largest entry."""
+    return {"atol": 1e-4 * float(expected.abs().max()), "rtol": 0.0}
+
+
+@pytest.mark.parametrize("layer", [1, 2])
+@pytest.mark.parametrize("first", ["cls", "enc"])
+def test_grad_cam_equals_the_original(layer: int, first: First) -> None:
+    case = f"block{layer}_{first}."
+    recorded = {name.removeprefix(case): x for name, x in tensors("gradcam").items() if name.startswith(case)}
+    (ids, mask), embeds = pairs(first, 1)
+    found = match_looks(retrieval(), ids, mask, embeds, layer)
+    assert_close(found.logits, recorded["itm_logits"], **HIDDEN)
+    assert_close(found.attention, recorded["attention"], **HIDDEN)
+    assert_close(found.gradient, recorded["gradient"], **relative(recorded["gradient"]))
+    assert_close(grad_cam(found, mask, 4), recorded["gradcam"], **relative(recorded["gradcam"]))
+
+
+def test_grad_cam_of_a_padded_batch_equals_the_original() -> None:
+    recorded = tensors("gradcam")
+    (ids, mask), embeds = pairs("enc", 2, width=35)
+    found = match_looks(retrieval(), ids, mask, embeds)  # the middle layer of four
+    maps, expected = grad_cam(found, mask, 4), recorded["batch_block2_enc.gradcam"]
+    assert_close(found.logits, recorded["batch_block2_enc.itm_logits"], **HIDDEN)
+    assert_close(maps, expected, **relative(expected))
+    assert not maps[:, 1:][mask == 0][1:].any()
+
+
+def test_gradients_of_attention_are_those_of_the_explicit_softmax() -> None:
+    """Against autograd through probabilities: two texts to an image, inference mode, frozen weights."""
+    model = oracle_model("retrieval").double().requires_grad_(False)
+    (ids, mask), embeds = pairs("enc", 4)
+    embeds = embeds[:2].double()
+    with torch.inference_mode():
+        found = match_looks(model, ids.clone(), mask.bool(), embeds.clone(), 1)
+    seen: list[Tensor] = []
+
+    def by_softmax(attention: Attention, inputs: tuple[Tensor, tuple[Tensor, Tensor]], _: Tensor) -> Tensor:
+        (x, (keys, values_)) = inputs[:2]
+        scores = attention.heads(attention.q(x)) @ keys.transpose(2, 3) / (x.shape[-1] / attention.num_heads) ** 0.5
+        seen.append(scores.softmax(dim=-1).requires_grad_())
+        return attention.out((seen[0] @ values_).transpose(1, 2).flatten(2))
+
+    hook = model.encoder.blocks[1].cross.register_forward_hook(by_softmax)
+    with torch.enable_grad():
+        each = model.match_logits(model.fuse(ids, mask, embeds.repeat_interleave(2, 0)))
+        (gradient,) = torch.autograd.grad(each[:, 1].sum(), seen)
+    hook.remove()
+    assert_close(found.logits, each.detach())
+    assert_close(found.attention, seen[0].detach())
+    assert_close(found.gradient, gradient)
+
+
+def test_looking_leaves_no_hooks_and_no_gradients_behind() -> None:
+    model, ((ids, mask), embeds) = retrieval(), pairs("enc", 1)
+    with pytest.raises(ConfigError, match=r"layer 4: must be from 0 to 3"):
+        match_looks(model, ids, mask, embeds, 4)
+    with pytest.raises(RuntimeError, match="invalid for input"):
+        match_looks(model, ids, mask, embeds[0], 1)  # no batch of states
+    assert not match_looks(model, ids, mask, embeds, 1).attention.requires_grad
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_model_without_the_match_cannot_tell_where_it_looked() -> None:
+    model = BlipModel(random_tiny_config("vqa"))
+    with pytest.raises(MissingPart, match="has no itm_head"):
+        match_looks(model, torch.zeros(1, 3, dtype=torch.long), None, torch.zeros(1, 5, 32))
+    with pytest.raises(MissingPart, match="has no vision_proj"):
+        inference.embed_video(model, torch.zeros(1, 2, 3, 64, 64))
+
+
+def test_guesses_of_a_stem_have_no_place_in_a_map() -> None:
+    torch.manual_seed(0)
+    attention, mask = torch.rand(1, 2, 4, 1 + 9 + 3), torch.tensor([[1, 1, 1, 0]])
+    maps = grad_cam(
+        Looks(
+            torch.zeros(1, 2),
+            attention,
+            torch.ones_like(attention),
+        ),
+        mask,
+        3,
+    )
+    assert maps.shape == (1, 5, 3, 3)
+    by_hand = attention[0, :, :, 1:10].mean(dim=0).view(4, 3, 3)
+    assert_close(maps[0, 0], by_hand[0])
+    assert_close(maps[0, 1], by_hand[1])  # the one word between the first token and [SEP]
+    assert_close(maps[0, 2:4], by_hand[1:3])
+    assert not maps[0, 4].any()
+
+
+def test_a_text_without_words_has_an_empty_mean() -> None:
+    mask = torch.tensor([[1, 1, 0]])
+    attention = torch.ones(1, 2, 3, 5)
+    assert not grad_cam(Looks(torch.zeros(1, 2), attention, attention), mask, 2)[0, 1].any()
