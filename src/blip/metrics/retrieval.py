@@ -24,10 +24,16 @@ def ranks(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> tuple[NDArra
     return (foreign >= best[:, None]).sum(axis=1), image_ranks
 
 
-def recalls(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> dict[str, float]:
-    """txt_r1 ... img_r10 in percent (photo to text, text to photo) and their means, as the original names them."""
+def recalls(
+    scores: NDArray[np.float32], owner: NDArray[np.int64], by_text: NDArray[np.float32] | None = None
+) -> dict[str, float]:
+    """txt_r1 ... img_r10 in percent (photo to text, text to photo) and their means, as the original names them.
+
+    by_text: scores [images, texts] of the way from text to photo, where re-ranking makes them differ.
+    """
     result: dict[str, float] = {}
-    for name, found in zip(("txt", "img"), ranks(scores, owner), strict=True):
+    both = ranks(scores, owner)[0], ranks(scores if by_text is None else by_text, owner)[1]
+    for name, found in zip(("txt", "img"), both, strict=True):
         at_k = {f"{name}_r{k}": 100.0 * float((found < k).mean()) for k in KS}
         result |= at_k | {f"{name}_r_mean": sum(at_k.values()) / len(KS)}
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2

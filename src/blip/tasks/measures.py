@@ -59,9 +59,11 @@ def retrieval_report(
     texts = [clean_caption(t, 30) for i in range(len(images)) for t in source[i].texts]
     text_features = embed_texts(model, tokenizer, texts, max_length)
     scores = images @ text_features.T
-    if k:
-        scores = inference.retrieval_scores(model, tokenizer, torch.cat(embeds), texts, scores, k)
-    return Report(metrics=recalls(scores.numpy(), owner), rows=[])
+    if not k:
+        return Report(metrics=recalls(scores.numpy(), owner), rows=[])
+    joined = inference.retrieval_scores(model, tokenizer, torch.cat(embeds), texts, scores, k)
+    by_image, by_text = inference.by_direction(joined, scores, k)
+    return Report(metrics=recalls(by_image.numpy(), owner, by_text.T.numpy()), rows=[])
 
 
 def embed_texts(model: BlipModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Tensor:
