@@ -23,7 +23,10 @@ from blip.tasks.start import Start, Started, freeze, rated_groups, save_model, s
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionTask:
-    """Captions after a prompt whose own tokens are not learnt; best by CIDEr + BLEU-4 on the validation photos."""
+    """Captions after a prompt whose own tokens are not learnt; best by CIDEr + BLEU-4 on the validation photos.
+
+    keep_parts: a model from pre-training keeps its other heads (and, where `freeze` says so, what they rest on).
+    """
 
     data: str | Sequence[str]
     val: str | Sequence[str] | None = None
@@ -35,6 +38,7 @@ class CaptionTask:
     texts_per_image: int = 1
     rand_augment: bool = True
     reward: Reward | None = None
+    keep_parts: bool = False
     freeze: tuple[str, ...] = ()
     rates: tuple[tuple[str, float], ...] = ()
     decoding: Beam = field(default_factory=lambda: Beam(num_beams=3, max_length=20, min_length=5))
@@ -43,7 +47,7 @@ class CaptionTask:
 
     @cached_property
     def _started(self) -> Started:
-        return start_model(self.start, "caption")
+        return start_model(self.start, "caption", self.keep_parts)
 
     @cached_property
     def _reward(self) -> CiderReward:

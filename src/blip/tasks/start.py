@@ -42,8 +42,8 @@ class Started:
     vocab: Path | None = None  # the vocabulary file, where it is not the bundled one
 
 
-def start_model(start: Start, family: Family) -> Started:
-    """The model of a task, of the family that the task needs."""
+def start_model(start: Start, family: Family, keep_family: bool = False) -> Started:
+    """The model of a task, of the family that the task needs; with `keep_family` of that it starts from."""
     if start.init is None:
         config = published_config(family, start.size)
         if start.image_size is not None:
@@ -53,7 +53,9 @@ def start_model(start: Start, family: Family) -> Started:
             torch.manual_seed(start.seed)
             return Started(BlipModel(config), config, Tokenizer.from_config(config))
     loaded = load(start.init, image_size=start.image_size)
-    config = replace(_with_dropout(loaded.config, start.dropout), family=family)
+    config = _with_dropout(loaded.config, start.dropout)
+    if not keep_family:
+        config = replace(config, family=family)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(start.seed)
         model, adapted = start_from(loaded, config)
