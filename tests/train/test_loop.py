@@ -96,10 +96,11 @@ def command(photos: Path, folder: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "blip", "train", *task, *loop_flags, "--threads", "1", "--device", "cpu"]
 
 
-def test_sigterm_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
-    process = subprocess.Popen([*command(photos, tmp_path / "run", 100000)], stderr=subprocess.PIPE, text=True)
+def test_sigterm_to_all_processes_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+    with_workers = [*command(photos, tmp_path / "run", 100000), "--workers", "2"]
+    process = subprocess.Popen(with_workers, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_checkpoint(tmp_path / "run", process)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143, said
     assert "the same command goes on" in said

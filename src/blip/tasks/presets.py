@@ -107,9 +107,9 @@ PRESETS: dict[str, Preset] = {
             "freeze": ("vision", "encoder", "text_proj", "itm_head", "temperature"),
         },
         train={
-            "steps": 260, "batch_size": 64, "lr": 2e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 20,
+            "steps": 170, "batch_size": 64, "lr": 2e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 20,
             "weight_decay": 0.0, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.98,
-            "eval_every": 65, "save_every": 65,
+            "eval_every": 85, "save_every": 85,
         },
     ),
 }  # fmt: skip
