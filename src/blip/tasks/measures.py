@@ -58,7 +58,7 @@ def retrieval_report(
     owner = np.concatenate([np.full(len(source[i].texts), i) for i in range(len(images))])
     texts = [clean_caption(t, 30) for i in range(len(images)) for t in source[i].texts]
     text_features = embed_texts(model, tokenizer, texts, max_length)
-    scores = images @ text_features.T
+    scores = images.float() @ text_features.float().T
     if not k:
         return Report(metrics=recalls(scores.numpy(), owner), rows=[])
     joined = inference.retrieval_scores(model, tokenizer, torch.cat(embeds), texts, scores, k)

@@ -98,18 +98,4 @@ PRESETS: dict[str, Preset] = {
             "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.99,
         },
     ),
-    "tiny-3": Preset(
-        task="caption",
-        doc="Third stage of `tiny`: the decoder's own layers follow the reward; what matching rests on stays.",
-        options={
-            "start": {"init": "runs/tiny/stage2/final", "dropout": 0.0}, "keep_parts": True, "max_length": 20,
-            "min_scale": 0.6, "reward": {"samples": 5, "weight": 20.0},
-            "freeze": ("vision", "encoder", "text_proj", "itm_head", "temperature"),
-        },
-        train={
-            "steps": 170, "batch_size": 64, "lr": 2e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 20,
-            "weight_decay": 0.0, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.98,
-            "eval_every": 85, "save_every": 85,
-        },
-    ),
 }  # fmt: skip
