@@ -44,6 +44,7 @@ def main() -> None:
         "dev": measure_dev(loaded, dev, args.rerank, args.limit, args.bf16),
     }
     if args.coco:
+        print(json.dumps(results), flush=True)
         results["coco"] = measure_coco(loaded, open_source(args.coco))
     text = json.dumps(results, indent=1)
     print(text)
