@@ -61,7 +61,8 @@ def measure_dev(loaded: Loaded, dev: Source, rerank: int, limit: int | None, bf1
     found |= {f"itc_{k}": v for k, v in retrieval_report(model, tokenizer, dev, limit=limit).metrics.items()}
     if rerank:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            found |= {f"itm{rerank}_{k}": v for k, v in retrieval_report(model, tokenizer, dev, limit=limit, k=rerank).metrics.items()}
+            reranked = retrieval_report(model, tokenizer, dev, limit=limit, k=rerank)
+        found |= {f"itm{rerank}_{k}": v for k, v in reranked.metrics.items()}
     return found | {"swapped_caption_auc": swapped_auc(loaded, dev, limit)}
 
 

@@ -347,7 +347,7 @@ def retrieval_scores(
     for image in range(len(image_embeds)):
         chosen = torch.nonzero((by_image | by_text)[image])[:, 0]
         logits = match_logits(model, image_embeds[image : image + 1], encoded, chosen.tolist())
-        scores[image, chosen] = logits[:, 1] + cosines[image, chosen]
+        scores[image, chosen] = logits[:, 1].to(scores.dtype) + cosines[image, chosen]
     return scores
 
 
