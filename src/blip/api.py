@@ -109,7 +109,7 @@ class Model:
 
     @property
     def device(self) -> torch.device:
-        return self.module.vision.cls_token.device
+        return self.module.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -269,7 +269,7 @@ class Model:
         lines = [texts] if isinstance(texts, str) else list(texts)
         pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
         with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(pixel_values)
+            embeds = self.module.encode_image(pixel_values, first_only=head == "itc")
             if head == "itc":
                 features = self.module.project_image(embeds)
                 others = inference.embed_text(self.module, self.tokenizer, lines, max_length=max_text_length)

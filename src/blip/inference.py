@@ -136,7 +136,8 @@ def match_logits(
     cross = model.encoder.cross_keys_values(image_embeds)
     logits = torch.empty(len(encoded.input_ids) if chosen is None else len(chosen), 2, device=image_embeds.device)
     for rows, ids in without_padding(encoded, chosen):
-        logits[rows] = model.match_logits(model.encoder(ids.to(image_embeds.device), cross=cross)).float()
+        states = model.encoder(ids.to(image_embeds.device), cross=cross, first_only=True)
+        logits[rows] = model.match_logits(states).float()
     return logits
 
 
@@ -152,7 +153,7 @@ def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> It
 
 def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True, tokens: bool = False) -> Tensor:
     """[B, 3, S, S] -> [B, E] of unit length, or the class token's states [B, D], or those of all tokens [B, N, D]."""
-    embeds = model.encode_image(pixel_values)
+    embeds = model.encode_image(pixel_values, first_only=not tokens)
     if tokens:
         return embeds
     return model.project_image(embeds) if projected else embeds[:, 0]
@@ -173,10 +174,10 @@ def embed_text(
     """
     model.require("encoder")
     encoded = tokenizer.encode(list(texts), max_length=max_length)
-    device = model.vision.cls_token.device
+    device = model.device
     result: Tensor | None = None
     for rows, ids in without_padding(encoded):
-        hidden = model.encode_text(ids.to(device))
+        hidden = model.encode_text(ids.to(device), first_only=not tokens)
         vectors = hidden if tokens else model.project_text(hidden) if projected else hidden[:, 0]
         if result is None:
             shape = (*encoded.input_ids.shape, vectors.shape[2]) if tokens else (len(texts), vectors.shape[1])

@@ -53,20 +53,25 @@ class BlipModel(nn.Module):
         if parts.encoder_reads == "two images":
             self.nlvr_head = NLVRHead(text.width)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.vision.cls_token.device
+
     def require(self, part: str) -> None:
         """Raises MissingPart when the family has no such part."""
         if not hasattr(self, part):
             families = ", ".join(name for name, parts in FAMILIES.items() if _has(parts, part))
             raise MissingPart(f"a '{self.config.family}' model has no {part}; families with one: {families}")
 
-    def encode_image(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [B, 3, S, S] -> image_embeds [B, N, D], the class token first."""
-        return cast(Tensor, self.vision(pixel_values))
+    def encode_image(self, pixel_values: Tensor, first_only: bool = False) -> Tensor:
+        """pixel_values [B, 3, S, S] -> image_embeds [B, N, D], the class token first (`first_only`: [B, 1, D])."""
+        return cast(Tensor, self.vision(pixel_values, first_only))
 
-    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Text alone ([CLS] first): [B, T] -> hidden states [B, T, D]."""
+    def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """Text alone ([CLS] first): [B, T] -> hidden states [B, T, D] (`first_only`: [B, 1, D])."""
         self.require("encoder")
-        return cast(Tensor, self.encoder(input_ids, attention_mask))
+        return cast(Tensor, self.encoder(input_ids, attention_mask, first_only=first_only))
 
     def fuse(
         self,
@@ -108,18 +113,22 @@ class BlipModel(nn.Module):
         labels [R, T], -100 = ignored. Only states that have a label go through the head: with short texts padded to the
         longest, most of the [R, T, V] scores would be of padding.
         """
-        states = self.decoder_states(input_ids, attention_mask, source)
         wanted = labels[:, 1:] != -100
-        logits = self.decoder.logits(states[:, :-1][wanted])
+        logits = self.next_token_logits(input_ids, attention_mask, wanted, source)
         return F.cross_entropy(
             at_least_float32(logits), labels[:, 1:][wanted], label_smoothing=self.config.text.label_smoothing
         )
+
+    def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor, wanted: Tensor, source: Tensor) -> Tensor:
+        """`decode` at the places alone after which a token is wanted: wanted [R, T - 1], bool -> logits [K, V]."""
+        states = self.decoder_states(input_ids, attention_mask, source)
+        return self.decoder.logits(states[:, :-1][wanted])
 
     def reason(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
         """NLVR2: sentence [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""
         self.require("nlvr_head")
         cross = self.encoder.cross_keys_values((first, second))
-        hidden = self.encoder(input_ids, attention_mask, cross=cross)
+        hidden = self.encoder(input_ids, attention_mask, cross=cross, first_only=True)
         return cast(Tensor, self.nlvr_head(hidden[:, 0]))
 
     def project_image(self, image_embeds: Tensor) -> Tensor:

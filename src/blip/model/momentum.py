@@ -39,14 +39,15 @@ class MomentumTwin(nn.Module):
     def image_features(self, pixel_values: Tensor, grid: Tensor | None = None) -> Tensor:
         """pixel_values -> [B, E] of unit length. grid: what a frozen stem (the same in both) has already read."""
         if grid is None or self.vision.stem is None:
-            states = self.vision(pixel_values)
+            states = self.vision(pixel_values, first_only=True)
         else:
-            states = self.vision.encode_grid(grid, self.vision.stem.guess(grid))
+            states = self.vision.encode_grid(grid, self.vision.stem.guess(grid), first_only=True)
         return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Text alone -> [B, E] of unit length."""
-        return F.normalize(self.text_proj(self.encoder(input_ids, attention_mask)[:, 0]), dim=-1)
+        states = self.encoder(input_ids, attention_mask, first_only=True)
+        return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 
 
 class FeatureQueue(nn.Module):

@@ -181,8 +181,9 @@ class TextTransformer(nn.Module):
         cross_mask: Tensor | None = None,
         causal: bool = False,
         cache: SelfCache | None = None,
+        first_only: bool = False,
     ) -> Tensor:
-        """Hidden states [R, T, D] of input_ids [R, T].
+        """Hidden states [R, T, D] of input_ids [R, T], or with `first_only` those of the first token [R, 1, D].
 
         attention_mask: [R, past + T], 1 = real token; None = all real.
         cross: `cross_keys_values` of I images; R is a multiple of I, rows image-major. None = text alone.
@@ -198,6 +199,8 @@ class TextTransformer(nn.Module):
             kv = block.attn.keys_values(x)
             if cache is not None:
                 kv = cache.append(i, kv)
+            if first_only and i == len(self.blocks) - 1:  # nobody reads what the last layer makes of the others
+                x, mask = x[:, :1], None if mask is None else mask[:, :, :1]
             x = block(x, kv, mask, None if cross is None else cross[i], looked)
         if cache is not None:
             cache.length += input_ids.shape[1]

@@ -25,9 +25,13 @@ class Block(nn.Module):
         self.mlp = MLP(config.width, config.mlp_width)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, first_only: bool = False) -> Tensor:
+        """x [B, N, D] -> [B, N, D], or with `first_only` the first token's alone: [B, 1, D]."""
         y = self.norm1(x)
-        x = x + self.drop_path(self.attn(y, self.attn.keys_values(y)))
+        kv = self.attn.keys_values(y)
+        if first_only:
+            x, y = x[:, :1], y[:, :1]
+        x = x + self.drop_path(self.attn(y, kv))
         return x + cast(Tensor, self.drop_path(self.mlp(self.norm2(x))))
 
 
@@ -61,24 +65,36 @@ class VisionTransformer(nn.Module):
         nn.init.trunc_normal_(self.cls_token, std=0.02)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
-    def forward(self, pixel_values: Tensor) -> Tensor:
-        """pixel_values [B, 3, S, S], normalised -> image_embeds [B, N, D], the class token first.
+    def forward(self, pixel_values: Tensor, first_only: bool = False) -> Tensor:
+        """pixel_values [B, 3, S, S], normalised -> image_embeds [B, N, D], the class token first (or alone).
 
         With class tokens N grows by their number (they have no grid place, so no position embedding).
         """
         size = self.config.image_size
-        if pixel_values.shape[-2:] != (size, size):
+        if pixel_values.shape[-2:] != (size, size) and not self.is_grid(pixel_values):
             raise ValueError(f"pixel_values {tuple(pixel_values.shape)}: this model takes [B, 3, {size}, {size}]")
-        return self.encode_grid(*self.read_pixels(pixel_values))
+        return self.encode_grid(*self.read_pixels(pixel_values), first_only)
+
+    def is_grid(self, pixel_values: Tensor) -> bool:
+        """Whether these are not pixels but what the stem has read of them: [B, C, s, s]."""
+        return self.stem is not None and pixel_values.shape[1] == self.stem.channels
 
     def read_pixels(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the tower reads: the pixels themselves, or the stem's grid [B, C, s, s] and guesses [B, K, D]."""
+        """What the tower reads: the pixels themselves, or the stem's grid [B, C, s, s] and guesses [B, K, D].
+
+        A frozen stem's grid may come in place of the pixels: it need not be read again at every epoch.
+        """
         if self.stem is None:
             return pixel_values, None
+        if self.is_grid(pixel_values):
+            return pixel_values, self.stem.guess(pixel_values)
         return cast(tuple[Tensor, Tensor | None], self.stem(pixel_values))
 
-    def encode_grid(self, grid: Tensor, guesses: Tensor | None = None) -> Tensor:
-        """The tower above the stem: grid [B, C, s, s] (pixels without a stem), guesses [B, K, D] -> [B, N, D]."""
+    def encode_grid(self, grid: Tensor, guesses: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """The tower above the stem: grid [B, C, s, s] (pixels without a stem), guesses [B, K, D] -> [B, N, D].
+
+        first_only: the class token's states alone, [B, 1, D]; the last block then leaves out the others.
+        """
         x = self.patch_embed(grid).flatten(2).transpose(1, 2)  # [B, patches, D]
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
         if guesses is not None:
@@ -86,7 +102,8 @@ class VisionTransformer(nn.Module):
         first_checkpointed = len(self.blocks) - self.checkpoint_layers
         for i, block in enumerate(self.blocks):
             again = self.training and i >= first_checkpointed  # computed again in the backward pass
-            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
+            first = first_only and i == len(self.blocks) - 1
+            x = checkpoint(block, x, first, use_reentrant=False) if again else block(x, first)
         out: Tensor = self.norm(x)
         return out
 

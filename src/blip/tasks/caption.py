@@ -25,6 +25,7 @@ from blip.tasks.start import Start, Started, freeze, rated_groups, save_model, s
 class CaptionTask:
     """Captions after a prompt whose own tokens are not learnt; best by CIDEr + BLEU-4 on the validation photos.
 
+    views: what a frozen stem has read of the photos (`blip.tasks.images.TrainingPhotos`).
     keep_parts: a model from pre-training keeps its other heads (and, where `freeze` says so, what they rest on).
     """
 
@@ -36,6 +37,7 @@ class CaptionTask:
     max_words: int = 30
     min_scale: float = 0.5
     texts_per_image: int = 1
+    views: str | None = None
     rand_augment: bool = True
     reward: Reward | None = None
     keep_parts: bool = False
@@ -71,6 +73,7 @@ class CaptionTask:
             train_transform(self._started.config, self.min_scale, self.rand_augment),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
+            views=self.views,
         )
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -93,7 +96,6 @@ class CaptionTask:
         lm = blip.lm_loss(batch["input_ids"], batch["attention_mask"], batch["labels"], image_embeds)
         if self.reward is None:
             return {"loss": lm, "lm": lm}
-        generator = torch.Generator().manual_seed(step.index)
         critical, mean = self_critical_loss(
             blip,
             self._started.tokenizer,
@@ -101,7 +103,7 @@ class CaptionTask:
             batch["image_ids"].tolist(),
             self._reward,
             self.reward,
-            generator,
+            step.index,
         )
         return {"loss": lm + self.reward.weight * critical, "lm": lm, "reward": torch.tensor(mean)}
 

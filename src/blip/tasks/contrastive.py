@@ -65,7 +65,7 @@ def contrast(
     with torch.no_grad():
         model.temperature.clamp_(*TEMPERATURE_RANGE)
     image = model.project_image(image_embeds).float()
-    text = model.project_text(model.encode_text(input_ids, attention_mask)).float()
+    text = model.project_text(model.encode_text(input_ids, attention_mask, first_only=True)).float()
     with torch.no_grad():
         twin.update(model)
         image_m = twin.image_features(pixel_values, grid).float()
@@ -114,10 +114,10 @@ def draw(
     with torch.no_grad(), torch.autocast(itc.sim_i2t.device.type, enabled=False):
         if negatives.source == "momentum":
             sim_i2t, sim_t2i = itc.sim_i2t[:, :rows], itc.sim_t2i[:, :rows]
-            excluded = _same_pairs(rows, image_ids, image_ids)
+            excluded = _same_pairs(rows, image_ids, itc.sim_i2t.device)
         else:
             pool = gather if negatives.all_ranks else _identity
-            ids = torch.arange(rows, device=sim_device(itc)) + rank() * rows if image_ids is None else image_ids
+            ids = torch.arange(rows, device=itc.sim_i2t.device) + rank() * rows if image_ids is None else image_ids
             excluded = ids[:, None] == pool(ids)[None, :]
             sim_i2t = itc.image_features @ pool(itc.text_features).T / temperature
             sim_t2i = itc.text_features @ pool(itc.image_features).T / temperature
@@ -151,18 +151,15 @@ def match(
     offset = rank() * rows if all_ranks else 0
     images = torch.cat([own + offset, drawn.images[has_image], has_text + offset])
     cross = [(kv[0][images], kv[1][images]) for kv in cast(list[KV], model.encoder.cross_keys_values(pool_embeds))]
-    logits = model.match_logits(model.encoder(ids, mask, cross=cross)).float()
+    logits = model.match_logits(model.encoder(ids, mask, cross=cross, first_only=True)).float()
     return itm_loss(logits, rows), logits
 
 
-def sim_device(itc: Contrast) -> torch.device:
-    return itc.sim_i2t.device
-
-
-def _same_pairs(rows: int, row_ids: Tensor | None, column_ids: Tensor | None) -> Tensor:
-    if row_ids is None or column_ids is None:
-        return torch.eye(rows, dtype=torch.bool)
-    return row_ids[:, None] == column_ids[None, :]
+def _same_pairs(rows: int, image_ids: Tensor | None, device: torch.device) -> Tensor:
+    """Which pairs [B, B] are of one image."""
+    if image_ids is None:
+        return torch.eye(rows, dtype=torch.bool, device=device)
+    return image_ids[:, None] == image_ids[None, :]
 
 
 def _identity(x: Tensor) -> Tensor:

@@ -15,15 +15,17 @@ from torch import Tensor
 
 from blip.config import BlipConfig
 from blip.data.loader import SampleRef
+from blip.data.records import Record
 from blip.data.sources import Source
 from blip.data.transforms import TrainTransform
+from blip.errors import ConfigError
 from blip.io.image import prepare, read
 from blip.tokenizer import Tokenizer, clean_caption
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A photo [3, S, S], its training texts, its number in the source."""
+    """A photo [3, S, S] (or a stem's grid of it), its training texts, its number in the source."""
 
     pixel_values: Tensor
     texts: tuple[str, ...]
@@ -31,11 +33,20 @@ class Sample:
 
 
 class TrainingPhotos:
-    """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough."""
+    """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough.
 
-    def __init__(self, source: Source, transform: TrainTransform, texts_per_image: int, max_words: int) -> None:
+    views: a file [N, K, C, s, s] of what a frozen stem has read of the N photos in K views (.npy); a sample then has
+    one of them in place of pixels.
+    """
+
+    def __init__(
+        self, source: Source, transform: TrainTransform, texts_per_image: int, max_words: int, views: str | None = None
+    ) -> None:
         self.source, self.transform = source, transform
         self.texts_per_image, self.max_words = texts_per_image, max_words
+        self.views = None if views is None else np.load(views, mmap_mode="r")
+        if self.views is not None and len(self.views) != len(source):
+            raise ConfigError(f"views {views}: of {len(self.views)} photos; the data have {len(source)}")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -47,8 +58,12 @@ class TrainingPhotos:
         chosen = rng.choice(len(record.texts), count, replace=False) if len(record.texts) > 1 else [0]
         texts = tuple(clean_caption(record.texts[i], self.max_words) for i in chosen)
         texts += texts[:1] * (self.texts_per_image - count)
-        image = read(record.image.open(), key=record.key)
-        return Sample(self.transform(image, ref.seed), texts, ref.index)
+        return Sample(self._pixels(record, ref), texts, ref.index)
+
+    def _pixels(self, record: Record, ref: SampleRef) -> Tensor:
+        if self.views is not None:
+            return torch.from_numpy(self.views[ref.index, ref.seed % self.views.shape[1]].astype(np.float32))
+        return self.transform(read(record.image.open(), key=record.key), ref.seed)
 
 
 def read_photos(source: Source, indices: Sequence[int], config: BlipConfig) -> Tensor:

@@ -68,12 +68,12 @@ def imagine(grid: Tensor, classes: list[tuple[int, ...]], prototypes: Tensor, ge
     count, side = len(classes), grid.shape[-1]
     cells = grid.permute(0, 2, 3, 1).flatten(0, 2)  # [B*s*s, 1280]
     drawn = torch.randint(len(cells), (count, side, side), generator=generator)
-    out = 0.5 * cells[drawn]
+    out = 0.5 * cells[drawn.to(cells.device)]
     for i, spoken in enumerate(classes):
         for c in spoken:
             height, width = torch.randint(2, 6, (2,), generator=generator).clamp_(max=side).tolist()
             top = int(torch.randint(side - height + 1, (1,), generator=generator))
             left = int(torch.randint(side - width + 1, (1,), generator=generator))
             strength = 1.0 + 2.0 * torch.rand(height, width, 1, generator=generator)
-            out[i, top : top + height, left : left + width] = strength * prototypes[c]
+            out[i, top : top + height, left : left + width] = (strength * prototypes[c]).to(out)
     return out.permute(0, 3, 1, 2)

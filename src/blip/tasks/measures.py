@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ def photo_batches(source: Source, model: BlipModel, limit: int | None) -> Iterat
     count = len(source) if limit is None else min(limit, len(source))
     for start in range(0, count, BATCH):
         indices = list(range(start, min(start + BATCH, count)))
-        yield indices, read_photos(source, indices, model.config)
+        yield indices, read_photos(source, indices, model.config).to(model.device)
 
 
 @torch.inference_mode()
@@ -57,19 +57,10 @@ def retrieval_report(
     images = torch.cat(features)
     owner = np.concatenate([np.full(len(source[i].texts), i) for i in range(len(images))])
     texts = [clean_caption(t, 30) for i in range(len(images)) for t in source[i].texts]
-    text_features = embed_texts(model, tokenizer, texts, max_length)
+    text_features = inference.embed_text(model, tokenizer, texts, max_length=max_length)
     scores = images.float() @ text_features.float().T
     if not k:
-        return Report(metrics=recalls(scores.numpy(), owner), rows=[])
+        return Report(metrics=recalls(scores.cpu().numpy(), owner), rows=[])
     joined = inference.retrieval_scores(model, tokenizer, torch.cat(embeds), texts, scores, k)
     by_image, by_text = inference.by_direction(joined, scores, k)
-    return Report(metrics=recalls(by_image.numpy(), owner, by_text.T.numpy()), rows=[])
-
-
-def embed_texts(model: BlipModel, tokenizer: Tokenizer, texts: Sequence[str], max_length: int) -> Tensor:
-    """text_features [M, E] of unit length."""
-    rows = []
-    for start in range(0, len(texts), 256):
-        encoded = tokenizer.encode(texts[start : start + 256], max_length=max_length)
-        rows.append(model.project_text(model.encode_text(encoded.input_ids, encoded.attention_mask)))
-    return torch.cat(rows)
+    return Report(metrics=recalls(by_image.cpu().numpy(), owner, by_text.T.cpu().numpy()), rows=[])

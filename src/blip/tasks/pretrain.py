@@ -31,7 +31,8 @@ class PretrainTask:
     """ITC + ITM + LM with momentum distillation (alpha ramps over the first two epochs).
 
     data, val: sources as `blip.data.open_source` takes them. same_image_ids: photos that occur twice in batch or
-    queue are positives of each other (off in the original). imagined: captions without photos (`blip.tasks.imagined`).
+    queue are positives of each other (off in the original). views: what a frozen stem has read
+    (`TrainingPhotos`). imagined: captions without photos (`blip.tasks.imagined`).
     freeze: parameter name prefixes that are not trained; rates: factors on the learning rate by name pattern.
     """
 
@@ -45,6 +46,7 @@ class PretrainTask:
     max_words: int = 30
     min_scale: float = 0.2
     texts_per_image: int = 1
+    views: str | None = None
     same_image_ids: bool = False
     rand_augment: bool = True
     negatives: Negatives = PRETRAIN_NEGATIVES
@@ -83,6 +85,7 @@ class PretrainTask:
             train_transform(self._started.config, self.min_scale, self.rand_augment),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
+            views=self.views,
         )
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -114,10 +117,9 @@ class PretrainTask:
 
     def _critical(self, model: BlipModel, batch: Batch, image_embeds: Tensor, step: Step) -> Tensor:
         assert self.reward is not None
-        generator = torch.Generator().manual_seed(step.index)
         images = batch["image_ids"].tolist()
         loss, _ = self_critical_loss(
-            model, self._started.tokenizer, image_embeds, images, self._reward, self.reward, generator
+            model, self._started.tokenizer, image_embeds, images, self._reward, self.reward, step.index
         )
         return self.reward.weight * loss
 
@@ -127,10 +129,10 @@ class PretrainTask:
         grids, captions = imagined.draw(count, grid, generator)
         cleaned = [clean_caption(c, self.max_words) for c in captions]
         encoded = self._started.tokenizer.encode(cleaned, first="dec", max_length=self.max_length)
+        ids, mask = (x.to(grid.device) for x in encoded)
         stem = cast(ConvStem, model.vision.stem)
         embeds = model.vision.encode_grid(grids, stem.guess(grids))
-        labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-        return model.lm_loss(encoded.input_ids, encoded.attention_mask, labels, embeds)
+        return model.lm_loss(ids, mask, ids.masked_fill(mask == 0, -100), embeds)
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:

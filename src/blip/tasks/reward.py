@@ -9,12 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blip import inference
 from blip.metrics.caption import Cider, tokenize
 from blip.model.blip import BlipModel
 from blip.model.decoding import Nucleus
+from blip.model.losses import at_least_float32
+from blip.runtime import mixed_bits
 from blip.tokenizer import Tokenizer
 
 END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence is worth less
@@ -22,9 +25,14 @@ END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence 
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """How captions are sampled for self-critical training."""
+    """How captions are sampled for self-critical training: several of each photo, each token of the `top_k` likeliest.
+
+    Label smoothing leaves a tenth of the chances to words that no search would choose; without `top_k` most samples
+    have one of them, and teach little.
+    """
 
     samples: int = 5
+    top_k: int = 20
     max_length: int = 20
     weight: float = 1.0
 
@@ -51,18 +59,19 @@ def self_critical_loss(
     images: Sequence[int],
     reward: CiderReward,
     config: Reward,
-    generator: torch.Generator,
+    seed: int,
 ) -> tuple[Tensor, float]:
     """Policy-gradient loss a token, and the mean reward of the samples. images: their numbers in `reward`."""
     text = model.config.text
     was_training = model.training
     model.eval()
     sampling = Nucleus(
-        top_p=1.0, top_k=0, repetition_penalty=1.0, num_captions=config.samples, max_length=config.max_length,
-        min_length=1,
+        top_p=1.0, top_k=config.top_k, repetition_penalty=1.0, num_captions=config.samples, min_length=1,
+        max_length=config.max_length,
     )  # fmt: skip
+    seeds = [mixed_bits(seed, image) for image in images]
     with torch.no_grad():
-        drawn = inference.caption_embeds(model, tokenizer, image_embeds.detach(), sampling, generator=generator)
+        drawn = inference.caption_embeds(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)
     model.train(was_training)
     rewards = torch.tensor(
         [
@@ -77,9 +86,9 @@ def self_critical_loss(
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=text.pad_id)
     lengths = torch.tensor([len(r) for r in rows])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
-    log_probs = model.decode(ids, mask.long(), image_embeds)[:, :-1].float().log_softmax(dim=-1)
-    chosen = log_probs.gather(-1, ids[:, 1:, None])[..., 0]
     new = mask[:, 1:].clone()
     new[:, : len(prompt) - 1] = False  # the prompt was given, not chosen
-    loss = -(advantage[:, None] * chosen * new).sum() / new.sum()
-    return loss, float(rewards.mean())
+    ids, mask, new, advantage = (x.to(image_embeds.device) for x in (ids, mask, new, advantage))
+    logits = at_least_float32(model.next_token_logits(ids, mask.long(), new, image_embeds))  # [K, V]
+    nll = F.cross_entropy(logits, ids[:, 1:][new], reduction="none")
+    return (advantage[:, None].expand(new.shape)[new] * nll).mean(), float(rewards.mean())

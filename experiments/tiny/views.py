@@ -1,0 +1,60 @@
+"""Reads every training photo with the stem of a model, in a few views: what a frozen stem need not read again.
+
+    python experiments/tiny/views.py -m tiny --data '../shared/data/flickr8k-train-{00000..00005}.tar' \
+        -o runs/tiny/views.npy
+
+View 0 is the photo as at inference, the others are crops. Writes [N, K, C, s, s], float16.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from blip.checkpoint.load import load
+from blip.data.sources import open_source
+from blip.data.transforms import TrainTransform
+from blip.io.image import prepare, read
+
+BATCH = 32
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", default="tiny")
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--min-scale", type=float, default=0.7)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    args = parser.parse_args()
+    loaded, source = load(args.model), open_source(args.data)
+    config, vision = loaded.config, loaded.model.vision
+    assert vision.stem is not None, "only a model with a stem"
+    normalised = {"size": config.vision.image_size, "mean": config.image_mean, "std": config.image_std}
+    crop = TrainTransform(min_scale=args.min_scale, rand_augment=None, **normalised)
+    side = config.vision.image_size // config.vision.patch_size
+    shape = (len(source), args.views, vision.stem.channels, side, side)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    written = np.lib.format.open_memmap(args.output, mode="w+", dtype=np.float16, shape=shape)
+
+    def views(number: int) -> Tensor:
+        picture = read(source[number].image.open())
+        crops = [crop(picture, args.views * number + i) for i in range(1, args.views)]
+        return torch.stack([prepare([picture], **normalised)[0], *crops])
+
+    for start in range(0, len(source), BATCH):
+        numbers = range(start, min(start + BATCH, len(source)))
+        grids, _ = vision.read_pixels(torch.cat([views(i) for i in numbers]))
+        written[start : start + len(numbers)] = grids.view(len(numbers), *shape[1:]).numpy()
+        if start % (BATCH * 20) == 0:
+            print(f"{start}/{len(source)}", flush=True)
+    written.flush()
+
+
+if __name__ == "__main__":
+    main()
