@@ -1,24 +1,44 @@
 """Writes a trained model as the bundled `tiny`: int8 weights, one scale a row.
 
-python experiments/tiny/ship.py runs/tiny/last/final src/blip/assets/tiny
+    python experiments/tiny/ship.py runs/tiny/stage4/final src/blip/assets/tiny --itm-scale 0.02
+
+--itm-scale: see `gauge.py`; chances of a match stay as they are.
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from blip.checkpoint.files import write_folder
 from blip.checkpoint.load import load
 from blip.checkpoint.quantize import quantize
 
 
-def main(source: Path, target: Path) -> None:
-    loaded = load(str(source))
-    write_folder(target, quantize(loaded.model.state_dict()), loaded.config, vocab=loaded.vocab)
-    size = sum(path.stat().st_size for path in target.iterdir())
-    print(f"{target}: {size / 1e6:.1f} MB")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source")
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--itm-scale", type=float)
+    args = parser.parse_args()
+    loaded = load(args.source)
+    state = loaded.model.state_dict()
+    if args.itm_scale is not None:
+        for name in ("itm_head.weight", "itm_head.bias"):
+            state[name] = scaled(state[name], args.itm_scale)
+    write_folder(args.target, quantize(state), loaded.config, vocab=loaded.vocab)
+    size = sum(path.stat().st_size for path in args.target.iterdir())
+    print(f"{args.target}: {size / 1e6:.1f} MB")
+
+
+def scaled(rows: Tensor, scale: float) -> Tensor:
+    """The matching head's two rows with the same difference d, the second being scale * d."""
+    difference = rows[1] - rows[0]
+    return torch.stack([(scale - 1) * difference, scale * difference])
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main()

@@ -22,6 +22,17 @@ RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights ser
 Question = tuple[str, Any]  # its text, and its id where a manifest gives one
 
 
+@dataclass(kw_only=True)
+class AskRun(o.Run):
+    """Here -q is a question."""
+
+    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no summary.")] = False
+
+
+RUN = AskRun()
+
+
+@o.flat
 def ask(
     inputs: o.Inputs = None,
     question: Annotated[
@@ -36,66 +47,29 @@ def ask(
     beams: Annotated[int, typer.Option(min=1, max=32, help="Beam width; 1 is greedy.")] = 3,
     max_length: Annotated[int, typer.Option(min=2, help="Ids of an answer, with its start and end.")] = 10,
     min_length: Annotated[int, typer.Option(min=0, help="Ids of an answer, with its start and end.")] = 1,
-    output: o.Output = None,
-    format: o.Format = None,
-    json: o.AsJson = False,
-    existing: o.Existing = None,
-    resume: o.Resume = False,
-    device: o.Device = "auto",
-    dtype: o.DType = "auto",
-    threads: o.Threads = None,
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    image_size: o.ImageSize = None,
-    max_megapixels: o.MaxMegapixels = 200.0,
-    compile: o.Compile = False,
-    offline: o.Offline = False,
-    recursive: o.Recursive = True,
-    hidden: o.Hidden = False,
-    glob: o.Glob = None,
-    ext: o.Ext = None,
-    from_file: o.FromFile = None,
-    limit: o.Limit = None,
-    shard: o.Shard = None,
-    null: o.Null = False,
-    root: o.Root = None,
-    url_timeout: o.UrlTimeout = 20.0,
-    strict: o.Strict = False,
-    dry_run: o.DryRun = False,
-    no_progress: o.NoProgress = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no summary.")] = False,
-    debug: o.Debug = False,
+    run: AskRun = RUN,
 ) -> int:
     """Answer questions about images. Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base"""
     from blip.errors import UsageError
 
     closed = _closed(answers, mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
-    found = o.list_inputs(
-        inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-        null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
-    )  # fmt: skip
+    found = run.inputs(inputs)
     wanted = {one.key: asked or _own(one) for one in found}
     if not any(wanted.values()):
         raise UsageError("no questions; give -q QUESTION, --questions FILE, or a manifest with a column question")
     found = [one if wanted[one.key] else _unasked(one) for one in found]
-    flow = Flow(
-        schema="answer/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
-        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
-        per_key=max(len(own) for own in wanted.values()),
-    )  # fmt: skip
+    flow = Flow(schema="answer/1", flags=run, per_key=max(len(own) for own in wanted.values()))
     if not flow.must_write():
         return 0
-    if dry_run:
-        return flow.dry_run(found, model, device)
-    loaded = o.load_model(
-        RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, device=device, dtype=dtype, threads=threads,
-        image_size=image_size, compile=compile, offline=offline, quiet=True,  # the bundled model cannot answer
-    )  # fmt: skip
+    if run.dry_run:
+        return flow.dry_run(found, model)
+    name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model
+    loaded = replace(run, quiet=True).load(name)  # the bundled model cannot answer
     loaded.require("answer")
     how = {"beams": beams, "max_length": max_length, "min_length": min_length} if closed is None else {"k": k}
     answerer = _Answerer(loaded, wanted, {"answers": closed, "top": top, **how})
-    return flow.run(found, len(found), o.batch_size_of(batch_size, loaded), answerer)
+    return flow.run(found, len(found), loaded, answerer)
 
 
 def _closed(answers: str | None, mode: str | None) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     from blip.model.decoding import Decoding
     from blip.results import Caption, ErrorResult
 
+RUN = o.Run()
 
+
+@o.flat
 def caption(
     inputs: o.Inputs = None,
     model: o.ModelName = None,
@@ -43,35 +46,7 @@ def caption(
     xmp: Annotated[bool, typer.Option("--xmp", help="Same as --sidecar .xmp.")] = False,
     prefix: Annotated[str, typer.Option(help="Before each sidecar text.")] = "",
     suffix: Annotated[str, typer.Option(help="After each sidecar text.")] = "",
-    output: o.Output = None,
-    format: o.Format = None,
-    json: o.AsJson = False,
-    existing: o.Existing = None,
-    resume: o.Resume = False,
-    device: o.Device = "auto",
-    dtype: o.DType = "auto",
-    threads: o.Threads = None,
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    image_size: o.ImageSize = None,
-    max_megapixels: o.MaxMegapixels = 200.0,
-    compile: o.Compile = False,
-    offline: o.Offline = False,
-    recursive: o.Recursive = True,
-    hidden: o.Hidden = False,
-    glob: o.Glob = None,
-    ext: o.Ext = None,
-    from_file: o.FromFile = None,
-    limit: o.Limit = None,
-    shard: o.Shard = None,
-    null: o.Null = False,
-    root: o.Root = None,
-    url_timeout: o.UrlTimeout = 20.0,
-    strict: o.Strict = False,
-    dry_run: o.DryRun = False,
-    no_progress: o.NoProgress = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
+    run: o.Run = RUN,
 ) -> int:
     """Describe images. Example: blip caption holiday/ --sidecar .txt"""
     from blip.errors import UsageError
@@ -80,31 +55,21 @@ def caption(
         raise UsageError("--beams with --sample; must be one of the two")
     if max_new_tokens is not None and max_length is not None:
         raise UsageError("--max-new-tokens with --max-length; must be one of the two")
-    found = o.list_inputs(
-        inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-        null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
-    )  # fmt: skip
-    form = "jsonl" if json else format
-    beside = _sidecars(sidecar or (".xmp" if xmp else None), sidecar_dir, existing, prefix, suffix)
-    flow = Flow(
-        schema="caption/1", output=output, format=form, existing=None if beside else existing, resume=resume,
-        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
-        show=beside is None or output is not None or form is not None,
-    )  # fmt: skip
+    found = run.inputs(inputs)
+    beside = _sidecars(sidecar or (".xmp" if xmp else None), sidecar_dir, run.existing, prefix, suffix)
+    to_stdout = beside is None or run.output is not None or run.form is not None
+    flow = Flow(schema="caption/1", flags=replace(run, existing=None) if beside else run, show=to_stdout)
     if not flow.must_write():
         return 0
     wanted = [one for one in found if beside is None or beside.wanted(one)]
-    if dry_run:
-        return flow.dry_run(wanted, model, device)
+    if run.dry_run:
+        return flow.dry_run(wanted, model)
     if not wanted:
-        o.note(f"{len(found)} inputs, all have their texts", quiet)
+        o.note(f"{len(found)} inputs, all have their texts", run.quiet)
         return 0
-    loaded = o.load_model(
-        model, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile, offline=offline,
-        quiet=quiet,
-    )  # fmt: skip
+    loaded = run.load(model)
     loaded.require("caption")
-    judge = None if itm is None else o.load_model(itm, device=device, dtype=dtype, offline=offline, quiet=quiet)
+    judge = None if itm is None else replace(run, image_size=None, compile=False).load(itm)
     from blip.api import decoding_of
 
     decoding = decoding_of(
@@ -113,7 +78,7 @@ def caption(
         repetition_penalty=repetition_penalty,
     )  # fmt: skip
     describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, seed, beside)
-    return flow.run(wanted, len(found), o.batch_size_of(batch_size, loaded), describe)
+    return flow.run(wanted, len(found), loaded, describe)
 
 
 def _length(model: Model, prompt: str | None, new: int | None) -> int:

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
 
 STORES = {"fp32": "float32", "fp16": "float16"}
 TEXTS_AT_ONCE = 256
+RUN = o.Run()
 
 
+@o.flat
 def embed(
     inputs: o.Inputs = None,
     kind: Annotated[str, typer.Option(help="image, text or multimodal (image and text together).")] = "image",
@@ -30,37 +32,7 @@ def embed(
     ] = True,
     tokens: Annotated[bool, typer.Option("--tokens", help="States of all positions, not projected.")] = False,
     store: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="File: .npz, .safetensors, .parquet, .jsonl, ...")
-    ] = None,
-    format: o.Format = None,
-    json: o.AsJson = False,
-    existing: o.Existing = None,
-    resume: o.Resume = False,
-    device: o.Device = "auto",
-    dtype: o.DType = "auto",
-    threads: o.Threads = None,
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    image_size: o.ImageSize = None,
-    max_megapixels: o.MaxMegapixels = 200.0,
-    compile: o.Compile = False,
-    offline: o.Offline = False,
-    recursive: o.Recursive = True,
-    hidden: o.Hidden = False,
-    glob: o.Glob = None,
-    ext: o.Ext = None,
-    from_file: o.FromFile = None,
-    limit: o.Limit = None,
-    shard: o.Shard = None,
-    null: o.Null = False,
-    root: o.Root = None,
-    url_timeout: o.UrlTimeout = 20.0,
-    strict: o.Strict = False,
-    dry_run: o.DryRun = False,
-    no_progress: o.NoProgress = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
+    run: o.Run = RUN,
 ) -> int:
     """Vectors of images or texts; compare projected ones by inner product. Example: blip embed photos/ -o photos.npz"""
     from blip.errors import UsageError
@@ -72,42 +44,31 @@ def embed(
     lines = o.texts_of(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
-    if kind == "text" and (inputs or from_file or resume):
+    if kind == "text" and (inputs or run.from_file or run.resume):
         raise UsageError("--kind text with images or --resume; must be texts alone, written in one go")
-    flow = Flow(
-        schema="embedding/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
-        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
-    )  # fmt: skip
+    flow = Flow(schema="embedding/1", flags=run)
     found: list[Input] = []
     if kind != "text":
-        found = o.list_inputs(
-            inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-            null=null, root=root, offline=offline, ext=ext, url_timeout=url_timeout,
-        )  # fmt: skip
+        found = run.inputs(inputs)
     if kind == "multimodal" and len(lines) not in (1, len(found)):
         raise UsageError(f"{len(found)} images and {len(lines)} texts; must be as many, or one text")
     if not flow.must_write():
         return 0
-    if dry_run:
+    if run.dry_run:
         if kind == "text":
             print("\n".join(lines))
-        return flow.dry_run(found, model, device)
-    loaded = o.load_model(
-        model, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile, offline=offline,
-        quiet=quiet,
-    )  # fmt: skip
+        return flow.dry_run(found, model)
+    loaded = run.load(model)
     projected = projected and not tokens and kind != "multimodal"
     loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
     if not projected:
-        o.note("vectors that are not projected are not made to be compared by inner product", quiet)
+        o.note("vectors that are not projected are not made to be compared by inner product", run.quiet)
     embedder = _Embedder(loaded, kind, projected, tokens, STORES[store])
     if kind == "text":
         flow.write_all(embedder.of_texts(lines[i : i + TEXTS_AT_ONCE]) for i in range(0, len(lines), TEXTS_AT_ONCE))
         return 0
     partner = dict(zip((one.key for one in found), lines * (len(found) if len(lines) == 1 else 1), strict=False))
-    return flow.run(
-        found, len(found), o.batch_size_of(batch_size, loaded), lambda good: embedder.of_images(good, partner)
-    )
+    return flow.run(found, len(found), loaded, lambda good: embedder.of_images(good, partner))
 
 
 class _Embedder:

@@ -10,7 +10,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
@@ -19,6 +18,7 @@ from blip.errors import EnvironmentProblem, UnreadableImage, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from blip.api import Model
     from blip.io.inputs import Input
     from blip.io.records import RecordWriter
 
@@ -30,18 +30,10 @@ PLAIN_SECONDS = 30.0  # between progress lines where standard error is no termin
 
 @dataclass(kw_only=True)
 class Flow:
-    """Where records go and how the run behaves; the fields are the flags of the same names."""
+    """What is written of the images, and the flags that say where and how."""
 
     schema: str
-    output: Path | None = None
-    format: str | None = None
-    existing: str | None = None
-    resume: bool = False
-    strict: bool = False
-    quiet: bool = False
-    progress: bool = True
-    workers: int | None = None
-    max_megapixels: float = 200.0
+    flags: o.Run
     per_key: int = 1  # records of one image
     show: bool = True  # whether records are written at all (sidecars may be enough)
 
@@ -49,30 +41,33 @@ class Flow:
         """False when the output is there and is to be skipped."""
         from blip.io.records import format_of, must_write
 
-        format_of(self.output, self.format)
-        if must_write(self.output, existing=o.existing_of(self.existing), resume=self.resume):
+        flags = self.flags
+        format_of(flags.output, flags.form)
+        if must_write(flags.output, existing=o.existing_of(flags.existing), resume=flags.resume):
             return True
-        o.note(f"{self.output} exists, nothing to do", self.quiet)
+        o.note(f"{flags.output} exists, nothing to do", flags.quiet)
         return False
 
-    def dry_run(self, inputs: Sequence[Input], model: str | None, device: str) -> int:
+    def dry_run(self, inputs: Sequence[Input], model: str | None) -> int:
         """Lists what would be done."""
         for one in inputs:
             print(one.key)
-        where = self.output if self.output is not None else "standard output" if self.show else "sidecars"
-        o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {device}, to {where}")
+        output = self.flags.output
+        where = output if output is not None else "standard output" if self.show else "sidecars"
+        o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
-    def run(self, inputs: Sequence[Input], listed: int, size: int, describe: Describe) -> int:
-        """Describes all inputs, `size` at once, and writes their records in order; the exit code."""
+    def run(self, inputs: Sequence[Input], listed: int, model: Model, describe: Describe) -> int:
+        """Describes all inputs, some at once, and writes their records in order; the exit code."""
         from blip.runtime import stopping
 
+        quiet, size = self.flags.quiet, self.flags.images_at_once(model)
         start, failed, done = time.perf_counter(), 0, 0
         with ExitStack() as stack:
             stop = stack.enter_context(stopping())
             records = stack.enter_context(self._records(inputs)) if self.show else None
             left = [one for one in inputs if records is None or one.key not in records.done]
-            drawn = _Progress(len(left), self.progress and not self.quiet)
+            drawn = _Progress(len(left), not (self.flags.no_progress or quiet))
             for batch in self._read(left, size):
                 good = [(one, image) for one, image in batch if not isinstance(image, UnreadableImage)]
                 described = iter(_halving(describe, good))
@@ -82,13 +77,13 @@ class Flow:
                         records.write(rows)
                 done, failed = done + len(good), failed + len(batch) - len(good)
                 drawn.at(done + failed)
-                if stop.reason or (self.strict and failed):
+                if stop.reason or (self.flags.strict and failed):
                     break
             drawn.clear()
         seconds = time.perf_counter() - start
         skipped = f", {listed - len(left)} skipped" if listed > len(left) else ""
         rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
-        o.note(f"{listed} inputs, {done} done{skipped}, {failed} failed, {rate}", self.quiet)
+        o.note(f"{listed} inputs, {done} done{skipped}, {failed} failed, {rate}", quiet)
         return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:
@@ -101,13 +96,14 @@ class Flow:
         from blip.io.records import open_records
         from blip.io.vectors import SUFFIXES, VectorFile
 
-        if self.output is not None and self.output.suffix in SUFFIXES and self.format is None:
-            if self.resume:
+        flags = self.flags
+        if flags.output is not None and flags.output.suffix in SUFFIXES and flags.form is None:
+            if flags.resume:
                 raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
-            return VectorFile(self.output)
+            return VectorFile(flags.output)
         return open_records(
-            self.output, schema=self.schema, stream=sys.stdout, format=self.format, resume=self.resume,
-            existing=o.existing_of(self.existing), order=[one.key for one in inputs], per_key=self.per_key,
+            flags.output, schema=self.schema, stream=sys.stdout, format=flags.form, resume=flags.resume,
+            existing=o.existing_of(flags.existing), order=[one.key for one in inputs], per_key=self.per_key,
             single=len(inputs) * self.per_key == 1,
         )  # fmt: skip
 
@@ -120,7 +116,7 @@ class Flow:
 
     def _read(self, inputs: Sequence[Input], size: int) -> Iterator[list[tuple[Input, Image | UnreadableImage]]]:
         """Batches of pictures or the reason why not; threads read up to two batches ahead."""
-        pixels = int(self.max_megapixels * 1e6)
+        pixels = int(self.flags.max_megapixels * 1e6)
 
         def read(one: Input) -> Image | UnreadableImage:
             try:
@@ -129,7 +125,7 @@ class Flow:
                 return error
 
         waiting: deque[tuple[Input, Future[Image | UnreadableImage]]] = deque()
-        pool = ThreadPoolExecutor(self.workers or o.default_workers())
+        pool = ThreadPoolExecutor(self.flags.workers or o.default_workers())
         try:
             rest = iter(inputs)
             while True:

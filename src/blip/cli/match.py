@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from blip.io.inputs import Input
 
 
+RUN = o.Run()
+
+
+@o.flat
 def match(
     inputs: o.Inputs = None,
     text: Annotated[list[str] | None, typer.Option("-t", "--text", help="A text; may be given again.")] = None,
@@ -29,62 +33,28 @@ def match(
     threshold: Annotated[float | None, typer.Option(help="Only pairs with at least this itm (or itc).")] = None,
     max_text_length: Annotated[int, typer.Option(min=3, help="Ids of a text.")] = 35,
     pairs: Annotated[bool, typer.Option("--pairs", help="Row i with text i instead of all combinations.")] = False,
-    output: o.Output = None,
-    format: o.Format = None,
-    json: o.AsJson = False,
-    existing: o.Existing = None,
-    resume: o.Resume = False,
-    device: o.Device = "auto",
-    dtype: o.DType = "auto",
-    threads: o.Threads = None,
-    batch_size: o.BatchSize = None,
-    workers: o.Workers = None,
-    image_size: o.ImageSize = None,
-    max_megapixels: o.MaxMegapixels = 200.0,
-    offline: o.Offline = False,
-    recursive: o.Recursive = True,
-    hidden: o.Hidden = False,
-    glob: o.Glob = None,
-    from_file: o.FromFile = None,
-    limit: o.Limit = None,
-    shard: o.Shard = None,
-    null: o.Null = False,
-    root: o.Root = None,
-    strict: o.Strict = False,
-    dry_run: o.DryRun = False,
-    no_progress: o.NoProgress = False,
-    quiet: o.Quiet = False,
-    debug: o.Debug = False,
+    run: o.Run = RUN,
 ) -> int:
     """Score texts: itm is a probability, itc a cosine in [-1, 1]. Example: blip match cat.jpg -t 'a cat'"""
     from blip.errors import UsageError
 
     if head not in ("itm", "itc", "both"):
         raise UsageError(f"--head {head}; must be itm, itc or both")
-    found = o.list_inputs(
-        inputs, recursive=recursive, hidden=hidden, globs=glob, from_file=from_file, limit=limit, shard=shard,
-        null=null, root=root, offline=offline,
-    )  # fmt: skip
+    found = run.inputs(inputs)
     wanted = _texts_of(found, o.texts_of(text, texts), pairs)
-    flow = Flow(
-        schema="match/1", output=output, format="jsonl" if json else format, existing=existing, resume=resume,
-        strict=strict, quiet=quiet, progress=not no_progress, workers=workers, max_megapixels=max_megapixels,
-        per_key=max(len(lines) for lines in wanted.values()),
-    )  # fmt: skip
+    flow = Flow(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))
     if not flow.must_write():
         return 0
-    if dry_run:
-        return flow.dry_run(found, model, device)
-    loaded = o.load_model(
-        model, device=device, dtype=dtype, threads=threads, image_size=image_size, offline=offline, quiet=quiet
-    )
+    if run.dry_run:
+        return flow.dry_run(found, model)
+    loaded = run.load(model)
     loaded.require("match")
 
     def describe(good: Good) -> list[list[Record]]:
         rows = [_rows(loaded, one.key, image, wanted[one.key], head, max_text_length) for one, image in good]
         return [_chosen(r, sort, top, threshold) for r in rows]
 
-    return flow.run(found, len(found), o.batch_size_of(batch_size, loaded), describe)
+    return flow.run(found, len(found), loaded, describe)
 
 
 def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:

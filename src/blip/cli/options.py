@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -93,29 +97,96 @@ def note(text: str, quiet: bool = False) -> None:
         print(text, file=sys.stderr)
 
 
-def list_inputs(
-    inputs: list[str] | None,
-    *,
-    recursive: bool = True,
-    hidden: bool = False,
-    globs: list[str] | None = None,
-    from_file: Path | None = None,
-    limit: int | None = None,
-    shard: str | None = None,
-    null: bool = False,
-    root: Path | None = None,
-    offline: bool = False,
-    ext: str | None = None,
-    url_timeout: float = 20.0,
-) -> list[Input]:
-    """All inputs that the arguments name."""
-    from blip.io.inputs import find_inputs
+@dataclass(kw_only=True)
+class Run:
+    """The flags of every verb that takes images. A verb has them as one argument, `flat` spells them out for users."""
 
-    return find_inputs(
-        inputs or [], recursive=recursive, hidden=hidden, globs=tuple(globs or ()), from_file=from_file, limit=limit,
-        shard=_shard(shard), null=null, root=root, offline=offline, url_timeout=url_timeout,
-        exts=tuple(e for e in (ext or "").split(",") if e),
-    )  # fmt: skip
+    output: Output = None
+    format: Format = None
+    json: AsJson = False
+    existing: Existing = None
+    resume: Resume = False
+    device: Device = "auto"
+    dtype: DType = "auto"
+    threads: Threads = None
+    batch_size: BatchSize = None
+    workers: Workers = None
+    image_size: ImageSize = None
+    max_megapixels: MaxMegapixels = 200.0
+    compile: Compile = False
+    offline: Offline = False
+    recursive: Recursive = True
+    hidden: Hidden = False
+    glob: Glob = None
+    ext: Ext = None
+    from_file: FromFile = None
+    limit: Limit = None
+    shard: Shard = None
+    null: Null = False
+    root: Root = None
+    url_timeout: UrlTimeout = 20.0
+    strict: Strict = False
+    dry_run: DryRun = False
+    no_progress: NoProgress = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+    @property
+    def form(self) -> str | None:
+        """The format asked for; None: by the output's extension."""
+        return "jsonl" if self.json else self.format
+
+    def inputs(self, named: list[str] | None) -> list[Input]:
+        """All inputs that the arguments name."""
+        from blip.io.inputs import find_inputs
+
+        return find_inputs(
+            named or [], recursive=self.recursive, hidden=self.hidden, globs=tuple(self.glob or ()),
+            from_file=self.from_file, limit=self.limit, shard=_shard(self.shard), null=self.null, root=self.root,
+            offline=self.offline, url_timeout=self.url_timeout, exts=tuple(e for e in (self.ext or "").split(",") if e),
+        )  # fmt: skip
+
+    def load(self, name: str | None) -> Model:
+        """The model to use; says so in one line when it is the bundled default."""
+        from blip import api
+
+        if not (name or os.environ.get("BLIP_MODEL")):
+            note(NOTICE, self.quiet)
+        return api.load(
+            name, device=self.device, dtype=self.dtype, threads=self.threads, image_size=self.image_size,
+            compile=self.compile, offline=self.offline or None,
+        )  # fmt: skip
+
+    def images_at_once(self, model: Model) -> int:
+        """What the user has said, else what suits the device."""
+        from blip.api import CPU_BATCH, GPU_BATCH
+
+        return self.batch_size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
+
+
+def flat(verb: Callable[..., int]) -> Callable[..., int]:
+    """The verb with the fields of its argument `run` as arguments of their own: typer makes a flag of each."""
+    hints = get_type_hints(verb, include_extras=True)
+    group = hints["run"]
+    flags = get_type_hints(group, include_extras=True)
+    spelled: list[Parameter] = []
+    for parameter in signature(verb).parameters.values():
+        if parameter.name == "run":
+            spelled += [
+                Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=flags[f.name])
+                for f in fields(group)
+            ]
+        else:
+            spelled.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
+
+    @wraps(verb)
+    def call(**given: Any) -> int:
+        run = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        return verb(**given, run=run)
+
+    call.__signature__ = Signature(spelled)  # type: ignore[attr-defined]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in spelled}
+    return call
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
@@ -142,32 +213,3 @@ def texts_of(texts: list[str] | None, file: Path | None, flag: str = "--texts") 
     except UnicodeDecodeError as error:
         raise UsageError(f"{flag} {file}; must be UTF-8 text") from error
     return [*(texts or []), *(line for line in lines if line.strip())]
-
-
-def load_model(
-    name: str | None,
-    *,
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
-    image_size: int | None = None,
-    compile: bool = False,
-    offline: bool = False,
-    quiet: bool = False,
-) -> Model:
-    """The model to use; says so in one line when it is the bundled default."""
-    from blip import api
-
-    if not (name or os.environ.get("BLIP_MODEL")):
-        note(NOTICE, quiet)
-    return api.load(
-        name, device=device, dtype=dtype, threads=threads, image_size=image_size, compile=compile,
-        offline=offline or None,
-    )  # fmt: skip
-
-
-def batch_size_of(size: int | None, model: Model) -> int:
-    """Images at once, where the user has not said."""
-    from blip.api import CPU_BATCH, GPU_BATCH
-
-    return size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)

@@ -1,0 +1,57 @@
+"""Finds how much the matching head should say beside the cosine when captions and photos are ranked.
+
+    python experiments/tiny/gauge.py -m runs/tiny/stage3/final --dev ../shared/data/flickr8k-dev-00000.tar
+
+A match's chance depends on the difference d of the head's two logits alone, ranking on the second logit plus the
+cosine: training leaves the common part of the logits to chance. `ship.py --itm-scale S` sets the second to S * d, which
+changes no chance. This prints the recalls for several S; 0 is the cosine alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import torch
+
+from blip import inference
+from blip.checkpoint.load import load
+from blip.data.sources import open_source
+from blip.metrics.retrieval import recalls
+from blip.model.packed import pack
+from blip.tasks.measures import photo_batches
+from blip.tokenizer import clean_caption
+
+SCALES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", required=True)
+    parser.add_argument("--dev", required=True)
+    parser.add_argument("-k", type=int, default=128)
+    parser.add_argument("--limit", type=int)
+    args = parser.parse_args()
+    loaded, dev = load(args.model), open_source(args.dev)
+    model, tokenizer = loaded.model, loaded.tokenizer
+    pack(model)
+    embeds = torch.cat([model.encode_image(pixels) for _, pixels in photo_batches(dev, model, args.limit)])
+    texts = [clean_caption(text, 30) for i in range(len(embeds)) for text in dev[i].texts]
+    owner = np.repeat(np.arange(len(embeds)), [len(dev[i].texts) for i in range(len(embeds))])
+    cosines = model.project_image(embeds) @ inference.embed_text(model, tokenizer, texts).T
+    by_image, by_text = inference.best_pairs(cosines, args.k)
+    encoded = tokenizer.encode(texts, first="enc", max_length=35)
+    differences = torch.zeros_like(cosines)
+    for i in range(len(embeds)):
+        chosen = torch.nonzero((by_image | by_text)[i])[:, 0]
+        logits = inference.match_logits(model, embeds[i : i + 1], encoded, chosen.tolist())
+        differences[i, chosen] = logits[:, 1] - logits[:, 0]
+    for scale in SCALES:
+        there, back = inference.by_direction(scale * differences + cosines, cosines, args.k)
+        found = recalls(there.numpy(), owner, back.T.numpy())
+        print(scale, {name: round(value, 1) for name, value in found.items()}, flush=True)
+
+
+if __name__ == "__main__":
+    main()
