@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from torch.testing import assert_close
 
 from blip.checkpoint.files import write_folder
 from blip.config import BlipConfig, TextConfig, VisionConfig
-from blip.errors import BadRecord
+from blip.data.loader import SampleRef
+from blip.data.sources import open_source
+from blip.errors import BadRecord, ConfigError
 from blip.model.blip import BlipModel
+from blip.model.momentum import Twinned
 from blip.tasks.base import Step
 from blip.tasks.imagined import class_prototypes, imagine, read_imagined
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.reward import Reward
 from blip.tasks.start import Start, rated_groups
+from blip.tokenizer import clean_caption
 from tests.train.photos import write_photos
 
 
@@ -46,8 +54,6 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
         texts_per_image=2, freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),),
     )  # fmt: skip
     model, data = task.build_model().train(), task.dataset("train")
-    from blip.data.loader import SampleRef
-
     batch = task.collate([data[SampleRef(i, 0, i)] for i in range(4)])
     assert batch["lm_ids"].shape[0] == 8 and batch["input_ids"].shape[0] == 4
     losses = task.loss(model, batch, Step(0, 0, 1))
@@ -61,6 +67,46 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
     assert all(grad is None for name, grad in grads.items() if name.startswith("twin."))
     scales = sorted(group.lr_scale for group in task.param_groups(model))
     assert scales == [0.1, 1.0]
+
+
+def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tmp_path: Path) -> None:
+    source = str(write_photos(tmp_path / "photos"))
+    plain = PretrainTask(data=source, start=Start(init=str(stemmed / "init")), queue_size=6)
+    twinned = cast(Twinned, plain.build_model().eval())
+    data, vision = plain.dataset("train"), twinned.online.vision
+    with torch.no_grad():
+        pixels = torch.stack([data[SampleRef(i, 0, i)].pixel_values for i in range(len(data))])
+        grids = vision.read_pixels(pixels)[0]
+        assert torch.equal(vision(grids), vision(pixels))
+    np.save(tmp_path / "views.npy", grids[:, None].half().numpy())
+    task = replace(plain, views=str(tmp_path / "views.npy"), freeze=("vision.stem",))
+    batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
+    assert_close(batch["pixel_values"], grids[:4].half().float())
+    losses = task.loss(task.build_model().train(), batch, Step(0, 0, 1))
+    losses["loss"].backward()
+    np.save(tmp_path / "views.npy", grids[:2, None].numpy())
+    with pytest.raises(ConfigError, match=r"views .*: of 2 photos"):
+        task.dataset("train")
+
+
+def test_a_teacher_speaks_of_the_captions_and_the_decoder_may_rest(stemmed: Path, tmp_path: Path) -> None:
+    source = str(write_photos(tmp_path / "photos"))
+    plain = PretrainTask(data=source, start=Start(init=str(stemmed / "init")), queue_size=6, lm=False)
+    texts = sorted(
+        {clean_caption(text) for i in range(len(open_source(source))) for text in open_source(source)[i].texts}
+    )
+    (tmp_path / "captions.txt").write_text("".join(text + "\n" for text in texts))
+    np.save(tmp_path / "vectors.npy", torch.nn.functional.normalize(torch.randn(len(texts), 8), dim=1).numpy())
+    task = replace(plain, teacher=str(tmp_path), teacher_weight=2.0, freeze=("vision.", "decoder."))
+    model = task.build_model().train()
+    batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
+    losses = task.loss(model, batch, Step(0, 0, 1))
+    assert set(losses) == {"loss", "itc", "itm", "teacher"}
+    losses["loss"].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert {name.split(".")[1] for name in trained} == {
+        "encoder", "vision_proj", "text_proj", "itm_head", "temperature"
+    }  # fmt: skip
 
 
 def test_imagined_photos_are_made_of_cells_and_patches_of_the_classes() -> None:

@@ -84,6 +84,7 @@ def collate_pairs(samples: Sequence[Sample], tokenizer: Tokenizer, max_length: i
         "lm_mask": texts.attention_mask,
         "labels": texts.input_ids.masked_fill(texts.attention_mask == 0, -100),
         "image_ids": torch.tensor([s.index for s in samples]),
+        "texts": [s.texts[0] for s in samples],
     }
 
 

@@ -23,7 +23,10 @@ from blip.tasks.imagined import Imagined, read_imagined
 from blip.tasks.measures import caption_report, retrieval_report
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.start import Start, Started, freeze, rated_groups, save_model, start_model
+from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
 from blip.tokenizer import clean_caption
+
+TEACHER_TEMPERATURE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +36,7 @@ class PretrainTask:
     data, val: sources as `blip.data.open_source` takes them. same_image_ids: photos that occur twice in batch or
     queue are positives of each other (off in the original). views: what a frozen stem has read
     (`TrainingPhotos`). imagined: captions without photos (`blip.tasks.imagined`).
+    teacher: vectors of the captions by a sentence encoder (`blip.tasks.teacher`); lm: whether the decoder learns too.
     freeze: parameter name prefixes that are not trained; rates: factors on the learning rate by name pattern.
     """
 
@@ -52,6 +56,9 @@ class PretrainTask:
     negatives: Negatives = PRETRAIN_NEGATIVES
     imagined: str | None = None
     imagined_per_image: float = 1.0
+    teacher: str | None = None
+    teacher_weight: float = 1.0
+    lm: bool = True
     reward: Reward | None = None
     freeze: tuple[str, ...] = ()
     rates: tuple[tuple[str, float], ...] = ()
@@ -71,6 +78,10 @@ class PretrainTask:
     @cached_property
     def _imagined(self) -> Imagined | None:
         return None if self.imagined is None else read_imagined(Path(self.imagined))
+
+    @cached_property
+    def _teacher(self) -> Teacher | None:
+        return None if self.teacher is None else read_teacher(Path(self.teacher))
 
     def build_model(self) -> nn.Module:
         freeze(self._started.model, self.freeze)
@@ -104,16 +115,17 @@ class PretrainTask:
         drawn = draw(itc, online.temperature, self.negatives, image_ids)
         fused_ids = with_first(ids, self._started.config.text.enc_id)
         itm, _ = match(online, fused_ids, mask, image_embeds, drawn, self.negatives.all_ranks)
-        lm = self._lm(online, batch, image_embeds)
-        losses = {"itc": itc.loss, "itm": itm, "lm": lm}
+        losses = {"itc": itc.loss, "itm": itm}
+        if self.lm:
+            losses["lm"] = online.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
+        if self._teacher is not None:
+            taught = self._teacher.of(batch["texts"]).to(ids.device)
+            losses["teacher"] = self.teacher_weight * likeness_loss(itc.text_features, taught, TEACHER_TEMPERATURE)
         if self.reward is not None:
             losses["critical"] = self._critical(online, batch, image_embeds, step)
         if self._imagined is not None:
             losses["imagined"] = self._imagined_lm(online, self._imagined, grid.detach(), step)
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
-
-    def _lm(self, model: BlipModel, batch: Batch, image_embeds: Tensor) -> Tensor:
-        return model.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
 
     def _critical(self, model: BlipModel, batch: Batch, image_embeds: Tensor, step: Step) -> Tensor:
         assert self.reward is not None
@@ -139,7 +151,9 @@ class PretrainTask:
             return Report(metrics={}, rows=[])
         online = cast(Twinned, model).online
         source = open_source(self.val, require_text=True)
-        captions = caption_report(online, self._started.tokenizer, source, self.decoding, limit)
+        captions = Report(metrics={})
+        if self.lm:
+            captions = caption_report(online, self._started.tokenizer, source, self.decoding, limit)
         retrieval = retrieval_report(online, self._started.tokenizer, source, self.max_length, limit)
         return Report(metrics={**captions.metrics, **retrieval.metrics}, rows=captions.rows)
 
