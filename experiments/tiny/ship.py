@@ -1,13 +1,16 @@
 """Writes a trained model as the bundled `tiny`: int8 weights, one scale a row.
 
-    python experiments/tiny/ship.py runs/tiny/stage4/final src/blip/assets/tiny --itm-scale 0.02
+    python experiments/tiny/ship.py runs/tiny/stage5/final src/blip/assets/tiny \
+        --encoder runs/tiny/stage4/final --itm-scale 0.02
 
+--encoder: the run that trained the encoder's own weights and the heads, beside the one that trained the decoder's.
 --itm-scale: see `gauge.py`; chances of a match stay as they are.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 import torch
@@ -22,16 +25,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("source")
     parser.add_argument("target", type=Path)
+    parser.add_argument("--encoder")
     parser.add_argument("--itm-scale", type=float)
     args = parser.parse_args()
     loaded = load(args.source)
     state = loaded.model.state_dict()
+    if args.encoder is not None:
+        state |= own_of_encoder(load(args.encoder).model.state_dict())
     if args.itm_scale is not None:
         for name in ("itm_head.weight", "itm_head.bias"):
             state[name] = scaled(state[name], args.itm_scale)
     write_folder(args.target, quantize(state), loaded.config, vocab=loaded.vocab)
     size = sum(path.stat().st_size for path in args.target.iterdir())
     print(f"{args.target}: {size / 1e6:.1f} MB")
+
+
+def own_of_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What `tiny-4` trains."""
+    own = re.compile(r"encoder\.blocks\.\d+\.attn(_norm)?\.|(vision_proj|text_proj|itm_head)\.|temperature")
+    return {name: tensor for name, tensor in state.items() if own.match(name)}
 
 
 def scaled(rows: Tensor, scale: float) -> Tensor:

@@ -40,6 +40,11 @@ _TINY_LOW_STEM = tuple(
     _STEM + part for part in ("conv.", "classifier.", "class_vectors", *(f"blocks.{i}." for i in range(17)))
 )
 _TINY_RATES = (("*.cross*", 1.0), ("encoder.*", 0.4), ("decoder.*", 0.4))  # what starts random learns faster
+# The decoder shares all but its self-attention and its head with the encoder: these can follow a reward alone.
+_TINY_ALL_BUT_DECODER = (
+    "vision.", "encoder.", "text_proj.", "itm_head.", "temperature", "decoder.embed.",
+    *(f"decoder.blocks.{i}.{part}" for i in range(4) for part in ("cross", "mlp")),
+)  # fmt: skip
 _TINY_PHOTOS = {
     "max_length": 20, "min_scale": 0.6, "texts_per_image": 2, "same_image_ids": True, "queue_size": 2048,
     "negatives": {"floor": 0.02}, "imagined_per_image": 0.5,
@@ -96,6 +101,45 @@ PRESETS: dict[str, Preset] = {
         train={
             "epochs": 3, "batch_size": 64, "lr": 1e-4, "min_lr": 5e-6, "warmup_lr": 1e-6, "warmup_steps": 30,
             "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "bf16", "ema": 0.99,
+        },
+    ),
+    "tiny-3": Preset(
+        task="pretrain",
+        doc="Third stage of `tiny`: all losses with dropout, on what the stem has read (experiments/tiny/views.py).",
+        options={
+            **_TINY_PHOTOS, "freeze": _TINY_FROZEN, "rates": _TINY_RATES, "views": "runs/tiny/views.npy",
+            "start": {"init": "runs/tiny/stage2/final", "dropout": 0.1}, "texts_per_image": 3,
+            "imagined_per_image": 0.25,
+        },
+        train={
+            "epochs": 7, "batch_size": 64, "lr": 4e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 60,
+            "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "fp32", "ema": 0.995,
+        },
+    ),
+    "tiny-4": Preset(
+        task="pretrain",
+        doc="Fourth stage of `tiny`: the encoder's own weights and the heads, with the sentence encoder as teacher.",
+        options={
+            **_TINY_PHOTOS, "freeze": ("vision.", "decoder."), "views": "runs/tiny/views.npy",
+            "start": {"init": "runs/tiny/stage3/final", "dropout": 0.1}, "texts_per_image": 1, "lm": False,
+            "imagined": None, "teacher": "runs/tiny/teacher", "teacher_weight": 4.0,
+        },
+        train={
+            "epochs": 6, "batch_size": 128, "lr": 3e-4, "min_lr": 1e-5, "warmup_lr": 1e-5, "warmup_steps": 20,
+            "weight_decay": 0.05, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "fp32", "ema": 0.98,
+        },
+    ),
+    "tiny-5": Preset(
+        task="caption",
+        doc="Fifth stage of `tiny`: CIDEr as reward of sampled captions, for the decoder's own weights alone.",
+        options={
+            "start": {"init": "runs/tiny/stage3/final", "dropout": 0.0}, "max_length": 20, "keep_parts": True,
+            "views": "runs/tiny/views.npy", "reward": {"samples": 5, "top_k": 20, "weight": 20.0},
+            "freeze": _TINY_ALL_BUT_DECODER,
+        },
+        train={
+            "steps": 600, "batch_size": 32, "lr": 1.5e-4, "min_lr": 1e-5, "warmup_lr": 1e-6, "warmup_steps": 20,
+            "weight_decay": 0.0, "schedule": "cosine_step", "max_grad_norm": 2.0, "dtype": "fp32", "ema": 0.98,
         },
     ),
 }  # fmt: skip
