@@ -125,10 +125,22 @@ def test_nlvr_twin_equals_the_original() -> None:
     images = tensors("inputs")["images"]
     first, second = model.encode_image(images[:3]), model.encode_image(images[3:6])
     ids, mask = nlvr["input_ids"], nlvr["attention_mask"]
+    assert_close(model.reason(ids, mask, first, second), nlvr["logits"], **HIDDEN)
     seen: list[torch.Tensor] = []
     for block in model.encoder.blocks:
         block.register_forward_hook(lambda _m, _i, out: seen.append(out))
-    assert_close(model.reason(ids, mask, first, second), nlvr["logits"], **HIDDEN)
+    model.encoder(ids, mask, cross=model.encoder.cross_keys_values((first, second)))
     for i in (1, 6, 7, 8):
         assert_close(seen[i - 1], nlvr[f"hidden{i}"], **HIDDEN)
     assert_close(model.reason(ids, mask, second, first), nlvr["logits_swapped"], **HIDDEN)
+
+
+def test_the_first_token_alone_is_the_same_token() -> None:
+    model = oracle_model("retrieval")
+    ids, mask, embeds = inputs_and_embeds()
+    cross = model.encoder.cross_keys_values(embeds)
+    for looked in (None, cross):
+        everything = model.encoder(ids, mask, cross=looked)
+        first = model.encoder(ids, mask, cross=looked, first_only=True)
+        assert first.shape == (4, 1, 32)
+        assert_close(first, everything[:, :1], **HIDDEN)

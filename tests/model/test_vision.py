@@ -76,3 +76,13 @@ def test_drop_path_is_off_in_eval_and_keeps_the_mean_in_training() -> None:
     dropped = DropPath(0.25).train()(x)
     assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert dropped.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("checkpointed", [0, 2])
+def test_the_class_token_alone_is_the_same_token(checkpointed: int) -> None:
+    vision, images = oracle_model("retrieval").vision, tensors("inputs")["images"][:2]
+    vision.checkpoint_layers = checkpointed
+    for module in (vision.eval(), vision.train()):
+        first = module(images, first_only=True)
+        assert first.shape == (2, 1, 48)
+        assert_close(first, module(images)[:, :1], **HIDDEN)

@@ -121,7 +121,7 @@ PRESETS: dict[str, Preset] = {
         doc="Fourth stage of `tiny`: the encoder's own weights and the heads, with the sentence encoder as teacher.",
         options={
             **_TINY_PHOTOS, "freeze": ("vision.", "decoder."), "views": "runs/tiny/views.npy",
-            "start": {"init": "runs/tiny/stage3/final", "dropout": 0.1}, "texts_per_image": 1, "lm": False,
+            "start": {"init": "runs/tiny/average", "dropout": 0.1}, "texts_per_image": 1, "lm": False,
             "imagined": None, "teacher": "runs/tiny/teacher", "teacher_weight": 4.0,
         },
         train={
@@ -133,7 +133,7 @@ PRESETS: dict[str, Preset] = {
         task="caption",
         doc="Fifth stage of `tiny`: CIDEr as reward of sampled captions, for the decoder's own weights alone.",
         options={
-            "start": {"init": "runs/tiny/stage3/final", "dropout": 0.0}, "max_length": 20, "keep_parts": True,
+            "start": {"init": "runs/tiny/average", "dropout": 0.0}, "max_length": 20, "keep_parts": True,
             "views": "runs/tiny/views.npy", "reward": {"samples": 5, "top_k": 20, "weight": 20.0},
             "freeze": _TINY_ALL_BUT_DECODER,
         },
