@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch
 from blip.checkpoint import adapt, keys
 from blip.config import Family, published_config, with_image_size
 from blip.errors import CheckpointMismatch
+from blip.model.blip import BlipModel
 from tests.checkpoint.test_keys import key_list
-from tests.oracle_files import oracle_config, weights
+from tests.oracle_files import oracle_config, values, weights
 
 
 def pretrained() -> dict[str, torch.Tensor]:
@@ -60,3 +62,33 @@ def test_position_embeddings_are_resized_and_logged(caplog: pytest.LogCaptureFix
 def test_other_widths_are_refused() -> None:
     with pytest.raises(CheckpointMismatch, match=r"vision.cls_token: \[1, 1, 48\] in the pretrain weights"):
         adapt.for_family(pretrained(), oracle_config("pretrain"), with_image_size(published_config("caption"), 64))
+
+
+def test_nlvr_takes_each_weight_from_where_the_original_takes_it() -> None:
+    notes = values("nlvr")
+    before = replace(oracle_config("retrieval"), text=oracle_config("nlvr").text)
+    torch.manual_seed(0)
+    state = BlipModel(before).state_dict()
+    theirs = keys.from_ours(state, before, "original")
+    target = oracle_config("nlvr")
+    adapted = adapt.for_family(state, before, target)
+    shapes = adapt.expected_shapes(target)
+    filled = adapted.state | {name: torch.full(shapes[name], torch.nan) for name in adapted.random}
+    found = keys.from_ours(filled, target, "original")
+    assert set(found) == set(notes["init.origin"])
+    for name, origin in notes["init.origin"].items():
+        assert found[name].isnan().all() if origin is None else torch.equal(found[name], theirs[origin]), name
+    assert {name for name, tensor in found.items() if tensor.isnan().any()} == set(notes["init.missing_keys"])
+    assert "temperature" in adapted.dropped and "temp" in notes["init.unexpected_keys"]
+
+
+def test_pretraining_ties_the_modules_that_the_original_ties() -> None:
+    model = BlipModel(oracle_config("pretrain"))
+    state = keys.from_ours(model.state_dict(), model.config, "original")
+    tied = {
+        name.removeprefix("text_encoder").removesuffix(".weight").replace(".", "/")
+        for name, tensor in state.items()
+        if name.startswith("text_encoder.") and name.endswith(".weight")
+        and tensor.data_ptr() == state[name.replace("text_encoder.", "text_decoder.bert.")].data_ptr()
+    }  # fmt: skip
+    assert tied == {line.removesuffix(" is tied") for line in values("pretrain")["tied"]}

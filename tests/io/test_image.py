@@ -256,9 +256,12 @@ def test_prepare_equals_the_original(name: str) -> None:
     values = prepare([image, image], size=48, mean=CLIP_MEAN, std=CLIP_STD)
     assert values.shape == (2, 3, 48, 48) and values.is_contiguous()
     assert torch.equal(values[1], oracle[f"out48.{name}"])
-    if f"resized64.{name}" in oracle:
-        levels = prepare([image], size=64, mean=(0, 0, 0), std=(1, 1, 1))[0] * 255
-        assert torch.equal(levels.round().byte().permute(1, 2, 0), oracle[f"resized64.{name}"])
+    if f"rgb.{name}" in oracle:
+        assert np.array_equal(np.asarray(image), oracle[f"rgb.{name}"].numpy())
+    for size in (48, 64):
+        if f"resized{size}.{name}" in oracle:
+            levels = prepare([image], size=size, mean=(0, 0, 0), std=(1, 1, 1))[0] * 255
+            assert torch.equal(levels.round().byte().permute(1, 2, 0), oracle[f"resized{size}.{name}"])
 
 
 def test_palette_file_equals_the_original() -> None:
