@@ -54,3 +54,12 @@ def test_other_errors_of_the_caller_pass(tmp_path: Path) -> None:
 def test_long_names_fit(tmp_path: Path) -> None:
     write_text(tmp_path / ("é" * 127), "x")
     assert len(os.listdir(tmp_path)) == 1
+
+
+def test_a_writer_that_puts_its_own_file_there_does_not_choose_who_may_read_it(tmp_path: Path) -> None:
+    plain, target = tmp_path / "plain", tmp_path / "weights.safetensors"
+    plain.write_bytes(b"")
+    with atomic_path(target) as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600))
+    assert target.stat().st_mode == plain.stat().st_mode

@@ -27,10 +27,12 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
         target = Path(os.path.realpath(target))
     with writing(target):
         temporary = _reserve(target)
+        mode = temporary.stat().st_mode
     try:
         with disk_full(target):
             yield temporary
         with writing(target):
+            temporary.chmod(mode)  # some writers put a file of their own in its place, readable by its owner alone
             if durable:
                 _sync(temporary)
             os.replace(temporary, target)
