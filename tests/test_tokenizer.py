@@ -9,11 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from blip.config import BlipConfig, TextConfig
 from blip.errors import CheckpointError, ConfigError
 from blip.tokenizer import Tokenizer, clean_caption, clean_question
-from tests.oracle_files import oracle_config, values
+from tests.oracle_files import oracle_config, tensors, values
 
 # The original turns these words of a user's text into special ids; here they are plain text (a deliberate difference).
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]", "[ENC]")
@@ -39,6 +40,27 @@ def test_ids_equal_the_original(tokenizer: Tokenizer) -> None:
         for length in (30, 35):
             ids = tokenizer.encode([row["text"]], max_length=length).input_ids[0].tolist()
             assert ids == (row[f"ids_max{length}"] or row["ids"]), row["text"]
+
+
+def test_the_inputs_of_the_small_models_are_tokenised_as_recorded(tmp_path: Path) -> None:
+    texts, ids = values("inputs"), tensors("inputs")
+    small = Tokenizer.from_config(replace(oracle_config("caption"), vocab="vocab.txt"), cut_vocabulary(tmp_path, 4000))
+    for name in ("caption", "question", "answer"):
+        encoded = small.encode(texts[f"{name}s"], max_length=40)
+        assert torch.equal(encoded.input_ids, ids[f"{name}_ids"].long())
+        assert torch.equal(encoded.attention_mask, ids[f"{name}_mask"].long())
+    prompt = small.prompt_ids(texts["prompt"])
+    assert tensors("caption")["prompt_ids"].tolist() == [prompt] * 3
+    assert values("caption")["prompt_length"] == len(prompt)
+
+
+def test_special_ids_equal_the_original(tokenizer: Tokenizer) -> None:
+    special, text = values("tokenizer")["special"], tokenizer.config
+    assert len(tokenizer) == special["len"]
+    assert (text.dec_id, text.enc_id) == (special["bos_token_id"], special["enc_token_id"])
+    assert [text.pad_id, text.unk_id, text.cls_id, text.sep_id, text.mask_id] == [
+        special[name] for name in ("pad", "unk", "cls", "sep", "mask")
+    ]
 
 
 @pytest.mark.parametrize("word", SPECIAL)

@@ -92,3 +92,11 @@ def test_pretraining_ties_the_modules_that_the_original_ties() -> None:
         and tensor.data_ptr() == state[name.replace("text_encoder.", "text_decoder.bert.")].data_ptr()
     }  # fmt: skip
     assert tied == {line.removesuffix(" is tied") for line in values("pretrain")["tied"]}
+    # what is trained: each shared tensor once, under one of its names
+    names: dict[object, set[str]] = {}
+    for name, tensor in state.items():
+        if tensor.is_floating_point():  # fused ones are made anew, so only their name tells them apart
+            names.setdefault(name if ".qkv." in name else tensor.data_ptr(), set()).add(name)
+    trainable = set(values("pretrain")["trainable"])
+    assert len(names) == len(trainable)
+    assert all(len(same & trainable) == 1 for same in names.values())

@@ -126,6 +126,7 @@ def test_nlvr_twin_equals_the_original() -> None:
     first, second = model.encode_image(images[:3]), model.encode_image(images[3:6])
     ids, mask = nlvr["input_ids"], nlvr["attention_mask"]
     assert_close(model.reason(ids, mask, first, second), nlvr["logits"], **HIDDEN)
+    assert_close(model.encoder.embed(ids, 0), nlvr["hidden0"], **HIDDEN)
     seen: list[torch.Tensor] = []
     for block in model.encoder.blocks:
         block.register_forward_hook(lambda _m, _i, out: seen.append(out))
