@@ -1,27 +1,28 @@
-"""BLEU-1..4 and CIDEr-D of captions, equal to the reference scorer (pycocoevalcap 1.2) on the same tokens.
+"""BLEU-1..4, ROUGE-L and CIDEr-D of captions, equal to the reference scorer (pycocoevalcap 1.2) on the same tokens.
 
-Source: github.com/tylin/coco-caption, bleu_scorer.py ("closest" reference length) and cider_scorer.py (sigma 6).
+Source: github.com/tylin/coco-caption, bleu_scorer.py ("closest" reference length), rouge.py (beta 1.2) and
+cider_scorer.py (sigma 6).
 """
 
 from __future__ import annotations
 
 import math
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
+from blip.errors import UsageError
+from blip.metrics.ptb import tokenize as tokenize
+
 MAX_N = 4
+_BETA = 1.2  # how much more recall weighs than precision in ROUGE-L
 _SIGMA = 6.0  # width of CIDEr-D's length penalty, in tokens
 _TINY, _SMALL = 1e-15, 1e-9  # the reference scorer's guards against 0/0
-_TOKEN = re.compile(r"n't(?![a-z])|'(?:s|m|d|re|ve|ll)(?![a-z])|[a-z0-9]+?(?=n't(?![a-z]))|[^\W_]+(?:[-.,:/][^\W_]+)*")
 
 Ngrams = Counter[tuple[str, ...]]
-
-
-def tokenize(text: str) -> list[str]:
-    """Lower-case words without punctuation, close to the Penn Treebank rules of the reference tokenizer."""
-    return _TOKEN.findall(text.lower())
 
 
 def ngrams(tokens: Sequence[str]) -> Ngrams:
@@ -29,26 +30,59 @@ def ngrams(tokens: Sequence[str]) -> Ngrams:
     return Counter(tuple(tokens[i : i + n]) for n in range(1, MAX_N + 1) for i in range(len(tokens) - n + 1))
 
 
+def bleu_counts(references: Sequence[Sequence[str]], caption: Sequence[str]) -> list[int]:
+    """Ten counts of one caption whose sums give the set's BLEU.
+
+    These are the n-grams found in a reference, n = 1..4, those in the caption, the caption's length in tokens, and the
+    length of the reference nearest to it.
+    """
+    counts = [ngrams(reference) for reference in references]
+    correct = [0] * MAX_N
+    for gram, count in ngrams(caption).items():
+        correct[len(gram) - 1] += min(count, max(c[gram] for c in counts))
+    guessed = [max(0, len(caption) - n) for n in range(MAX_N)]
+    nearest = min((abs(len(r) - len(caption)), len(r)) for r in references)[1]
+    return [*correct, *guessed, len(caption), nearest]
+
+
+def bleu_scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """BLEU-1..4 [..., 4] of `bleu_counts` [..., 10]: of single captions, or of a set when they are summed over it."""
+    correct, guessed = counts[..., :MAX_N], counts[..., MAX_N : 2 * MAX_N]
+    products = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
+    ratio = (counts[..., -2] + _TINY) / (counts[..., -1] + _SMALL)
+    brevity = np.exp(np.minimum(0.0, 1 - 1 / ratio))
+    scores: NDArray[np.float64] = products ** (1 / np.arange(1, MAX_N + 1)) * brevity[..., None]
+    return scores
+
+
 def bleu(references: Sequence[Sequence[Sequence[str]]], captions: Sequence[Sequence[str]]) -> list[float]:
     """BLEU-1..4 over the set. references: per caption a list of token lists; captions: token lists."""
-    correct, guessed = [0] * MAX_N, [0] * MAX_N
-    length = reference_length = 0
-    for refs, caption in zip(references, captions, strict=True):
-        length += len(caption)
-        reference_length += min((abs(len(r) - len(caption)), len(r)) for r in refs)[1]
-        best: Ngrams = Counter()
-        for reference in refs:
-            best |= ngrams(reference)
-        for gram, count in ngrams(caption).items():
-            guessed[len(gram) - 1] += count
-            correct[len(gram) - 1] += min(count, best[gram])
-    ratio = (length + _TINY) / (reference_length + _SMALL)
-    brevity = math.exp(1 - 1 / ratio) if ratio < 1 else 1.0
-    scores, product = [], 1.0
-    for n in range(MAX_N):
-        product *= (correct[n] + _TINY) / (guessed[n] + _SMALL)
-        scores.append(product ** (1 / (n + 1)) * brevity)
-    return scores
+    counts = [bleu_counts(refs, caption) for refs, caption in zip(references, captions, strict=True)]
+    return [float(score) for score in bleu_scores(np.sum(counts, axis=0, dtype=np.float64))]
+
+
+def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> float:
+    """ROUGE-L of one caption (tokens): the best precision and the best recall, maybe of different references."""
+    mine = caption or [""]  # the reference scorer sees one empty word in an empty sentence
+    pairs = [(_common_length(theirs, mine), len(theirs)) for theirs in (r or [""] for r in references)]
+    precision = max(common for common, _ in pairs) / len(mine)
+    recall = max(common / length for common, length in pairs)
+    if not precision:
+        return 0.0
+    return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
+    """Length of the longest common subsequence; a row of the usual table is held as the bits of one number."""
+    places: dict[str, int] = {}
+    for i, word in enumerate(first):
+        places[word] = places.get(word, 0) | 1 << i
+    full = (1 << len(first)) - 1
+    row = full  # a zero bit where the row's value goes up by one
+    for word in second:
+        found = row & places.get(word, 0)
+        row = ((row + found) | (row - found)) & full
+    return len(first) - row.bit_count()
 
 
 @dataclass
@@ -68,25 +102,25 @@ class Cider:
     """
 
     references: Sequence[Sequence[Sequence[str]]]
-    _frequency: Counter[tuple[str, ...]] = field(init=False)
+    _rarity: dict[tuple[str, ...], float] = field(init=False)
     _vectors: list[list[_Vector]] = field(init=False)
 
     def __post_init__(self) -> None:
         counts = [[ngrams(reference) for reference in refs] for refs in self.references]
-        self._frequency = Counter(gram for image in counts for gram in set().union(*image))
-        self._log_images = math.log(len(self.references))
+        frequency = Counter(gram for image in counts for gram in set().union(*image))
+        self._unseen = math.log(len(self.references))
+        self._rarity = {gram: self._unseen - math.log(count) for gram, count in frequency.items()}
         self._vectors = [[self._vector(c) for c in image] for image in counts]
 
     def _vector(self, counts: Ngrams) -> _Vector:
-        weights = {
-            gram: count * (self._log_images - math.log(max(1.0, self._frequency[gram])))
-            for gram, count in counts.items()
-        }
-        norms = [0.0] * MAX_N
+        weights = {gram: count * self._rarity.get(gram, self._unseen) for gram, count in counts.items()}
+        squares, bigrams = [0.0] * MAX_N, 0
         for gram, weight in weights.items():
-            norms[len(gram) - 1] += weight * weight
+            squares[len(gram) - 1] += weight * weight
+            if len(gram) == 2:
+                bigrams += counts[gram]
         # the reference scorer's "length" is the number of bigrams
-        return _Vector(weights, [math.sqrt(x) for x in norms], sum(c for g, c in counts.items() if len(g) == 2))
+        return _Vector(weights, [math.sqrt(x) for x in squares], bigrams)
 
     def score(self, image: int, caption: Sequence[str]) -> float:
         """CIDEr-D of one caption (tokens) of the image with that index."""
@@ -108,11 +142,47 @@ class Cider:
         return sum(dots) / MAX_N * math.exp(-(delta**2) / (2 * _SIGMA**2))
 
 
+def _set_bleu(n: int) -> Callable[[NDArray[np.float64]], float]:
+    return lambda rows: float(bleu_scores(rows.sum(axis=0))[n - 1])
+
+
+def _mean(rows: NDArray[np.float64]) -> float:
+    return float(rows.mean())
+
+
+# What a metric is over a set, from its rows of `caption_statistics`, all of them or a resampled choice.
+SET_SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
+    **{f"bleu{n}": _set_bleu(n) for n in range(1, MAX_N + 1)},
+    "rouge_l": _mean,
+    "cider": _mean,
+}
+
+
+def caption_statistics(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+    """For each metric of `SET_SCORES` an array with one row a caption: [n, 10] counts for BLEU, else [n, 1] scores.
+
+    Captions and references are strings. CIDEr-D's document frequencies are those of all references, also when rows
+    are resampled later. Raises UsageError where there is nothing to score or to compare with.
+    """
+    if not captions or len(captions) != len(references):
+        raise UsageError(f"{len(captions)} captions and {len(references)} lists of references; give one list a caption")
+    if not all(references):
+        raise UsageError(f"caption {[bool(r) for r in references].index(False)} has no reference; give at least one")
+    pairs = [([tokenize(r) for r in row], tokenize(c)) for row, c in zip(references, captions, strict=True)]
+    scorer = Cider([refs for refs, _ in pairs])
+    counts = np.array([bleu_counts(refs, caption) for refs, caption in pairs], dtype=np.float64)
+    rouge = np.array([[rouge_l(refs, caption)] for refs, caption in pairs])
+    cider = np.array([[scorer.score(i, caption)] for i, (_, caption) in enumerate(pairs)])
+    return {**{f"bleu{n}": counts for n in range(1, MAX_N + 1)}, "rouge_l": rouge, "cider": cider}
+
+
+def caption_scores(statistics: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
+    """Each metric of every single caption [n], from `caption_statistics`."""
+    scores = {f"bleu{n}": bleu_scores(statistics[f"bleu{n}"])[:, n - 1] for n in range(1, MAX_N + 1)}
+    return {**scores, "rouge_l": statistics["rouge_l"][:, 0], "cider": statistics["cider"][:, 0]}
+
+
 def score_captions(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, float]:
-    """BLEU-1..4 and CIDEr-D of a set of captions (strings), each with its references (strings)."""
-    refs = [[tokenize(r) for r in row] for row in references]
-    hyps = [tokenize(c) for c in captions]
-    scorer = Cider(refs)
-    scores = {f"bleu{n + 1}": value for n, value in enumerate(bleu(refs, hyps))}
-    scores["cider"] = sum(scorer.score(i, hyp) for i, hyp in enumerate(hyps)) / len(hyps)
-    return scores
+    """BLEU-1..4, ROUGE-L and CIDEr-D of a set of captions (strings), each with its references (strings)."""
+    statistics = caption_statistics(references, captions)
+    return {name: score(statistics[name]) for name, score in SET_SCORES.items()}
