@@ -56,14 +56,14 @@ def test_order_depends_on_seed_and_step_only() -> None:
 def test_ranks_in_order_make_up_the_batch_of_one_process(shuffle: bool, drop_last: bool) -> None:
     one = EpochSampler(22, 8, shuffle=shuffle, drop_last=drop_last)
     ranks = [EpochSampler(22, 8, rank=r, world_size=4, shuffle=shuffle, drop_last=drop_last) for r in range(4)]
-    for step in range(3 * one.steps_per_epoch):
+    for step in range(3 * one.steps_in(0)):
         assert [i for rank in ranks for i in rank.batch(step)] == one.batch(step)
 
 
 def test_the_last_batch_is_short_or_dropped() -> None:
     kept = EpochSampler(10, 4, shuffle=False, drop_last=False)
-    assert (kept.steps_per_epoch, kept.batch(2), kept.batch(3)) == (3, [8, 9], [0, 1, 2, 3])
-    assert EpochSampler(10, 4).steps_per_epoch == 2
+    assert (kept.steps_in(0), kept.batch(2), kept.batch(3)) == (3, [8, 9], [0, 1, 2, 3])
+    assert EpochSampler(10, 4).steps_in(0) == 2
 
 
 @pytest.mark.parametrize(
@@ -73,6 +73,38 @@ def test_the_last_batch_is_short_or_dropped() -> None:
 def test_batch_sizes_that_cannot_be_are_refused(length: int, batch: int, world: int, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         EpochSampler(length, batch, world_size=world)
+
+
+def test_epochs_of_other_lengths_have_every_sample_once_and_are_asked_for_once() -> None:
+    asked: list[int] = []
+
+    def length(epoch: int) -> int:
+        asked.append(epoch)
+        return (8, 12)[epoch % 2]
+
+    sampler = EpochSampler(length, 4, seed=1)
+    assert asked == [0]
+    assert [sampler.epoch(step) for step in range(8)] == [0, 0, 1, 1, 1, 2, 2, 3]
+    assert [sampler.steps_in(epoch) for epoch in range(3)] == [2, 3, 2]
+    assert [sampler.first_step(epoch) for epoch in range(4)] == [0, 2, 5, 7]
+    assert sorted(i for step in (2, 3, 4) for i in sampler.batch(step)) == list(range(12))
+    assert {ref.epoch for ref in sampler.refs(4)} == {1}
+    assert asked == [0, 1, 2, 3]
+    resumed = EpochSampler(length, 4, seed=1)
+    assert [resumed.refs(step) for step in (4, 5, 6)] == [sampler.refs(step) for step in (4, 5, 6)]
+
+
+def test_parts_of_epochs_of_other_lengths_make_up_their_batches() -> None:
+    lengths = lambda epoch: (8, 12)[epoch % 2]  # noqa: E731
+    whole, parts = EpochSampler(lengths, 4), EpochSampler(lengths, 4, parts=2)
+    assert [parts.batch(2 * s) + parts.batch(2 * s + 1) for s in range(7)] == [whole.batch(s) for s in range(7)]
+    assert [ref.epoch for ref in parts.refs(5)] == [1, 1]
+
+
+def test_an_epoch_without_a_batch_is_named() -> None:
+    sampler = EpochSampler(lambda epoch: 8 - 5 * epoch, 4)
+    with pytest.raises(ConfigError, match="batch size 4: the data has only 3 samples in epoch 1"):
+        sampler.batch(2)
 
 
 def test_sample_seeds_are_distinct_and_fit_63_bits() -> None:

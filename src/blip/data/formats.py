@@ -26,9 +26,12 @@ Found = Record | BadRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Which columns to take. `text` None: the first of `TEXT_COLUMNS` that a row has; a row may then have no text."""
+    """Which columns to take. `text` None: the first of `TEXT_COLUMNS` that a row has; a row may then have no text.
 
-    root: Path | None = None
+    roots: folders that images are relative to, instead of the table's own; of several the first that has the file.
+    """
+
+    roots: tuple[Path, ...] = ()
     image: str = "image"
     text: str | None = None
     key: str | None = None
@@ -132,20 +135,20 @@ def _lines(text: str) -> list[str]:
 
 def table(path: Path, columns: Columns) -> Iterator[Found]:
     """Rows of .json (the original's lists), .jsonl, .csv, .tsv or .parquet; paths relative to `root`, else the file."""
-    base = columns.root or path.parent
-    for row in manifests.rows(path):
+    bases = columns.roots or (path.parent,)
+    for row in manifests.rows(path, columns.image):
         try:
             if row.problem is not None:
                 raise BadRecord(row.where, row.problem)
-            images = _images(row.values, columns, base, row.where)
+            images = _images(row.values, columns, bases, row.where)
             yield columns.record(row.values, images, _key(row.values, columns, row.where), row.where)
         except BadRecord as error:
             yield error
 
 
-def _images(values: Mapping[str, Any], columns: Columns, base: Path, where: str) -> tuple[ImageRef, ...]:
+def _images(values: Mapping[str, Any], columns: Columns, bases: tuple[Path, ...], where: str) -> tuple[ImageRef, ...]:
     name = columns.image if values.get(columns.image) is not None else "images"  # NLVR2 lists two
-    value = values.get(name)
+    value = _listed(values.get(name))
     found: list[ImageRef] = []
     for one in value if isinstance(value, list) and value else [value]:
         if isinstance(one, manifests.ParquetCell):
@@ -156,8 +159,23 @@ def _images(values: Mapping[str, Any], columns: Columns, base: Path, where: str)
         elif is_url(one):
             raise BadRecord(where, f"image '{one}' is a URL; download it first")
         else:
-            found.append(ImageRef(base / one))
+            found.append(ImageRef(_located(one, bases)))
     return tuple(found)
+
+
+def _listed(value: Any) -> Any:
+    """A list that a table keeps as JSON text, else the value itself."""
+    if not (isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+def _located(name: str, bases: tuple[Path, ...]) -> Path:
+    first = bases[0] / name
+    return first if len(bases) == 1 else next((base / name for base in bases if (base / name).exists()), first)
 
 
 def _key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
@@ -174,6 +192,8 @@ def folder(path: Path, columns: Columns) -> Iterator[Found]:
         where = str(image)
         try:
             values = _beside(image.with_suffix(".txt"), where)
+            if columns.need_text and not values.get("texts"):
+                raise BadRecord(where, f"no text in {image.with_suffix('.txt').name} beside it")
             yield columns.record(values, (ImageRef(image),), relative.replace(os.sep, "/"), where)
         except BadRecord as error:
             yield error

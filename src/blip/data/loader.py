@@ -7,6 +7,7 @@ alone: there is no state to save but the step.
 from __future__ import annotations
 
 import signal
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blip.errors import BadRecord, BlipError, ConfigError, UnreadableImage
-from blip.runtime import mixed_bits
+from blip.runtime import cores, mixed_bits
 
 S_co = TypeVar("S_co", covariant=True)
 S = TypeVar("S")
@@ -50,14 +51,16 @@ def sample_seed(seed: int, epoch: int, index: int) -> int:
 class EpochSampler:
     """Indices of every batch of a run. `batch_size` is the total over all ranks.
 
-    `parts` cuts each batch into equal parts that come one after the other (gradient accumulation): `batch` and `refs`
-    then count parts. Ranks take consecutive shares, so gathering them in rank order gives the batch of one process.
-    With `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is left out.
+    length: samples of an epoch, or a function that gives them for each; it is asked once for every epoch up to the one
+    that is needed. `parts` cuts each batch into equal parts that come one after the other (gradient accumulation):
+    `batch` and `refs` then count parts. Ranks take consecutive shares, so gathering them in rank order gives the batch
+    of one process. With `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is
+    left out.
     """
 
     def __init__(
         self,
-        length: int,
+        length: int | Callable[[int], int],
         batch_size: int,
         seed: int = 0,
         *,
@@ -72,24 +75,41 @@ class EpochSampler:
             raise ConfigError(f"batch size {batch_size}: must be a positive multiple of {split}")
         if not 0 <= rank < world_size:
             raise ConfigError(f"rank {rank}: must be from 0 to {world_size - 1}")
-        if length < (batch_size if drop_last else 1):
-            raise ConfigError(f"batch size {batch_size}: the data has only {length} samples")
-        self.length, self.batch_size, self.seed = length, batch_size, seed
+        self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.parts = rank, world_size, parts
         self.shuffle, self.drop_last = shuffle, drop_last
+        self._length = length
+        self._lengths: list[int] = []  # samples of the epochs known so far
+        self._firsts = [0]  # index of the first step of each epoch, and of the one after the last known
         self._order: tuple[int, NDArray[np.int64]] | None = None
+        self.steps_in(0)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        return self.length // self.batch_size if self.drop_last else -(-self.length // self.batch_size)
+    def length(self, epoch: int) -> int:
+        """Samples of an epoch."""
+        self._know(epoch)
+        return self._lengths[epoch]
+
+    def steps_in(self, epoch: int) -> int:
+        """Steps of an epoch."""
+        self._know(epoch)
+        return self._firsts[epoch + 1] - self._firsts[epoch]
+
+    def first_step(self, epoch: int) -> int:
+        """Index, over the whole run, of an epoch's first step; that of epoch n is what n epochs take."""
+        self._know(epoch - 1)
+        return self._firsts[epoch]
 
     def epoch(self, step: int) -> int:
-        return step // self.parts // self.steps_per_epoch
+        """The epoch of a step (not of a part)."""
+        while self._firsts[-1] <= step:
+            self._know(len(self._lengths))
+        return bisect_right(self._firsts, step) - 1
 
     def batch(self, step: int) -> list[int]:
         """This rank's indices of global step `step` (from 0, over all epochs)."""
         step, part = divmod(step, self.parts)
-        epoch, position = divmod(step, self.steps_per_epoch)
+        epoch = self.epoch(step)
+        position = step - self._firsts[epoch]
         whole = self._epoch_order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
         shares, share = self.parts * self.world_size, part * self.world_size + self.rank
         first, last = len(whole) * share // shares, len(whole) * (share + 1) // shares
@@ -97,12 +117,23 @@ class EpochSampler:
 
     def refs(self, step: int) -> list[SampleRef]:
         """`batch` with the epoch and the seed of each sample."""
-        epoch = self.epoch(step)
+        epoch = self.epoch(step // self.parts)
         return [SampleRef(i, epoch, sample_seed(self.seed, epoch, i)) for i in self.batch(step)]
+
+    def _know(self, epoch: int) -> None:
+        """Asks for the lengths of all epochs up to this one."""
+        for i in range(len(self._lengths), epoch + 1):
+            length = self._length if isinstance(self._length, int) else self._length(i)
+            if length < (self.batch_size if self.drop_last else 1):
+                which = "" if isinstance(self._length, int) else f" in epoch {i}"
+                raise ConfigError(f"batch size {self.batch_size}: the data has only {length} samples{which}")
+            steps = length // self.batch_size if self.drop_last else -(-length // self.batch_size)
+            self._lengths.append(length)
+            self._firsts.append(self._firsts[-1] + steps)
 
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
-            order = np.arange(self.length)
+            order = np.arange(self.length(epoch))
             if self.shuffle:  # numpy promises never to change the stream of RandomState
                 np.random.RandomState(sample_seed(self.seed, epoch, -1) & 0xFFFFFFFF).shuffle(order)
             self._order = epoch, order
@@ -133,6 +164,7 @@ def batches(
         for step, refs in steps:
             yield step, fetch.batch(refs)
         return
+    num_workers = min(num_workers, cores())  # torch warns of more, and they gain nothing
     loader: DataLoader[Any] = DataLoader(
         fetch,
         batch_size=None,

@@ -85,6 +85,16 @@ def nocaps_image_id(record: Record) -> int:
         raise BadRecord(record.where, "'img_id' must be a whole number") from error
 
 
+def merged_by_image(source: Source) -> Records:
+    """One record an image, with the texts of all its rows; the others' keys and fields are dropped."""
+    merged: dict[Any, Record] = {}
+    for i in range(len(source)):
+        record = source[i]
+        first = merged.get(record.image)
+        merged[record.image] = record if first is None else replace(first, texts=(*first.texts, *record.texts))
+    return Records(list(merged.values()))
+
+
 def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
     """Texts and owners for retrieval evaluation: one image a record."""
     texts: list[str] = []

@@ -6,8 +6,10 @@ sent to worker processes.
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,9 @@ from blip.data.records import ImageRef, Record
 from blip.errors import BadRecord, UsageError
 from blip.io.inputs import expand_braces
 
-__all__ = ["ImageRef", "Record", "Records", "Source", "concatenate", "open_source"]
+__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source"]
+
+logger = logging.getLogger(__name__)
 
 Spec = str | os.PathLike[str]
 
@@ -46,7 +50,7 @@ class Records:
 def open_source(
     spec: Spec | Sequence[Spec],
     *,
-    root: Spec | None = None,
+    root: Spec | Sequence[Spec] | None = None,
     image_column: str = "image",
     text_column: str | None = None,
     key_column: str | None = None,
@@ -57,13 +61,14 @@ def open_source(
 
     A spec is a folder of images with `.txt` beside them (one text a line), WebDataset shards (`a-{00..05}.tar`; an
     image with a `.json` or `.txt` of the same name), or a table: .json (the original's lists), .jsonl, .csv, .tsv,
-    .parquet. Image paths in a table are relative to `root`, else to the table. Without `text_column` the texts are
+    .parquet. Image paths in a table are relative to `root` (of several roots, to
+    the first that has the file), else to the table. Without `text_column` the texts are
     in the first of `caption`, `captions`, `text`, `texts` that a row has, and a row may have none unless
     `require_text`. Texts stay as they are in the file. A bad row raises `BadRecord` with file and row; with
     `skip_bad` it is listed in `skipped`. Raises `UsageError` for files that cannot be read and when nothing is found.
     """
     columns = Columns(
-        root=None if root is None else Path(root),
+        roots=tuple(Path(one) for one in ([root] if isinstance(root, str | os.PathLike) else root or ())),
         image=image_column,
         text=text_column,
         key=key_column,
@@ -83,6 +88,66 @@ def open_source(
         first = f"; first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
         raise UsageError(f"{spec}: holds no records{first}")
     return Records(records, skipped)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """How a user's data are read: the names of their columns, where images lie, what happens to broken rows.
+
+    question, answer, sentence, label: columns that VQA and NLVR2 take under the names of the original where nothing
+    is given. skip_bad: broken rows, and rows whose image file is missing, are listed in a warning and left out.
+    """
+
+    root: str | Sequence[str] | None = None
+    image: str = "image"
+    text: str | None = None
+    key: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    sentence: str | None = None
+    label: str | None = None
+    skip_bad: bool = False
+
+    def open(
+        self,
+        spec: Spec | Sequence[Spec],
+        *,
+        need_text: bool = False,
+        check: Callable[[Record], object] | None = None,
+    ) -> Records:
+        """The records of `spec`; `check` raises `BadRecord` for a row that the task cannot use."""
+        found = open_source(
+            spec, root=self.root, image_column=self.image, text_column=self.text, key_column=self.key,
+            require_text=need_text, skip_bad=self.skip_bad,
+        )  # fmt: skip
+        renamed = [self._renamed(record) for record in found.records]
+        bad = list(found.skipped)
+        good = [record for record in renamed if self._is_good(record, check, bad)]
+        if not good:
+            raise UsageError(f"{spec}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
+        if bad:
+            logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
+        return Records(good, bad)
+
+    def _renamed(self, record: Record) -> Record:
+        columns = {"question": self.question, "answer": self.answer, "sentence": self.sentence, "label": self.label}
+        new = {name: record.fields.get(column) for name, column in columns.items() if column is not None}
+        return replace(record, fields={**record.fields, **new}) if new else record
+
+    def _is_good(self, record: Record, check: Callable[[Record], object] | None, bad: list[BadRecord]) -> bool:
+        try:
+            if check is not None:
+                check(record)
+            if self.skip_bad:
+                missing = next((r.path for r in record.images if r.path is not None and not r.path.exists()), None)
+                if missing is not None:
+                    raise BadRecord(record.where, f"image {missing}: no such file")
+        except BadRecord as error:
+            if not self.skip_bad:
+                raise
+            bad.append(error)
+            return False
+        return True
 
 
 def concatenate(sources: Sequence[Source]) -> Records:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from blip.errors import MissingExtra, UnreadableImage, UsageError
 
@@ -17,6 +18,8 @@ EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COLUMNS = ("text", "texts", "question", "question_id", "answers", "url")
 _LISTS = ("texts", "answers")  # columns that hold JSON lists in csv and tsv
 _PARQUET_ROWS = 1024
+_JSON_CHARACTERS = 1 << 20  # of a list that are read at a time
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +38,30 @@ class ParquetCell:
     path: Path
     group: int
     row: int
+    column: str = "image"
 
     def read(self) -> bytes:
-        value = _image_column(self.path, self.group)[self.row].as_py()
+        value = _parquet_column(self.path, self.group, self.column)[self.row].as_py()
         value = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(value, bytes):
             raise UnreadableImage(f"{self.path}:{self.group}:{self.row}", "no image bytes in this row")
         return value
 
 
-def rows(path: Path) -> Iterator[Row]:
-    """Rows of a manifest in file order. A file that is no manifest raises `UsageError`; a bad row has a `problem`."""
+def rows(path: Path, image: str | None = "image") -> Iterator[Row]:
+    """Rows of a manifest in file order, never all in memory. A bad row has a `problem`.
+
+    A file that is no manifest raises `UsageError`, as does a table with a header that lacks the column `image` (None:
+    any will do).
+    """
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            yield from _parquet_rows(path)
+            yield from _parquet_rows(path, image)
         elif suffix == ".json":
             yield from _json_rows(path)
         elif suffix in (".csv", ".tsv"):
-            yield from _table_rows(path, "\t" if suffix == ".tsv" else ",")
+            yield from _table_rows(path, "\t" if suffix == ".tsv" else ",", image)
         else:
             yield from _jsonl_rows(path)
     except FileNotFoundError as error:
@@ -91,14 +99,72 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    try:
-        values = json.loads(path.read_text("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
-    if not isinstance(values, list):
-        raise UsageError(f"{path}: must be a JSON list of objects with a field 'image'")
-    for number, value in enumerate(values, 1):
-        yield _row(f"{path}:{number}", value)
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        values = _JsonList(path, file)
+        for number, value in enumerate(values, 1):
+            yield _row(f"{path}:{number}", value)
+
+
+class _JsonList(Iterator[Any]):
+    """The elements of a JSON list, of which a part is in memory at a time: the published lists have 100M rows."""
+
+    def __init__(self, path: Path, file: TextIO) -> None:
+        self._path, self._file, self._decoder = path, file, json.JSONDecoder()
+        self._text, self._at, self._line = "", 0, 1
+        if self._next_mark() != "[":
+            raise UsageError(f"{path}: must be a JSON list of objects with a field 'image'")
+        self._at += 1
+        self._first = True
+
+    def __next__(self) -> Any:
+        mark = self._next_mark()
+        if mark == "]":
+            self._at += 1
+            if self._next_mark():
+                self._fail("Extra data")
+            raise StopIteration
+        if not self._first:
+            if mark != ",":
+                self._fail("Expecting ',' delimiter")
+            self._at += 1
+            self._next_mark()
+        self._first = False
+        return self._element()
+
+    def _next_mark(self) -> str:
+        """The next character that is no space, empty at the end of the file."""
+        while True:
+            found = _SPACE.match(self._text, self._at)
+            self._at = found.end() if found else self._at
+            if self._at < len(self._text) or not self._more():
+                return self._text[self._at : self._at + 1]
+
+    def _element(self) -> Any:
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._text, self._at)
+            except json.JSONDecodeError as error:
+                # what is only cut off fails at its end, or at the start of its last string
+                cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if not (cut and self._more()):
+                    self._at = min(error.pos, len(self._text))
+                    self._fail(error.msg)
+            else:
+                if end < len(self._text) or not self._more():  # a number may go on
+                    self._at = end
+                    return value
+
+    def _more(self) -> bool:
+        """Reads on, at least as much again as is still waiting; False at the end of the file."""
+        self._line += self._text.count("\n", 0, self._at)
+        waiting = self._text[self._at :]
+        read = self._file.read(max(_JSON_CHARACTERS, len(waiting)))
+        self._text, self._at = waiting + read, 0
+        return bool(read)
+
+    def _fail(self, reason: str) -> NoReturn:
+        line = self._line + self._text.count("\n", 0, self._at)
+        raise UsageError(f"{self._path}:{line}: not JSON ({reason})")
 
 
 def _row(where: str, value: Any) -> Row:
@@ -107,12 +173,12 @@ def _row(where: str, value: Any) -> Row:
     return Row(where, value)
 
 
-def _table_rows(path: Path, delimiter: str) -> Iterator[Row]:
+def _table_rows(path: Path, delimiter: str, image: str | None) -> Iterator[Row]:
     with open(path, encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
         try:
             header = next(reader, [])
-            _need_image(path, header)
+            _need_image(path, header, image)
             for cells in reader:
                 if not cells:
                     continue
@@ -137,9 +203,9 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _need_image(path: Path, names: list[str]) -> None:
-    if "image" not in names:
-        raise UsageError(f"{path}: has no column 'image'; columns are {', '.join(names) or 'none'}")
+def _need_image(path: Path, names: list[str], image: str | None) -> None:
+    if image is not None and image not in names:
+        raise UsageError(f"{path}: has no column '{image}'; columns are {', '.join(names) or 'none'}")
 
 
 def _parquet(path: Path) -> Any:
@@ -153,13 +219,13 @@ def _parquet(path: Path) -> Any:
         raise UsageError(f"{path}: not a readable Parquet file ({error})") from error
 
 
-def _parquet_rows(path: Path) -> Iterator[Row]:
+def _parquet_rows(path: Path, image: str | None) -> Iterator[Row]:
     """Rows without image bytes: those stay in the file until they are asked for."""
     file = _parquet(path)
     names = list(file.schema_arrow.names)
-    _need_image(path, names)
-    kept_out = not _is_text(file.schema_arrow.field("image").type)
-    columns = [name for name in names if not (kept_out and name == "image")]
+    _need_image(path, names, image)
+    kept_out = image if image is not None and not _is_text(file.schema_arrow.field(image).type) else None
+    columns = [name for name in names if name != kept_out]
     number = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
@@ -168,8 +234,8 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
         for row in range(count):
             values = {k: v for k, v in next(found, {}).items() if v is not None}
             number += 1
-            if kept_out:
-                values["image"] = ParquetCell(path, group, row)
+            if kept_out is not None:
+                values[kept_out] = ParquetCell(path, group, row, kept_out)
             yield Row(f"{path}:{number}", values)
 
 
@@ -179,5 +245,5 @@ def _is_text(kind: Any) -> bool:
 
 
 @lru_cache(maxsize=2)
-def _image_column(path: Path, group: int) -> Any:
-    return _parquet(path).read_row_group(group, columns=["image"]).column("image").combine_chunks()
+def _parquet_column(path: Path, group: int, column: str) -> Any:
+    return _parquet(path).read_row_group(group, columns=[column]).column(column).combine_chunks()

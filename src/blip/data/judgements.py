@@ -1,0 +1,85 @@
+"""Human ratings of captions: Flickr8k's expert file, or any table with image, text and ratings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from blip.data.records import ImageRef, Record
+from blip.data.sources import open_source
+from blip.errors import BadRecord, UsageError
+
+RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One caption of one photo with what people gave it; `own`: the caption was written for that very photo."""
+
+    key: str
+    image: ImageRef
+    text: str
+    ratings: tuple[float, ...]
+    where: str
+    own: bool = False
+
+
+def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[Judged]:
+    """Rated captions of a file.
+
+    A table (.jsonl, .csv, .tsv, .parquet, .json) has a row a rated caption: `image`, `text` (or `caption`), and
+    `ratings` (a list) or `rating` (a number). Anything else is read as the expert file of Flickr8k, tab-separated
+    without a header: image, caption id `IMAGE#N`, ratings; its captions come from `texts` (`IMAGE#N`, tab, caption;
+    default Flickr8k.token.txt beside it). Images are relative to `root`, else to the file. Raises `BadRecord`.
+    """
+    if not path.is_file():
+        raise UsageError(f"{path}: no such file")
+    if path.suffix.lower() in (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"):
+        source = open_source(path, root=root, require_text=True)
+        return [_of_record(source[i]) for i in range(len(source))]
+    tokens = path.parent / "Flickr8k.token.txt" if texts is None else texts
+    captions = dict(_tokens(tokens))
+    return [_of_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
+
+
+def _of_record(record: Record) -> Judged:
+    value = next((record.fields[name] for name in RATING_COLUMNS if record.fields.get(name) is not None), None)
+    if isinstance(value, str):
+        value = value.strip("[]").replace(",", " ").split()
+    try:
+        ratings = tuple(float(x) for x in (value if isinstance(value, list | tuple) else [value]))  # type: ignore[arg-type]
+    except (TypeError, ValueError) as error:
+        raise BadRecord(record.where, "no number in column 'ratings' or 'rating'") from error
+    return Judged(record.key, record.image, record.texts[0], ratings, record.where)
+
+
+def _of_line(where: str, fields: list[str], captions: Mapping[str, str], root: Path) -> Judged:
+    if len(fields) < 3:
+        raise BadRecord(where, f"{len(fields)} columns; must be image, caption id and ratings, separated by tabs")
+    image, caption, *given = fields
+    if caption not in captions:
+        raise BadRecord(where, f"caption '{caption}' is not in the file of captions")
+    try:
+        ratings = tuple(float(x) for x in given)
+    except ValueError as error:
+        raise BadRecord(where, f"rating {given}: must be numbers") from error
+    own = caption.partition("#")[0] == image
+    return Judged(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
+
+
+def _tokens(path: Path) -> Iterator[tuple[str, str]]:
+    for where, fields in _lines(path):
+        if len(fields) != 2:
+            raise BadRecord(where, "must be IMAGE#N, a tab, the caption")
+        yield fields[0], fields[1]
+
+
+def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; the captions' file is named with --texts") from error
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            yield f"{path}:{number}", line.split("\t")

@@ -1,0 +1,166 @@
+"""Images behind addresses: a list for img2dataset, which runs in an environment of its own, and the shards it wrote.
+
+img2dataset honours the headers by which sites opt out; nothing here turns that off. Never a dependency.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shlex
+import shutil
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip.data.formats import TEXT_COLUMNS
+from blip.errors import BadRecord, EnvironmentProblem, UsageError
+from blip.io import manifests
+from blip.io.atomic import atomic_path
+from blip.io.image import EXTENSIONS
+from blip.io.inputs import is_url
+from blip.io.places import tar_members
+
+RUNNER = "uvx"
+LIST_NAME = "urls.csv"
+IMAGE_SIZE = 384  # pixels of the shorter side: what captioning and retrieval look at
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class UrlList:
+    """A written list: its rows, whether any has a text, and how many rows of the user's had no address."""
+
+    path: Path
+    rows: int
+    has_texts: bool
+    bad: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Shards:
+    """What a folder of shards holds. `spec` names them all; `reasons` say how often a download failed and why."""
+
+    spec: str
+    images: int
+    reasons: dict[str, int]
+
+
+def write_list(names: Sequence[str], folder: Path, url_column: str = "url", text_column: str | None = None) -> UrlList:
+    """`folder/urls.csv` with the columns url and caption, of tables or of .txt files with an address a line.
+
+    Read and written row by row. Raises `UsageError` when there is no address at all.
+    """
+    path = folder / LIST_NAME
+    rows = bad = 0
+    has_texts = False
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("url", "caption"))
+        for found in _addresses(names, url_column, text_column):
+            if isinstance(found, BadRecord):
+                bad += 1
+                continue
+            rows, has_texts = rows + 1, has_texts or bool(found[1])
+            writer.writerow(found)
+        if not rows:
+            raise UsageError(f"{', '.join(names[:3])}: no addresses in column '{url_column}'")
+    return UrlList(path=path, rows=rows, has_texts=has_texts, bad=bad)
+
+
+def find_runner(runner: str = RUNNER) -> list[str]:
+    """The words of a command that runs Python tools in environments of their own. Raises `EnvironmentProblem`."""
+    words = shlex.split(runner)
+    if not words or shutil.which(words[0]) is None:
+        raise EnvironmentProblem(
+            f"{runner}: not installed; get uv (https://docs.astral.sh/uv/), or give --runner 'pipx run'"
+        )
+    return words
+
+
+def command(
+    listed: UrlList, *, runner: str = RUNNER, image_size: int = IMAGE_SIZE, processes: int | None = None
+) -> list[str]:
+    """The call of img2dataset: tar shards beside the list, shorter sides of `image_size` pixels, none enlarged."""
+    options = {
+        "url_list": listed.path, "input_format": "csv", "url_col": "url",
+        **({"caption_col": "caption"} if listed.has_texts else {}),
+        "output_format": "webdataset", "output_folder": listed.path.parent, "image_size": image_size,
+        "resize_mode": "keep_ratio", "resize_only_if_bigger": True, "processes_count": processes or os.cpu_count() or 1,
+    }  # fmt: skip
+    return [*find_runner(runner), "img2dataset", *(f"--{name}={value}" for name, value in options.items())]
+
+
+def run(call: Sequence[str]) -> None:
+    """Runs it; what it prints goes to standard error. Raises `EnvironmentProblem` when it fails."""
+    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # libraries of it that would phone home
+    done = subprocess.run(call, stdin=subprocess.DEVNULL, stdout=2, env=os.environ | quiet, check=False)
+    if done.returncode:
+        raise EnvironmentProblem(f"{call[0]}: img2dataset ended with {done.returncode}; its messages are above")
+
+
+def read_shards(folder: Path) -> Shards:
+    """Counts of the shards in a folder. Raises `EnvironmentProblem` when there are none."""
+    paths = sorted(folder.glob("[0-9]*.tar"))
+    if not paths:
+        raise EnvironmentProblem(f"{folder}: img2dataset wrote no shards; its messages are above")
+    images = sum(m.name.lower().endswith(EXTENSIONS) for path in paths for m in tar_members(path))
+    reasons: Counter[str] = Counter()
+    for path in folder.glob("*_stats.json"):
+        reasons.update(_failures(path))
+    return Shards(spec=_brace(folder, [path.stem for path in paths]), images=images, reasons=dict(reasons))
+
+
+def _addresses(names: Sequence[str], url_column: str, text_column: str | None) -> Iterator[tuple[str, str] | BadRecord]:
+    for name in names:
+        for row in _rows(name):
+            url = row.values.get(url_column)
+            if isinstance(url, str) and is_url(url):
+                yield url, _text(row.values, text_column)
+            else:
+                yield BadRecord(row.where, row.problem or f"no address in column '{url_column}'")
+
+
+def _rows(name: str) -> Iterable[manifests.Row]:
+    if name.lower().endswith(".txt"):
+        return _lines(Path(name))
+    if name.lower().endswith(manifests.EXTENSIONS):
+        return manifests.rows(Path(name), None)
+    raise UsageError(f"{name}: must be .txt or one of {' '.join(manifests.EXTENSIONS)}")
+
+
+def _lines(path: Path) -> Iterator[manifests.Row]:
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield manifests.Row(f"{path}:{number}", {"url": line.strip()})
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _text(values: dict[str, Any], column: str | None) -> str:
+    """The first text on one line: the reader of the list takes none with line ends."""
+    value = next((values[c] for c in ((column,) if column else TEXT_COLUMNS) if values.get(c)), "")
+    first = value[0] if isinstance(value, list) else value
+    return " ".join(first.split()) if isinstance(first, str) else ""
+
+
+def _failures(path: Path) -> dict[str, int]:
+    """Reasons and counts of img2dataset's own report of a shard; none where it cannot be read."""
+    try:
+        status = json.loads(path.read_text(encoding="utf-8"))["status_dict"]
+        return {str(reason): int(count) for reason, count in status.items() if reason != "success"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def _brace(folder: Path, stems: Sequence[str]) -> str:
+    """`folder/{00000..00012}.tar`, or all names where some are missing."""
+    if len(stems) == 1:
+        return f"{folder}/{stems[0]}.tar"
+    whole = int(stems[-1]) - int(stems[0]) + 1 == len(stems)
+    return f"{folder}/{{{f'{stems[0]}..{stems[-1]}' if whole else ','.join(stems)}}}.tar"

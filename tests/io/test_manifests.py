@@ -1,0 +1,92 @@
+"""JSON lists are read a part at a time, with the values and errors that reading them whole would give."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blip.errors import UsageError
+from blip.io import manifests
+
+TRICKY = (
+    '\ufeff [ {"image": "a\\u00e9\\ud83d\\ude00.jpg", "n": [1.5e3, -0, true, null, {}]},\n'
+    '{"image": "ü \\\\\\" ]},{", "caption": ["x", "y"]}\r\n, 12, "]", [], {"image":"😀"}\t]\n'
+)
+
+
+def values(path: Path) -> list[Any]:
+    return [row.values if row.problem is None else row.problem for row in manifests.rows(path)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 1000])
+def test_parts_of_any_size_give_the_whole_list(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(manifests, "_JSON_CHARACTERS", size)
+    path = tmp_path / "a.json"
+    path.write_text(TRICKY, encoding="utf-8")
+    whole = json.loads(TRICKY.removeprefix("\ufeff"))
+    kinds = {int: "int", str: "str", list: "list"}
+    assert values(path) == [
+        one if isinstance(one, dict) else f"not a JSON object but {kinds[type(one)]}" for one in whole
+    ]
+    assert [row.where for row in manifests.rows(path)] == [f"{path}:{i}" for i in range(1, 7)]
+
+
+@pytest.mark.parametrize("size", [5, 1000])
+def test_a_list_cut_anywhere_is_an_error_with_its_line(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manifests, "_JSON_CHARACTERS", size)
+    path = tmp_path / "a.json"
+    text = TRICKY.removeprefix("\ufeff").rstrip()
+    for length in range(2, len(text)):
+        path.write_text(text[:length], encoding="utf-8")
+        with pytest.raises(json.JSONDecodeError) as whole:
+            json.loads(text[:length])
+        with pytest.raises(UsageError, match=rf"a\.json:{whole.value.lineno}: not JSON"):
+            values(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('[{"image": 1} {}]', "1: not JSON .Expecting ',' delimiter"),
+        ('[{"image": 1},\n]', "2: not JSON .Expecting value"),
+        ('[{"image": 1}]\n\n{}', "3: not JSON .Extra data"),
+        ('[\n{"image": tru}, {}]', "2: not JSON .Expecting value"),
+        ("", "must be a JSON list"),
+        ('{"images": []}', "must be a JSON list"),
+    ],
+)
+def test_what_is_no_list_names_line_and_reason(tmp_path: Path, text: str, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        values(path)
+
+
+def test_a_long_list_is_not_read_to_its_end_for_its_first_rows(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('[{"image": "a"}, ' + " " * manifests._JSON_CHARACTERS + "no JSON")
+    rows = manifests.rows(path)
+    assert next(rows).values == {"image": "a"}
+    with pytest.raises(UsageError, match="not JSON"):
+        next(rows)
+
+
+def test_the_image_column_may_have_another_name_or_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("url,caption\nhttp://a/1.jpg,x\n")
+    with pytest.raises(UsageError, match="has no column 'file'; columns are url, caption"):
+        list(manifests.rows(tmp_path / "a.csv", "file"))
+    assert [row.values for row in manifests.rows(tmp_path / "a.csv", None)] == [
+        {"url": "http://a/1.jpg", "caption": "x"}
+    ]
+
+
+def test_parquet_keeps_image_bytes_of_any_column_in_the_file(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"photo": [b"1", b"2"], "image": ["a", "b"]}), tmp_path / "a.parquet")
+    _, second = manifests.rows(tmp_path / "a.parquet", "photo")
+    assert second.values["image"] == "b" and second.values["photo"].read() == b"2"
