@@ -55,5 +55,5 @@ clean:  ## remove the environment
 	$(MARK)
 
 .venv/.bench: .venv/.dev
-	$(PIP) -c constraints.txt -e '.[dev,parity]'
+	$(PIP) -c constraints.txt -e '.[dev,java]'
 	$(MARK)

@@ -10,10 +10,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from blip.io.schemas import problem
 from tests.cli.conftest import Blip
+from tests.io.test_video import damage, write_clip
 
 RANDOM = ("-m", "random-tiny")
 
@@ -139,6 +142,100 @@ def test_the_first_failure_ends_a_strict_run(blip: Blip, photos: Path) -> None:
 def test_too_large_a_picture_is_one_line(blip: Blip, photos: Path) -> None:
     said = blip("caption", photos / "a.png", *RANDOM, "--max-megapixels", "0.001")
     assert said.code == 1 and "40x48 is 0.00192 megapixels; at most 0.001 allowed" in said.err
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A clip of 2.4 s, one that is no clip, a picture."""
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    rng = np.random.RandomState(0)
+    noise = [Image.fromarray(rng.randint(0, 256, (48, 64, 3), dtype=np.uint8)) for _ in range(60)]
+    write_clip(folder / "v.mp4", pictures=noise)
+    (folder / "w.mp4").write_bytes(b"no clip")
+    noise[0].save(folder / "x.png")
+    return folder
+
+
+def test_a_video_is_so_many_pictures_with_their_times(blip: Blip, clips: Path) -> None:
+    rows = records(blip("caption", clips / "v.mp4", *RANDOM, "--json").out)
+    assert [row["key"] for row in rows] == [f"{clips}/v.mp4#t={0.15 + 0.3 * i:.3f}" for i in range(8)]
+    assert [problem(row) for row in rows] == [None] * 8 and (rows[0]["width"], rows[0]["height"]) == (64, 48)
+    for flags, count in ((("--frames", "3"), 3), (("--fps", "5"), 12)):
+        assert len(blip("caption", clips / "v.mp4", *flags, "--dry-run").out.splitlines()) == count
+
+
+def test_frames_and_rates_are_checked(blip: Blip, clips: Path) -> None:
+    for flags, wanted in (
+        (("--frames", "2", "--fps", "1"), "--frames with --fps; must be one of the two"),
+        (("--frames", "0"), "--frames 0; must be an integer of at least 1"),
+        (("--fps", "0"), "--fps 0; must be a number from 0.001 to 1000"),
+    ):
+        said = blip("caption", clips / "v.mp4", *RANDOM, *flags)
+        assert said.code == 2 and said.err == f"blip: error: {wanted}\n"
+
+
+def test_a_broken_video_is_one_failure_and_the_rest_goes_on(blip: Blip, clips: Path) -> None:
+    said = blip("caption", clips / "w.mp4", clips / "v.mp4", clips / "x.png", *RANDOM, "--json")
+    rows = records(said.out)
+    assert said.code == 1 and len(rows) == 1 + 8 + 1
+    assert rows[0]["key"] == f"{clips}/w.mp4" and rows[0]["error"]["reason"].startswith("damaged or not a video")
+    assert said.err.count("\n") == 2 and "10 inputs, 9 done, 1 failed" in said.err
+
+
+def test_videos_without_their_extra_end_with_its_install_line(
+    blip: Blip, clips: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    said = blip("caption", clips / "v.mp4", *RANDOM)
+    line = f'{clips}/v.mp4 is a video; video input needs an extra: pip install "blip-vlm[video]"'
+    assert (said.code, said.out, said.err) == (4, "", f"blip: error: {line}\n")
+
+
+def test_readers_change_no_frame(blip: Blip, clips: Path) -> None:
+    args = ("embed", clips / "v.mp4", *RANDOM, "--fps", "25", "--json")
+    found = {blip(*args, "--workers", str(workers)).out for workers in (1, 2, 4)}
+    assert len(found) == 1 and len(records(found.pop())) == 60
+
+
+def test_a_summary_is_the_caption_of_the_best_matching_frame(blip: Blip, clips: Path) -> None:
+    args = ("caption", clips / "x.png", clips / "w.mp4", clips / "v.mp4", *RANDOM, "--json")
+    frames = records(blip(*args, "--itm", "random-tiny").out)[2:]
+    said = blip(*args, "--summary", "--batch-size", "3")
+    picture, broken, summary = records(said.out)
+    assert picture["key"] == f"{clips}/x.png" and broken["error"]["type"] == "UnreadableImage" and said.code == 1
+    best = max(frames, key=lambda row: row["itm"])
+    assert len({row["itm"] for row in frames}) > 1 and summary == best | {"key": f"{clips}/v.mp4"}
+    assert blip("caption", clips / "v.mp4", *RANDOM, "--summary").out == f"{best['text']}\n"
+
+
+def test_a_summary_leaves_out_frames_that_fail(blip: Blip, clips: Path) -> None:
+    said = blip("caption", damage(clips / "v.mp4"), *RANDOM, "--json", "--summary")
+    (row,) = records(said.out)
+    assert said.code == 1 and row["key"] == f"{clips}/v.mp4" and row["text"]
+    assert f"{clips}/v.mp4: cannot be decoded at 0.750 s" in said.err and "8 inputs, 7 done, 1 failed" in said.err
+
+
+def test_a_summary_of_frames_that_all_fail_is_a_failure(blip: Blip, clips: Path) -> None:
+    said = blip("caption", clips / "v.mp4", *RANDOM, "--json", "--summary", "--max-megapixels", "0.001")
+    (row,) = records(said.out)
+    assert said.code == 1 and row["key"] == f"{clips}/v.mp4" and "megapixels" in row["error"]["reason"]
+
+
+def test_summaries_are_resumed_by_video(blip: Blip, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    args = ("caption", clips / "v.mp4", clips / "x.png", *RANDOM, "--summary", "-o", out)
+    assert blip(*args).code == 0
+    whole = out.read_text()
+    out.write_text(whole.splitlines(keepends=True)[1])
+    assert "9 inputs, 8 done, 1 skipped" in blip(*args, "--resume").err and out.read_text() == whole
+    assert "9 inputs, 0 done, 9 skipped" in blip(*args, "--resume").err and out.read_text() == whole
+
+
+def test_summaries_have_no_sidecars_and_no_shards(blip: Blip, clips: Path) -> None:
+    for flags in (("--xmp",), ("--shard", "0/2")):
+        said = blip("caption", clips / "v.mp4", *RANDOM, "--summary", *flags)
+        assert said.code == 2 and "--summary with sidecars or --shard" in said.err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

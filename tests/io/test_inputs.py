@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip.errors import MissingExtra, OfflineError, UnreadableImage, UsageError
+from blip.errors import OfflineError, UnreadableImage, UsageError
 from blip.io.inputs import Input, expand_braces, find_inputs, glob_allows
 from blip.io.places import Url
 
@@ -228,12 +228,32 @@ def test_files_that_are_no_manifests_are_usage_errors(name: str, text: str, reas
         keys(str(tmp_path / name))
 
 
-def test_videos_name_their_extra_or_use_it(tmp_path: Path) -> None:
-    (tmp_path / "v.mp4").touch()
-    with pytest.raises(MissingExtra, match=r'v.mp4 is a video; video input needs an extra: pip install "blip-vlm'):
-        keys(str(tmp_path / "v.mp4"))
-    frames = [Input(key="v.mp4#t=0.500", source=Path("frame"))]
-    assert keys(str(tmp_path / "v.mp4"), video=lambda name: frames) == ["v.mp4#t=0.500"]
+def two_frames(path: Path, *, key: str) -> list[Input]:
+    return [Input(key=f"{key}#t={time}", source=path) for time in ("0.500", "1.500")]
+
+
+def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
+    (photos / "V.MP4").touch()
+    assert keys("photos/V.MP4", "photos/a.jpg", video=two_frames) == [
+        "photos/V.MP4#t=0.500", "photos/V.MP4#t=1.500", "photos/a.jpg",
+    ]  # fmt: skip
+    assert keys("-", stdin=io.BytesIO(b"photos/V.MP4"), video=two_frames, limit=1) == ["photos/V.MP4#t=0.500"]
+    with pytest.raises(UsageError, match=r"photos/V.MP4 is a video; only images are taken here"):
+        keys("photos/V.MP4")
+
+
+def test_videos_in_folders_are_found_by_their_extension_only(photos: Path) -> None:
+    (photos / "V.MP4").touch()
+    assert not [key for key in keys("photos", video=two_frames) if "V.MP4" in key]
+    found = keys("photos", exts=["mp4", "png"], video=two_frames)
+    assert found == ["photos/V.MP4#t=0.500", "photos/V.MP4#t=1.500", "photos/a/z.PNG"]
+
+
+def test_videos_of_manifests_keep_the_key_and_columns_of_their_row(tmp_path: Path) -> None:
+    (tmp_path / "m.jsonl").write_text('{"key": "k", "image": "v.webm", "text": "a cat"}\n')
+    inputs = find_inputs([tmp_path / "m.jsonl"], video=two_frames)
+    assert [one.key for one in inputs] == ["k#t=0.500", "k#t=1.500"]
+    assert inputs[1].fields == {"text": "a cat"} and inputs[1].path == tmp_path / "v.webm"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

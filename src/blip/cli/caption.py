@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,6 +42,9 @@ def caption(
     num_captions: Annotated[int, typer.Option("-n", "--num-captions", min=1, max=32, help="Captions an image.")] = 1,
     repetition_penalty: Annotated[float | None, typer.Option(help="Default 1.0; 1.1 with --sample.")] = None,
     itm: Annotated[str | None, typer.Option(help="Model that adds a match score per caption.")] = None,
+    summary: Annotated[
+        bool, typer.Option("--summary", help="Of a video the caption of its best-matching frame.")
+    ] = False,
     seed: o.Seed = 0,
     sidecar: Annotated[str | None, typer.Option(help="Write a text beside each image: .txt or .xmp.")] = None,
     sidecar_dir: Annotated[Path | None, typer.Option(help="Folder that mirrors the tree instead.")] = None,
@@ -55,6 +60,8 @@ def caption(
         raise UsageError("--beams with --sample; must be one of the two")
     if max_new_tokens is not None and max_length is not None:
         raise UsageError("--max-new-tokens with --max-length; must be one of the two")
+    if summary and (sidecar or sidecar_dir or xmp or run.shard):
+        raise UsageError("--summary with sidecars or --shard; must be without them, name other videos in other runs")
     found = run.inputs(inputs)
     beside = _sidecars(sidecar or (".xmp" if xmp else None), sidecar_dir, run.existing, prefix, suffix)
     to_stdout = beside is None or run.output is not None or run.form is not None
@@ -70,6 +77,10 @@ def caption(
     loaded = run.load(model)
     loaded.require("caption")
     judge = None if itm is None else replace(run, image_size=None, compile=False).load(itm)
+    if summary:
+        wanted = _of_clips(wanted)
+        flow.written = _Summary(wanted)
+        judge = judge or (loaded if "match" in loaded.capabilities else None)
     from blip.api import decoding_of
 
     decoding = decoding_of(
@@ -148,6 +159,34 @@ class _Captioner:
         if not self.keep_prompt:
             return text
         return (self.model.config.prompt if self.prompt is None else self.prompt) + text
+
+
+def _of_clips(inputs: Sequence[Input]) -> list[Input]:
+    """The inputs, but frames of a video under the key of the video."""
+    from blip.io.video import Frame
+
+    return [replace(i, key=i.key.rpartition("#t=")[0]) if isinstance(i.source, Frame) else i for i in inputs]
+
+
+class _Summary:
+    """Of the records of a key the best: by the chance of a match where there is one, else by its score."""
+
+    def __init__(self, inputs: Sequence[Input]) -> None:
+        self.left = Counter(one.key for one in inputs)
+        self.best: dict[str, Record] = {}
+
+    def __call__(self, one: Input, rows: list[Record]) -> list[Record]:
+        """The record when all are known, which may be that of a failure; nothing before."""
+        (row,) = rows
+        self.left[one.key] -= 1
+        self.best[one.key] = max(self.best.get(one.key, row), row, key=_quality)
+        return [] if self.left[one.key] else [self.best.pop(one.key)]
+
+
+def _quality(row: Record) -> float:
+    if "error" in row:
+        return float("-inf")
+    return float(row["score"] if row["itm"] is None else row["itm"])
 
 
 def params(decoding: Decoding) -> Record:

@@ -36,6 +36,7 @@ class Flow:
     flags: o.Run
     per_key: int = 1  # records of one image
     show: bool = True  # whether records are written at all (sidecars may be enough)
+    written: Callable[[Input, list[Record]], list[Record]] = lambda one, rows: rows  # of the records of an input
 
     def must_write(self) -> bool:
         """False when the output is there and is to be skipped."""
@@ -67,14 +68,14 @@ class Flow:
             stop = stack.enter_context(stopping())
             records = stack.enter_context(self._records(inputs)) if self.show else None
             left = [one for one in inputs if records is None or one.key not in records.done]
-            drawn = _Progress(len(left), not (self.flags.no_progress or quiet))
+            drawn = Progress(len(left), not (self.flags.no_progress or quiet))
             for batch in self._read(left, size):
                 good = [(one, image) for one, image in batch if not isinstance(image, UnreadableImage)]
                 described = iter(_halving(describe, good))
                 for one, image in batch:
                     rows = [self._failed(one, image, drawn)] if isinstance(image, UnreadableImage) else next(described)
                     if records is not None:
-                        records.write(rows)
+                        records.write(self.written(one, rows))
                 done, failed = done + len(good), failed + len(batch) - len(good)
                 drawn.at(done + failed)
                 if stop.reason or (self.flags.strict and failed):
@@ -104,10 +105,10 @@ class Flow:
         return open_records(
             flags.output, schema=self.schema, stream=sys.stdout, format=flags.form, resume=flags.resume,
             existing=o.existing_of(flags.existing), order=[one.key for one in inputs], per_key=self.per_key,
-            single=len(inputs) * self.per_key == 1,
+            single=len({one.key for one in inputs}) * self.per_key == 1,
         )  # fmt: skip
 
-    def _failed(self, one: Input, error: UnreadableImage, drawn: _Progress) -> Record:
+    def _failed(self, one: Input, error: UnreadableImage, drawn: Progress) -> Record:
         from blip.io.records import error_record
 
         drawn.clear()
@@ -154,7 +155,7 @@ def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:
     return [*_halving(describe, good[:half]), *_halving(describe, good[half:])]
 
 
-class _Progress:
+class Progress:
     """How far the run is, on standard error: redrawn on a terminal, else a line now and then."""
 
     def __init__(self, total: int, active: bool) -> None:

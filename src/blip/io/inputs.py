@@ -1,7 +1,7 @@
 """What the user named, as a list of inputs: files, folders, tar shards, manifests, URLs, a list on stdin, videos.
 
-Listing opens folders, tables and shard headers, never an image. Order: arguments as given, folders in the byte order
-of relative paths.
+Listing opens folders, tables and the headers of shards and videos, never an image. Order: arguments as given,
+folders in the byte order of relative paths.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL.Image import Image
 
-from blip.errors import MissingExtra, OfflineError, UnreadableImage, UsageError
+from blip.errors import OfflineError, UnreadableImage, UsageError
 from blip.io import image, manifests
 from blip.io.places import Nowhere, TarMember, Url, tar_members
 
@@ -72,7 +72,7 @@ class Listing:
     stdin: BinaryIO | None = None
     url_timeout: float = 20.0
     offline: bool = False
-    video: Callable[[str], Iterable[Input]] | None = None  # frames of a video file
+    video: Callable[..., Iterable[Input]] | None = None  # frames of a video file: (path, key=key)
 
     @property
     def suffixes(self) -> tuple[str, ...]:
@@ -227,15 +227,13 @@ def _from_name(name: str, listing: Listing) -> Iterator[Input]:
     elif os.path.isdir(name):
         prefix = key_of(name).rstrip("/")
         for relative in walk(name, listing):
-            yield Input(key=f"{prefix}/{key_of(relative)}", source=Path(name, relative))
+            yield from _from_file(f"{prefix}/{key_of(relative)}", Path(name, relative), listing)
     elif suffix == ".tar" or name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
         yield from _from_shard(name, listing)
     elif suffix in manifests.EXTENSIONS:
         yield from _from_manifest(name, listing)
-    elif suffix in VIDEO_EXTENSIONS:
-        yield from _from_video(name, listing)
     else:
-        yield Input(key=key_of(name), source=Path(name))
+        yield from _from_file(key_of(name), Path(name), listing)
 
 
 def key_of(path: str) -> str:
@@ -318,14 +316,21 @@ def _from_manifest(name: str, listing: Listing) -> Iterator[Input]:
         elif row.problem is None and isinstance(value, str) and value:
             key = str(row.values.get("key", value))
             problem = "a URL in a manifest is not fetched; give it as an argument or download it first"
-            source = Nowhere(key, problem) if is_url(value) else base / value
-            yield Input(key=key, source=source, fields=fields)
+            if is_url(value):
+                yield Input(key=key, source=Nowhere(key, problem), fields=fields)
+            else:
+                yield from _from_file(key, base / value, listing, fields)
         else:
             key = str(row.values.get("key", where))
             yield Input(key=key, source=Nowhere(key, row.problem or "row has no 'image'"), fields=fields)
 
 
-def _from_video(name: str, listing: Listing) -> Iterator[Input]:
-    if listing.video is None:
-        raise MissingExtra(f'{name} is a video; video input needs an extra: pip install "blip-vlm[video]"')
-    yield from listing.video(name)
+def _from_file(key: str, path: Path, listing: Listing, fields: Mapping[str, Any] | None = None) -> Iterator[Input]:
+    """An image, or the frames of a video: one that was named, or looked for by its extension."""
+    if path.suffix.lower() not in VIDEO_EXTENSIONS:
+        yield Input(key=key, source=path, fields=fields or {})
+    elif listing.video is None:
+        raise UsageError(f"{key} is a video; only images are taken here")
+    else:
+        for frame in listing.video(path, key=key):
+            yield replace(frame, fields=fields or {})

@@ -40,8 +40,8 @@ _RECORDS: dict[str, Schema] = {
         model=_TEXT, params=_PARAMS, width=_COUNT, height=_COUNT,
     ),
     "answer": _object(
-        "key question text score mode model", key=_TEXT, question=_TEXT, text=_TEXT, score=_NUMBER,
-        mode={"enum": ["generate", "rank"]}, alternatives=_SCORED, question_id=_ID, model=_TEXT,
+        "key question text score mode model", key=_TEXT, pair=_TEXT, question=_TEXT, text=_TEXT, score=_NUMBER,
+        mode={"enum": ["generate", "rank", "statement"]}, alternatives=_SCORED, question_id=_ID, model=_TEXT,
     ),
     "match": _object(
         "key text text_index model", key=_TEXT, text=_TEXT, text_index=_COUNT, itm=_PROBABILITY, itc=_COSINE,
@@ -61,16 +61,25 @@ _RECORDS: dict[str, Schema] = {
         "rank path score", rank=_COUNT, path=_TEXT, score=_NUMBER, itc=_COSINE, itm=_PROBABILITY, caption=_TEXT,
     ),
     "eval-example": _object(
-        "task key", task=_TEXT, key=_TEXT, question=_TEXT, sentence=_TEXT, direction=_TEXT, rank=_COUNT,
+        "task key", task=_TEXT, key=_TEXT, question=_TEXT, kind=_TEXT, sentence=_TEXT, text=_TEXT, direction=_TEXT,
+        rank=_COUNT,
         prediction={"type": ["string", "boolean"]}, references=_list({"type": ["string", "boolean"]}),
         top=_list(_list(_TEXT)), scores={"type": "object", "additionalProperties": _NUMBER},
     ),
     "metrics": _object(
         "task n model metrics", task=_TEXT, data=_TEXT, split=_TEXT, n=_COUNT, model=_TEXT,
         metrics={
-            "type": "object", "additionalProperties": _object("value", value=_NUMBER, low=_NUMBER, high=_NUMBER),
+            "type": "object", "additionalProperties": _object(
+                "", value=_NUMBER, low=_NUMBER, high=_NUMBER, unit=_TEXT, chance=_NUMBER, n=_COUNT,
+            ),
         },
-        skipped={"type": "object", "additionalProperties": _TEXT}, seconds=_NUMBER, config_sha256=_TEXT,
+        skipped={"type": "object", "additionalProperties": _TEXT}, failed=_COUNT,
+        compared={
+            "type": "object", "additionalProperties": _object(
+                "difference n", difference=_NUMBER, low=_NUMBER, high=_NUMBER, n=_COUNT,
+            ),
+        },
+        seconds=_NUMBER, config_sha256=_TEXT, settings=_PARAMS,
     ),
     "train": _object(
         "step epoch loss lr", step=_COUNT, epoch=_COUNT, loss=_NUMBER, loss_itc=_NUMBER, loss_itm=_NUMBER,

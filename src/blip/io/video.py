@@ -1,0 +1,307 @@
+"""Pictures out of video files, by frame number as the original takes them, or by time (PyAV, the extra `video`).
+
+A clip is decoded from the key frame before each wanted frame, or on from the last one where that is shorter; two
+frames are held at a time. Quarter turns and mirrorings that the container asks for are applied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from PIL.Image import Image, Transpose
+
+from blip.errors import ConfigError, MissingExtra, UnreadableImage
+from blip.io.image import MAX_PIXELS
+from blip.io.inputs import Input, key_of
+from blip.io.places import Nowhere
+
+if TYPE_CHECKING:
+    from av import VideoFrame
+
+Strategy = Literal["uniform", "linspace"]
+
+_GO_ON_SECONDS = 10  # in a file without an index: what is nearer is reached by decoding on, what is farther by seeking
+_INEXACT = "mpeg"  # the container (.mpg) in which frames have the times of their neighbours after a seek
+_NO_TIMES = 0x80  # AVFMT_NOTIMESTAMPS
+_TURNS = {  # by where the display matrix sends the axes: x to (a, b), y to (c, d)
+    (-1, 0, 0, -1): Transpose.ROTATE_180, (0, 1, -1, 0): Transpose.ROTATE_270, (0, -1, 1, 0): Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT, (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Transpose.TRANSPOSE, (0, -1, -1, 0): Transpose.TRANSVERSE,
+}  # fmt: skip
+_kept = threading.local()  # .reader: the clip that this thread has read from last
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What a clip shows so long after its start: one of the places where an input's bytes can be had."""
+
+    clip: Path
+    milliseconds: int
+
+    def read(self) -> bytes:
+        """The frame as a BMP file. Frames of a clip that one thread reads in order are decoded in one go."""
+        reader = _kept.__dict__.pop("reader", None)
+        file = io.BytesIO()
+        with _failures(self.clip, f"cannot be decoded at {self.milliseconds / 1000:.3f} s"):
+            if reader is None or reader.path != self.clip:
+                reader = _Reader(self.clip)
+            _upright(reader.shown_at(self.milliseconds)).save(file, "BMP")
+        _kept.reader = reader
+        return file.getvalue()
+
+
+def frame_inputs(
+    path: str | os.PathLike[str], frames: int = 8, fps: float | None = None, *, key: str | None = None
+) -> list[Input]:
+    """An input for each of `frames_of`, under the clip's key and its time: `v.mp4#t=12.480`.
+
+    A clip that cannot be opened is one input, which fails when it is read. Raises MissingExtra.
+    """
+    key = key_of(os.fspath(path)) if key is None else key
+    try:
+        found = frames_of(path, frames, fps)
+    except UnreadableImage as error:
+        return [Input(key=key, source=Nowhere(key, error.reason))]
+    return [Input(key=f"{key}#t={frame.milliseconds / 1000:.3f}", source=frame) for frame in found]
+
+
+def frames_of(path: str | os.PathLike[str], count: int = 8, fps: float | None = None) -> list[Frame]:
+    """The frames in the middle of `count` equal parts of a clip, or `fps` of each second. None is decoded yet.
+
+    A clip of fewer frames gives as many as it has. Raises UnreadableImage, MissingExtra.
+    """
+    path = Path(path)
+    with _failures(path):
+        reader = _Reader(path)
+        seconds, frames, rate = reader.seconds(), reader.stream.frames, reader.stream.average_rate
+    if fps is not None:
+        step = 1 / Fraction(str(fps))
+        return [Frame(path, ceil(1000 * i * step)) for i in range(ceil(seconds / step))]
+    count = min(count, frames or (ceil(seconds * rate) if rate else count))
+    return [Frame(path, int(1000 * seconds * (2 * i + 1) / (2 * count))) for i in range(count)]
+
+
+def read_frames(path: str | os.PathLike[str], count: int, *, strategy: Strategy = "uniform") -> list[Image]:
+    """`count` upright RGB pictures of a clip, those of `frame_numbers`.
+
+    Raises UnreadableImage where the clip or one of these frames cannot be decoded, MissingExtra.
+    """
+    path = Path(path)
+    with _failures(path):
+        reader = _Reader(path)
+        for begins in (reader.packets_begin, reader.frames_begin):
+            stamps = begins()
+            numbers = frame_numbers(len(stamps), count, strategy)
+            found = {n: reader.at(stamps[n]) for n in sorted(set(numbers))} if stamps else {}
+            if found and all(frame.pts == stamps[n] for n, frame in found.items()):
+                pictures = {n: _upright(frame) for n, frame in found.items()}
+                return [pictures[n] for n in numbers]
+    raise UnreadableImage(key_of(os.fspath(path)), "holds no frame")
+
+
+def frame_numbers(length: int, count: int, strategy: Strategy = "uniform") -> list[int]:
+    """Which frames of a clip to look at.
+
+    uniform: the original's. Its step is a whole number, so the end is left out, and of a clip shorter than `count` it
+    sees the first frame only (blip-spec 5.7). linspace: evenly from the first frame to the last.
+    """
+    if count < 1 or strategy not in get_args(Strategy):
+        raise ConfigError(f"{count} frames by '{strategy}'; must be at least 1, by {' or '.join(get_args(Strategy))}")
+    if strategy == "uniform":
+        return [i * (length // count) for i in range(count)]
+    return [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]
+
+
+class _Reader:
+    """An open clip and the frame that it has come to. Stamps are times in units of `stream.time_base`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._key = path, key_of(os.fspath(path))
+        self._av = _av(path)
+        if path.stat().st_size == 0:
+            raise UnreadableImage(self._key, "empty file (0 bytes)")
+        self._open()
+
+    def _open(self) -> None:
+        """At the beginning, for the first time or again."""
+        # "file:" for names with a colon; the whitelist lets no file make us open a socket
+        with _failures(self.path, "damaged or not a video"):
+            self._container = self._av.open(
+                f"file:{os.fspath(self.path)}", metadata_errors="replace", options={"protocol_whitelist": "file"}
+            )
+        self.stream = _pictures(self._container, self._key)
+        self._start: int = self.stream.start_time or 0
+        self._begin(self._decode(sought=False))
+
+    def _begin(self, frames: Iterator[VideoFrame]) -> None:
+        self._frames = frames
+        self._shown: VideoFrame | None = None
+        self._next: VideoFrame | None = None
+
+    def _decode(self, *, sought: bool) -> Iterator[VideoFrame]:
+        """Frames from where the container stands. After a seek what comes before the first whole one does not count."""
+        for packet in self._container.demux(self.stream):
+            try:
+                frames = packet.decode()
+            except self._av.FFmpegError:
+                if not sought:
+                    raise
+                continue
+            for frame in frames:
+                if frame.pts is not None:
+                    sought = False
+                    yield frame
+
+    def _units(self, seconds: Fraction) -> int:
+        return int(seconds / self.stream.time_base)
+
+    def seconds(self) -> Fraction:
+        """From the start to the end of the last frame, by the packets near the end, whatever the header says."""
+        told = self.stream.duration or self._units(Fraction(self._container.duration or 0, 10**6))
+        self._seek(self._start + told)
+        ends = self._ends()
+        if not ends:
+            self._open()
+            ends = self._ends()
+        if not ends:
+            raise UnreadableImage(self._key, "holds no frame")
+        unit: Fraction = self.stream.time_base
+        return max(1, max(ends) - self._start) * unit
+
+    def _ends(self) -> list[int]:
+        return [p.pts + (p.duration or 0) for p in self._container.demux(self.stream) if p.pts is not None]
+
+    def packets_begin(self) -> list[int]:
+        """The stamp of each frame, in the order of showing, by packets; none if the header has another number."""
+        packets = self._container.demux(self.stream)
+        stamps = sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
+        self._open()
+        return stamps if len(stamps) == self.stream.frames else []
+
+    def frames_begin(self) -> list[int]:
+        """The same by decoding the whole clip."""
+        self._open()
+        stamps = [frame.pts or 0 for frame in self._frames]
+        self._open()
+        return stamps
+
+    def shown_at(self, milliseconds: int) -> VideoFrame:
+        """The frame on the screen so long after the start."""
+        stamp = self._start + self._units(Fraction(milliseconds, 1000))
+        frame = self.at(stamp)
+        length = max(frame.duration or 0, self._units(1 / Fraction(self.stream.average_rate or 1)))
+        end = (frame.pts or 0) + length
+        if self._next is None and stamp > end + length:
+            at, last = milliseconds / 1000, float((end - self._start) * self.stream.time_base)
+            raise UnreadableImage(self._key, f"no frame at {at:.3f} s, the last ends at {last:.3f} s")
+        return frame
+
+    def at(self, stamp: int) -> VideoFrame:
+        """The last frame that does not begin after a stamp, or the first of all."""
+        if self._is_near(stamp):
+            with contextlib.suppress(self._av.FFmpegError):  # damage that a seek may leave out
+                return self._forward(stamp)
+        back = 0
+        while stamp - back > self._start and self._seek(stamp - back):
+            with contextlib.suppress(UnreadableImage):  # nothing after there
+                frame = self._forward(stamp)
+                if (frame.pts or 0) <= stamp:
+                    return frame
+            back = 2 * back + max(1, self._units(Fraction(1)))  # a seek only comes near the key frame before
+        self._open()
+        return self._forward(stamp)
+
+    def _is_near(self, stamp: int) -> bool:
+        """Whether to decode on: no key frame is known between, and it is not far."""
+        begin = None if self._shown is None else self._shown.pts
+        if begin is None or begin > stamp:
+            return False
+        if self._container.format.name == _INEXACT:
+            return True
+        index = self.stream.index_entries
+        key = index.search_timestamp(stamp)
+        known = key >= 0 and index[key].timestamp > begin
+        return not known and stamp - begin <= self._units(Fraction(_GO_ON_SECONDS))
+
+    def _seek(self, stamp: int) -> bool:
+        if self._container.format.name == _INEXACT:
+            return False
+        try:
+            self._container.seek(stamp, stream=self.stream)
+        except self._av.FFmpegError:
+            return False
+        self._begin(self._decode(sought=True))
+        return True
+
+    def _forward(self, stamp: int) -> VideoFrame:
+        """The last frame that does not begin after a stamp, of those that come from here on; else their first."""
+        if self._shown is None:
+            self._shown, self._next = next(self._frames, None), next(self._frames, None)
+        while self._next is not None and (self._next.pts or 0) <= stamp:
+            self._shown, self._next = self._next, next(self._frames, None)
+        if self._shown is None:
+            raise UnreadableImage(self._key, "holds no frame")
+        return self._shown
+
+
+def _pictures(container: Any, key: str) -> Any:
+    """The stream to look at."""
+    stream = container.streams.best("video")
+    if stream is None or stream.disposition & stream.disposition.attached_pic:
+        raise UnreadableImage(key, "holds no video")
+    if container.format.flags & _NO_TIMES:
+        raise UnreadableImage(key, "a bare stream without times; put it into a container such as mp4 first")
+    codec = stream.codec_context
+    if codec is None:
+        raise UnreadableImage(key, "its codec is not known")
+    if codec.width * codec.height > MAX_PIXELS:
+        raise UnreadableImage(key, f"frames of {codec.width}x{codec.height} pixels; too large")
+    return stream
+
+
+def _upright(frame: Any) -> Image:
+    """RGB picture of a decoded frame, turned as its display matrix says."""
+    if frame.is_corrupt:
+        raise ValueError("its data is damaged")  # the decoder has made up the rest
+    image: Image = frame.to_image()
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image
+    a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    least = max(abs(x) for x in (a, b, c, d)) / 2  # scaled or slightly askew is as good as straight
+    turn = _TURNS.get(tuple((x > least) - (x < -least) for x in (a, b, c, d)))
+    return image if turn is None else image.transpose(turn)
+
+
+def _av(path: Path) -> ModuleType:
+    try:
+        import av
+    except ImportError as error:
+        raise MissingExtra(f'{path} is a video; video input needs an extra: pip install "blip-vlm[video]"') from error
+    return av
+
+
+@contextlib.contextmanager
+def _failures(path: Path, what: str = "cannot be decoded") -> Iterator[None]:
+    """Turns whatever goes wrong with a clip into one reason; `what` where the decoder says no."""
+    key = key_of(os.fspath(path))
+    try:
+        yield
+    except (UnreadableImage, MissingExtra):
+        raise
+    except FileNotFoundError as error:
+        raise UnreadableImage(key, "no such file") from error
+    except Exception as error:  # decoders raise almost any type on damaged files
+        what = "cannot be read" if isinstance(error, OSError) else what
+        raise UnreadableImage(key, f"{what} ({getattr(error, 'strerror', None) or error})") from error
