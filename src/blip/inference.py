@@ -22,7 +22,6 @@ from blip.tokenizer import Encoded, First, Tokenizer
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
 ANSWERS_A_PASS = 32  # of each question: few, so that a pass holds answers of similar length
 SCORES_A_PASS = 1 << 25  # bounds the memory of scoring answers: tokens times vocabulary
-UNSCORED = -100.0  # of a pair that was not re-ranked, as the original writes it
 
 
 @dataclass(frozen=True)
@@ -333,36 +332,3 @@ def uniform_frames(length: int, count: int) -> list[int]:
     """The frames of a clip that the original looks at. Its step is a whole number, so it leaves out the end, and of a
     clip shorter than `count` it sees the first frame only."""
     return [i * (length // count) for i in range(count)]
-
-
-def retrieval_scores(
-    model: BlipModel, tokenizer: Tokenizer, image_embeds: Tensor, texts: Sequence[str], cosines: Tensor, k: int
-) -> Tensor:
-    """ITM logit + cosine of the k best texts of each image and the k best images of each text, else -100: [N, M].
-
-    A pair's score does not depend on the direction, so each is computed once (blip-spec 5.3).
-    """
-    by_image, by_text = best_pairs(cosines, k)
-    scores = torch.full_like(cosines, UNSCORED)
-    encoded = tokenizer.encode(list(texts), first="enc", max_length=35)
-    for image in range(len(image_embeds)):
-        chosen = torch.nonzero((by_image | by_text)[image])[:, 0]
-        logits = match_logits(model, image_embeds[image : image + 1], encoded, chosen.tolist())
-        scores[image, chosen] = logits[:, 1].to(scores.dtype) + cosines[image, chosen]
-    return scores
-
-
-def best_pairs(cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Which pairs [N, M] are among the k best of their image, and among the k best of their text."""
-    none = torch.zeros_like(cosines, dtype=torch.bool)
-    by_image = none.scatter(1, cosines.topk(min(k, cosines.shape[1]), dim=1).indices, True)
-    return by_image, none.scatter(0, cosines.topk(min(k, cosines.shape[0]), dim=0).indices, True)
-
-
-def by_direction(scores: Tensor, cosines: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The two matrices of the original out of `retrieval_scores`: images to texts [N, M], texts to images [M, N].
-
-    In each only the k best of a row have a score; the union of both lets a row rank some more.
-    """
-    by_image, by_text = best_pairs(cosines, k)
-    return scores.masked_fill(~by_image, UNSCORED), scores.masked_fill(~by_text, UNSCORED).T

@@ -15,7 +15,9 @@ VERBS = {
     "doctor": "what is here, what is missing, and whether captions work",
     "completion": "completion script for bash, zsh or fish",
     "schema": "the JSON Schema of a record",
-    "train": "train on image-text pairs",
+    "train": "train a task on your data",
+    "eval": "measure a model, or predictions, on a task",
+    "datasets": "known data sets: list, fetch, check, convert",
     "models": "list, fetch, check, import, convert and compare models",
 }
 

@@ -36,10 +36,10 @@ def list_models(cached: Cached = False, as_json: Json = False) -> None:
     """List all known models."""
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
-        _print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
+        print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
         return
     columns = ("name", "family", "vit", "image_size", "cached", "scores")
-    _print_table(columns, [[_cell(row[key]) for key in columns] for row in rows])
+    print_table(columns, [[_cell(row[key]) for key in columns] for row in rows])
 
 
 @app.command("info")
@@ -54,9 +54,9 @@ def info(name: Name, as_json: Json = False) -> None:
     if found.path is not None and found.path.is_dir():
         record |= {"config": json.loads((found.path / "config.json").read_text(encoding="utf-8"))}
     if as_json:
-        _print_lines([json.dumps(record, ensure_ascii=False)])
+        print_lines([json.dumps(record, ensure_ascii=False)])
         return
-    _print_table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    print_table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
 
 
 @app.command("get")
@@ -178,7 +178,7 @@ def diff(
     from blip.checkpoint.exchange import compare
 
     result = compare(first, second)
-    _print_table(("what", "where", "A", "B"), list(_differences(result)))
+    print_table(("what", "where", "A", "B"), list(_differences(result)))
     _note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
     if not result.same:
         raise typer.Exit(1)
@@ -234,19 +234,17 @@ def _cell(value: object) -> str:
     return " ".join(text.split())
 
 
-def _print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned with a header on a terminal, else tab-separated without one."""
     if not sys.stdout.isatty():
-        _print_lines("\t".join(row) for row in rows)
+        print_lines("\t".join(row) for row in rows)
         return
     table = [header, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    _print_lines(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table
-    )
+    print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
 
 
-def _print_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         typer.echo(line)
 

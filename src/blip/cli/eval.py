@@ -1,0 +1,288 @@
+"""`blip eval`: measures a model, or predictions made elsewhere, on a task's data."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from blip.cli import options as o
+
+if TYPE_CHECKING:
+    from blip.eval.base import Report
+
+NEEDS = {  # what a model must be able to do
+    "caption": "caption", "nocaps": "caption", "retrieval": "match", "vqa": "answer", "nlvr": "compare",
+    "video-retrieval": "match", "judgements": "match",
+}  # fmt: skip
+TASKS = tuple(NEEDS)
+NOT_SETTINGS = (
+    "output", "existing", "quiet", "debug", "no_progress", "compare", "submit", "least", "bootstrap", "threads",
+    "workers", "metrics", "data",
+)  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Flags(o.Columns):
+    """All flags but the task."""
+
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="A file, folder or shards with the truth, or a known set (coco, ...); may be given again."),
+    ] = None
+    split: Annotated[str | None, typer.Option(help="Of a known set: val or test (default).")] = None
+    model: o.ModelName = None
+    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for figures, examples, page.")] = None
+    existing: Annotated[str | None, typer.Option(help="error or overwrite, for that folder.")] = None
+    predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a model.")] = None
+    metrics: Annotated[str | None, typer.Option(help="Only these, separated by commas; bleu means all four.")] = None
+    java: Annotated[str, typer.Option(help="auto: METEOR and SPICE where Java is; never.")] = "auto"
+    bootstrap: Annotated[int, typer.Option(min=0, help="Resamplings for the intervals; 0 = none.")] = 1000
+    limit: o.Limit = None
+    compare: Annotated[Path | None, typer.Option(help="Folder of another evaluation: paired differences.")] = None
+    submit: Annotated[Path | None, typer.Option(help="Write predictions as the task's server takes them.")] = None
+    least: Annotated[
+        list[str] | None, typer.Option("--min", help="METRIC=VALUE: exit 1 when below; may be given again.")
+    ] = None
+    prompt: Annotated[str | None, typer.Option(help="Caption: the model's own by default.")] = None
+    beams: Annotated[int, typer.Option(min=1, max=32, help="Caption, vqa: beam width.")] = 3
+    max_length: Annotated[int | None, typer.Option(min=2, help="Ids of a text: caption 20, vqa 10.")] = None
+    min_length: Annotated[int | None, typer.Option(min=0, help="Ids of a text: caption 5, vqa 1.")] = None
+    mode: Annotated[str | None, typer.Option(help="Vqa: generate, or rank (the default with --answers).")] = None
+    answers: Annotated[str | None, typer.Option(help="Vqa: the only answers allowed: a file or a,b,c.")] = None
+    k: Annotated[int | None, typer.Option(min=0, help="Re-ranked: retrieval 256, video 128, vqa 128; 0 = none.")] = None
+    order: Annotated[str, typer.Option(help="Nlvr: given, both (their mean), or random as the original.")] = "given"
+    frames: Annotated[int, typer.Option(min=1, help="Video: frames of a clip.")] = 8
+    strategy: Annotated[str, typer.Option(help="Video: uniform as the original, or linspace.")] = "uniform"
+    texts: Annotated[Path | None, typer.Option(help="Judgements: the captions' file of Flickr8k.")] = None
+    device: o.Device = "auto"
+    dtype: o.DType = "auto"
+    threads: o.Threads = None
+    batch_size: o.BatchSize = None
+    workers: o.Workers = None
+    image_size: o.ImageSize = None
+    offline: o.Offline = False
+    seed: Annotated[int, typer.Option(help="Of resampling, and of --order random.")] = 0
+    no_progress: o.NoProgress = False
+    quiet: o.Quiet = False
+    debug: o.Debug = False
+
+
+@o.flat
+def eval(
+    run: Flags,
+    task: Annotated[str, typer.Argument(help=", ".join(TASKS))] = "",
+) -> int:
+    """Measure a model. Example: blip eval caption --data coco --split test -m caption-base -o eval/mine"""
+    _check(task, run)
+    from blip.eval.run import first, read_predictions
+
+    evaluation, source = _evaluation(task, run), _source(task, run)
+    start = time.perf_counter()
+    if run.predictions is not None:
+        name = str(run.predictions)
+        report = evaluation.score(first(source, run.limit), read_predictions(run.predictions))
+    else:
+        name, report = _measured(task, evaluation, source, run)
+    report = replace(_only(report, run.metrics), failed=(*report.failed, *map(str, getattr(source, "skipped", ()))))
+    return _close(task, run, name, report, time.perf_counter() - start)
+
+
+def _check(task: str, flags: Flags) -> None:
+    """What can be said before anything is loaded."""
+    from blip.errors import UsageError, did_you_mean
+    from blip.eval.results import METRICS
+
+    if task not in TASKS:
+        what = f"unknown task '{task}'{did_you_mean(task, TASKS)}" if task else "no task"
+        raise UsageError(f"{what}; must be one of {', '.join(TASKS)}")
+    if not flags.data:
+        raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
+    if flags.java not in ("auto", "never"):
+        raise UsageError(f"--java {flags.java}; must be auto or never")
+    if flags.output is not None and (flags.output / METRICS).exists() and o.existing_of(flags.existing) == "error":
+        raise UsageError(f"{flags.output} holds an evaluation; choose another folder or --existing overwrite")
+    _minima(flags.least)
+
+
+def _minima(least: Sequence[str] | None) -> dict[str, float]:
+    from blip.errors import UsageError
+
+    found: dict[str, float] = {}
+    for text in least or ():
+        name, _, value = text.partition("=")
+        try:
+            found[name] = float(value)
+        except ValueError as error:
+            raise UsageError(f"--min {text}; must be METRIC=NUMBER") from error
+    return found
+
+
+def _evaluation(task: str, flags: Flags) -> Any:
+    """The task's evaluation with what the flags say of it."""
+    from blip.cli.ask import closed_answers
+    from blip.config import from_values
+    from blip.eval.evaluations import EVALUATIONS
+
+    lengths = {"max_length": flags.max_length, "min_length": flags.min_length}
+    beam = {"num_beams": flags.beams, **{name: n for name, n in lengths.items() if n is not None}}
+    answers = closed_answers(flags.answers, flags.mode) or []
+    k = {} if flags.k is None else {"k": flags.k}
+    settings: dict[str, Mapping[str, Any]] = {
+        "caption": {"decoding": {"max_length": 20, "min_length": 5, **beam}, "prompt": flags.prompt},
+        "vqa": {
+            "decoding": {"max_length": 10, "min_length": 1, **beam}, "answers": answers, **k,
+            "mode": flags.mode or ("rank" if answers else "generate"),
+        },
+        "retrieval": k,
+        "nlvr": {"order": flags.order, "seed": flags.seed},
+        "video-retrieval": {"frames": flags.frames, "strategy": flags.strategy, **k},
+        "judgements": {},
+    }  # fmt: skip
+    if task in ("caption", "nocaps"):
+        chosen = {**settings["caption"], "name": task, "use_java": flags.java}
+        if task == "nocaps":
+            chosen["decoding"] = {**chosen["decoding"], "repetition_penalty": 1.1}
+        return from_values(EVALUATIONS[task], chosen)
+    return from_values(EVALUATIONS[task], settings[task])
+
+
+def _source(task: str, flags: Flags) -> Any:
+    """The rows to measure on."""
+    from blip.data.samples import image_pair, question
+    from blip.data.sets import resolve
+    from blip.data.sources import Reading
+
+    found = [resolve(spec, flags.split or "test") for spec in flags.data or ()]
+    paths = [str(path) for names, _ in found for path in names]
+    roots = [flags.root] if flags.root else [root for _, root in found if root is not None]
+    root = roots[0] if roots else None
+    if task == "judgements":
+        from blip.data.judgements import read_judgements
+
+        return [one for path in paths for one in read_judgements(Path(path), flags.texts, root)]
+    if task == "video-retrieval":
+        from blip.eval.video import open_clips
+
+        return open_clips(paths, root, flags.skip_bad)
+    reading = Reading(
+        root=[str(one) for one in roots] or None, image=flags.image_column, text=flags.text_column,
+        key=flags.key_column, question=flags.question_column, answer=flags.answer_column,
+        sentence=flags.sentence_column, label=flags.label_column, skip_bad=flags.skip_bad,
+    )  # fmt: skip
+    checks: dict[str, Callable[[Any], object]] = {"vqa": question, "nlvr": image_pair}
+    return reading.open(paths, need_text=task in ("caption", "retrieval"), check=checks.get(task))
+
+
+def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[str, Report]:
+    """The model's name and its report."""
+    from blip import api
+    from blip.cli.flow import Progress
+    from blip.eval.photos import BATCH, Photos
+    from blip.eval.run import run
+
+    default = o.ANSWERER if task == "vqa" else o.BUNDLED
+    o.notice(flags.model, default, flags.quiet)
+    model = api.load(
+        o.model_name(flags.model, default), device=flags.device, dtype=flags.dtype, threads=flags.threads,
+        image_size=flags.image_size, offline=flags.offline or None,
+    )  # fmt: skip
+    model.require(NEEDS[task])
+    photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
+    drawn = Progress(len(source), not (flags.no_progress or flags.quiet))
+    report = run(
+        evaluation, model.module, model.tokenizer, source, limit=flags.limit, photos=photos,
+        tick=lambda done, total: drawn.at(done),
+    )  # fmt: skip
+    drawn.clear()
+    return model.name, report
+
+
+def _only(report: Report, metrics: str | None) -> Report:
+    """The report with the metrics that were asked for."""
+    from blip.errors import UsageError
+
+    if metrics is None:
+        return report
+    wanted = [name.strip() for name in metrics.split(",")]
+    families = {name: [m for m in report.measures if m == name or m.rstrip("1234") == name] for name in wanted}
+    unknown = [name for name, found in families.items() if not found and name not in report.skipped]
+    if unknown:
+        raise UsageError(f"--metrics {unknown[0]}; must be of {', '.join([*report.measures, *report.skipped])}")
+    names = {m for found in families.values() for m in found}
+    return replace(report, measures={name: m for name, m in report.measures.items() if name in names})
+
+
+def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -> int:
+    """Prints and writes what was found; the exit code."""
+    from blip.errors import UsageError
+    from blip.eval import results
+    from blip.eval.run import submit
+    from blip.eval.statistics import paired
+
+    if not report.rows:
+        raise UsageError(f"{name}: no prediction belongs to a row of the data; their ids must be the same")
+    compared = None
+    if flags.compare is not None:
+        compared = paired(report.rows, results.read_examples(flags.compare), flags.bootstrap, flags.seed)
+    settings = {k: str(v) for k, v in asdict(flags).items() if v not in (None, False) and k not in NOT_SETTINGS}
+    about = results.About(
+        task=task, data=" ".join(flags.data or ()), split=flags.split, model=name, n=len(report.rows),
+        seconds=seconds, settings=settings,
+    )  # fmt: skip
+    metrics = results.summary(about, report, flags.bootstrap, flags.seed, compared)
+    if flags.output is not None:
+        results.write(flags.output, report, metrics)
+    if flags.submit is not None:
+        submit(flags.submit, task, report.predictions)
+    _print(metrics)
+    for text in report.failed:
+        o.note(text)
+    where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
+    o.note(f"{len(report.rows)} examples, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
+    return _verdict(flags, report)
+
+
+def _verdict(flags: Flags, report: Report) -> int:
+    """1 where a row failed or a metric lies below what was asked for."""
+    from blip.errors import UsageError, did_you_mean
+
+    below = False
+    for name, least in _minima(flags.least).items():
+        if name not in report.metrics:
+            raise UsageError(f"--min {name}; unknown metric{did_you_mean(name, report.metrics)}")
+        if not report.metrics[name] >= least:
+            o.note(f"{name} {report.metrics[name]:.4g} is below {least:g}")
+            below = True
+    return 1 if below or (report.failed and not flags.skip_bad) else 0
+
+
+def _print(metrics: Mapping[str, Any]) -> None:
+    """A table: aligned with a header on a terminal, else tab-separated without one."""
+    from blip.cli.models import print_table
+
+    rows = [
+        [
+            name,
+            f"{m['value']:.4g}" if "value" in m else "-",
+            _interval(m),
+            f"{m['chance']:.4g}" if "chance" in m else "-",
+        ]
+        for name, m in metrics["metrics"].items()
+    ]
+    print_table(("metric", "value", "95 % interval", "chance"), rows)
+    for name, d in metrics.get("compared", {}).items():
+        clear = "clear" if d["low"] > 0 or d["high"] < 0 else "not clear"
+        o.note(f"{name}: {d['difference']:+.4g} ({_interval(d)}, {d['n']} examples): {clear}")
+    for name, why in metrics.get("skipped", {}).items():
+        o.note(f"{name}: left out, {why}")
+    sys.stdout.flush()
+
+
+def _interval(m: Mapping[str, Any]) -> str:
+    return f"{m['low']:.4g} to {m['high']:.4g}" if "low" in m else "-"

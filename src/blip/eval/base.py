@@ -1,0 +1,91 @@
+"""What an evaluation gives: metrics that can be resampled, a row for every example, predictions to hand in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from blip.data.records import ImageRef
+    from blip.data.sources import Source
+    from blip.eval.photos import Photos
+    from blip.model.blip import BlipModel
+    from blip.tokenizer import Tokenizer
+
+Row = dict[str, Any]
+Stats = NDArray[np.float64]
+Predictions = Sequence[Mapping[str, Any]]
+Tick = Callable[[int, int], None]  # how many examples are done, of how many
+
+
+def mean(stats: Stats) -> float:
+    """The mean of the first column."""
+    return float(stats[:, 0].mean())
+
+
+def percentage(stats: Stats) -> float:
+    """Per cent: the sum of the first column in the sum of the second (hits and queries of a photo)."""
+    return 100.0 * float(stats[:, 0].sum() / max(stats[:, 1].sum(), 1e-12))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """One metric: `of` gives its value from statistics [n, s], one row an example that is drawn as a whole.
+
+    stats None: the value stands for itself (a metric that cannot be resampled). unit: what one means; chance: what
+    guessing reaches, where that is known.
+    """
+
+    value: float
+    stats: Stats | None = None
+    of: Callable[[Stats], float] = mean
+    unit: str = ""
+    chance: float | None = None
+
+
+def measure(stats: Any, of: Callable[[Stats], float] = mean, *, unit: str = "", chance: float | None = None) -> Measure:
+    """A metric of statistics: [n] or [n, s]."""
+    array = np.asarray(stats, dtype=np.float64)
+    array = array[:, None] if array.ndim == 1 else array
+    return Measure(value=of(array) if len(array) else float("nan"), stats=array, of=of, unit=unit, chance=chance)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Metrics by name, the examples as records `eval-example/1`, predictions in the task's own format.
+
+    predictions: what a server or another program takes (`predictions.json`). skipped: metrics that could not be
+    computed, with the reason. failed: rows that could not be read, as `where: reason`. images: those of each row.
+    """
+
+    measures: Mapping[str, Measure] = field(default_factory=dict)
+    rows: list[Row] = field(default_factory=list)
+    predictions: list[Row] = field(default_factory=list)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()
+    images: list[tuple[ImageRef, ...]] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        return {name: one.value for name, one in self.measures.items()}
+
+
+class Evaluation(Protocol):
+    """How one task is measured; see `blip.eval.nlvr` for a small one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def predict(
+        self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
+    ) -> list[Row]:
+        """Predictions in the task's own format."""
+        ...
+
+    def score(self, source: Source, predictions: Predictions) -> Report:
+        """The report of predictions, wherever they come from. Rows of the source without one are not counted."""
+        ...

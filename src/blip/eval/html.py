@@ -1,0 +1,128 @@
+"""The page of an evaluation: its figures, the worst and best examples as pictures; one file that loads nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from blip.data.records import ImageRef
+from blip.errors import BlipError
+from blip.eval.base import Report, Row
+from blip.io.image import read
+from blip.io.inputs import VIDEO_EXTENSIONS
+
+SHOWN = 12  # worst, and as many best
+SIDE = 240  # pixels of a picture
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8882 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse }
+td, th { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line) }
+td.n { text-align: right; font-variant-numeric: tabular-nums }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 1rem }
+.card { background: var(--soft); border-radius: 8px; overflow: hidden; padding-bottom: .6rem }
+.card img { display: block; width: 100%; height: 180px; object-fit: contain; background: #0002 }
+.pair { display: flex } .pair img { width: 50% }
+.card p { margin: .4rem .8rem 0; overflow-wrap: anywhere } .small { font-size: 13px; opacity: .75 }
+"""
+
+
+def page(report: Report, metrics: Mapping[str, Any]) -> str:
+    """The whole page as text. `metrics` is what `metrics.json` holds."""
+    title = f"{metrics['task']} of {metrics['model']}"
+    split = f", split {metrics['split']}" if "split" in metrics else ""
+    about = f"{metrics['n']} examples of {metrics['data']}{split}, {metrics['seconds']:.0f} s"
+    return (
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>{_figures(metrics)}{_examples(report)}</html>\n"
+    )
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
+    head = "<tr><th>metric<th>value<th>95 % interval<th>chance<th>n<th>unit</tr>"
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{_number(m['value'])}<td class=n>{_interval(m)}"
+        f"<td class=n>{_number(m.get('chance'))}<td class=n>{m.get('n', '')}<td>{escape(m.get('unit', ''))}</tr>"
+        for name, m in metrics["metrics"].items()
+    )
+    skipped = "".join(f"<p>{escape(n)}: left out, {escape(why)}</p>" for n, why in metrics.get("skipped", {}).items())
+    failed = f"<p>{metrics['failed']} rows could not be read</p>" if "failed" in metrics else ""
+    return f"<table>{head}{rows}</table>{skipped}{failed}{_compared(metrics.get('compared', {}))}"
+
+
+def _compared(differences: Mapping[str, Any]) -> str:
+    if not differences:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(name)}<td class=n>{d['difference']:+.4g}<td class=n>{_interval(d)}<td class=n>{d['n']}</tr>"
+        for name, d in differences.items()
+    )
+    head = "<tr><th>score<th>this - other<th>95 % interval<th>n</tr>"
+    return f"<h2>Compared, example by example</h2><table>{head}{rows}</table>"
+
+
+def _examples(report: Report) -> str:
+    rated = [i for i, row in enumerate(report.rows) if row.get("scores")]
+    if not rated:
+        return ""
+    rated.sort(key=lambda i: _quality(report.rows[i]))
+    worst, best = rated[:SHOWN], rated[SHOWN:][::-1][:SHOWN]
+    return _cards("Worst", report, worst) + (_cards("Best", report, best) if best else "")
+
+
+def _quality(row: Row) -> float:
+    """What examples are ordered by: the rank where there is one, else the first score."""
+    return -float(row["rank"]) if "rank" in row else float(next(iter(row["scores"].values())))
+
+
+def _cards(title: str, report: Report, chosen: Sequence[int]) -> str:
+    images = report.images or [()] * len(report.rows)
+    cards = "".join(_card(report.rows[i], images[i]) for i in chosen)
+    return f"<h2>{title}</h2><div class=cards>{cards}</div>"
+
+
+def _card(row: Row, images: Sequence[ImageRef]) -> str:
+    pictures = "".join(_picture(ref) for ref in images)
+    asked = row.get("question") or row.get("sentence") or row.get("text") or ""
+    lines = [f"<p>{escape(str(asked))}</p>"] if asked else []
+    if "prediction" in row:
+        lines.append(f"<p><b>{escape(str(row['prediction']))}</b></p>")
+    lines += [f"<p class=small>{escape(str(text))}</p>" for text in list(dict.fromkeys(row.get("references", [])))[:5]]
+    if "top" in row:
+        lines += [f"<p class=small>{escape(name)} ({escape(score)})</p>" for name, score in row["top"][:3]]
+    scores = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
+    rank = f"rank {row['rank']}, " if "rank" in row else ""
+    way = f"{row['direction'].replace('_', ' ')}, " if "direction" in row else ""
+    lines.append(f"<p class=small>{escape(row['key'])}: {escape(way + rank + scores)}</p>")
+    shape = " pair" if len(images) > 1 else ""
+    return f'<div class=card><div class="pictures{shape}">{pictures}</div>{"".join(lines)}</div>'
+
+
+def _picture(ref: ImageRef) -> str:
+    """An image as part of the page; a note where it cannot be read."""
+    try:
+        if ref.path is not None and ref.path.suffix.lower() in VIDEO_EXTENSIONS:
+            from blip.io.video import read_frames
+
+            image = read_frames(ref.path, 1)[0]
+        else:
+            image = read(ref.open(), key="image")
+    except BlipError as error:
+        return f"<p class=small>no picture: {escape(str(error))}</p>"
+    image.thumbnail((SIDE * 2, SIDE * 2))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+
+
+def _interval(values: Mapping[str, Any]) -> str:
+    return f"{values['low']:.4g} to {values['high']:.4g}" if "low" in values else ""
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value if abs(value) > 1e-4 else 0:.4g}"

@@ -1,0 +1,51 @@
+"""METEOR and SPICE through the reference package (pycocoevalcap), which runs Java; left out with a reason elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+SCORERS = {"meteor": ("pycocoevalcap.meteor.meteor", "Meteor"), "spice": ("pycocoevalcap.spice.spice", "Spice")}
+
+
+def scores(references: Sequence[Sequence[str]], captions: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
+    """Scores over the set by name, and for each that could not be had the reason."""
+    reason = missing()
+    if reason:
+        return {}, dict.fromkeys(SCORERS, reason)
+    from blip.metrics.caption import tokenize
+
+    refs = {i: [" ".join(tokenize(text)) for text in texts] for i, texts in enumerate(references)}
+    said = {i: [" ".join(tokenize(text))] for i, text in enumerate(captions)}
+    found: dict[str, float] = {}
+    skipped: dict[str, str] = {}
+    for name, (module, scorer) in SCORERS.items():
+        try:
+            found[name] = _run(getattr(import_module(module), scorer), refs, said)
+        except Exception as error:  # whatever a program of another language and its download may say
+            skipped[name] = f"{scorer} failed ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
+    return found, skipped
+
+
+def missing() -> str:
+    """Why Java metrics cannot be had here; empty when they can."""
+    if shutil.which("java") is None:
+        return "java not found; install a Java runtime (8 or newer)"
+    if find_spec("pycocoevalcap") is None:
+        return 'needs an extra: pip install "blip-vlm[java]"'
+    return ""
+
+
+def _run(scorer: Callable[[], Any], references: dict[int, list[str]], captions: dict[int, list[str]]) -> float:
+    """What the scorer finds for the whole set; its prints are dropped."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        value, _ = scorer().compute_score(references, captions)
+    return float(value)

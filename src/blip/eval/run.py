@@ -1,0 +1,84 @@
+"""One evaluation from a model or from predictions made elsewhere."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from blip.data.sources import Records, Source
+from blip.errors import UsageError
+from blip.eval.base import Evaluation, Report, Row, Tick
+from blip.eval.photos import Photos
+from blip.io.atomic import write_text
+from blip.io.records import image_id
+from blip.model.blip import BlipModel
+from blip.tokenizer import Tokenizer
+
+
+def run(
+    evaluation: Evaluation,
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    source: Source,
+    *,
+    limit: int | None = None,
+    photos: Photos | None = None,
+    tick: Tick | None = None,
+) -> Report:
+    """Predictions of a model on (the first `limit` rows of) a source, scored. The model is left in evaluation mode."""
+    reader = photos or Photos()
+    chosen = first(source, limit)
+    model.eval()
+    report = evaluation.score(chosen, evaluation.predict(model, tokenizer, chosen, reader, tick))
+    return replace(report, failed=(*report.failed, *(str(error) for error in reader.bad)))
+
+
+def first(source: Any, limit: int | None) -> Any:
+    """The first `limit` rows of a source (or of a list of rated captions)."""
+    if limit is None or limit >= len(source):
+        return source
+    return source[:limit] if isinstance(source, list) else Records([source[i] for i in range(limit)])
+
+
+def read_predictions(path: Path) -> list[Row]:
+    """Predictions of a file: a JSON list, or JSON lines, the records of `blip caption` and `blip ask` among them."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
+    except OSError as error:
+        raise UsageError(f"--predictions {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UsageError(f"--predictions {path}: neither a JSON list nor JSON lines ({error})") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"--predictions {path}: must be a list of objects, at least one")
+    return [_under_known_names(row) for row in rows if "error" not in row]
+
+
+def _under_known_names(row: Mapping[str, Any]) -> Row:
+    found = dict(row)
+    if str(row.get("schema", "")).startswith("caption/"):
+        return {"image_id": image_id(str(row["key"])), "caption": row["text"]}
+    if str(row.get("schema", "")).startswith("answer/"):
+        return {"question_id": row.get("question_id", row["key"]), "answer": row["text"]}
+    return found
+
+
+SUBMITTED = {"caption": ("image_id", "caption"), "nocaps": ("image_id", "caption"), "vqa": ("question_id", "answer")}
+
+
+def submit(path: Path, task: str, predictions: Sequence[Row]) -> None:
+    """Writes predictions as the task's evaluation server takes them: JSON for captions and VQA, CSV for NLVR2."""
+    if task == "nlvr":
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([p["identifier"], p["prediction"]] for p in predictions)
+        write_text(path, text.getvalue())
+        return
+    if task not in SUBMITTED:
+        raise UsageError(f"--submit; there is a server for {', '.join([*SUBMITTED, 'nlvr'])}, not for {task}")
+    rows = [{name: p[name] for name in SUBMITTED[task]} for p in predictions]
+    write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")

@@ -1,0 +1,76 @@
+"""Caption evaluation: ids, references, repeated rows, what is left out and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blip.data.sources import open_source
+from blip.errors import BadRecord
+from blip.eval import java
+from blip.eval.caption import CaptionEval, image_ids
+from blip.eval.photos import Photos
+from blip.eval.run import run
+from blip.metrics.caption import score_captions
+from tests.eval.photos import caption_rows, model, write_list
+
+
+def test_a_model_s_captions_are_scored_against_all_references(tmp_path: Path) -> None:
+    source, loaded = open_source(write_list(tmp_path, "test.json", caption_rows())), model("caption")
+    report = run(CaptionEval(), loaded.model, loaded.tokenizer, source)
+    said = [row["caption"] for row in report.predictions]
+    assert report.metrics == pytest.approx(score_captions([row["caption"] for row in caption_rows()], said))
+    assert [row["key"] for row in report.rows] == [str(i) for i in range(8)]
+    assert set(report.rows[0]["scores"]) == {"cider", "bleu4", "rouge_l"}
+
+
+def test_rows_of_one_photo_are_its_references(tmp_path: Path) -> None:
+    rows = [{"image": "red.png", "caption": "a red wall"}, {"image": "red.png", "caption": "red"}]
+    source = open_source(write_list(tmp_path, "test.json", rows))
+    report = CaptionEval().score(source, [{"image_id": "red.png", "caption": "red"}])
+    assert report.rows[0]["references"] == ["a red wall", "red"] and report.metrics["bleu1"] == pytest.approx(1)
+
+
+def test_the_first_of_two_predictions_of_a_photo_counts(tmp_path: Path) -> None:
+    source = open_source(write_list(tmp_path, "test.json", caption_rows()))
+    twice = [{"image_id": 0, "caption": "a red wall"}, {"image_id": "0", "caption": "x"}]
+    assert [row["prediction"] for row in CaptionEval().score(source, twice).rows] == ["a red wall"]
+
+
+def test_photos_are_named_by_number_where_that_is_unique(tmp_path: Path) -> None:
+    folder = tmp_path / "val2014"
+    rows = [{"image": f"{name}.png"} for name in ("COCO_val2014_000000000007", "COCO_val2014_000000000012")]
+    assert image_ids(open_source(write_list(folder, "a.json", rows))) == [7, 12]
+    rows = [{"image": "a/img_1.png"}, {"image": "b/img_1.png"}]
+    assert image_ids(open_source(write_list(folder, "b.json", rows))) == ["a/img_1.png", "b/img_1.png"]
+
+
+def test_without_references_there_are_predictions_alone(tmp_path: Path) -> None:
+    rows = [{"image": "red.png", "img_id": "4"}]
+    source, loaded = open_source(write_list(tmp_path, "nocaps.json", rows)), model("caption")
+    report = run(CaptionEval(name="nocaps"), loaded.model, loaded.tokenizer, source)
+    assert report.predictions[0]["image_id"] == 4 and not report.measures
+    assert report.skipped == {"all metrics": "the data have no reference captions"}
+
+
+def test_a_photo_without_references_among_others_is_named(tmp_path: Path) -> None:
+    source = open_source(write_list(tmp_path, "a.json", [*caption_rows(), {"image": "other.png", "image_id": 9}]))
+    with pytest.raises(BadRecord, match="no reference caption"):
+        CaptionEval().score(source, [{"image_id": 0, "caption": "a"}, {"image_id": 9, "caption": "b"}])
+
+
+def test_a_broken_photo_stops_or_is_passed_over(tmp_path: Path) -> None:
+    source = open_source(write_list(tmp_path, "test.json", caption_rows()))
+    (tmp_path / "blue.png").write_bytes(b"nothing")
+    loaded = model("caption")
+    with pytest.raises(BadRecord, match=r"test\.json:3: image .*blue\.png"):
+        run(CaptionEval(), loaded.model, loaded.tokenizer, source)
+    report = run(CaptionEval(), loaded.model, loaded.tokenizer, source, photos=Photos(skip_bad=True))
+    assert len(report.rows) == 7 and len(report.failed) == 1 and "blue.png" in report.failed[0]
+
+
+def test_java_metrics_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    found, skipped = java.scores([["a red wall"]], ["a wall"])
+    assert not found and skipped["meteor"].startswith("java not found") and set(skipped) == {"meteor", "spice"}

@@ -1,0 +1,76 @@
+"""Video retrieval: clips and their texts, both directions, a clip that cannot be decoded, the original's scores."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip.errors import UsageError
+from blip.eval.pairs import rank_pairs
+from blip.eval.run import run
+from blip.eval.video import VideoEval, open_clips
+from blip.inference import embed_text, embed_video
+from tests.eval.photos import model
+from tests.io.test_video import write_clip
+from tests.oracle_files import oracle_model, tensors
+from tests.test_inference import TEXTS, tokenizer
+from tests.test_inference import clips as recorded_clips
+
+COLOURS = ("red", "green", "blue")
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """Three clips of a colour each and one that is no clip, under MSRVTT's column names."""
+    for name in COLOURS:
+        write_clip(tmp_path / f"{name}.mp4", pictures=[Image.new("RGB", (32, 32), name)] * 10)
+    (tmp_path / "broken.mp4").write_bytes(b"nothing")
+    rows = [{"clip_name": name, "caption": f"a {name} wall"} for name in (*COLOURS, "broken")]
+    (tmp_path / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "test.jsonl"
+
+
+def test_a_broken_clip_is_a_row_with_a_reason(clips: Path) -> None:
+    loaded = model("retrieval")
+    report = run(VideoEval(frames=2, k=3), loaded.model, loaded.tokenizer, open_clips(clips))
+    assert len(report.rows) == 6 and len(report.failed) == 1
+    assert report.failed[0].startswith(f"{clips}:4: ") and "broken.mp4" in report.failed[0]
+    assert {row["direction"] for row in report.rows} == {"video_to_text", "text_to_video"}
+    assert {"video_to_text_r1", "text_to_video_r10", "text_to_video_median_rank", "r_mean"} <= set(report.metrics)
+    assert report.measures["text_to_video_median_rank"].chance == 2
+
+
+def test_nothing_that_can_be_decoded_is_an_error(clips: Path) -> None:
+    clips.write_text(clips.read_text().splitlines()[-1])
+    loaded = model("retrieval")
+    with pytest.raises(UsageError, match="nothing to rank"):
+        run(VideoEval(), loaded.model, loaded.tokenizer, open_clips(clips))
+
+
+def test_paths_may_be_in_a_column_of_their_own(clips: Path) -> None:
+    path = clips.with_name("mine.csv")
+    path.write_text("video,caption\nred.mp4,a red wall\n")
+    assert open_clips(path)[0].image.path == clips.with_name("red.mp4")
+
+
+@torch.inference_mode()
+def test_scores_equal_the_original() -> None:
+    recorded, texts, blip = tensors("video"), TEXTS["captions"][:5], oracle_model("retrieval")
+    states, vectors = embed_video(blip, recorded_clips(5))
+
+    def encode(places: Sequence[int]) -> Tensor:
+        return states[list(places)]
+
+    to_texts, to_clips = rank_pairs(
+        blip, tokenizer(), encode, vectors, embed_text(blip, tokenizer(), texts), texts, range(5), k=3
+    )
+    for found, name in ((to_texts, "score_v2t"), (to_clips, "score_t2v")):
+        best = recorded[f"v5.{name}"].topk(3, dim=1)
+        torch.testing.assert_close(found.scores, best.values, atol=2e-5, rtol=1e-5)
+        assert torch.equal(found.top, best.indices)
