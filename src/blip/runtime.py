@@ -6,21 +6,25 @@ import ctypes
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blip.errors import EnvironmentProblem, UsageError
+from blip.errors import BlipError, EnvironmentProblem, UsageError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
+# How long processes wait for each other in a step. A dead one is noticed at once with gloo, with nccl by the launcher.
+PATIENCE = timedelta(minutes=30)
+LOSSES = ("gloo", "NCCL", "Connection closed by peer", "Connection reset by peer", "Broken pipe", "Timed out")
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -51,9 +55,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[Any]:
-    """Mixed precision in training; float32 means none."""
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32)
+def autocast(device: torch.device, dtype: torch.dtype, *, cached: bool = True) -> AbstractContextManager[Any]:
+    """Mixed precision in training; float32 means none. cached: a weight is cast once, however often it is used."""
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=cached)
 
 
 def seed_everything(seed: int) -> None:
@@ -100,18 +104,47 @@ def distributed(device: torch.device) -> Iterator[torch.device]:
 
     Does nothing without a launcher, or where the group is there already.
     """
+    if is_distributed():
+        _waiting_group(cast(dist.ProcessGroup, dist.group.WORLD))
     if not is_launched() or is_distributed():
         yield device
         return
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    # the others wait while the first process evaluates, which may take long
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=6))
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=PATIENCE)
+    _waiting_group(cast(dist.ProcessGroup, dist.group.WORLD))  # while all are there
+    yield device
+    dist.destroy_process_group()  # not after an error: it would wait for the others, who wait for this process
+
+
+@contextmanager
+def peers() -> Iterator[None]:
+    """Turns the loss of another process, which every exchange with it reports in its own way, into one line."""
     try:
-        yield device
-    finally:
-        dist.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        if world_size() == 1 or isinstance(error, BlipError) or not _is_loss(error):
+            raise
+        raise EnvironmentProblem(
+            f"process {rank()} of {world_size()}: another process has ended or hangs (see what it says); "
+            "the same command goes on from the last checkpoint"
+        ) from error
+
+
+def _is_loss(error: RuntimeError) -> bool:
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in LOSSES)
+
+
+def wait_for_all() -> None:
+    """Returns when all processes are here, however long the first one evaluates or writes."""
+    if world_size() > 1:
+        dist.barrier(group=_waiting_group(cast(dist.ProcessGroup, dist.group.WORLD)))
+
+
+@cache
+def _waiting_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
 
 
 @dataclass
@@ -145,6 +178,11 @@ def stopping() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @contextmanager
 def threads(count: int) -> Iterator[None]:
     """`count` threads of the CPU inside."""
@@ -165,6 +203,57 @@ def hold_memory() -> None:
         trim_threshold, mmap_max = -1, -4
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def local(x: Tensor) -> Tensor:
+    """This process's part of a tensor that is cut over the processes, in the same memory; else the tensor itself."""
+    part = getattr(x, "to_local", None)  # of a DTensor; importing that class takes half a second
+    return x if part is None else cast(Tensor, part())
+
+
+def is_cut(x: Tensor) -> bool:
+    """Whether each process holds only a part of the tensor."""
+    return hasattr(x, "to_local")
+
+
+def from_first(x: Tensor) -> Tensor:
+    """What the first process has in `x`, of the same shape on all."""
+    if world_size() > 1:
+        x = x.clone()
+        dist.broadcast(x, src=0)
+    return x
+
+
+def largest(number: int) -> int:
+    """The largest of all processes' numbers."""
+    if world_size() == 1:
+        return number
+    found = torch.tensor([number], device=_device_of_group())
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
+def share_of_mean(mean: Tensor, count: int) -> Tensor:
+    """A mean of this process's `count` values, scaled so that its mean over all processes is that of all values."""
+    if world_size() == 1:
+        return mean
+    total = torch.tensor([float(count)], device=mean.device)
+    dist.all_reduce(total)
+    return mean * (count * world_size() / total[0])
+
+
+def mean_over_processes(values: Sequence[float]) -> list[float]:
+    """Each value's mean over all processes."""
+    if world_size() == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=_device_of_group())
+    dist.all_reduce(total)
+    return [float(v) for v in total / world_size()]
+
+
+def _device_of_group() -> torch.device:
+    """Where tensors must lie to be exchanged."""
+    return torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
 
 
 def gather(x: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from blip.tasks.caption import CaptionTask
+from blip.tasks.images import Augment
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.start import Start
 from blip.train import TrainConfig
@@ -33,13 +34,21 @@ def write_photos(folder: Path) -> Path:
 
 def caption_task(data: Path, **options: Any) -> CaptionTask:
     start = Start(init="random-tiny", dropout=0.0)
-    return CaptionTask(**{"data": str(data), "start": start, "rand_augment": False, "min_scale": 0.9, **options})
+    return CaptionTask(
+        **{"data": str(data), "start": start, "augment": Augment(rand_augment=False, min_scale=0.9), **options}
+    )
 
 
 def pretrain_task(data: Path, **options: Any) -> PretrainTask:
     start = Start(init="random-tiny", dropout=0.0)
     return PretrainTask(
-        **{"data": str(data), "start": start, "queue_size": 10, "rand_augment": False, "min_scale": 0.9, **options}
+        **{
+            "data": str(data),
+            "start": start,
+            "queue_size": 10,
+            "augment": Augment(rand_augment=False, min_scale=0.9),
+            **options,
+        }
     )
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +22,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 import blip.api
+from blip.data.loader import SampleRef
 from blip.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
-from blip.train import fit
+from blip.model.lora import Lora
+from blip.tasks.reward import Reward
+from blip.tasks.start import Tune
+from blip.train import fit, log
 from blip.train.state import STATE, RunFolder
 from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
 
@@ -178,19 +185,101 @@ def test_gradient_checkpoints_change_nothing(photos: Path, tmp_path: Path) -> No
 
 
 def test_frozen_parts_keep_their_weights(photos: Path, tmp_path: Path) -> None:
-    fit(caption_task(photos, freeze=("vision",)), loop(weight_decay=0.5), tmp_path)
+    fit(caption_task(photos, tune=Tune(freeze=("vision",))), loop(weight_decay=0.5), tmp_path)
     start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "final" / "model.safetensors")
     changed = {name.split(".")[0] for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed == {"decoder"}
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # torch's own, while it traces
 def test_compiled_blocks_train_to_the_same_weights(photos: Path, tmp_path: Path) -> None:
     for compiled in (False, True):
         fit(caption_task(photos), loop(steps=3, compile=compiled), tmp_path / str(compiled))
     plain, fast = (load_file(tmp_path / str(c) / "final" / "model.safetensors") for c in (False, True))
     for name, value in plain.items():
         assert_close(fast[name], value, atol=1e-4, rtol=1e-3, msg=name)
+
+
+def test_low_rank_additions_train_alone_and_leave_plain_weights(photos: Path, tmp_path: Path) -> None:
+    options = {"tune": Tune(lora=Lora(rank=2))}
+    fit(caption_task(photos, **options), loop(weight_decay=0.5), tmp_path / "whole")
+    fit(caption_task(photos, **options), loop(weight_decay=0.5, max_minutes=0.0), tmp_path / "parts")
+    fit(caption_task(photos, **options), loop(weight_decay=0.5), tmp_path / "parts")
+    assert final(tmp_path / "parts") == final(tmp_path / "whole")
+    state = torch.load(tmp_path / "whole" / "last" / STATE, weights_only=True)
+    assert "decoder.blocks.0.attn.q.lora_a" in state["model"]
+    start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "whole/final/model.safetensors")
+    assert start.keys() == end.keys()
+    changed = {name.split(".")[-2] for name, value in end.items() if not torch.equal(value, start[name])}
+    assert changed == {"q", "v"}
+    assert blip.api.load(tmp_path / "whole", device="cpu").caption(photos / "red.png").text is not None
+
+
+def test_a_run_that_gets_no_better_ends_and_stays_ended(photos: Path, tmp_path: Path) -> None:
+    task = caption_task(photos, val=str(photos))
+    still = loop(steps=50, eval_every=2, patience=3, lr=0.0, weight_decay=0.0)
+    fitted = fit(task, still, tmp_path)
+    assert (fitted.reason, fitted.step, fitted.best_step) == ("no better", 8, 2)  # the first, then three like it
+    assert final(tmp_path) == (tmp_path / "best" / "model.safetensors").read_bytes()
+    assert fit(task, still, tmp_path).step == 8
+    assert fit(task, replace(still, patience=4), tmp_path).step == 10
+    for without in (caption_task(photos), caption_task(photos, val=str(photos), best=None)):
+        with pytest.raises(ConfigError, match="patience 3: needs a score"):
+            fit(without, still, tmp_path / "none")
+
+
+def test_a_batch_size_is_guessed_said_and_kept(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(caption_task(photos), loop(steps=1, batch_size=None), tmp_path)
+    assert (
+        "batch size 8: a 20th of 8 samples, from 8 to 32 on a CPU; --batch-size sets another" in capsys.readouterr().err
+    )
+    assert "batch_size: 8" in (tmp_path / "config.yaml").read_text()
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "red.txt").write_text("a red wall\n")
+    fitted = fit(caption_task(tmp_path / "photos"), loop(steps=2, batch_size=None), tmp_path)
+    assert fitted.step == 2 and "batch size" not in capsys.readouterr().err
+
+
+def test_the_first_line_of_progress_comes_soon(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(log, "FIRST_SECONDS", 0.0)
+        fit(caption_task(photos), loop(steps=4, log_every=100), tmp_path)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "img/s" in line]
+    assert [line.split()[1] for line in lines] == ["1/4", "4/4"]  # then not before half a minute has gone
+    assert re.fullmatch(r"step 1/4 epoch 0 loss [\d.]+ lm [\d.]+ [\d.]+ img/s, \d+:\d\d left", lines[0])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_batches_of_one_photo_train(photos: Path, tmp_path: Path, accumulate: int) -> None:
+    fit(pretrain_task(photos), loop(steps=2, batch_size=accumulate, accumulate=accumulate), tmp_path)
+    assert all(row["loss_itm"] > 0 for row in rows(tmp_path))  # the pairs that match, alone
+
+
+def test_lists_change_with_the_epochs(photos: Path, tmp_path: Path) -> None:
+    names = list(COLOURS)
+    for file, chosen in (("fixed.json", names[:4]), ("web/b.json", names[4:]), ("web/a.json", names[4:6])):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        pairs = [{"image": str(photos / f"{name}.png"), "caption": f"a {name} wall"} for name in chosen]
+        (tmp_path / file).write_text(json.dumps(pairs))
+    options = {"web": str(tmp_path / "web"), "same_image_ids": True}
+    config = loop(steps=None, epochs=3, batch_size=2, workers=1)
+    fitted = fit(pretrain_task(tmp_path / "fixed.json", **options), config, tmp_path / "whole")
+    assert [row["epoch"] for row in rows(tmp_path / "whole")] == [0] * 3 + [1] * 4 + [2] * 3
+    assert RunFolder(tmp_path / "whole").steps() == [3, 7, 10] and fitted.total_steps == 10
+    for minutes in (*[0.0] * 9, None):
+        fit(pretrain_task(tmp_path / "fixed.json", **options), replace(config, max_minutes=minutes), tmp_path / "parts")
+    assert final(tmp_path / "parts") == final(tmp_path / "whole")
+    data = pretrain_task(tmp_path / "fixed.json", **options).dataset("train")
+    samples = [data[SampleRef(index, epoch, 0)] for index, epoch in ((1, 0), (4, 0), (4, 1), (7, 1), (4, 2))]
+    assert [s.texts[0].split()[1] for s in samples] == [names[1], names[4], names[4], names[7], names[4]]
+    assert samples[0].index == 1 and samples[1].index == samples[4].index != samples[2].index
+    with pytest.raises(ConfigError, match="web: not with reward"):
+        pretrain_task(photos, web="x", reward=Reward())
 
 
 def one_rank(rank: int, photos: Path, folder: Path) -> None:

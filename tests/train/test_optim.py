@@ -89,8 +89,7 @@ def test_averaged_weights_follow_slowly_and_give_way_to_the_model_s_own() -> Non
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "epochs and steps; give exactly one"),
-        ({"epochs": 1, "steps": 1}, "epochs and steps; give exactly one"),
+        ({"epochs": 1, "steps": 1}, "epochs and steps; give one of the two, or neither"),
         ({"steps": 1, "batch_size": 6, "accumulate": 4}, "batch_size 6: must be a multiple of accumulate"),
         ({"steps": 1, "dtype": "fp16"}, "dtype fp16: must be auto, fp32 or bf16"),
         ({"steps": 1, "ema": 1.0}, "ema 1.0: must be from 0"),

@@ -5,23 +5,42 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from blip.cli import options as o
 
-EXIT_CODES = {"finished": 0, "time": 0, "interrupted": 130, "terminated": 143}
+if TYPE_CHECKING:
+    from blip.train.loop import Fitted
+
+EXIT_CODES = {"finished": 0, "no better": 0, "time": 0, "interrupted": 130, "terminated": 143}
 TEXT_TOWERS = ("encoder", "decoder")
-DEFAULT_EPOCHS = 5
+LR = {
+    "caption": 1e-5,
+    "retrieval": 1e-5,
+    "itm": 1e-5,
+    "vqa": 2e-5,
+    "nlvr": 3e-5,
+}  # of the original, for published sizes
+SMALL_LR = 2e-4  # for models of the size of `tiny`
+USE = {
+    "retrieval": "match PHOTO -t TEXT", "itm": "match PHOTO -t TEXT", "vqa": "ask PHOTO -q QUESTION",
+    "nlvr": "ask PHOTO --pair OTHER -q STATEMENT",
+}  # fmt: skip
+COLUMNS = o.Columns()
 
 
+@o.flat
 def train(
-    task: Annotated[str | None, typer.Argument(help="pretrain or caption; --config may name it.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="pretrain, caption, retrieval, itm, vqa or nlvr; --config may name it.")
+    ] = None,
     data: Annotated[
         list[str] | None,
-        typer.Option(help="Images with texts: folder, JSON(L), CSV, Parquet, tar shards; may be given again."),
+        typer.Option(help="Folder, JSON(L), CSV, Parquet, tar shards or a known set; may be given again."),
     ] = None,
+    run: o.Columns = COLUMNS,
     output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
     val: Annotated[list[str] | None, typer.Option(help="As --data, to evaluate on.")] = None,
     init: Annotated[str | None, typer.Option(help="Model to start from: name, file or folder.")] = None,
@@ -29,22 +48,28 @@ def train(
     set: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config; may be given again.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Samples a step, over all devices.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Samples a step, over all devices; default a guess.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     accumulate: Annotated[int | None, typer.Option(min=1, help="Parts that a batch is cut into.")] = None,
     grad_checkpoint: Annotated[int | None, typer.Option(min=0, help="ViT blocks that trade time for memory.")] = None,
     image_size: o.ImageSize = None,
     freeze: Annotated[str | None, typer.Option(help="Parts not trained: vision, text, or names of weights.")] = None,
+    lora: Annotated[int | None, typer.Option(min=1, help="Rank: train only low-rank additions.")] = None,
+    layer_decay: Annotated[float | None, typer.Option(help="Factor on the learning rate, a layer down.")] = None,
     queue_size: Annotated[int | None, typer.Option(min=1, help="Features kept for contrast.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     dtype: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; weights stay fp32.")] = None,
     threads: o.Threads = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
+    strategy: Annotated[str | None, typer.Option(help="ddp: a whole model each; fsdp: a part of it each.")] = None,
     gpus: Annotated[str | None, typer.Option(help="N or all: one process a GPU.")] = None,
     compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.")] = None,
     eval_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
     save_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
     keep: Annotated[int | None, typer.Option(min=1, help="Checkpoints kept, besides the best.")] = None,
+    patience: Annotated[int | None, typer.Option(min=1, help="Evaluations without a better score to end at.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of order, augmentation and everything drawn.")] = None,
     max_minutes: Annotated[float | None, typer.Option(help="Save and stop after that time.")] = None,
     resume: Annotated[str, typer.Option(help="auto, none or the path of a checkpoint.")] = "auto",
@@ -63,20 +88,26 @@ def train(
         set or [],
         {
             "task": task, "data": data, "val": val, "start.init": init, "start.image_size": image_size,
-            "freeze": None if freeze is None else _prefixes(freeze), "queue_size": queue_size,
+            "tune.freeze": None if freeze is None else _prefixes(freeze), "tune.lora.rank": lora,
+            "tune.layer_decay": layer_decay, "queue_size": queue_size,
             "train.epochs": epochs, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
             "train.accumulate": accumulate, "train.grad_checkpoint": grad_checkpoint, "train.device": device,
             "train.dtype": dtype, "train.threads": threads, "train.workers": workers, "train.compile": compile,
             "train.eval_every": eval_every, "train.save_every": save_every, "train.keep": keep, "train.seed": seed,
-            "train.max_minutes": max_minutes,
+            "train.max_minutes": max_minutes, "train.patience": patience, "train.strategy": strategy,
+            **_reading(run),
         },
     )  # fmt: skip
     if not values.get("task"):
         raise UsageError("no task; must be 'blip train TASK' or --config with one ('blip train --list' shows presets)")
     if not values.get("data"):
         raise UsageError("no data; give --data FOLDER or a file of image-text pairs")
+    if not print_config:
+        _find_named(values)
     if output is None and not print_config:
         raise UsageError("no folder for the run; give -o RUN_DIR")
+    if config is None:
+        _own_defaults(values, quiet)
     if gpus is not None:
         _launch(gpus)
     return _fit(values, config, output, resume, print_config, quiet)
@@ -102,14 +133,18 @@ def _fit(
         return 0
     fitted = fit(task, loop, output, resume=resume, quiet=quiet)
     if int(os.environ.get("RANK", "0")) == 0:
-        o.note(_closing(fitted.reason, fitted.step, fitted.total_steps, output), quiet)
+        o.note(_closing(task.name, fitted, output), quiet)
     return EXIT_CODES[fitted.reason]
 
 
-def _closing(reason: str, step: int, total: int, folder: Path) -> str:
-    if reason == "finished":
-        return f"{total} steps done; blip caption PHOTO -m {folder}"
-    return f"stopped at step {step} of {total} ({reason}); the same command goes on"
+def _closing(task: str, fitted: Fitted, folder: Path) -> str:
+    use = f"blip {USE.get(task, 'caption PHOTO')} -m {folder}"
+    if fitted.reason == "finished":
+        return f"{fitted.total_steps} steps done; {use}"
+    stopped = f"stopped at step {fitted.step} of {fitted.total_steps}"
+    if fitted.reason == "no better":
+        return f"{stopped}: no better since step {fitted.best_step}, which is kept; {use}"
+    return f"{stopped} ({fitted.reason}); the same command goes on"
 
 
 def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +154,7 @@ def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[
     values = recipe(config, {}, sets)
     if flags["task"] and values.get("task") not in (None, flags["task"]):
         raise UsageError(f"task '{flags['task']}'; --config {config} is for '{values['task']}'")
-    chosen = {k: v[0] if isinstance(v, list) and len(v) == 1 and k != "freeze" else v for k, v in flags.items()}
+    chosen = {k: v[0] if isinstance(v, list) and len(v) == 1 and k != "tune.freeze" else v for k, v in flags.items()}
     values = recipe(config, chosen, sets)
     loop = values.setdefault("train", {})
     if flags["train.epochs"] is not None and flags["train.steps"] is not None:
@@ -128,9 +163,57 @@ def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[
         loop.pop("epochs", None)
     elif flags["train.epochs"] is not None:
         loop.pop("steps", None)
-    elif not (loop.get("epochs") or loop.get("steps")):
-        loop["epochs"] = DEFAULT_EPOCHS
     return values
+
+
+def _own_defaults(values: dict[str, Any], quiet: bool) -> None:
+    """What a run without a config starts from, and its learning rate."""
+    from blip.checkpoint.locate import locate
+
+    task, start = values.get("task"), values.setdefault("start", {})
+    if task not in LR:
+        return
+    if start.get("init") is None:
+        start["init"] = o.model_name(None)
+        if start["init"] == "tiny":
+            o.note("starting from the bundled model 'tiny'; published ones are far better: --init caption-base", quiet)
+    loop = values.setdefault("train", {})
+    if loop.get("lr") is None:
+        entry = locate(start["init"]).entry
+        loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else LR[task]
+
+
+def _reading(columns: o.Columns) -> dict[str, Any]:
+    """What the column flags say, under the keys of a config; what was not given is None."""
+    plain = o.Columns()
+    given = {
+        "root": None if columns.root is None else str(columns.root),
+        "image": columns.image_column if columns.image_column != plain.image_column else None,
+        "text": columns.text_column, "key": columns.key_column, "question": columns.question_column,
+        "answer": columns.answer_column, "sentence": columns.sentence_column, "label": columns.label_column,
+        "skip_bad": columns.skip_bad or None,
+    }  # fmt: skip
+    return {f"reading.{name}": value for name, value in given.items()}
+
+
+def _find_named(values: dict[str, Any]) -> None:
+    """Puts files in the place of known sets' names (`coco`, `vqa@train+val`), with the folders of their images."""
+    from blip.data.sets import resolve
+
+    roots: list[str] = []
+    for key, split in (("data", "train"), ("val", "val")):
+        given = values.get(key)
+        if given is None:
+            continue
+        found = [resolve(spec, split) for spec in ([given] if isinstance(given, str) else given)]
+        paths = [path for names, _ in found for path in names]
+        values[key] = paths[0] if len(paths) == 1 else paths
+        roots += [str(root) for _, root in found if root is not None]
+    reading = values.setdefault("reading", {})
+    if roots and reading.get("root") is None:
+        reading["root"] = list(dict.fromkeys(roots))
+    if not reading:
+        del values["reading"]
 
 
 def _prefixes(text: str) -> list[str]:

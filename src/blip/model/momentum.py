@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import deepcopy
 
 import torch
@@ -9,6 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.model.blip import BlipModel
+from blip.model.lora import NAMES
+from blip.runtime import local
+
+TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class MomentumTwin(nn.Module):
@@ -29,10 +34,10 @@ class MomentumTwin(nn.Module):
 
     @torch.no_grad()
     def update(self, model: BlipModel) -> None:
-        """m <- momentum * m + (1 - momentum) * p, for every parameter of the four modules."""
+        """m <- momentum * m + (1 - momentum) * p, for every parameter of the four modules (of its shard, where cut)."""
         for name in ("vision", "vision_proj", "encoder", "text_proj"):
-            twins = list(getattr(self, name).parameters())
-            online = [p.detach() for p in getattr(model, name).parameters()]
+            twins = [local(p.detach()) for p in getattr(self, name).parameters()]
+            online = [local(p.detach()) for p in getattr(model, name).parameters()]
             torch._foreach_mul_(twins, self.momentum)
             torch._foreach_add_(twins, online, alpha=1 - self.momentum)
 
@@ -82,14 +87,36 @@ class FeatureQueue(nn.Module):
 
 
 class Twinned(nn.Module):
-    """What contrastive training steps: the model, its momentum twin, the queue. Only `model` is what users keep."""
+    """What contrastive training steps: the model, its momentum twin, the queue. Only `model` is what users keep.
 
-    def __init__(self, model: BlipModel, queue_size: int, momentum: float = 0.995) -> None:
+    training: momentum weights and queues that a file of the original held. A queue is taken only with a whole twin, and
+    only where it is of this size.
+    """
+
+    def __init__(
+        self, model: BlipModel, queue_size: int, momentum: float = 0.995, training: Mapping[str, Tensor] | None = None
+    ) -> None:
         super().__init__()
         self.model = model
         self.twin = MomentumTwin(model, momentum)
         self.queue = FeatureQueue(model.config.proj_width, queue_size)
+        self._take(training or {})
 
     @property
     def online(self) -> BlipModel:
         return self.model
+
+    @torch.no_grad()
+    def before_step(self) -> None:
+        """What the original does first in a step: the temperature stays in its range, the twin follows the model."""
+        self.model.temperature.clamp_(*TEMPERATURE_RANGE)
+        self.twin.update(self.model)
+
+    def _take(self, training: Mapping[str, Tensor]) -> None:
+        twins = {name.removeprefix("momentum."): t for name, t in training.items() if name.startswith("momentum.")}
+        missing = self.twin.load_state_dict(twins, strict=False).missing_keys
+        if any(not name.endswith(NAMES) for name in missing):
+            return
+        for name, buffer in (("image_queue", self.queue.image), ("text_queue", self.queue.text)):
+            if name in training and training[name].shape == buffer.shape:
+                buffer.copy_(training[name])

@@ -8,6 +8,7 @@ from typing import Literal
 from blip.errors import ConfigError
 
 Schedule = Literal["cosine_epoch", "cosine_step", "pretrain", "constant"]
+Strategy = Literal["ddp", "fsdp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,15 +16,18 @@ class TrainConfig:
     """The loop's settings. Lengths are optimizer steps unless they are called epochs or minutes.
 
     batch_size: samples of one optimizer step over all processes; it is cut into `accumulate` parts, one after the
-    other, and each part over the processes. schedule: see `blip.train.optim.rate`. dtype: of autocast, weights stay
-    float32. grad_checkpoint: how many of the last ViT blocks recompute their activations in the backward pass.
-    ema: decay of averaged weights, which are evaluated and saved (0 = off). eval_every, save_every: 0 = each epoch.
-    keep: checkpoints kept, besides the best. max_minutes: save and stop after that time; start again to go on.
+    other, and each part over the processes; None = a first guess (`blip.train.guess`). schedule: see
+    `blip.train.optim.rate`. dtype: of autocast, weights stay float32. grad_checkpoint: how many of the last ViT blocks
+    recompute their activations in the backward pass. ema: decay of averaged weights, which are evaluated and saved
+    (0 = off). eval_every, save_every: 0 = each epoch. keep: checkpoints kept, besides the best. patience: evaluations
+    without a better score after which the run ends. max_minutes: save and stop after that time; start again to go on.
+    strategy: what several processes do: "ddp", each has the whole model; "fsdp", each has a part of weights, gradients
+    and optimizer (`blip.train.shard`).
     """
 
     epochs: int | None = None
     steps: int | None = None
-    batch_size: int = 32
+    batch_size: int | None = None
     accumulate: int = 1
     lr: float = 1e-5
     min_lr: float = 0.0
@@ -46,12 +50,25 @@ class TrainConfig:
     keep: int = 3
     seed: int = 42
     workers: int = 2
+    patience: int | None = None
     max_minutes: float | None = None
+    strategy: Strategy = "ddp"
 
     def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise ConfigError("epochs and steps; give exactly one of the two")
-        for name in ("epochs", "steps", "batch_size", "accumulate", "log_every", "keep", "eval_limit", "threads"):
+        if self.epochs is not None and self.steps is not None:
+            raise ConfigError("epochs and steps; give one of the two, or neither for a first guess")
+        counts = (
+            "epochs",
+            "steps",
+            "batch_size",
+            "accumulate",
+            "log_every",
+            "keep",
+            "eval_limit",
+            "threads",
+            "patience",
+        )
+        for name in counts:
             value = getattr(self, name)
             _check(name, value, value is None or value >= 1, "1 or more")
         for name in ("warmup_steps", "grad_checkpoint", "eval_every", "save_every", "workers", "max_grad_norm"):
@@ -60,12 +77,11 @@ class TrainConfig:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
         _check("ema", self.ema, 0 <= self.ema < 1, "from 0 to below 1")
         _check("dtype", self.dtype, self.dtype in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
-        if self.batch_size % self.accumulate:
+        _check("strategy", self.strategy, self.strategy in ("ddp", "fsdp"), "ddp or fsdp")
+        if self.strategy == "fsdp" and self.compile:
+            raise ConfigError("compile: not with strategy fsdp")
+        if self.batch_size is not None and self.batch_size % self.accumulate:
             raise ConfigError(f"batch_size {self.batch_size}: must be a multiple of accumulate ({self.accumulate})")
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps if self.steps is not None else (self.epochs or 0) * steps_per_epoch
 
 
 def _check(name: str, value: object, ok: bool, allowed: str) -> None:

@@ -14,15 +14,21 @@ from blip.io.atomic import write_text
 
 logger = logging.getLogger(__name__)
 PLAIN_SECONDS = 30.0  # between lines where standard error is no terminal
+FIRST_SECONDS = 5.0  # to the first one, so that soon after the start it is known when the run will end
+TERMINAL_SECONDS = 0.2  # between two drawings of the line on a terminal
 
 
 class TrainLog:
     """Writes rows of `train/1`. Only the first process has one that is `active`."""
 
-    def __init__(self, folder: Path, *, active: bool, start_step: int, total_steps: int, quiet: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, active: bool, start_step: int, total_steps: int, batch_size: int, quiet: bool = False
+    ) -> None:
         self.active, self.start_step, self.total_steps, self.quiet = active, start_step, total_steps, quiet
+        self.batch_size = batch_size
         self._tensorboard: Any = None
         self._started = self._last_line = time.monotonic()
+        self._interval = FIRST_SECONDS
         self._stream: TextIO = sys.stderr
         if not active:
             return
@@ -44,19 +50,19 @@ class TrainLog:
                 if isinstance(value, int | float):
                     self._tensorboard.add_scalar(name, value, step)
 
-    def progress(self, step: int, losses: Mapping[str, float], images_per_s: float) -> None:
-        """The progress line: redrawn on a terminal, else one now and then."""
+    def progress(self, step: int, epoch: int, losses: Mapping[str, float]) -> None:
+        """The progress line, to be called every step: redrawn on a terminal, else one now and then."""
         if not self.active or self.quiet:
             return
-        now = time.monotonic()
-        on_terminal = self._stream.isatty()
-        if not on_terminal and now - self._last_line < PLAIN_SECONDS and step < self.total_steps:
+        now, on_terminal = time.monotonic(), self._stream.isatty()
+        interval = TERMINAL_SECONDS if on_terminal else self._interval
+        if now - self._last_line < interval and step < self.total_steps:
             return
-        self._last_line = now
-        done = step - self.start_step
-        left = (now - self._started) / max(1, done) * (self.total_steps - step)
+        self._last_line, self._interval = now, PLAIN_SECONDS
+        seconds = max(1e-9, now - self._started) / (step - self.start_step)  # a step
         text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        line = f"step {step}/{self.total_steps} {text} {images_per_s:.1f} img/s, {_duration(left)} left"
+        speed, left = self.batch_size / seconds, _duration(seconds * (self.total_steps - step))
+        line = f"step {step}/{self.total_steps} epoch {epoch} {text} {speed:.1f} img/s, {left} left"
         self._stream.write(f"\r\x1b[2K{line}" if on_terminal else f"{line}\n")
         self._stream.flush()
 

@@ -1,4 +1,4 @@
-"""Optimizer, learning rates and averaged weights."""
+"""Optimizer, learning rates, the gradient's norm and averaged weights; of parameters that are cut, of each part."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from blip.runtime import is_cut, local
 from blip.tasks.base import ParamGroup, Step
 from blip.train.config import TrainConfig
 
@@ -48,15 +50,36 @@ def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.
     return torch.optim.AdamW(
         [
             {
-                "params": group.params,
+                "params": params,
                 "lr_scale": group.lr_scale,
                 "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
             }
             for group in groups
+            for params in _alike(group.params)
         ],
         lr=config.lr,
         foreach=True,
     )
+
+
+def _alike(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Those that are cut over the processes and those that are whole: torch takes no steps of both at once."""
+    kinds = [[p for p in params if is_cut(p) is cut] for cut in (False, True)]
+    return [kind for kind in kinds if kind]
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
+    """The norm of all gradients, which are cut down to `max_norm`; the same on all processes."""
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if not any(is_cut(grad) for grad in grads):
+        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+    cut, whole = ([local(grad) for grad in grads if is_cut(grad) is kind] for kind in (True, False))
+    squares = torch.nn.utils.get_total_norm(cut).square()
+    dist.all_reduce(squares)
+    norm = (squares + torch.nn.utils.get_total_norm(whole).square().to(squares.device)).sqrt()
+    torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
+    return float(norm)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
@@ -77,7 +100,8 @@ class Averaged:
         """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that the start is soon forgotten."""
         if self.shadow:
             decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
-            torch._foreach_lerp_(list(self.shadow.values()), list(self.trained.values()), 1 - decay)
+            shadows, trained = ([local(p.detach()) for p in kind.values()] for kind in (self.shadow, self.trained))
+            torch._foreach_lerp_(shadows, trained, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -92,4 +116,4 @@ class Averaged:
     @torch.no_grad()
     def _copy(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            self.trained[name].copy_(value)
+            local(self.trained[name].detach()).copy_(local(value))

@@ -15,31 +15,23 @@ from blip.tasks.presets import PRESETS
 
 # original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
 ORIGINAL_KEYS: dict[str, str | None] = {
-    "vit": "start.size",
-    "image_size": "start.image_size",
-    "pretrained": "start.init",
-    "prompt": "prompt",
-    "queue_size": "queue_size",
-    "alpha": "alpha",
-    "max_length": "decoding.max_length",
-    "min_length": "decoding.min_length",
-    "num_beams": "decoding.num_beams",
-    "init_lr": "train.lr",
-    "min_lr": "train.min_lr",
-    "warmup_lr": "train.warmup_lr",
-    "warmup_steps": "train.warmup_steps",
-    "lr_decay_rate": "train.lr_decay_rate",
-    "weight_decay": "train.weight_decay",
-    "max_epoch": "train.epochs",
-    "batch_size": "train.batch_size",
-    "vit_ckpt_layer": "train.grad_checkpoint",
-    "train_file": "data",
-    "vit_grad_ckpt": None,
-    "image_root": None,
-    "ann_root": None,
-    "coco_gt_root": None,
-    "laion_path": None,
-}
+    "vit": "start.size", "image_size": "start.image_size", "pretrained": "start.init", "prompt": "prompt",
+    "queue_size": "queue_size", "alpha": "alpha", "negative_all_rank": "negatives.all_ranks", "k_test": "evaluation.k",
+    "inference": "evaluation.mode", "max_length": "decoding.max_length", "min_length": "decoding.min_length",
+    "num_beams": "decoding.num_beams", "init_lr": "train.lr", "min_lr": "train.min_lr", "warmup_lr": "train.warmup_lr",
+    "warmup_steps": "train.warmup_steps", "lr_decay_rate": "train.lr_decay_rate", "weight_decay": "train.weight_decay",
+    "max_epoch": "train.epochs", "batch_size": "train.batch_size", "batch_size_train": "train.batch_size",
+    "vit_ckpt_layer": "train.grad_checkpoint", "train_file": "data", "laion_path": "web",
+    **dict.fromkeys((
+        "vit_grad_ckpt", "image_root", "ann_root", "coco_gt_root", "vqa_root", "vg_root", "video_root", "train_files",
+        "dataset", "batch_size_test",
+    )),
+}  # fmt: skip
+# task -> keys that only its YAML file has
+ORIGINAL_TASKS: dict[str, tuple[str, ...]] = {
+    "pretrain": ("warmup_steps",), "vqa": ("vqa_root", "inference"), "retrieval": ("negative_all_rank",),
+    "caption": ("prompt",),
+}  # fmt: skip
 
 
 def recipe(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:
@@ -80,6 +72,8 @@ def _read(config: str) -> dict[str, Any]:
         if name not in PRESETS:
             raise UsageError(f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; 'blip train --list' shows all")
         preset = PRESETS[name]
+        if not preset.train:
+            raise UsageError(f"--config preset:{name}; nothing to train: {preset.doc}")
         return {"task": preset.task, **preset.options, "train": dict(preset.train)}
     path = Path(config)
     if not path.is_file():
@@ -95,15 +89,21 @@ def _read(config: str) -> dict[str, Any]:
 
 def _from_original(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """A YAML file of the original repository; batch_size there counts one process, here all of them."""
-    ours = OmegaConf.create({"task": "pretrain" if "warmup_steps" in values else "caption"})
+    task = next((name for name, keys in ORIGINAL_TASKS.items() if any(k in values for k in keys)), "nlvr")
+    ours = OmegaConf.create({"task": task})
     for key, value in values.items():
         if key not in ORIGINAL_KEYS:
-            raise ConfigError(f"{path}: key '{key}' of the original is not known to pretrain and caption")
+            raise ConfigError(f"{path}: key '{key}' of the original is not known; taken as a file for '{task}'")
         target = ORIGINAL_KEYS[key]
-        if target is None or (key == "vit_ckpt_layer" and not values.get("vit_grad_ckpt")):
+        if target is None or value == "" or (key == "vit_ckpt_layer" and not values.get("vit_grad_ckpt")):
+            continue
+        if task == "vqa" and key == "inference":  # ranking needs a list of answers, which the file only points to
             continue
         OmegaConf.update(ours, target, value, force_add=True)
-    OmegaConf.update(ours, "train.schedule", "pretrain" if ours.task == "pretrain" else "cosine_epoch", force_add=True)
+    if task == "retrieval":  # the original's negatives come from online features, without a floor
+        OmegaConf.update(ours, "negatives.source", "online", force_add=True)
+        OmegaConf.update(ours, "negatives.floor", 0.0, force_add=True)
+    OmegaConf.update(ours, "train.schedule", "pretrain" if task == "pretrain" else "cosine_epoch", force_add=True)
     result = OmegaConf.to_container(ours)
     assert isinstance(result, dict)
     return {str(k): v for k, v in result.items()}

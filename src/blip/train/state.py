@@ -1,17 +1,20 @@
 """Checkpoints of a run: `checkpoints/step_N/`, each a model folder that `blip.load` reads and the run's own state.
 
 A folder is written under another name, synced, then renamed: what is there is whole. `last` and `best` are links.
-The state is the weights, the optimizer and the averages; batches and random numbers follow from seed and step.
+The state is the weights, the optimizer and the averages; batches and random numbers follow from seed and step. It lies
+in one file, or, where the model is cut over processes, as a part of each in a folder.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +27,7 @@ from blip.io.atomic import writing
 logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
+PARTS, VALUES = "state", "run.json"  # of a cut model: its parts, and beside them what is no tensor
 STEP = re.compile(r"step_(\d+)")
 
 
@@ -41,21 +45,25 @@ class RunFolder:
         """Steps of the checkpoints, oldest first."""
         if not self.checkpoints.is_dir():
             return []
-        found = (STEP.fullmatch(p.name) for p in self.checkpoints.iterdir() if (p / STATE).is_file())
+        found = (STEP.fullmatch(p.name) for p in self.checkpoints.iterdir() if is_checkpoint(p))
         return sorted(int(m[1]) for m in found if m)
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step}"
 
-    def save(self, step: int, state: Mapping[str, Any], save_model: Callable[[Path], None]) -> Path:
-        """Writes one checkpoint, whole or not at all, and makes `last` point to it."""
-        target, temporary = self.checkpoint(step), self.checkpoints / f".step_{step}.part"
+    def part(self, step: int) -> Path:
+        """Where a checkpoint is written before it gets its name."""
+        return self.checkpoints / f".step_{step}.part"
+
+    @contextmanager
+    def new(self, step: int) -> Iterator[Path]:
+        """An empty folder to write one checkpoint into; it counts when all is well, and `last` points to it."""
+        target, temporary = self.checkpoint(step), self.part(step)
         with writing(target):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             try:
-                save_model(temporary)
-                torch.save(dict(state), temporary / STATE)
+                yield temporary
                 _sync(temporary)
                 shutil.rmtree(target, ignore_errors=True)
                 os.replace(temporary, target)
@@ -63,7 +71,6 @@ class RunFolder:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
         self.link("last", step)
-        return target
 
     def link(self, name: str, step: int) -> None:
         """`best` or `last` names a checkpoint."""
@@ -100,16 +107,39 @@ class RunFolder:
         return None
 
 
+def is_checkpoint(folder: Path) -> bool:
+    """Whether the folder holds a whole state, in one file or in parts."""
+    return (folder / STATE).is_file() or (folder / PARTS / VALUES).is_file()
+
+
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state of one checkpoint; tensors and plain values only, no code is run."""
-    if not (folder / STATE).is_file():
+    """The state of one checkpoint; tensors and plain values only, no code is run.
+
+    Where it lies in parts this is what is no tensor; `blip.train.shard.read_parts` reads the rest.
+    """
+    if not is_checkpoint(folder):
         raise CheckpointError(f"{folder}: no checkpoint of a run; must be a folder checkpoints/step_N")
+    if not (folder / STATE).is_file():
+        return _read_values(folder / PARTS / VALUES)
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
         reason = str(error).partition(".")[0]
         raise CheckpointError(f"{folder / STATE}: cannot be read ({reason})") from error
     return state
+
+
+def write_values(folder: Path, values: Mapping[str, Any]) -> None:
+    """What is no tensor of a state in parts."""
+    (folder / PARTS / VALUES).write_text(json.dumps(dict(values)), encoding="utf-8")
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    return values
 
 
 def _sync(folder: Path) -> None:

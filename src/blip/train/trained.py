@@ -1,0 +1,157 @@
+"""What is trained: a task's model with its optimizer and averaged weights, in one process, copied to several or cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from blip import runtime
+from blip.model.blip import BlipModel
+from blip.model.momentum import Twinned
+from blip.tasks.base import Batch, Step, Task
+from blip.train import shard
+from blip.train.config import TrainConfig
+from blip.train.optim import Averaged, build_optimizer, clip, set_rate
+from blip.train.state import PARTS, STATE, write_values
+
+
+class LossModule(nn.Module):
+    """Adapter whose `forward` is the task's loss: only what goes through `forward` has its gradients gathered."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
+        return self.task.loss(self.model, batch, step)
+
+
+class Trained:
+    """A model in training. `model` is as the task has built it; its parameters are parts of the whole where `is_cut`.
+
+    Every method is to be called by all processes at the same time.
+    """
+
+    def __init__(self, task: Task, config: TrainConfig, device: torch.device) -> None:
+        self.task, self.config, self.device = task, config, device
+        self.dtype = runtime.choose_dtype(config.dtype, device)
+        self.model = task.build_model().to(device)
+        _prepare_blocks(self.model, config)
+        self.is_cut = config.strategy == "fsdp" and runtime.world_size() > 1
+        self._module: nn.Module = LossModule(task, self.model)
+        self._whole: nn.Module | None = None  # of a cut model, on the first process
+        if self.is_cut:
+            self._whole = deepcopy(self.model).cpu() if runtime.rank() == 0 else None
+            shard.cut(self._module, device)
+        self.optimizer = build_optimizer(task.param_groups(self.model), config)
+        self.average = Averaged(self.model, config.ema)
+
+    def start(self) -> None:
+        """To be called once the weights are those to start with."""
+        if runtime.world_size() > 1 and not self.is_cut:
+            devices = [self.device] if self.device.type == "cuda" else None
+            self._module = DistributedDataParallel(self._module, device_ids=devices)
+        self.model.train()
+
+    def backward(self, batch: Batch, step: Step, *, last: bool) -> dict[str, float]:
+        """Losses of one part of a batch; leaves its share of the gradients. last: the batch is complete."""
+        if isinstance(self.model, Twinned):
+            self.model.before_step()
+        on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        # gradients of all processes meet in the last part only; those of a cut model in each
+        alone = last or self.is_cut or runtime.world_size() == 1
+        meeting = nullcontext() if alone else cast(Any, self._module).no_sync()
+        with meeting, runtime.autocast(self.device, self.dtype, cached=not self.is_cut):
+            losses = self._module(on_device, step)
+            (losses["loss"] / self.config.accumulate).backward()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def clip(self) -> float:
+        """The norm of all gradients, which are cut down to `max_grad_norm` where that is set."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.is_cut:
+            shard.average_whole_gradients(parameters)
+        return clip(parameters, self.config.max_grad_norm or float("inf"))
+
+    def update(self, lr: float, steps_done: int) -> None:
+        """Takes the optimizer's step."""
+        set_rate(self.optimizer, lr)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.average.update(steps_done)
+
+    @contextmanager
+    def shown(self) -> Iterator[nn.Module]:
+        """The model to be measured and saved: whole, with averaged weights. Only the first process may use it."""
+        with self.average.applied():
+            if self.is_cut:
+                shard.fill(self._whole, self.model)
+            else:
+                yield self.model
+                return
+        yield self._whole or self.model
+
+    @contextmanager
+    def measured(self) -> Iterator[nn.Module]:
+        """`shown`, on the device and in evaluation mode."""
+        with self.shown() as model, torch.no_grad():
+            yield model.to(self.device).eval() if runtime.rank() == 0 else model
+        if self._whole is not None:
+            self._whole.cpu()
+        self.model.train()
+
+    def write(self, folder: Path, values: Mapping[str, Any]) -> None:
+        """A checkpoint: a model that `blip.load` reads, and the state of the run, of which `values` is no tensor."""
+        if self.is_cut:
+            runtime.wait_for_all()  # until the folder is there
+            shard.write_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average))
+        if runtime.rank() == 0:
+            if self.is_cut:
+                write_values(folder, values)
+            else:
+                torch.save({**values, **self._state()}, folder / STATE)
+        with self.shown() as model:
+            if runtime.rank() == 0:
+                self.task.save(model, folder)
+
+    def _state(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average.shadow,
+        }
+
+    def read(self, folder: Path, state: Mapping[str, Any]) -> None:
+        """Takes the tensors of a state, in one file or in parts, as they are needed here: whole or cut."""
+        if "model" not in state:
+            stored = shard.stored_names(folder / PARTS)
+            shard.read_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average, stored))
+        elif self.is_cut:
+            names = {parameter: name for name, parameter in self.model.named_parameters()}
+            trained = [names[p] for group in self.task.param_groups(self.model) for p in group.params]
+            whole = shard.named_state(state, trained)
+            shard.copy_parts(shard.named_tensors(self.model, self.optimizer, self.average, set(whole)), whole)
+        else:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            for name, value in self.average.shadow.items():
+                value.copy_(state["average"][name])
+
+
+def _prepare_blocks(model: nn.Module, config: TrainConfig) -> None:
+    """Activation checkpoints and compilation, block by block."""
+    for module in model.modules():
+        if not isinstance(module, BlipModel):
+            continue
+        module.vision.checkpoint_layers = config.grad_checkpoint
+        if config.compile:
+            for name, block in module.named_modules():
+                if name.split(".")[-2:-1] == ["blocks"] and "stem" not in name:
+                    block.compile(dynamic=True)

@@ -1,0 +1,181 @@
+"""Several processes: with `whole_batch` the losses and weights of one, copied or cut; what happens when one dies."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+from safetensors.torch import load_file
+
+from blip.data.sources import open_source
+from blip.tasks.images import Augment
+from blip.tasks.nlvr import NlvrTask
+from blip.tasks.retrieval import RetrievalTask
+from blip.tasks.reward import Reward
+from blip.tasks.start import Start
+from blip.tasks.vqa import VqaTask
+from blip.tokenizer import clean_caption
+from blip.train import TrainConfig, fit
+from tests.tasks.test_pretrain import stemmed  # noqa: F401 (a fixture)
+from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
+from tests.train.processes import spawn
+
+AUGMENT = Augment(rand_augment=False, min_scale=0.9)
+START = Start(init="random-tiny", dropout=0.0)
+ENDS = ("", " of a small house", " in the evening sun with a door", " and grass")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos with texts, questions and pairs of different lengths, so that processes have unlike shares."""
+    folder = write_photos(tmp_path_factory.mktemp("data"))
+    names = list(COLOURS)
+    texts = [f"a {name} wall{ENDS[i % 4]}" for i, name in enumerate(names)]
+    for name, text in zip(names, texts, strict=True):
+        (folder / f"{name}.txt").write_text(text + "\n")
+    rows: dict[str, list[dict[str, Any]]] = {"retrieval": [], "vqa": [], "nlvr": []}
+    for i, (name, text) in enumerate(zip(names, texts, strict=True)):
+        rows["retrieval"].append({"image": f"{name}.png", "caption": text, "image_id": names[i // 2]})
+        answer = ["yes"] * 7 + ["it is not"] * 3 if i % 2 else name
+        rows["vqa"].append({"image": f"{name}.png", "question": f"is{ENDS[i % 4]} it?", "answer": answer})
+        pair = [f"{name}.png", f"{names[i - 1]}.png"]
+        rows["nlvr"].append({"images": pair, "sentence": f"left is {text}", "label": str(i % 2 == 0)})
+    for task, values in rows.items():
+        (folder / f"{task}.json").write_text(json.dumps(values))
+    return folder
+
+
+TASKS: dict[str, Callable[[Path], Any]] = {
+    "caption": lambda data: caption_task(data, whole_batch=True),
+    "pretrain": lambda data: pretrain_task(data, whole_batch=True, texts_per_image=2),
+    "retrieval": lambda data: RetrievalTask(
+        data=str(data / "retrieval.json"), start=START, augment=AUGMENT, queue_size=10, whole_batch=True
+    ),
+    "vqa": lambda data: VqaTask(data=str(data / "vqa.json"), start=START, augment=AUGMENT),
+    "nlvr": lambda data: NlvrTask(data=str(data / "nlvr.json"), start=START, augment=AUGMENT),
+}
+
+
+def three_steps(**options: Any) -> TrainConfig:
+    return loop(steps=3, batch_size=8, schedule="constant", **options)
+
+
+def all_of(names: tuple[str, ...], strategies: tuple[str, ...], data: Path, folder: Path) -> None:
+    dist.init_process_group("gloo")
+    for name in names:
+        for strategy in strategies:
+            fit(TASKS[name](data), three_steps(strategy=strategy), folder / f"{name}-{strategy}", quiet=True)
+    dist.destroy_process_group()
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if k.startswith("loss") or k == "grad_norm"} for row in rows]
+
+
+def compare(found: Path, expected: Path) -> None:
+    for ours, theirs in zip(logged(found), logged(expected), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)  # of six digits
+    ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (found, expected))
+    for name, value in theirs.items():
+        # AdamW turns the rounding of a gradient that is nearly zero into steps of full size: the gradient of a key's
+        # bias is nothing else, and a few of other weights are among three hundred
+        if not name.endswith(".k.bias"):
+            assert ((ours[name] - value).abs() > 2e-5).float().mean() < 1 / 300, name
+
+
+@pytest.mark.parametrize(
+    ("count", "names", "strategies"),
+    [
+        (2, ("caption", "pretrain"), ("ddp",)),
+        (2, ("caption",), ("fsdp",)),
+        pytest.param(2, ("retrieval", "vqa", "nlvr"), ("ddp",), marks=pytest.mark.slow),
+        pytest.param(2, ("pretrain", "retrieval", "vqa", "nlvr"), ("fsdp",), marks=pytest.mark.slow),
+        pytest.param(4, tuple(TASKS), ("ddp", "fsdp"), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_losses_and_weights_of_one_process(
+    data: Path, tmp_path: Path, count: int, names: tuple[str, ...], strategies: tuple[str, ...]
+) -> None:
+    spawn(count, all_of, names, strategies, data, tmp_path)
+    for name in names:
+        fit(TASKS[name](data), three_steps(), tmp_path / name, quiet=True)
+        for strategy in strategies:
+            compare(tmp_path / f"{name}-{strategy}", tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["caption", "pretrain", "retrieval"])
+def test_one_process_has_the_whole_batch_anyway(data: Path, tmp_path: Path, name: str) -> None:
+    for whole in (True, False):
+        fit(replace(TASKS[name](data), whole_batch=whole), three_steps(), tmp_path / str(whole), quiet=True)
+    whole, own = ((tmp_path / str(w) / "final" / "model.safetensors").read_bytes() for w in (True, False))
+    assert whole == own
+
+
+def everything(folder: Path, data: Path, init: Path) -> None:
+    """All losses of pre-training, with fewer imagined photos than processes."""
+    task = pretrain_task(
+        data, start=Start(init=str(init / "init"), dropout=0.0), whole_batch=True, reward=Reward(samples=2),
+        imagined=str(init / "imagined"), imagined_per_image=0.13, teacher=str(init / "teacher"),
+    )  # fmt: skip
+    fit(task, three_steps(), folder, quiet=True)
+
+
+@pytest.mark.slow
+def test_teacher_reward_and_imagined_photos_are_of_the_whole_batch_too(
+    data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    init = request.getfixturevalue("stemmed")
+    texts = sorted({clean_caption(text) for record in open_source(str(data)).records for text in record.texts})
+    (init / "teacher").mkdir()
+    (init / "teacher" / "captions.txt").write_text("".join(text + "\n" for text in texts))
+    vectors = np.random.RandomState(0).randn(len(texts), 8)
+    np.save(init / "teacher" / "vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+    spawn(2, everything, tmp_path / "two", data, init)
+    everything(tmp_path / "one", data, init)
+    found, expected = logged(tmp_path / "two"), logged(tmp_path / "one")
+    names = {"loss", "loss_itc", "loss_itm", "loss_lm", "loss_teacher", "loss_critical", "loss_imagined", "grad_norm"}
+    assert set(expected[0]) == names
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+DYING = """\
+import os, signal, sys
+from blip.cli import main
+from blip.tasks.caption import CaptionTask
+
+loss = CaptionTask.loss
+
+def dies(self, model, batch, step):
+    if step.index == 1 and os.environ["RANK"] == "1":
+        {how}
+    return loss(self, model, batch, step)
+
+CaptionTask.loss = dies
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    "how", ["raise OSError('gone')", "os.kill(os.getpid(), signal.SIGKILL)"], ids=["raise", "kill"]
+)
+def test_when_one_process_dies_the_others_say_so_and_end(data: Path, tmp_path: Path, how: str) -> None:
+    script = tmp_path / "dying.py"
+    script.write_text(DYING.format(how=how))
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    flags = ["--steps", "100000", "--batch-size", "4", "--workers", "0", "--threads", "1", "--device", "cpu"]
+    task = ["train", "caption", "--data", str(data), "--init", "random-tiny", "-o", str(tmp_path / "run")]
+    ended = subprocess.run([sys.executable, *torchrun, *task, *flags], capture_output=True, text=True, timeout=100)
+    assert ended.returncode != 0
+    said = [line for line in ended.stderr.splitlines() if "process 0 of 2: another process has ended" in line]
+    assert len(said) == 1 and "the same command goes on" in said[0], ended.stderr

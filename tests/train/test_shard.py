@@ -1,0 +1,89 @@
+"""Checkpoints of a cut model: go on with as many processes, fewer or none, copied or cut, as if nothing had been."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch.distributed as dist
+
+import blip.api
+from blip.errors import CheckpointError, ConfigError
+from blip.tasks.reward import Reward
+from blip.train import TrainConfig, fit
+from blip.train.state import PARTS, STATE, VALUES, RunFolder, load_state
+from tests.train.photos import caption_task, loop, write_photos
+from tests.train.processes import spawn
+from tests.train.test_processes import compare
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+def steps(count: int, **options: Any) -> TrainConfig:
+    return loop(steps=count, batch_size=8, schedule="constant", ema=0.9, **options)
+
+
+def run(photos: Path, folder: Path, config: TrainConfig) -> None:
+    fit(caption_task(photos, whole_batch=True), config, folder, quiet=True)
+
+
+def cut_and_go_on(photos: Path, folder: Path) -> None:
+    dist.init_process_group("gloo")
+    run(photos, folder / "fsdp", steps(2, strategy="fsdp"))
+    if dist.get_rank() == 0:
+        for name in ("fsdp-ddp", "fsdp-one"):
+            shutil.copytree(folder / "fsdp", folder / name, symlinks=True)
+    dist.barrier()
+    run(photos, folder / "fsdp", steps(4, strategy="fsdp"))
+    run(photos, folder / "fsdp-ddp", steps(4))
+    run(photos, folder / "one-fsdp", steps(4, strategy="fsdp"))
+    run(photos, folder / "straight", steps(4, strategy="fsdp"))
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_whatever_its_processes_were(photos: Path, tmp_path: Path) -> None:
+    run(photos, tmp_path / "one", steps(4))
+    run(photos, tmp_path / "one-fsdp", steps(2))
+    spawn(2, cut_and_go_on, photos, tmp_path)
+    run(photos, tmp_path / "fsdp-one", steps(4))
+    ways = ("fsdp", "fsdp-ddp", "fsdp-one", "one-fsdp", "straight")
+    for way in ways:
+        compare(tmp_path / way, tmp_path / "one")
+    final = [(tmp_path / way / "final" / "model.safetensors").read_bytes() for way in ("fsdp", "straight")]
+    assert final[0] == final[1]
+    cut = tmp_path / "straight" / "checkpoints" / "step_4"
+    assert (cut / PARTS / VALUES).is_file() and len(list((cut / PARTS).glob("*.distcp"))) == 2
+    assert not (cut / STATE).exists() and not (tmp_path / "straight" / "final" / PARTS).exists()
+    assert not list(tmp_path.rglob("*.part*"))
+    assert blip.api.load(cut, device="cpu").caption(photos / "red.png").text is not None
+
+
+def test_a_checkpoint_that_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(ZeroDivisionError), folder.new(3) as part:
+        (part / STATE).write_text("half")
+        raise ZeroDivisionError
+    assert folder.steps() == [] and not list(tmp_path.rglob("*.part*")) and not (tmp_path / "last").exists()
+
+
+def test_values_of_parts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / PARTS).mkdir()
+    (tmp_path / PARTS / VALUES).write_text("{")
+    with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
+        load_state(tmp_path)
+
+
+def refused(photos: Path, folder: Path) -> None:
+    with pytest.raises(ConfigError, match="reward: not with strategy fsdp"):
+        fit(caption_task(photos, reward=Reward(samples=2)), steps(1, strategy="fsdp"), folder, quiet=True)
+
+
+@pytest.mark.slow
+def test_decoding_in_the_loss_is_refused(photos: Path, tmp_path: Path) -> None:
+    spawn(2, refused, photos, tmp_path)
