@@ -69,10 +69,11 @@ class Ran:
 def step(twin: Twinned, ids: Tensor, mask: Tensor, images: Tensor, alpha: float, seed: int, **options: Any) -> Ran:
     model, negatives = twin.online, options.get("negatives", Negatives())
     torch.manual_seed(seed)
+    twin.before_step()
     embeds = model.encode_image(images)
     itc = contrast(twin, images, embeds, ids, mask, alpha, options.get("image_ids"))
     drawn = draw(itc, model.temperature, negatives, options.get("image_ids"))
-    itm, logits = match(model, with_first(ids, 4001), mask, embeds, drawn, negatives.all_ranks)
+    itm, logits = match(model, with_first(ids, 4001), mask, embeds, drawn)
     lm = None
     if options.get("lm"):
         labels = ids.masked_fill(mask == 0, -100)

@@ -24,7 +24,7 @@ from blip.tasks.base import Step
 from blip.tasks.imagined import class_prototypes, imagine, read_imagined
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.reward import Reward
-from blip.tasks.start import Start, rated_groups
+from blip.tasks.start import Start, Tune
 from blip.tokenizer import clean_caption
 from tests.train.photos import write_photos
 
@@ -51,7 +51,8 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
     task = PretrainTask(
         data=str(write_photos(tmp_path / "photos")), start=Start(init=str(stemmed / "init")), queue_size=6,
         imagined=str(stemmed / "imagined"), imagined_per_image=0.5, reward=Reward(samples=3), same_image_ids=True,
-        texts_per_image=2, freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),),
+        texts_per_image=2,
+        tune=Tune(freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),)),
     )  # fmt: skip
     model, data = task.build_model().train(), task.dataset("train")
     batch = task.collate([data[SampleRef(i, 0, i)] for i in range(4)])
@@ -79,14 +80,16 @@ def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tm
         grids = vision.read_pixels(pixels)[0]
         assert torch.equal(vision(grids), vision(pixels))
     np.save(tmp_path / "views.npy", grids[:, None].half().numpy())
-    task = replace(plain, views=str(tmp_path / "views.npy"), freeze=("vision.stem",))
+    names = [Path(record.key).stem for record in open_source(source).records]
+    (tmp_path / "views.json").write_text(json.dumps(names))
+    task = replace(plain, views=str(tmp_path / "views.npy"), tune=Tune(freeze=("vision.stem",)))
     batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
     assert_close(batch["pixel_values"], grids[:4].half().float())
     losses = task.loss(task.build_model().train(), batch, Step(0, 0, 1))
     losses["loss"].backward()
-    np.save(tmp_path / "views.npy", grids[:2, None].numpy())
-    with pytest.raises(ConfigError, match=r"views .*: of 2 photos"):
-        task.dataset("train")
+    (tmp_path / "views.json").write_text(json.dumps(names[:2]))
+    with pytest.raises(ConfigError, match=f"views: none of photo '{names[2]}'"):
+        task.dataset("train")[SampleRef(2, 0, 0)]
 
 
 def test_a_teacher_speaks_of_the_captions_and_the_decoder_may_rest(stemmed: Path, tmp_path: Path) -> None:
@@ -97,7 +100,7 @@ def test_a_teacher_speaks_of_the_captions_and_the_decoder_may_rest(stemmed: Path
     )
     (tmp_path / "captions.txt").write_text("".join(text + "\n" for text in texts))
     np.save(tmp_path / "vectors.npy", torch.nn.functional.normalize(torch.randn(len(texts), 8), dim=1).numpy())
-    task = replace(plain, teacher=str(tmp_path), teacher_weight=2.0, freeze=("vision.", "decoder."))
+    task = replace(plain, teacher=str(tmp_path), teacher_weight=2.0, tune=Tune(freeze=("vision.", "decoder.")))
     model = task.build_model().train()
     batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
     losses = task.loss(model, batch, Step(0, 0, 1))
@@ -143,5 +146,5 @@ def test_a_broken_line_of_captions_is_named(tmp_path: Path) -> None:
 
 def test_the_first_pattern_that_fits_gives_the_rate() -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)})
-    groups = rated_groups(model, (("a.bias", 0.5), ("a.*", 0.1)))
+    groups = Tune(rates=(("a.bias", 0.5), ("a.*", 0.1))).groups(model)
     assert {g.lr_scale: len(g.params) for g in groups} == {0.1: 1, 0.5: 1, 1.0: 2}

@@ -9,14 +9,25 @@ from blip.config import from_values
 from blip.errors import UsageError, did_you_mean
 from blip.tasks.base import Task
 from blip.tasks.caption import CaptionTask
+from blip.tasks.nlvr import NlvrTask
 from blip.tasks.pretrain import PretrainTask
+from blip.tasks.retrieval import RetrievalTask
+from blip.tasks.vqa import VqaTask
 
-TASKS: dict[str, type[Any]] = {"pretrain": PretrainTask, "caption": CaptionTask}
+TASKS: dict[str, type[Any]] = {
+    "pretrain": PretrainTask, "caption": CaptionTask, "retrieval": RetrievalTask, "vqa": VqaTask, "nlvr": NlvrTask,
+}  # fmt: skip
+
+
+# Tasks under a name of their own that are another one with other values.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"itm": ("retrieval", {"itc_weight": 0.0, "name": "itm"})}
 
 
 def build_task(name: str, options: Mapping[str, Any]) -> Task:
     """A task from plain values, as presets and YAML files give them."""
-    if name not in TASKS:
-        raise UsageError(f"unknown task '{name}'{did_you_mean(name, TASKS)}; must be one of {', '.join(TASKS)}")
-    task: Task = from_values(TASKS[name], options)
+    known = (*TASKS, *VARIANTS)
+    if name not in known:
+        raise UsageError(f"unknown task '{name}'{did_you_mean(name, known)}; must be one of {', '.join(known)}")
+    base, values = VARIANTS.get(name, (name, {}))
+    task: Task = from_values(TASKS[base], {**values, **options})
     return task

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
+
+from blip.eval.base import Report
+from blip.runtime import share_of_mean
+
+__all__ = ["Batch", "Best", "Dataset", "ParamGroup", "Report", "Split", "Step", "Task", "alpha_ramp", "of_whole_batch"]
 
 Batch = dict[str, Any]
 Split = Literal["train", "val"]
@@ -15,15 +20,19 @@ Split = Literal["train", "val"]
 
 @dataclass(frozen=True)
 class Step:
-    """Where training is: `index` counts optimizer steps over the whole run."""
+    """Where training is: `index` counts optimizer steps over the whole run.
+
+    steps_per_epoch: of this epoch. first: index of its first step; None where all epochs are as long.
+    """
 
     index: int
     epoch: int
     steps_per_epoch: int
+    first: int | None = None
 
     @property
     def in_epoch(self) -> int:
-        return self.index - self.epoch * self.steps_per_epoch
+        return self.index - (self.epoch * self.steps_per_epoch if self.first is None else self.first)
 
 
 @dataclass(frozen=True)
@@ -31,14 +40,6 @@ class Best:
     """The metrics whose sum chooses the best checkpoint (strictly greater wins, as in the original)."""
 
     keys: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Report:
-    """Scores of an evaluation and, where there are any, the rows they come from."""
-
-    metrics: dict[str, float]
-    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,10 @@ class ParamGroup:
 
 
 class Dataset(Protocol):
-    """Samples by `blip.data.loader.SampleRef`."""
+    """Samples by `blip.data.loader.SampleRef`.
+
+    One whose list changes has a method `epoch_length(epoch)` too, and gives the samples of `ref.epoch`.
+    """
 
     def __len__(self) -> int: ...
 
@@ -91,3 +95,11 @@ class Task(Protocol):
 def alpha_ramp(alpha: float, step: Step, epochs: int) -> float:
     """Weight of the momentum targets: grows linearly over the first epochs (2 in pre-training, 1 in retrieval)."""
     return alpha * min(1.0, (step.epoch * step.steps_per_epoch + step.in_epoch) / (epochs * step.steps_per_epoch))
+
+
+def of_whole_batch(mean: Tensor, labels: Tensor) -> Tensor:
+    """A mean over this process's next tokens as its share of the mean over those of all processes.
+
+    labels [R, T]: what is predicted one place to the right, -100 = ignored.
+    """
+    return share_of_mean(mean, int((labels[:, 1:] != -100).sum()))

@@ -11,39 +11,41 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import open_source
+from blip.data.sources import Reading
+from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
-from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
-from blip.tasks.images import Sample, TrainingPhotos, train_transform
-from blip.tasks.measures import caption_report
+from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, of_whole_batch
+from blip.tasks.evaluated import evaluated
+from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
-from blip.tasks.start import Start, Started, freeze, rated_groups, save_model, start_model
+from blip.tasks.start import Start, Started, Tune, save_model, start_model
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionTask:
     """Captions after a prompt whose own tokens are not learnt; best by CIDEr + BLEU-4 on the validation photos.
 
-    views: what a frozen stem has read of the photos (`blip.tasks.images.TrainingPhotos`).
-    keep_parts: a model from pre-training keeps its other heads (and, where `freeze` says so, what they rest on).
+    views: what a frozen stem has read of the photos (`blip.tasks.images.Pixels`).
+    keep_parts: a model from pre-training keeps its other heads (and, where `tune.freeze` says so, what they rest on).
+    whole_batch: the loss is the mean over the tokens of all processes (original: the mean of each process's mean).
     """
 
     data: str | Sequence[str]
     val: str | Sequence[str] | None = None
     start: Start = field(default_factory=Start)
     prompt: str | None = None  # None: the model's own
+    reading: Reading = field(default_factory=Reading)
     max_length: int = 40
     max_words: int = 30
-    min_scale: float = 0.5
     texts_per_image: int = 1
+    augment: Augment = field(default_factory=Augment)
     views: str | None = None
-    rand_augment: bool = True
     reward: Reward | None = None
     keep_parts: bool = False
-    freeze: tuple[str, ...] = ()
-    rates: tuple[tuple[str, float], ...] = ()
-    decoding: Beam = field(default_factory=lambda: Beam(num_beams=3, max_length=20, min_length=5))
+    whole_batch: bool = False
+    tune: Tune = field(default_factory=Tune)
+    decoding: Beam = COCO_BEAM
     name: str = "caption"
     best: Best | None = field(default_factory=lambda: Best(("cider", "bleu4")))  # original: the sum of the two
 
@@ -53,7 +55,7 @@ class CaptionTask:
 
     @cached_property
     def _reward(self) -> CiderReward:
-        source = open_source(self.data, require_text=True)
+        source = self.reading.open(self.data, need_text=True)
         return CiderReward([source[i].texts for i in range(len(source))])
 
     @property
@@ -61,19 +63,17 @@ class CaptionTask:
         return self._started.config.prompt if self.prompt is None else self.prompt
 
     def build_model(self) -> nn.Module:
-        freeze(self._started.model, self.freeze)
-        return self._started.model
+        return self.tune.prepare(self._started)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
-        return rated_groups(model, self.rates)
+        return self.tune.groups(model)
 
     def dataset(self, split: Split) -> TrainingPhotos:
         return TrainingPhotos(
-            open_source(self.data, require_text=True),
-            train_transform(self._started.config, self.min_scale, self.rand_augment),
+            self.reading.open(self.data, need_text=True),
+            Pixels(self.augment.transform(self._started.config), self.views),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
-            views=self.views,
         )
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
@@ -94,6 +94,8 @@ class CaptionTask:
         blip = cast(BlipModel, model)
         image_embeds = blip.encode_image(batch["pixel_values"])
         lm = blip.lm_loss(batch["input_ids"], batch["attention_mask"], batch["labels"], image_embeds)
+        if self.whole_batch:
+            lm = of_whole_batch(lm, batch["labels"])
         if self.reward is None:
             return {"loss": lm, "lm": lm}
         critical, mean = self_critical_loss(
@@ -104,19 +106,15 @@ class CaptionTask:
             self._reward,
             self.reward,
             step.index,
+            self.whole_batch,
         )
         return {"loss": lm + self.reward.weight * critical, "lm": lm, "reward": torch.tensor(mean)}
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        if self.val is None:
-            return Report(metrics={}, rows=[])
-        return caption_report(
-            cast(BlipModel, model),
-            self._started.tokenizer,
-            open_source(self.val, require_text=True),
-            self.decoding,
-            limit,
-        )
+        source = self.reading.open(self.val or self.data, need_text=True)
+        tokenizer, unseen = self._started.tokenizer, self.val is not None
+        evaluation = CaptionEval(decoding=self.decoding, prompt=self.prompt)
+        return evaluated(evaluation, cast(BlipModel, model), tokenizer, source, limit, unseen=unseen)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(BlipModel, model), self._started, folder)

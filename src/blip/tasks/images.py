@@ -5,21 +5,24 @@ Shared by the tasks that learn from image-text pairs. Reads nothing itself: sour
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from blip.config import BlipConfig
 from blip.data.loader import SampleRef
-from blip.data.records import Record
+from blip.data.records import ImageRef, Record
 from blip.data.sources import Source
 from blip.data.transforms import TrainTransform
 from blip.errors import ConfigError
-from blip.io.image import prepare, read
+from blip.io.image import read
 from blip.tokenizer import Tokenizer, clean_caption
 
 
@@ -32,21 +35,57 @@ class Sample:
     index: int
 
 
-class TrainingPhotos:
-    """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough.
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """How training photos vary: the smallest crop, RandAugment(2, 5), mirroring (words like left stay as they are)."""
 
-    views: a file [N, K, C, s, s] of what a frozen stem has read of the N photos in K views (.npy); a sample then has
-    one of them in place of pixels.
+    min_scale: float = 0.5  # of the area; original: 0.2 in pre-training
+    rand_augment: bool = True
+    flip: bool = True
+
+    def transform(self, config: BlipConfig) -> TrainTransform:
+        """Crop, flip, RandAugment and normalisation for a model (blip-spec 3.1)."""
+        return TrainTransform(
+            size=config.vision.image_size,
+            min_scale=self.min_scale,
+            mean=config.image_mean,
+            std=config.image_std,
+            flip=self.flip,
+            rand_augment=(2, 5) if self.rand_augment else None,
+        )
+
+
+class Pixels:
+    """A training photo as a tensor: augmented anew for every seed, or one of what a frozen stem has read of it.
+
+    views: a file [P, K, C, s, s] (.npy) of P photos in K views, whose names are listed beside it (.json); a photo is
+    found by the name of its file without folder and extension.
     """
 
-    def __init__(
-        self, source: Source, transform: TrainTransform, texts_per_image: int, max_words: int, views: str | None = None
-    ) -> None:
-        self.source, self.transform = source, transform
+    def __init__(self, transform: TrainTransform, views: str | None = None) -> None:
+        self.transform = transform
+        self.views: NDArray[np.float16] | None = None
+        if views is not None:
+            self.views = np.load(views, mmap_mode="r")
+            names = json.loads(Path(views).with_suffix(".json").read_text(encoding="utf-8"))
+            self.places = {name: i for i, name in enumerate(names)}
+
+    def __call__(self, record: Record, image: ImageRef, seed: int) -> Tensor:
+        """[3, S, S], or the stem's grid [C, s, s]."""
+        if self.views is None:
+            return self.transform(read(image.open(), key=str(image.path or record.key)), seed)
+        name = Path(str(image.path or record.key)).stem
+        if name not in self.places:
+            raise ConfigError(f"views: none of photo '{name}'; make them of the same photos as the data")
+        return torch.from_numpy(self.views[self.places[name], seed % self.views.shape[1]].astype(np.float32))
+
+
+class TrainingPhotos:
+    """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough."""
+
+    def __init__(self, source: Source, pixels: Pixels, texts_per_image: int, max_words: int) -> None:
+        self.source, self.pixels = source, pixels
         self.texts_per_image, self.max_words = texts_per_image, max_words
-        self.views = None if views is None else np.load(views, mmap_mode="r")
-        if self.views is not None and len(self.views) != len(source):
-            raise ConfigError(f"views {views}: of {len(self.views)} photos; the data have {len(source)}")
 
     def __len__(self) -> int:
         return len(self.source)
@@ -58,18 +97,7 @@ class TrainingPhotos:
         chosen = rng.choice(len(record.texts), count, replace=False) if len(record.texts) > 1 else [0]
         texts = tuple(clean_caption(record.texts[i], self.max_words) for i in chosen)
         texts += texts[:1] * (self.texts_per_image - count)
-        return Sample(self._pixels(record, ref), texts, ref.index)
-
-    def _pixels(self, record: Record, ref: SampleRef) -> Tensor:
-        if self.views is not None:
-            return torch.from_numpy(self.views[ref.index, ref.seed % self.views.shape[1]].astype(np.float32))
-        return self.transform(read(record.image.open(), key=record.key), ref.seed)
-
-
-def read_photos(source: Source, indices: Sequence[int], config: BlipConfig) -> Tensor:
-    """Photos as for inference: [B, 3, S, S]."""
-    images = [read(source[i].image.open(), key=source[i].key) for i in indices]
-    return prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
+        return Sample(self.pixels(record, record.image, ref.seed), texts, ref.index)
 
 
 def collate_pairs(samples: Sequence[Sample], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
@@ -91,14 +119,3 @@ def collate_pairs(samples: Sequence[Sample], tokenizer: Tokenizer, max_length: i
 def with_first(input_ids: Tensor, first: int) -> Tensor:
     """The same texts under another first token: [B, T] -> [B, T]."""
     return torch.cat([torch.full_like(input_ids[:, :1], first), input_ids[:, 1:]], dim=1)
-
-
-def train_transform(config: BlipConfig, min_scale: float, rand_augment: bool) -> TrainTransform:
-    """The training transform of a model: crop, flip, RandAugment(2, 5), normalise (blip-spec 3.1)."""
-    return TrainTransform(
-        size=config.vision.image_size,
-        min_scale=min_scale,
-        mean=config.image_mean,
-        std=config.image_std,
-        rand_augment=(2, 5) if rand_augment else None,
-    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import cast
@@ -11,19 +11,24 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import open_source
+from blip.data.sources import Reading
+from blip.errors import ConfigError
+from blip.eval.caption import COCO_BEAM, CaptionEval
+from blip.eval.retrieval import RetrievalEval
+from blip.eval.run import run
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
 from blip.model.momentum import Twinned
 from blip.model.stem import ConvStem
-from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
+from blip.runtime import gather, gather_with_grad, rank, world_size
+from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp, of_whole_batch
 from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
-from blip.tasks.images import Sample, TrainingPhotos, collate_pairs, train_transform, with_first
+from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos, collate_pairs, with_first
 from blip.tasks.imagined import Imagined, read_imagined
-from blip.tasks.measures import caption_report, retrieval_report
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
-from blip.tasks.start import Start, Started, freeze, rated_groups, save_model, start_model
+from blip.tasks.start import Start, Started, Tune, save_model, start_model
 from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
+from blip.tasks.web import WebPhotos
 from blip.tokenizer import clean_caption
 
 TEACHER_TEMPERATURE = 0.1
@@ -33,26 +38,29 @@ TEACHER_TEMPERATURE = 0.1
 class PretrainTask:
     """ITC + ITM + LM with momentum distillation (alpha ramps over the first two epochs).
 
-    data, val: sources as `blip.data.open_source` takes them. same_image_ids: photos that occur twice in batch or
+    data, val: sources as `blip.data.open_source` takes them. web: a folder of further lists, of which every epoch
+    takes one (`blip.tasks.web`). same_image_ids: photos that occur twice in batch or
     queue are positives of each other (off in the original). views: what a frozen stem has read
-    (`TrainingPhotos`). imagined: captions without photos (`blip.tasks.imagined`).
+    (`blip.tasks.images.Pixels`). imagined: captions without photos (`blip.tasks.imagined`).
     teacher: vectors of the captions by a sentence encoder (`blip.tasks.teacher`); lm: whether the decoder learns too.
-    freeze: parameter name prefixes that are not trained; rates: factors on the learning rate by name pattern.
+    whole_batch: the losses of a step are those of its whole batch, however many processes share it (original: each
+    process contrasts its own share, and the mean over processes counts every process alike).
     """
 
     data: str | Sequence[str]
+    web: str | None = None
     val: str | Sequence[str] | None = None
+    reading: Reading = field(default_factory=Reading)
     start: Start = field(default_factory=Start)
     queue_size: int = 57600
     momentum: float = 0.995
     alpha: float = 0.4
     max_length: int = 30
     max_words: int = 30
-    min_scale: float = 0.2
     texts_per_image: int = 1
+    augment: Augment = field(default_factory=lambda: Augment(min_scale=0.2))
     views: str | None = None
     same_image_ids: bool = False
-    rand_augment: bool = True
     negatives: Negatives = PRETRAIN_NEGATIVES
     imagined: str | None = None
     imagined_per_image: float = 1.0
@@ -60,11 +68,15 @@ class PretrainTask:
     teacher_weight: float = 1.0
     lm: bool = True
     reward: Reward | None = None
-    freeze: tuple[str, ...] = ()
-    rates: tuple[tuple[str, float], ...] = ()
-    decoding: Beam = field(default_factory=lambda: Beam(num_beams=3, max_length=20, min_length=5))
+    whole_batch: bool = False
+    tune: Tune = field(default_factory=Tune)
+    decoding: Beam = COCO_BEAM
     name: str = "pretrain"
     best: Best | None = None
+
+    def __post_init__(self) -> None:
+        if self.web is not None and self.reward is not None:
+            raise ConfigError("web: not with reward, which knows the captions of fixed photos only")
 
     @cached_property
     def _started(self) -> Started:
@@ -72,7 +84,7 @@ class PretrainTask:
 
     @cached_property
     def _reward(self) -> CiderReward:
-        source = open_source(self.data, require_text=True)
+        source = self.reading.open(self.data, need_text=True)
         return CiderReward([source[i].texts for i in range(len(source))])
 
     @cached_property
@@ -84,20 +96,18 @@ class PretrainTask:
         return None if self.teacher is None else read_teacher(Path(self.teacher))
 
     def build_model(self) -> nn.Module:
-        freeze(self._started.model, self.freeze)
-        return Twinned(self._started.model, self.queue_size, self.momentum)
+        return Twinned(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
-        return rated_groups(model, self.rates)
+        return self.tune.groups(model)
 
-    def dataset(self, split: Split) -> TrainingPhotos:
-        return TrainingPhotos(
-            open_source(self.data, require_text=True),
-            train_transform(self._started.config, self.min_scale, self.rand_augment),
-            texts_per_image=self.texts_per_image,
-            max_words=self.max_words,
-            views=self.views,
-        )
+    def dataset(self, split: Split) -> TrainingPhotos | WebPhotos:
+        pixels = Pixels(self.augment.transform(self._started.config), self.views)
+        if self.web is not None:
+            fixed = [self.data] if isinstance(self.data, str) else self.data
+            return WebPhotos(fixed, self.web, pixels, self.texts_per_image, self.max_words)
+        source = self.reading.open(self.data, need_text=True)
+        return TrainingPhotos(source, pixels, self.texts_per_image, self.max_words)
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
@@ -111,16 +121,23 @@ class PretrainTask:
         image_embeds = online.vision.encode_grid(grid, guesses)
         alpha = alpha_ramp(self.alpha, step, epochs=2)
         frozen = None if grid.requires_grad else grid
-        itc = contrast(twinned, batch["pixel_values"], image_embeds, ids, mask, alpha, image_ids, frozen)
+        itc = contrast(
+            twinned, batch["pixel_values"], image_embeds, ids, mask, alpha, image_ids, frozen,
+            self.whole_batch,
+        )  # fmt: skip
         drawn = draw(itc, online.temperature, self.negatives, image_ids)
         fused_ids = with_first(ids, self._started.config.text.enc_id)
-        itm, _ = match(online, fused_ids, mask, image_embeds, drawn, self.negatives.all_ranks)
+        itm, _ = match(online, fused_ids, mask, image_embeds, drawn)
         losses = {"itc": itc.loss, "itm": itm}
         if self.lm:
-            losses["lm"] = online.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
+            lm = online.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
+            losses["lm"] = of_whole_batch(lm, batch["labels"]) if self.whole_batch else lm
         if self._teacher is not None:
             taught = self._teacher.of(batch["texts"]).to(ids.device)
-            losses["teacher"] = self.teacher_weight * likeness_loss(itc.text_features, taught, TEACHER_TEMPERATURE)
+            features = itc.text_features
+            if self.whole_batch:
+                features, taught = gather_with_grad(features), gather(taught)
+            losses["teacher"] = self.teacher_weight * likeness_loss(features, taught, TEACHER_TEMPERATURE)
         if self.reward is not None:
             losses["critical"] = self._critical(online, batch, image_embeds, step)
         if self._imagined is not None:
@@ -131,31 +148,40 @@ class PretrainTask:
         assert self.reward is not None
         images = batch["image_ids"].tolist()
         loss, _ = self_critical_loss(
-            model, self._started.tokenizer, image_embeds, images, self._reward, self.reward, step.index
-        )
+            model, self._started.tokenizer, image_embeds, images, self._reward, self.reward, step.index,
+            self.whole_batch,
+        )  # fmt: skip
         return self.reward.weight * loss
 
     def _imagined_lm(self, model: BlipModel, imagined: Imagined, grid: Tensor, step: Step) -> Tensor:
         generator = torch.Generator().manual_seed(step.index)
+        first, shares = 0, 1
+        if self.whole_batch:
+            grid, first, shares = gather(grid), rank(), world_size()
         count = max(1, int(len(grid) * self.imagined_per_image))
         grids, captions = imagined.draw(count, grid, generator)
-        cleaned = [clean_caption(c, self.max_words) for c in captions]
+        own = slice(count * first // shares, count * (first + 1) // shares)
+        none = own.start == own.stop  # fewer than processes: a row for nothing, so that all do the same
+        own = slice(0, 1) if none else own
+        cleaned = [clean_caption(c, self.max_words) for c in captions[own]]
         encoded = self._started.tokenizer.encode(cleaned, first="dec", max_length=self.max_length)
         ids, mask = (x.to(grid.device) for x in encoded)
         stem = cast(ConvStem, model.vision.stem)
-        embeds = model.vision.encode_grid(grids, stem.guess(grids))
-        return model.lm_loss(ids, mask, ids.masked_fill(mask == 0, -100), embeds)
+        embeds = model.vision.encode_grid(grids[own], stem.guess(grids[own]))
+        labels = ids.masked_fill(mask == 0, -100)
+        lm = model.lm_loss(ids, mask, labels, embeds)
+        return of_whole_batch(lm, labels[:0] if none else labels) if self.whole_batch else lm
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:
-            return Report(metrics={}, rows=[])
-        online = cast(Twinned, model).online
-        source = open_source(self.val, require_text=True)
-        captions = Report(metrics={})
-        if self.lm:
-            captions = caption_report(online, self._started.tokenizer, source, self.decoding, limit)
-        retrieval = retrieval_report(online, self._started.tokenizer, source, self.max_length, limit)
-        return Report(metrics={**captions.metrics, **retrieval.metrics}, rows=captions.rows)
+            return Report()
+        online, source = cast(Twinned, model).online, self.reading.open(self.val, need_text=True)
+        tokenizer = self._started.tokenizer
+        found = run(RetrievalEval(k=0, max_length=self.max_length), online, tokenizer, source, limit=limit)
+        if not self.lm:
+            return found
+        captions = run(CaptionEval(decoding=self.decoding), online, tokenizer, source, limit=limit)
+        return replace(captions, measures={**captions.measures, **found.measures})
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(Twinned, model).online, self._started, folder)

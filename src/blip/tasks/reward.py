@@ -17,7 +17,7 @@ from blip.metrics.caption import Cider, tokenize
 from blip.model.blip import BlipModel
 from blip.model.decoding import Nucleus
 from blip.model.losses import at_least_float32
-from blip.runtime import mixed_bits
+from blip.runtime import mixed_bits, share_of_mean
 from blip.tokenizer import Tokenizer
 
 END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence is worth less
@@ -60,8 +60,12 @@ def self_critical_loss(
     reward: CiderReward,
     config: Reward,
     seed: int,
+    whole_batch: bool = False,
 ) -> tuple[Tensor, float]:
-    """Policy-gradient loss a token, and the mean reward of the samples. images: their numbers in `reward`."""
+    """Policy-gradient loss a token, and the mean reward of the samples. images: their numbers in `reward`.
+
+    whole_batch: as the share of the mean over all processes' tokens.
+    """
     text = model.config.text
     was_training = model.training
     model.eval()
@@ -91,4 +95,5 @@ def self_critical_loss(
     ids, mask, new, advantage = (x.to(image_embeds.device) for x in (ids, mask, new, advantage))
     logits = at_least_float32(model.next_token_logits(ids, mask.long(), new, image_embeds))  # [K, V]
     nll = F.cross_entropy(logits, ids[:, 1:][new], reduction="none")
-    return (advantage[:, None].expand(new.shape)[new] * nll).mean(), float(rewards.mean())
+    loss = (advantage[:, None].expand(new.shape)[new] * nll).mean()
+    return share_of_mean(loss, len(nll)) if whole_batch else loss, float(rewards.mean())

@@ -1,0 +1,92 @@
+"""Retrieval as a task: the original's losses, positives of one image, learning by heart, batches without negatives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from blip.data.loader import SampleRef
+from blip.eval.retrieval import RetrievalEval
+from blip.model.momentum import Twinned
+from blip.tasks import build_task
+from blip.tasks.base import Step
+from blip.tasks.contrastive import Negatives
+from blip.tasks.images import Augment
+from blip.tasks.retrieval import RetrievalTask
+from blip.tasks.start import Start
+from blip.train import fit
+from tests.oracle_files import tensors, values
+from tests.tasks.oracle_steps import batch, twinned
+from tests.train.photos import COLOURS, loop, write_photos
+
+
+@pytest.fixture(scope="module")
+def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two captions of each photo, a row each, as the original's training lists have them."""
+    folder = write_photos(tmp_path_factory.mktemp("retrieval"))
+    rows = [
+        {"image": f"{name}.png", "caption": f"{text} {name} wall", "image_id": name}
+        for text in ("a", "one large")
+        for name in COLOURS
+    ]
+    (folder / "train.json").write_text(json.dumps(rows))
+    return folder / "train.json"
+
+
+def task(data: Path, **options: Any) -> RetrievalTask:
+    given = {
+        "start": Start(init="random-tiny", dropout=0.0), "queue_size": 10,
+        "augment": Augment(min_scale=0.9, rand_augment=False), "evaluation": RetrievalEval(k=4), **options,
+    }  # fmt: skip
+    return RetrievalTask(data=str(data), **given)
+
+
+def test_the_losses_equal_the_original() -> None:
+    recorded, info = tensors("retrieval_train"), values("retrieval_train")["steps"][0]
+    ids, mask, images = batch("retrieval", info)
+    given = {"pixel_values": images, "input_ids": ids, "attention_mask": mask, "image_ids": recorded["step0.idx"]}
+    twin = twinned("retrieval")
+    twin.before_step()
+    torch.manual_seed(info["seed"])
+    negatives = Negatives(source="online", floor=0.0, all_ranks=False)
+    losses = RetrievalTask(data="unused", negatives=negatives).loss(twin, given, Step(0, 0, 10))
+    assert_close(torch.stack([losses["itc"], losses["itm"]]), recorded["step0.losses"], atol=0, rtol=1e-5)
+
+
+def test_rows_of_one_photo_have_one_number(captions: Path) -> None:
+    wanted = task(captions)
+    data = wanted.dataset("train")
+    found = wanted.collate([data[SampleRef(i, 0, i)] for i in (0, 1, 8)])
+    assert found["image_ids"].tolist() == [0, 1, 0]
+
+
+def test_a_run_learns_to_find(captions: Path, tmp_path: Path) -> None:
+    wanted = task(captions, val=str(captions))
+    fitted = fit(wanted, loop(steps=150, batch_size=8, lr=3e-3, eval_every=150, schedule="constant"), tmp_path)
+    assert fitted.metrics["txt_r1"] > 80 and fitted.metrics["img_r1"] > 80
+
+
+@pytest.mark.parametrize("rows", [(0,), (0, 8)], ids=["one photo", "one photo twice"])
+def test_a_batch_of_one_photo_has_no_negatives(captions: Path, rows: tuple[int, ...]) -> None:
+    wanted = task(captions)
+    model, data = cast(Twinned, wanted.build_model().train()), wanted.dataset("train")
+    losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in rows]), Step(0, 0, 1))
+    losses["loss"].backward()
+    assert torch.isfinite(losses["loss"]) and losses["itm"] > 0  # its positives alone
+
+
+def test_an_epoch_may_end_with_a_queue_that_no_batch_divides(captions: Path, tmp_path: Path) -> None:
+    fitted = fit(task(captions, queue_size=7), loop(steps=5, batch_size=3), tmp_path)
+    assert fitted.reason == "finished"
+
+
+def test_matching_alone_is_a_task_of_its_own(captions: Path) -> None:
+    wanted = cast(RetrievalTask, build_task("itm", {"data": str(captions), "start": {"init": "random-tiny"}}))
+    model, data = cast(Twinned, wanted.build_model().train()), wanted.dataset("train")
+    losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in range(4)]), Step(0, 0, 1))
+    assert wanted.name == "itm" and losses["loss"] == losses["itm"] != losses["itc"]
