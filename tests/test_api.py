@@ -154,3 +154,11 @@ def test_the_bundled_model_captions_matches_and_embeds() -> None:
     assert tiny.match(photo, ["a cat", "a red car on a road"]).best() == [0]
     assert tiny.embed_text("a cat").vectors.shape[1] == tiny.config.proj_width
     assert tiny.dtype == torch.float32
+
+
+def test_a_statement_is_judged_about_two_images_in_order() -> None:
+    model = blip.load_random(kind="nlvr")
+    red, blue = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
+    verdict = model.compare(red, blue, "The left image is red.")
+    assert verdict.value == (verdict.score > 0.5) and verdict.to_dict()["mode"] == "statement"
+    assert verdict.score != model.compare(blue, red, "The left image is red.").score

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         UnknownModel,
         UnreadableImage,
     )
-    from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult
+    from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, Verdict
     from blip.tokenizer import Tokenizer
 
 _HOME = {
@@ -32,15 +32,17 @@ _HOME = {
         ),
         "errors",
     ),
-    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult"), "results"),
+    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult", "Verdict"), "results"),
     "Tokenizer": "tokenizer",
 }  # fmt: skip
 
 __all__ = [
     "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "MatchResult",
     "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer", "UnknownModel", "UnreadableImage",
-    "download", "info", "list_models", "load", "load_random",
+    "Verdict", "download", "info", "list_models", "load", "load_random",
 ]  # fmt: skip
+
+_PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone
 
 
 def __getattr__(name: str) -> Any:
@@ -48,6 +50,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("blip-vlm")
+    if name in _PACKAGES:
+        return import_module(f"blip.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'blip' has no attribute '{name}'")
     value = getattr(import_module(f"blip.{_HOME[name]}"), name)

@@ -25,9 +25,9 @@ from blip.errors import MissingPart, UnreadableImage, UsageError
 from blip.io.image import prepare, read, to_rgb
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.model.packed import pack
-from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText
+from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText, Verdict
 from blip.runtime import choose_device, choose_dtype
-from blip.tokenizer import Encoded
+from blip.tokenizer import Encoded, clean_caption
 
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor
 OnError = Literal["raise", "record"]
@@ -254,6 +254,15 @@ class Model:
                     found += [_answer(row[:top], "rank") for row in _ranked_texts(ranked, answers, choices)]
         return found[0] if one and isinstance(questions, str) else found
 
+    def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
+        """Whether a statement is true of two images (NLVR2 models)."""
+        self.require("compare")
+        pictures = [_open(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+        with self._lock, torch.inference_mode():
+            first, second = cast(Tensor, self._prepare(pictures)).chunk(2)
+            chance = float(inference.reason(self.module, self.tokenizer, first, second, [clean_caption(text)]))
+        return Verdict(value=chance > 0.5, score=chance)
+
     def match(
         self,
         images: ImageLike | Iterable[ImageLike],
@@ -355,10 +364,11 @@ class Model:
 
 _ADVICE = {
     "caption": "use caption-base, caption-large, tiny or any pretrain-* model",
-    "answer": "use vqa-base or vqa-base-capfilt",
+    "answer": "use vqa-base, vqa-base-capfilt or tiny-vqa",
     "match": "use a retrieval-* or pretrain-* model, or tiny",
     "text": "use any model but caption-*",
     "image": "use any model",
+    "compare": "use nlvr-base",
 }
 
 

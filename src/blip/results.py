@@ -60,6 +60,17 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a statement is true of two images; `score` is the chance that it is."""
+
+    value: bool
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"text": str(self.value).lower(), "score": self.score, "mode": "statement"}
+
+
+@dataclass(frozen=True, slots=True)
 class MatchResult:
     """Chance of a match (ITM) and cosine (ITC), each [N, M], or [N] for pairs; None where not asked for."""
 

@@ -81,11 +81,16 @@ def test_a_second_run_goes_on_or_does_nothing(blip: Blip, photos: Path, tmp_path
     assert blip(*args, "--existing", "skip").code == 0 and out.read_text() == whole
 
 
-@pytest.mark.parametrize("model", [(), ("-m", "tiny")])
-def test_the_bundled_model_says_which_one_can_answer(blip: Blip, photos: Path, model: tuple[str, ...]) -> None:
-    said = blip("ask", photos / "a.png", "-q", "what is it?", *model)
+def test_a_captioner_says_which_model_can_answer(blip: Blip, photos: Path) -> None:
+    said = blip("ask", photos / "a.png", "-q", "what is it?", "-m", "tiny")
     assert said.code == 3 and said.out == ""
-    assert said.err == "blip: error: model 'tiny' cannot answer; use vqa-base or vqa-base-capfilt\n"
+    assert said.err == "blip: error: model 'tiny' cannot answer; use vqa-base, vqa-base-capfilt or tiny-vqa\n"
+
+
+def test_without_a_name_the_bundled_answerer_is_used(blip: Blip, photos: Path) -> None:
+    said = blip("ask", photos / "a.png", "-q", "is there a dog?")
+    assert said.code == 0 and said.out.strip() in ("yes", "no")
+    assert said.err.startswith("using the bundled model 'tiny-vqa'; published checkpoints are far better: -m vqa-base")
 
 
 @pytest.mark.parametrize(
@@ -182,3 +187,16 @@ def test_a_list_of_answers_that_is_none_is_one_line(blip: Blip, photos: Path, tm
     (tmp_path / "bad.json").write_text('{"yes": 1}')
     said = blip("ask", photos / "a.png", "-q", "is it day?", *RANDOM, "--answers", tmp_path / "bad.json")
     assert said.code == 2 and "bad.json; must be a JSON list of texts" in said.err
+
+
+def test_statements_about_two_pictures_are_true_or_false(blip: Blip, photos: Path) -> None:
+    args = ("ask", photos / "b.jpg", photos / "c.jpg", "--pair", photos / "a.png", *RANDOM)
+    said = blip(*args, "-q", "both are grey", "-q", "the left image is blue", "--json")
+    rows = records(said.out)
+    assert said.code == 1 and [problem(row) for row in rows] == [None] * 3
+    assert rows[0]["mode"] == "statement" and rows[0]["text"] in ("true", "false") and rows[0]["pair"].endswith("a.png")
+    assert (rows[0]["text"] == "true") == (rows[0]["score"] > 0.5)
+    missing = blip(*args)
+    assert missing.code == 2 and "--pair: no statement" in missing.err
+    wrong = blip("ask", photos / "b.jpg", "--pair", photos / "a.png", "-q", "x", "-m", "random-tiny-vqa")
+    assert wrong.code == 3 and "cannot compare; use nlvr-base" in wrong.err

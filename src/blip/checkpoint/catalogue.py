@@ -130,11 +130,13 @@ HUB = (
 
 TINY = Entry(name="tiny", family="pretrain", location="tiny", source="bundled", vit="tiny", image_size=224,
              data="see its model card", note="bundled in the package: works at once, offline")  # fmt: skip
+TINY_VQA = Entry(name="tiny-vqa", family="vqa", location="tiny-vqa", source="bundled", vit="tiny", image_size=224,
+                 data="see its model card", note="bundled in the package: the default of 'blip ask'")  # fmt: skip
 RANDOM_TINY = Entry(name="random-tiny", family="pretrain", location="", source="random", vit="tiny", image_size=32,
                     data="none: seeded random weights", licence="none",
                     note="for tests; other families as random-tiny-caption, random-tiny-vqa, …")  # fmt: skip
 
-ENTRIES: tuple[Entry, ...] = (*PUBLISHED, TINY, RANDOM_TINY, *LEGACY, *LAVIS, *HUB)
+ENTRIES: tuple[Entry, ...] = (*PUBLISHED, TINY, TINY_VQA, RANDOM_TINY, *LEGACY, *LAVIS, *HUB)
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 

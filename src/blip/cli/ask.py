@@ -42,6 +42,9 @@ def ask(
     answers: Annotated[str | None, typer.Option(help="The only answers allowed: a file, one a line, or a,b,c.")] = None,
     mode: Annotated[str | None, typer.Option(help="generate, or rank (a closed list, the default with it).")] = None,
     model: o.ModelName = None,
+    pair: Annotated[
+        Path | None, typer.Option(help="A second image: every question is a statement about both, true or false.")
+    ] = None,
     top: Annotated[int, typer.Option(min=1, max=32, help="So many answers a question, best first.")] = 1,
     k: Annotated[int, typer.Option(min=1, help="Candidates kept after their first token, in rank mode.")] = 128,
     beams: Annotated[int, typer.Option(min=1, max=32, help="Beam width; 1 is greedy.")] = 3,
@@ -52,9 +55,11 @@ def ask(
     """Answer questions about images. Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base"""
     from blip.errors import UsageError
 
-    closed = _closed(answers, mode)
+    closed = closed_answers(answers, mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
     found = run.inputs(inputs)
+    if pair is not None:
+        return _judge(found, pair, [line for line, _ in asked], model, run)
     wanted = {one.key: asked or _own(one) for one in found}
     if not any(wanted.values()):
         raise UsageError("no questions; give -q QUESTION, --questions FILE, or a manifest with a column question")
@@ -63,16 +68,45 @@ def ask(
     if not flow.must_write():
         return 0
     if run.dry_run:
-        return flow.dry_run(found, model)
-    name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model
-    loaded = replace(run, quiet=True).load(name)  # the bundled model cannot answer
+        return flow.dry_run(found, o.model_name(model, o.ANSWERER))
+    loaded = run.load(RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, o.ANSWERER)
     loaded.require("answer")
     how = {"beams": beams, "max_length": max_length, "min_length": min_length} if closed is None else {"k": k}
     answerer = _Answerer(loaded, wanted, {"answers": closed, "top": top, **how})
     return flow.run(found, len(found), loaded, answerer)
 
 
-def _closed(answers: str | None, mode: str | None) -> list[str] | None:
+def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
+    """Records of statements about each input and the second image."""
+    from blip.errors import UsageError
+
+    if not statements:
+        raise UsageError("--pair: no statement; give -q 'The left image shows a dog'")
+    flow = Flow(schema="answer/1", flags=run, per_key=len(statements))
+    if not flow.must_write():
+        return 0
+    if run.dry_run:
+        return flow.dry_run(found, model)
+    name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
+    loaded = replace(run, quiet=True).load(name)  # no bundled model can
+    loaded.require("compare")
+
+    def describe(good: Good) -> Sequence[list[Record]]:
+        return [
+            [
+                {
+                    "schema": "answer/1", "key": one.key, "pair": str(pair), "question": line,
+                    **loaded.compare(image, pair, line).to_dict(), "model": loaded.name,
+                }
+                for line in statements
+            ]
+            for one, image in good
+        ]  # fmt: skip
+
+    return flow.run(found, len(found), loaded, describe)
+
+
+def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
     """The closed list in rank mode, else None."""
     from blip.errors import UsageError
 

@@ -19,7 +19,7 @@ import typer
 from blip.cli import options as o
 
 PACKAGES = ("blip-vlm", "torch", "tokenizers", "safetensors", "pillow", "numpy", "huggingface-hub", "httpx2", "typer")
-EXTRAS = {"data": "pyarrow", "train": "tensorboard", "heif": "pillow_heif"}
+EXTRAS = {"data": "pyarrow", "train": "tensorboard", "heif": "pillow_heif", "video": "av", "java": "pycocoevalcap"}
 CODECS = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg", "TIFF": "libtiff"}
 VARIABLES = (
     "BLIP_HOME", "BLIP_CACHE", "BLIP_MODEL", "BLIP_OFFLINE", "BLIP_DEVICE", "BLIP_DTYPE", "BLIP_THREADS", "HF_HOME",

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import wraps
+from functools import partial, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 Inputs = Annotated[
     list[str] | None,
-    typer.Argument(help="Files, folders, tar shards, manifests, URLs, or '-' for a list on standard input."),
+    typer.Argument(help="Files, videos, folders, tar shards, manifests, URLs, or '-' for a list on standard input."),
 ]
 ModelName = Annotated[
     str | None, typer.Option("-m", "--model", help="Name, file or folder; default BLIP_MODEL, else 'tiny'.")
@@ -35,7 +35,9 @@ Compile = Annotated[bool, typer.Option("--compile", help="torch.compile.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="List inputs, model, device and outputs; do nothing.")]
 NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress line.")]
 Seed = Annotated[int, typer.Option(help="Of sampling.")]
-Ext = Annotated[str | None, typer.Option(help="Extensions looked for in folders: jpg,png,...")]
+Ext = Annotated[
+    str | None, typer.Option(help="Extensions looked for in folders: jpg,mp4,...; without it all of images, no videos.")
+]
 UrlTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a URL.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.")]
 Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; its extension is the format.")]
@@ -49,24 +51,39 @@ Glob = Annotated[list[str] | None, typer.Option("-g", "--glob", help="Only paths
 FromFile = Annotated[Path | None, typer.Option(help="A list of inputs, one a line.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="At most so many inputs.")]
 Shard = Annotated[str | None, typer.Option(help="I/N: every N-th input from the I-th on.")]
+Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a video, evenly spread; 8 if not given.")]
+Fps = Annotated[float | None, typer.Option(min=0.001, max=1000, help="Frames of each second of a video, instead.")]
 Null = Annotated[bool, typer.Option("-0", help="The list on standard input is NUL separated.")]
 Root = Annotated[Path | None, typer.Option(help="Folder that a manifest's paths are relative to.")]
+ImageColumn = Annotated[str, typer.Option(help="Column of the image's path.")]
+TextColumn = Annotated[str | None, typer.Option(help="Column of the text or texts; default caption, captions, ...")]
+KeyColumn = Annotated[str | None, typer.Option(help="Column of the key.")]
+QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
+AnswerColumn = Annotated[str | None, typer.Option(help="Column of the answer or answers.")]
+SentenceColumn = Annotated[str | None, typer.Option(help="Column of the sentence about two images.")]
+LabelColumn = Annotated[str | None, typer.Option(help="Column of true or false.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List broken rows and go on without them.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No notes, no summary.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
 Strict = Annotated[bool, typer.Option("--strict", help="The first failed input ends the run.")]
 
-NOTICE = (
-    "using the bundled model 'tiny'; published checkpoints are far better: "
-    "-m caption-base (0.9 GB, downloaded once) or BLIP_MODEL=caption-base"
-)
+BUNDLED, ANSWERER = "tiny", "tiny-vqa"
+BETTER = {BUNDLED: "caption-base (0.9 GB", ANSWERER: "vqa-base (1.4 GB"}
 
 
 STOPPED = {"interrupted": 130, "terminated": 143}  # exit codes
 
 
-def model_name(name: str | None) -> str:
+def model_name(name: str | None, default: str = BUNDLED) -> str:
     """The model that `-m` or its absence means."""
-    return name or os.environ.get("BLIP_MODEL") or "tiny"
+    return name or os.environ.get("BLIP_MODEL") or default
+
+
+def notice(name: str | None, default: str, quiet: bool) -> None:
+    """Says in one line that nobody has named a model and a bundled one is used."""
+    if not (name or os.environ.get("BLIP_MODEL")):
+        better = f"-m {BETTER[default]}, downloaded once)"
+        note(f"using the bundled model '{default}'; published checkpoints are far better: {better}", quiet)
 
 
 def default_workers() -> int:
@@ -122,6 +139,8 @@ class Run:
     from_file: FromFile = None
     limit: Limit = None
     shard: Shard = None
+    frames: Frames = None
+    fps: Fps = None
     null: Null = False
     root: Root = None
     url_timeout: UrlTimeout = 20.0
@@ -138,23 +157,28 @@ class Run:
 
     def inputs(self, named: list[str] | None) -> list[Input]:
         """All inputs that the arguments name."""
+        from blip.errors import UsageError
         from blip.io.inputs import find_inputs
+        from blip.io.video import frame_inputs
 
+        if self.frames is not None and self.fps is not None:
+            raise UsageError("--frames with --fps; must be one of the two")
         return find_inputs(
             named or [], recursive=self.recursive, hidden=self.hidden, globs=tuple(self.glob or ()),
             from_file=self.from_file, limit=self.limit, shard=_shard(self.shard), null=self.null, root=self.root,
             offline=self.offline, url_timeout=self.url_timeout, exts=tuple(e for e in (self.ext or "").split(",") if e),
+            video=partial(frame_inputs, frames=self.frames or 8, fps=self.fps),
+            stdin=getattr(sys.stdin, "buffer", None),
         )  # fmt: skip
 
-    def load(self, name: str | None) -> Model:
-        """The model to use; says so in one line when it is the bundled default."""
+    def load(self, name: str | None, default: str = BUNDLED) -> Model:
+        """The model to use; says so in one line when it is a bundled default."""
         from blip import api
 
-        if not (name or os.environ.get("BLIP_MODEL")):
-            note(NOTICE, self.quiet)
+        notice(name, default, self.quiet)
         return api.load(
-            name, device=self.device, dtype=self.dtype, threads=self.threads, image_size=self.image_size,
-            compile=self.compile, offline=self.offline or None,
+            model_name(name, default), device=self.device, dtype=self.dtype, threads=self.threads,
+            image_size=self.image_size, compile=self.compile, offline=self.offline or None,
         )  # fmt: skip
 
     def images_at_once(self, model: Model) -> int:
@@ -162,6 +186,21 @@ class Run:
         from blip.api import CPU_BATCH, GPU_BATCH
 
         return self.batch_size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
+
+
+@dataclass(kw_only=True)
+class Columns:
+    """The flags of every verb that reads rows with columns."""
+
+    root: Root = None
+    image_column: ImageColumn = "image"
+    text_column: TextColumn = None
+    key_column: KeyColumn = None
+    question_column: QuestionColumn = None
+    answer_column: AnswerColumn = None
+    sentence_column: SentenceColumn = None
+    label_column: LabelColumn = None
+    skip_bad: SkipBad = False
 
 
 def flat(verb: Callable[..., int]) -> Callable[..., int]:
