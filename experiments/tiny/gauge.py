@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import argparse
 
-import numpy as np
 import torch
 
 from blip import inference
 from blip.checkpoint.load import load
 from blip.data.sources import open_source
-from blip.metrics.retrieval import recalls
+from blip.eval.pairs import best_pairs, match_pairs, rank_by_score
+from blip.eval.photos import Photos
+from blip.metrics.retrieval import KS
 from blip.model.packed import pack
-from blip.tasks.measures import photo_batches
 from blip.tokenizer import clean_caption
 
 SCALES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)
@@ -36,20 +36,20 @@ def main() -> None:
     loaded, dev = load(args.model), open_source(args.dev)
     model, tokenizer = loaded.model, loaded.tokenizer
     pack(model)
-    embeds = torch.cat([model.encode_image(pixels) for _, pixels in photo_batches(dev, model, args.limit)])
-    texts = [clean_caption(text, 30) for i in range(len(embeds)) for text in dev[i].texts]
-    owner = np.repeat(np.arange(len(embeds)), [len(dev[i].texts) for i in range(len(embeds))])
-    cosines = model.project_image(embeds) @ inference.embed_text(model, tokenizer, texts).T
-    by_image, by_text = inference.best_pairs(cosines, args.k)
+    numbers = range(min(args.limit or len(dev), len(dev)))
+    embeds = torch.cat([model.encode_image(pixels) for _, pixels in Photos().batches(dev, model, numbers)])
+    texts = [clean_caption(text, 30) for i in numbers for text in dev[i].texts]
+    owner = [i for i in numbers for _ in dev[i].texts]
+    pairs = best_pairs(model.project_image(embeds), inference.embed_text(model, tokenizer, texts), args.k)
     encoded = tokenizer.encode(texts, first="enc", max_length=35)
-    differences = torch.zeros_like(cosines)
-    for i in range(len(embeds)):
-        chosen = torch.nonzero((by_image | by_text)[i])[:, 0]
-        logits = inference.match_logits(model, embeds[i : i + 1], encoded, chosen.tolist())
-        differences[i, chosen] = logits[:, 1] - logits[:, 0]
+    logits = match_pairs(model, encoded, pairs, lambda places: embeds[list(places)])
     for scale in SCALES:
-        there, back = inference.by_direction(scale * differences + cosines, cosines, args.k)
-        found = recalls(there.numpy(), owner, back.T.numpy())
+        ways = rank_by_score(pairs, scale * (logits[:, 1] - logits[:, 0]) + pairs.cosines, owner)
+        found = {
+            f"{name}_r{k}": 100 * float((way.ranks < k).float().mean())
+            for name, way in zip(("txt", "img"), ways, strict=True)
+            for k in KS
+        }
         print(scale, {name: round(value, 1) for name, value in found.items()}, flush=True)
 
 

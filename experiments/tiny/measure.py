@@ -17,11 +17,13 @@ import torch
 
 from blip.checkpoint.load import Loaded, load
 from blip.data.sources import Records, Source, open_source
+from blip.eval.caption import CaptionEval
+from blip.eval.photos import Photos
+from blip.eval.retrieval import RetrievalEval
+from blip.eval.run import run
 from blip.inference import match
 from blip.metrics.caption import tokenize
-from blip.model.decoding import Beam
 from blip.model.packed import pack
-from blip.tasks.measures import caption_report, photo_batches, retrieval_report
 from blip.tokenizer import clean_caption
 
 SYNONYMS = Path(__file__).parent / "synonyms.json"  # COCO class -> words that name it
@@ -55,13 +57,14 @@ def main() -> None:
 def measure_dev(loaded: Loaded, dev: Source, rerank: int, limit: int | None, bf16: bool) -> dict[str, float]:
     model, tokenizer = loaded.model, loaded.tokenizer
     start = time.perf_counter()
-    captions = caption_report(model, tokenizer, dev, Beam(num_beams=3, max_length=20, min_length=5), limit)
+    captions = run(CaptionEval(), model, tokenizer, dev, limit=limit)
     seconds = time.perf_counter() - start
     found = {**captions.metrics, "captioned_photos_per_second": len(captions.rows) / seconds}
-    found |= {f"itc_{k}": v for k, v in retrieval_report(model, tokenizer, dev, limit=limit).metrics.items()}
+    plain = run(RetrievalEval(k=0), model, tokenizer, dev, limit=limit)
+    found |= {f"itc_{k}": v for k, v in plain.metrics.items()}
     if rerank:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            reranked = retrieval_report(model, tokenizer, dev, limit=limit, k=rerank)
+            reranked = run(RetrievalEval(k=rerank), model, tokenizer, dev, limit=limit)
         found |= {f"itm{rerank}_{k}": v for k, v in reranked.metrics.items()}
     return found | {"swapped_caption_auc": swapped_auc(loaded, dev, limit)}
 
@@ -73,7 +76,7 @@ def swapped_auc(loaded: Loaded, dev: Source, limit: int | None) -> float:
     texts = [clean_caption(dev[i].texts[0]) for i in range(count)]
     swapped = derangement(count)
     own, other = [], []
-    for indices, pixel_values in photo_batches(dev, loaded.model, limit):
+    for indices, pixel_values in Photos().batches(dev, loaded.model, range(count)):
         embeds = loaded.model.encode_image(pixel_values)
         for chosen, scores in ((indices, own), ([swapped[i] for i in indices], other)):
             result = match(loaded.model, loaded.tokenizer, embeds, [texts[i] for i in chosen], pairs=True)
@@ -99,7 +102,7 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
 def measure_coco(loaded: Loaded, coco: Records) -> dict[str, float]:
     """Captions of COCO photos (none was trained on), and how many name an object that is boxed there."""
     photos = Records([r for r in coco.records if r.texts])
-    report = caption_report(loaded.model, loaded.tokenizer, photos, Beam(num_beams=3, max_length=20, min_length=5))
+    report = run(CaptionEval(), loaded.model, loaded.tokenizer, photos)
     synonyms = json.loads(SYNONYMS.read_text())
     named = []
     for record, row in zip(photos.records, report.rows, strict=True):

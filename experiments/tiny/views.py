@@ -3,12 +3,13 @@
     python experiments/tiny/views.py -m tiny --data '../shared/data/flickr8k-train-{00000..00005}.tar' \
         -o runs/tiny/views.npy
 
-View 0 is the photo as at inference, the others are crops. Writes [N, K, C, s, s], float16.
+View 0 is the photo as at inference, the others are crops. Writes [N, K, C, s, s], float16, and the photos' names.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def main() -> None:
         if start % (BATCH * 20) == 0:
             print(f"{start}/{len(source)}", flush=True)
     written.flush()
+    names = [Path(source[i].key).stem for i in range(len(source))]
+    args.output.with_suffix(".json").write_text(json.dumps(names))
 
 
 if __name__ == "__main__":
