@@ -31,7 +31,7 @@ def offered(script: str, *words: str) -> list[str]:
         (("blip", "cap"), ["caption"]),
         (("blip", "ask", "--ans"), ["--answers"]),
         (("blip", "caption", "-m", "caption-"), ["caption-base", "caption-large"]),
-        (("blip", "caption", "--itm", "ti"), ["tiny"]),
+        (("blip", "caption", "--itm", "ti"), ["tiny", "tiny-vqa"]),
         (("blip", "models", "ver"), ["verify"]),
         (("blip", "models", "info", "vqa-"), ["vqa-base", "vqa-base-capfilt"]),
         (("blip", "models", "convert", "--in"), ["--int8"]),

@@ -18,7 +18,7 @@ def test_the_report_names_what_is_here_and_that_captions_work(blip: Blip) -> Non
     report = json.loads(said.out)
     assert said.code == 0
     assert report["versions"]["torch"] and report["folders"]["checkpoints"]
-    assert set(report["extras"]) == {"data", "train", "heif"}
+    assert set(report["extras"]) == {"data", "train", "heif", "video", "java"}
     assert all(value.startswith("ok, a caption in") for value in report["checks"].values())
     assert "checks\n  random-tiny     ok" in blip("doctor").out
 
