@@ -6,11 +6,12 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import report
+from benchmarks import report, retrieval
 from benchmarks.cases import CASES, Case, chosen
 from benchmarks.parts import parts
 from benchmarks.timing import Limits, Ratio, Times, interleave, limits, load
 
+CASES |= {"retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case)}
 PARTS = "parts"
 PROFILED = {"f32, 1 photo": ("f32", 1), "f32, 8 photos": ("f32", 8), "bf16, 1 photo": ("bf16", 1),
             "bf16, 8 photos": ("bf16", 8)}  # fmt: skip
