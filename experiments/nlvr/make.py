@@ -26,6 +26,8 @@ from experiments.vqa.photo import Photo, read_shards
 
 KEEP = {"train": 0.95, "dev": 0.3}  # of the draws
 
+SIMPLE = ("any", "both", "neither")  # what a small model learns first; of all kinds together it learns none
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -39,13 +41,16 @@ def main() -> None:
         samples = read_shards(sorted(args.data.glob(f"flickr8k-{split}-*.tar")), args.output / "photos" / split)
         photos = [Photo(key, values["captions"]) for key, values in samples]
         rows[split] = make(photos, share, random.Random(args.seed))
-        write(args.output / "nlvr" / f"{split}.jsonl", rows[split], split)
+        for name, kinds in (("", None), ("-simple", SIMPLE)):
+            write(args.output / "nlvr" / f"{split}{name}.jsonl", rows[split], split, kinds)
     report(rows["train"], rows["dev"])
 
 
-def write(path: Path, rows: Sequence[Row], split: str) -> None:
+def write(path: Path, rows: Sequence[Row], split: str, kinds: Sequence[str] | None) -> None:
     with path.open("w") as file:
         for i, row in enumerate(rows):
+            if kinds is not None and row.kind not in kinds:
+                continue
             images = [f"../photos/{split}/{key}.jpg" for key in (row.left, row.right)]
             values = {"images": images, "sentence": row.sentence, "label": str(row.label),
                       "identifier": f"{split}-{i}", "kind": row.kind}  # fmt: skip

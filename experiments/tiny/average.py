@@ -24,8 +24,8 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     first, second = load(args.first), load(args.second)
-    there = second.model.state_dict()
-    state = {name: torch.lerp(tensor, there[name], args.share) for name, tensor in first.model.state_dict().items()}
+    here = first.model.state_dict()  # of another family it may have more
+    state = {name: torch.lerp(here[name], tensor, args.share) for name, tensor in second.model.state_dict().items()}
     write_folder(args.output, state, second.config, vocab=second.vocab)
 
 

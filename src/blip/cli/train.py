@@ -224,7 +224,7 @@ def _list() -> int:
     from blip.tasks.presets import PRESETS
 
     for name, preset in PRESETS.items():
-        print(f"{name:<20}{preset.task:<10}{preset.doc}")
+        print(f"{name:<24}{preset.task:<17}{preset.doc}")
     return 0
 
 
