@@ -35,7 +35,7 @@ from blip.data.samples import merged_by_image, retrieval_texts
 from blip.data.sources import open_source
 from blip.eval.pairs import Pairs, TokenStore, best_pairs, match_pairs, rank_by_score
 from blip.eval.photos import Photos
-from blip.metrics.retrieval import KS
+from blip.eval.retrieval import KS
 from blip.model.blip import BlipModel
 from blip.model.packed import pack
 from blip.model.text import TextTransformer

@@ -18,13 +18,13 @@ from blip.config import random_tiny_config
 from blip.errors import ConfigError, MissingPart
 from blip.inference import Ranked, Scoring
 from blip.io.image import prepare
-from blip.metrics.retrieval import ranks, recalls
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
 from blip.model.explain import Looks, grad_cam, match_looks
 from blip.model.layers import Attention
 from blip.model.losses import lm_loss
 from blip.tokenizer import Encoded, First, Tokenizer
+from tests.eval.dense import ranks, recalls
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
 HIDDEN = {"atol": 2e-5, "rtol": 1e-5}
@@ -261,11 +261,6 @@ def test_video_recalls_equal_the_original() -> None:
     ours |= {f"vid{name[3:]}": x for name, x in recalls(to_videos, owner).items() if name.startswith("img")}
     ours["r_mean"] = (ours["txt_r_mean"] + ours["vid_r_mean"]) / 2
     assert ours == pytest.approx(theirs)
-
-
-def test_frames_are_those_of_the_original() -> None:
-    for length, count, frames in values("video")["uniform_frames"]:
-        assert inference.uniform_frames(length, count) == frames
 
 
 def test_frames_are_normalised_as_in_the_original() -> None:

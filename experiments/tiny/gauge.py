@@ -18,7 +18,7 @@ from blip.checkpoint.load import load
 from blip.data.sources import open_source
 from blip.eval.pairs import best_pairs, match_pairs, rank_by_score
 from blip.eval.photos import Photos
-from blip.metrics.retrieval import KS
+from blip.eval.retrieval import KS
 from blip.model.packed import pack
 from blip.tokenizer import clean_caption
 

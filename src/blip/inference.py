@@ -326,9 +326,3 @@ def embed_video(model: BlipModel, frames: Tensor) -> tuple[Tensor, Tensor]:
     embeds = model.encode_image(frames.flatten(0, 1))
     embeds = embeds.view(*frames.shape[:2], *embeds.shape[1:])
     return embeds.flatten(1, 2), normalize(model.vision_proj(embeds[:, :, 0]).mean(dim=1), dim=-1)
-
-
-def uniform_frames(length: int, count: int) -> list[int]:
-    """The frames of a clip that the original looks at. Its step is a whole number, so it leaves out the end, and of a
-    clip shorter than `count` it sees the first frame only."""
-    return [i * (length // count) for i in range(count)]

@@ -28,10 +28,10 @@ from blip.eval.pairs import (
     rank_by_score,
     rank_pairs,
 )
-from blip.metrics.retrieval import ranks, recalls
 from blip.model.blip import BlipModel
 from blip.model.packed import pack
 from blip.tokenizer import Tokenizer
+from tests.eval.dense import ranks, recalls
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
 HIDDEN = {"atol": 2e-5, "rtol": 1e-5}

@@ -15,8 +15,9 @@ from blip.errors import BadRecord
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
-from blip.metrics.retrieval import recalls
+from tests.eval.dense import ranks, recalls
 from tests.eval.photos import caption_rows, model, write_list
+from tests.oracle_files import tensors, values
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +86,25 @@ def test_a_photo_that_cannot_be_read_is_not_ranked(tmp_path: Path) -> None:
     loaded = model("retrieval")
     report = run(RetrievalEval(k=4), loaded.model, loaded.tokenizer, bad, photos=Photos(skip_bad=True))
     assert sum(row["direction"] == "text_to_image" for row in report.rows) == 14 and len(report.failed) == 1
+
+
+@pytest.mark.parametrize("case", ["k4", "k8", "k12"])
+def test_recalls_of_recorded_scores_equal_the_original(tmp_path: Path, case: str) -> None:
+    recorded, metrics = tensors("retrieval_eval"), values("retrieval_eval")[f"{case}.metrics"]
+    rows = [{"image": f"{i}.png", "caption": [f"{i} a", f"{i} b"]} for i in range(12)]
+    records = open_source(write_list(tmp_path, "test.json", rows)).records
+    to_texts, to_images = recorded[f"{case}.score_i2t"].numpy(), recorded[f"{case}.score_t2i"].numpy().T
+    owner = np.arange(24) // 2
+    said = [
+        {"direction": way, "query": query, "rank": int(rank) + 1, "top": []}
+        for way, queries, found in (
+            ("image_to_text", [record.key for record in records], ranks(to_texts, owner)[0]),
+            ("text_to_image", map(str, range(24)), ranks(to_images, owner)[1]),
+        )
+        for query, rank in zip(queries, found, strict=True)
+    ]
+    report = RetrievalEval().score(Records(records), said)
+    for k in (1, 5, 10):
+        if k <= int(case[1:]):  # beyond, the original ranks unscored pairs by chance
+            assert report.metrics[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])
+            assert report.metrics[f"img_r{k}"] == pytest.approx(metrics[f"img_r{k}"])

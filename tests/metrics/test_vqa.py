@@ -75,6 +75,11 @@ def test_fewer_than_ten_people_are_enough() -> None:
     assert vqa_accuracy("red", ["red", "red", "blue"]) == pytest.approx((1 / 3 + 1 / 3 + 2 / 3) / 3)
 
 
+def test_a_single_answer_has_to_be_given() -> None:
+    assert vqa_accuracy("Two!", ["2"]) == 1.0
+    assert vqa_accuracy("three", ["2"]) == 0.0
+
+
 def test_a_question_without_answers_is_refused() -> None:
     with pytest.raises(UsageError, match="answers"):
         vqa_accuracy("red", [])

@@ -79,6 +79,7 @@ def ask(
 def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
     """Records of statements about each input and the second image."""
     from blip.errors import UsageError
+    from blip.io.image import read
 
     if not statements:
         raise UsageError("--pair: no statement; give -q 'The left image shows a dog'")
@@ -90,13 +91,14 @@ def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str
     name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
     loaded = replace(run, quiet=True).load(name)  # no bundled model can
     loaded.require("compare")
+    second = read(pair)
 
     def describe(good: Good) -> Sequence[list[Record]]:
         return [
             [
                 {
                     "schema": "answer/1", "key": one.key, "pair": str(pair), "question": line,
-                    **loaded.compare(image, pair, line).to_dict(), "model": loaded.name,
+                    **loaded.compare(image, second, line).to_dict(), "model": loaded.name,
                 }
                 for line in statements
             ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
+from blip.cli import show
 
 if TYPE_CHECKING:
     from blip.data.formats import Columns, Found
@@ -42,20 +42,18 @@ def datasets(context: typer.Context, as_json: Json = False) -> None:
 @app.command("list")
 def list_sets(as_json: Json = False) -> None:
     """List the known data sets, and where yours lie."""
-    from blip.cli.models import print_table
     from blip.data.sets import ENTRIES
 
     if as_json:
         _print_records(_record(entry) for entry in ENTRIES)
         return
     rows = [(row["name"], ",".join(row["splits"]), row["folder"] or "-", row["doc"]) for row in map(_record, ENTRIES)]
-    print_table(("name", "splits", "folder", "what"), rows)
+    show.table(("name", "splits", "folder", "what"), rows)
 
 
 @app.command("info")
 def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")], as_json: Json = False) -> None:
     """Show the files of a data set, what their rows are, its licence, and how its folder must look."""
-    from blip.cli.models import print_lines, print_table
     from blip.data.sets import find, remembered, tree
 
     found = find(name)
@@ -65,10 +63,10 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")
         return
     for key in ("name", "doc", "home", "licence", "folder"):
         if record[key]:
-            print_lines([f"{key}\t{record[key]}"])
+            show.lines([f"{key}\t{record[key]}"])
     rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in found.files]
-    print_table(("file", "split", "rows", "what", "url"), rows)
-    print_lines(tree(found, remembered(name) or "DIR"))
+    show.table(("file", "split", "rows", "what", "url"), rows)
+    show.lines(tree(found, remembered(name) or "DIR"))
 
 
 @app.command("get")
@@ -94,7 +92,7 @@ def get(
             raise UsageError(f"no folder for '{found.name}'; give --to DIR")
         files = sets.chosen_files(found, [one.strip() for one in only.split(",")] if only else ())
         sets.remember(found.name, folder)
-        for fetched in sets.obtain(files, folder, offline=offline, progress=_progress_bar):
+        for fetched in sets.obtain(files, folder, offline=offline, progress=show.progress_bar):
             failed += bool(fetched.problem)
             _tell(fetched, quiet)
         _tell_images(found, folder, quiet)
@@ -145,7 +143,6 @@ def stats(
     quiet: o.Quiet = False,
 ) -> None:
     """Count images, texts, words, image sizes; for VQA answers, for NLVR2 labels. Bad rows are counted, not told."""
-    from blip.cli.models import print_table
     from blip.data.stats import statistics
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
@@ -153,7 +150,7 @@ def stats(
     if as_json:
         _print_records([counts])
         return
-    print_table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
+    show.table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
 
 
 @app.command("answers")
@@ -208,12 +205,11 @@ def convert(
     Rows keep their order, key, texts and other columns. A folder holds images and texts alone; rows of one image
     become one there. Csv knows no types: numbers come back as texts. Nothing is overwritten.
     """
-    from blip.cli.models import print_lines
     from blip.data.convert import convert as write
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
     done = write(names, columns, output, shard_size=shard_size, on_bad=_note_bad if skip_bad else None)
-    print_lines(str(path) for path in done.paths)
+    show.lines(str(path) for path in done.paths)
     if done.dropped:
         o.note(f"left out, as a folder has no place for them: columns {', '.join(done.dropped)}", quiet)
     o.note(f"{done.rows:,} rows written, {done.skipped:,} bad ones left out", quiet)
@@ -339,10 +335,9 @@ def _note_bad(error: BadRecord) -> None:
 
 
 def _print_records(records: Iterable[dict[str, Any]]) -> None:
-    from blip.cli.models import print_lines
     from blip.io.records import to_json
 
-    print_lines(to_json(record) for record in records)
+    show.lines(to_json(record) for record in records)
 
 
 def _cell(value: Any) -> str:
@@ -364,16 +359,3 @@ def _ticker(quiet: bool) -> Callable[[int], None]:
             o.note(f"{rows:,} rows")
 
     return tick
-
-
-def _progress_bar(name: str) -> Callable[[int, int | None], None] | None:
-    """Percent, or megabytes where the size is not known, on one line of a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int | None) -> None:
-        share = f"{done / total:.0%} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
-        sys.stderr.write(f"\r\x1b[2K{name}: {share}" + ("\n" if done == total else ""))
-        sys.stderr.flush()
-
-    return show

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
+from blip.cli import show
 
 if TYPE_CHECKING:
     from blip.eval.base import Report
@@ -89,6 +90,8 @@ def eval(
         report = evaluation.score(first(source, run.limit), read_predictions(run.predictions))
     else:
         name, report = _measured(task, evaluation, source, run)
+    for text in report.failed:  # bad rows of the list itself have been told
+        o.note(text)
     report = replace(_only(report, run.metrics), failed=(*report.failed, *map(str, getattr(source, "skipped", ()))))
     return _close(task, run, name, report, time.perf_counter() - start)
 
@@ -154,6 +157,7 @@ def _evaluation(task: str, flags: Flags) -> Any:
 
 def _source(task: str, flags: Flags) -> Any:
     """The rows to measure on."""
+    from blip.config import from_values
     from blip.data.samples import image_pair, question
     from blip.data.sets import resolve
     from blip.data.sources import Reading
@@ -170,11 +174,8 @@ def _source(task: str, flags: Flags) -> Any:
         from blip.eval.video import open_clips
 
         return open_clips(paths, root, flags.skip_bad)
-    reading = Reading(
-        root=[str(one) for one in roots] or None, image=flags.image_column, text=flags.text_column,
-        key=flags.key_column, question=flags.question_column, answer=flags.answer_column,
-        sentence=flags.sentence_column, label=flags.label_column, skip_bad=flags.skip_bad,
-    )  # fmt: skip
+    values = {**flags.reading(), "root": [str(one) for one in roots]} if roots else flags.reading()
+    reading = from_values(Reading, values)
     checks: dict[str, Callable[[Any], object]] = {"vqa": question, "nlvr": image_pair}
     return reading.open(paths, need_text=task in ("caption", "retrieval"), check=checks.get(task))
 
@@ -241,8 +242,6 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
     if flags.submit is not None:
         submit(flags.submit, task, report.predictions)
     _print(metrics)
-    for text in report.failed:
-        o.note(text)
     where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
     o.note(f"{len(report.rows)} examples, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
     return _verdict(flags, report)
@@ -264,8 +263,6 @@ def _verdict(flags: Flags, report: Report) -> int:
 
 def _print(metrics: Mapping[str, Any]) -> None:
     """A table: aligned with a header on a terminal, else tab-separated without one."""
-    from blip.cli.models import print_table
-
     rows = [
         [
             name,
@@ -275,7 +272,7 @@ def _print(metrics: Mapping[str, Any]) -> None:
         ]
         for name, m in metrics["metrics"].items()
     ]
-    print_table(("metric", "value", "95 % interval", "chance"), rows)
+    show.table(("metric", "value", "95 % interval", "chance"), rows)
     for name, d in metrics.get("compared", {}).items():
         clear = "clear" if d["low"] > 0 or d["high"] < 0 else "not clear"
         o.note(f"{name}: {d['difference']:+.4g} ({_interval(d)}, {d['n']} examples): {clear}")

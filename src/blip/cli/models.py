@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from blip.cli import options as o
+from blip.cli import show
 
 if TYPE_CHECKING:
     from blip.checkpoint.catalogue import Entry
@@ -36,10 +38,10 @@ def list_models(cached: Cached = False, as_json: Json = False) -> None:
     """List all known models."""
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
-        print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
+        show.lines(json.dumps(row, ensure_ascii=False) for row in rows)
         return
     columns = ("name", "family", "vit", "image_size", "cached", "scores")
-    print_table(columns, [[_cell(row[key]) for key in columns] for row in rows])
+    show.table(columns, [[_cell(row[key]) for key in columns] for row in rows])
 
 
 @app.command("info")
@@ -54,9 +56,9 @@ def info(name: Name, as_json: Json = False) -> None:
     if found.path is not None and found.path.is_dir():
         record |= {"config": json.loads((found.path / "config.json").read_text(encoding="utf-8"))}
     if as_json:
-        print_lines([json.dumps(record, ensure_ascii=False)])
+        show.lines([json.dumps(record, ensure_ascii=False)])
         return
-    print_table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    show.table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
 
 
 @app.command("get")
@@ -67,9 +69,9 @@ def get(names: Names, offline: Offline = None) -> None:
     for name in names:
         found = locate(name)
         if found.entry is not None and found.entry.source == "random":
-            _note(f"{name}: made of random numbers, nothing to fetch")
+            o.note(f"{name}: made of random numbers, nothing to fetch")
             continue
-        path = obtain(found, offline=offline, progress=_progress_bar(name))
+        path = obtain(found, offline=offline, progress=show.progress_bar(name))
         typer.echo(str(path))
 
 
@@ -85,7 +87,7 @@ def remove(name: Name) -> None:
     folder = imported(name)
     if folder is not None:
         shutil.rmtree(folder)
-        _note(f"removed {folder}")
+        o.note(f"removed {folder}")
         return
     found = locate(name)
     if found.hub_id:
@@ -95,7 +97,7 @@ def remove(name: Name) -> None:
     if found.entry is None and not found.url:
         raise UsageError(f"{name} is your own file; delete it yourself")
     path = cached_entry(found.entry) if found.entry is not None else cached_url(found.url)
-    _note(f"removed {name}, {fetch.remove(path) / 1e6:.1f} MB freed")
+    o.note(f"removed {name}, {fetch.remove(path) / 1e6:.1f} MB freed")
 
 
 @app.command("path")
@@ -121,7 +123,8 @@ def verify(
     for name in names or [row["name"] for row in _rows() if row["cached"] and row["source"] == "url"]:
         found = locate(name)
         if found.hub_id or (found.entry is not None and found.entry.source == "random"):
-            _note(f"{name}: nothing to check here" + (", the hub's cache keeps its own hashes" if found.hub_id else ""))
+            why = ", the hub's cache keeps its own hashes" if found.hub_id else ""
+            o.note(f"{name}: nothing to check here{why}")
             continue
         try:
             if found.path is None:
@@ -132,7 +135,7 @@ def verify(
                 entry = find(name) if found.entry is not None else None
                 digest = fetch.verify(cached_entry(entry) if entry else found.path, entry.sha256 if entry else None)
         except BlipError as error:
-            _note(str(error))
+            o.note(str(error))
             failed += 1
         else:
             typer.echo(f"{digest}  {name}")
@@ -149,7 +152,7 @@ def import_file(
     from blip.checkpoint.exchange import import_model
 
     folder = import_model(source, name)
-    _note(f"imported; use it with -m {folder.name}")
+    o.note(f"imported; use it with -m {folder.name}")
     typer.echo(str(folder))
 
 
@@ -165,7 +168,7 @@ def convert(
     from blip.checkpoint import exchange
 
     config = exchange.convert(source, output, to, int8=int8, overwrite=overwrite)  # type: ignore[arg-type]
-    _note(f"wrote a '{config.family}' model, {config.vision.image_size} px")
+    o.note(f"wrote a '{config.family}' model, {config.vision.image_size} px")
     typer.echo(str(output))
 
 
@@ -178,8 +181,8 @@ def diff(
     from blip.checkpoint.exchange import compare
 
     result = compare(first, second)
-    print_table(("what", "where", "A", "B"), list(_differences(result)))
-    _note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
+    show.table(("what", "where", "A", "B"), list(_differences(result)))
+    o.note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
     if not result.same:
         raise typer.Exit(1)
 
@@ -232,35 +235,3 @@ def _cell(value: object) -> str:
         return "yes" if value else "-"
     text = json.dumps(value) if isinstance(value, dict) else str(value)
     return " ".join(text.split())
-
-
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned with a header on a terminal, else tab-separated without one."""
-    if not sys.stdout.isatty():
-        print_lines("\t".join(row) for row in rows)
-        return
-    table = [header, *rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
-    print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
-
-
-def print_lines(lines: Iterable[str]) -> None:
-    for line in lines:
-        typer.echo(line)
-
-
-def _note(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-def _progress_bar(name: str) -> Callable[[int, int | None], None] | None:
-    """Megabytes so far on one line of a terminal; None elsewhere."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(done: int, total: int | None) -> None:
-        end = "\n" if done == total else ""
-        of = f" of {total / 1e6:.0f}" if total else ""
-        print(f"\r{name}: {done / 1e6:.0f}{of} MB", end=end, file=sys.stderr, flush=True)
-
-    return show

@@ -68,7 +68,7 @@ Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
 Strict = Annotated[bool, typer.Option("--strict", help="The first failed input ends the run.")]
 
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
-BETTER = {BUNDLED: "caption-base (0.9 GB", ANSWERER: "vqa-base (1.4 GB"}
+BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
 
 
 STOPPED = {"interrupted": 130, "terminated": 143}  # exit codes
@@ -82,8 +82,9 @@ def model_name(name: str | None, default: str = BUNDLED) -> str:
 def notice(name: str | None, default: str, quiet: bool) -> None:
     """Says in one line that nobody has named a model and a bundled one is used."""
     if not (name or os.environ.get("BLIP_MODEL")):
-        better = f"-m {BETTER[default]}, downloaded once)"
-        note(f"using the bundled model '{default}'; published checkpoints are far better: {better}", quiet)
+        better, size = BETTER[default]
+        text = f"published checkpoints are far better: -m {better} ({size}, downloaded once)"
+        note(f"using the bundled model '{default}'; {text}", quiet)
 
 
 def default_workers() -> int:
@@ -201,6 +202,17 @@ class Columns:
     sentence_column: SentenceColumn = None
     label_column: LabelColumn = None
     skip_bad: SkipBad = False
+
+    def reading(self) -> dict[str, Any]:
+        """The fields of `blip.data.sources.Reading` that were given."""
+        given = {
+            "root": None if self.root is None else str(self.root),
+            "image": None if self.image_column == Columns.image_column else self.image_column,
+            "text": self.text_column, "key": self.key_column, "question": self.question_column,
+            "answer": self.answer_column, "sentence": self.sentence_column, "label": self.label_column,
+            "skip_bad": self.skip_bad or None,
+        }  # fmt: skip
+        return {name: value for name, value in given.items() if value is not None}
 
 
 def flat(verb: Callable[..., int]) -> Callable[..., int]:

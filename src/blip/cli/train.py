@@ -1,4 +1,4 @@
-"""`blip train`: trains a task on image-text pairs; stops and goes on at any step."""
+"""`blip train`: trains a task; stops and goes on at any step."""
 
 from __future__ import annotations
 
@@ -16,13 +16,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES = {"finished": 0, "no better": 0, "time": 0, "interrupted": 130, "terminated": 143}
 TEXT_TOWERS = ("encoder", "decoder")
-LR = {
-    "caption": 1e-5,
-    "retrieval": 1e-5,
-    "itm": 1e-5,
-    "vqa": 2e-5,
-    "nlvr": 3e-5,
-}  # of the original, for published sizes
+LR = {"caption": 1e-5, "retrieval": 1e-5, "itm": 1e-5, "vqa": 2e-5, "nlvr": 3e-5}  # the original's
 SMALL_LR = 2e-4  # for models of the size of `tiny`
 USE = {
     "retrieval": "match PHOTO -t TEXT", "itm": "match PHOTO -t TEXT", "vqa": "ask PHOTO -q QUESTION",
@@ -95,7 +89,7 @@ def train(
             "train.dtype": dtype, "train.threads": threads, "train.workers": workers, "train.compile": compile,
             "train.eval_every": eval_every, "train.save_every": save_every, "train.keep": keep, "train.seed": seed,
             "train.max_minutes": max_minutes, "train.patience": patience, "train.strategy": strategy,
-            **_reading(run),
+            **{f"reading.{name}": value for name, value in run.reading().items()},
         },
     )  # fmt: skip
     if not values.get("task"):
@@ -181,19 +175,6 @@ def _own_defaults(values: dict[str, Any], quiet: bool) -> None:
     if loop.get("lr") is None:
         entry = locate(start["init"]).entry
         loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else LR[task]
-
-
-def _reading(columns: o.Columns) -> dict[str, Any]:
-    """What the column flags say, under the keys of a config; what was not given is None."""
-    plain = o.Columns()
-    given = {
-        "root": None if columns.root is None else str(columns.root),
-        "image": columns.image_column if columns.image_column != plain.image_column else None,
-        "text": columns.text_column, "key": columns.key_column, "question": columns.question_column,
-        "answer": columns.answer_column, "sentence": columns.sentence_column, "label": columns.label_column,
-        "skip_bad": columns.skip_bad or None,
-    }  # fmt: skip
-    return {f"reading.{name}": value for name, value in given.items()}
 
 
 def _find_named(values: dict[str, Any]) -> None:

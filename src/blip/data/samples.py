@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,32 +57,11 @@ class RetrievalTexts:
     image_to_texts: tuple[tuple[int, ...], ...]
 
 
-def training_caption(text: str, prompt: str = "", max_words: int = 30) -> str:
-    """The prompt, as it is, with the cleaned caption."""
-    return prompt + clean_caption(text, max_words)
-
-
 def image_ids(source: Source, column: str = "image_id") -> list[int]:
     """Per record the number of its image, counted by first appearance of `column` (without it: of the image)."""
     seen: dict[Hashable, int] = {}
     records = (source[i] for i in range(len(source)))
     return [seen.setdefault(record.fields.get(column, record.image), len(seen)) for record in records]
-
-
-def coco_image_id(name: str) -> int:
-    """391895 of `val2014/COCO_val2014_000000391895.jpg`. Raises `BadRecord`."""
-    number = PurePosixPath(name).stem.rsplit("_", 1)[-1]
-    if not number.isdecimal():
-        raise BadRecord(name, "no COCO image id in the file name; it must end in _NUMBER")
-    return int(number)
-
-
-def nocaps_image_id(record: Record) -> int:
-    """The number in `img_id`, which may be text. Raises `BadRecord`."""
-    try:
-        return int(record.fields["img_id"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise BadRecord(record.where, "'img_id' must be a whole number") from error
 
 
 def merged_by_image(source: Source) -> Records:
@@ -172,8 +151,8 @@ def pretraining_source(fixed: Sequence[str | Path], web: str | Path | None, epoc
 
 
 def first_of_each(rows: Iterable[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
-    """Rows with a new value in `column`: padded samplers give some samples twice."""
-    kept: dict[Any, Mapping[str, Any]] = {}
+    """Rows with a new value in `column` (3 and "3" are one): padded samplers give some samples twice."""
+    kept: dict[str, Mapping[str, Any]] = {}
     for row in rows:
-        kept.setdefault(row[column], row)
+        kept.setdefault(str(row[column]), row)
     return list(kept.values())

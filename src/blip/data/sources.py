@@ -19,7 +19,7 @@ from blip.data.records import ImageRef, Record
 from blip.errors import BadRecord, UsageError
 from blip.io.inputs import expand_braces
 
-__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source"]
+__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source", "tell_bad"]
 
 logger = logging.getLogger(__name__)
 
@@ -61,11 +61,11 @@ def open_source(
 
     A spec is a folder of images with `.txt` beside them (one text a line), WebDataset shards (`a-{00..05}.tar`; an
     image with a `.json` or `.txt` of the same name), or a table: .json (the original's lists), .jsonl, .csv, .tsv,
-    .parquet. Image paths in a table are relative to `root` (of several roots, to
-    the first that has the file), else to the table. Without `text_column` the texts are
-    in the first of `caption`, `captions`, `text`, `texts` that a row has, and a row may have none unless
-    `require_text`. Texts stay as they are in the file. A bad row raises `BadRecord` with file and row; with
-    `skip_bad` it is listed in `skipped`. Raises `UsageError` for files that cannot be read and when nothing is found.
+    .parquet. Image paths in a table are relative to `root` (of several roots, to the first that has the file), else
+    to the table. Without `text_column` the texts are in the first of `caption`, `captions`, `text`, `texts` that a
+    row has, and a row may have none unless `require_text`. Texts stay as they are in the file. A bad row raises
+    `BadRecord` with file and row; with `skip_bad` it is listed in `skipped`. Raises `UsageError` for files that cannot
+    be read and when nothing is found.
     """
     columns = Columns(
         roots=tuple(Path(one) for one in ([root] if isinstance(root, str | os.PathLike) else root or ())),
@@ -125,8 +125,7 @@ class Reading:
         good = [record for record in renamed if self._is_good(record, check, bad)]
         if not good:
             raise UsageError(f"{spec}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
-        if bad:
-            logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
+        tell_bad(bad)
         return Records(good, bad)
 
     def _renamed(self, record: Record) -> Record:
@@ -148,6 +147,12 @@ class Reading:
             bad.append(error)
             return False
         return True
+
+
+def tell_bad(bad: Sequence[BadRecord]) -> None:
+    """Lists rows that are left out, in a warning."""
+    if bad:
+        logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
 
 
 def concatenate(sources: Sequence[Source]) -> Records:

@@ -10,7 +10,7 @@ import torch
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import merged_by_image
+from blip.data.samples import first_of_each, merged_by_image
 from blip.data.sources import Source
 from blip.errors import BadRecord
 from blip.eval import java
@@ -54,9 +54,8 @@ class CaptionEval:
         return rows
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        said: dict[str, str] = {}
-        for prediction in predictions:  # the first of an image counts, as in the original
-            said.setdefault(str(prediction["image_id"]), str(prediction["caption"]))
+        kept = first_of_each(predictions, "image_id")
+        said = {str(p["image_id"]): str(p["caption"]) for p in kept}
         merged = merged_by_image(source)
         known = {key: merged[i] for i, key in enumerate(map(str, image_ids(merged))) if key in said}
         rows: list[Row] = [
@@ -66,7 +65,7 @@ class CaptionEval:
         records = list(known.values())
         measures, skipped = self._measures(records, rows)
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in predictions], skipped=skipped,
+            measures=measures, rows=rows, predictions=[dict(p) for p in kept], skipped=skipped,
             images=[(record.image,) for record in records],
         )  # fmt: skip
 

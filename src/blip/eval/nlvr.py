@@ -12,7 +12,7 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import ImagePair, image_pair
+from blip.data.samples import ImagePair, first_of_each, image_pair
 from blip.data.sources import Source
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
@@ -56,7 +56,8 @@ class NlvrEval:
         return rows
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        said = {str(p["identifier"]): p for p in predictions}
+        kept = first_of_each(predictions, "identifier")
+        said = {str(p["identifier"]): p for p in kept}
         records = [source[i] for i in range(len(source)) if identifier(source[i]) in said]
         pairs = [image_pair(record) for record in records]
         rows: list[Row] = []
@@ -79,7 +80,7 @@ class NlvrEval:
         if groups is not None:
             measures["consistency"] = measure(groups, unit="share of sentences")
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in predictions], images=[r.images for r in records]
+            measures=measures, rows=rows, predictions=[dict(p) for p in kept], images=[r.images for r in records]
         )
 
 

@@ -18,10 +18,10 @@ from blip.errors import BadRecord, UsageError
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
 from blip.eval.photos import Photos
-from blip.metrics.retrieval import KS
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
 
+KS = (1, 5, 10)
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"
 
 

@@ -12,7 +12,7 @@ import torch
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import question
+from blip.data.samples import first_of_each, question
 from blip.data.sources import Source
 from blip.errors import UsageError
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
@@ -79,14 +79,15 @@ class VqaEval:
         return [self.answers[int(place)] for place in ranked.places[:, 0]]
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        said = {p["question_id"]: str(p["answer"]) for p in predictions}
+        kept = first_of_each(predictions, "question_id")
+        said = {p["question_id"]: str(p["answer"]) for p in kept}
         records = [source[i] for i in range(len(source)) if question_id(source[i]) in said]
         rows = [_row(record, said[question_id(record)]) for record in records]
         known = [row for row in rows if row["references"]]
         return Report(
             measures=_measures(known, records) if known else {},
             rows=rows,
-            predictions=[dict(p) for p in predictions],
+            predictions=[dict(p) for p in kept],
             skipped={} if known else {"accuracy": "the rows have no answers"},
             images=[record.images for record in records],
         )

@@ -61,10 +61,13 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     """Mean over the people of min(1, matches among the others / 3), 0 to 1.
 
     Where all people gave the very same answer, nothing is normalized and the prediction must equal it to the letter.
-    Raises UsageError without answers.
+    The rule is made for ten people. With one there is no other to agree with, so the prediction has to be that answer,
+    both normalized: 1 or 0. Raises UsageError without answers.
     """
     if not answers:
         raise UsageError("VQA accuracy needs people's answers; this question has none")
+    if len(answers) == 1:
+        return float(normalize_answer(prediction) == normalize_answer(answers[0]))
     mine, given = _plain(prediction), [_plain(answer) for answer in answers]
     if len(set(given)) > 1:
         mine, given = normalize_answer(mine), [normalize_answer(answer) for answer in given]

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
@@ -62,6 +62,11 @@ class CaptionTask:
     def _prompt(self) -> str:
         return self._started.config.prompt if self.prompt is None else self.prompt
 
+    @cached_property
+    def _shown(self) -> Source:
+        """What evaluations look at; read once, however many there are."""
+        return self.reading.open(self.val or self.data, need_text=True)
+
     def build_model(self) -> nn.Module:
         return self.tune.prepare(self._started)
 
@@ -111,10 +116,9 @@ class CaptionTask:
         return {"loss": lm + self.reward.weight * critical, "lm": lm, "reward": torch.tensor(mean)}
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        source = self.reading.open(self.val or self.data, need_text=True)
         tokenizer, unseen = self._started.tokenizer, self.val is not None
         evaluation = CaptionEval(decoding=self.decoding, prompt=self.prompt)
-        return evaluated(evaluation, cast(BlipModel, model), tokenizer, source, limit, unseen=unseen)
+        return evaluated(evaluation, cast(BlipModel, model), tokenizer, self._shown, limit, unseen=unseen)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(BlipModel, model), self._started, folder)

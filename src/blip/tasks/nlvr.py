@@ -70,6 +70,11 @@ class NlvrTask:
     def _started(self) -> Started:
         return start_model(self.start, "nlvr")
 
+    @cached_property
+    def _shown(self) -> Source:
+        """What evaluations look at; read once, however many there are."""
+        return self.reading.open(self.val or self.data, check=image_pair)
+
     def build_model(self) -> nn.Module:
         return self.tune.prepare(self._started)
 
@@ -99,9 +104,8 @@ class NlvrTask:
         return {"loss": loss, "ce": loss}
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        source = self.reading.open(self.val or self.data, check=image_pair)
         tokenizer, unseen = self._started.tokenizer, self.val is not None
-        return evaluated(self.evaluation, cast(BlipModel, model), tokenizer, source, limit, unseen=unseen)
+        return evaluated(self.evaluation, cast(BlipModel, model), tokenizer, self._shown, limit, unseen=unseen)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(BlipModel, model), self._started, folder)

@@ -11,7 +11,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.errors import ConfigError
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
@@ -95,6 +95,12 @@ class PretrainTask:
     def _teacher(self) -> Teacher | None:
         return None if self.teacher is None else read_teacher(Path(self.teacher))
 
+    @cached_property
+    def _shown(self) -> Source:
+        """What evaluations look at; read once, however many there are."""
+        assert self.val is not None
+        return self.reading.open(self.val, need_text=True)
+
     def build_model(self) -> nn.Module:
         return Twinned(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
 
@@ -175,7 +181,7 @@ class PretrainTask:
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:
             return Report()
-        online, source = cast(Twinned, model).online, self.reading.open(self.val, need_text=True)
+        online, source = cast(Twinned, model).online, self._shown
         tokenizer = self._started.tokenizer
         found = run(RetrievalEval(k=0, max_length=self.max_length), online, tokenizer, source, limit=limit)
         if not self.lm:

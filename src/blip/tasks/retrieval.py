@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
 from blip.data.samples import image_ids
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import Twinned
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
@@ -56,6 +56,11 @@ class RetrievalTask:
     def _started(self) -> Started:
         return start_model(self.start, "retrieval")
 
+    @cached_property
+    def _shown(self) -> Source:
+        """What evaluations look at; read once, however many there are."""
+        return self.reading.open(self.val or self.data, need_text=True)
+
     def build_model(self) -> nn.Module:
         return Twinned(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
 
@@ -84,9 +89,8 @@ class RetrievalTask:
         return {"loss": self.itc_weight * itc.loss + itm, "itc": itc.loss, "itm": itm}
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        source = self.reading.open(self.val or self.data, need_text=True)
         tokenizer, unseen = self._started.tokenizer, self.val is not None
-        return evaluated(self.evaluation, cast(Twinned, model).online, tokenizer, source, limit, unseen=unseen)
+        return evaluated(self.evaluation, cast(Twinned, model).online, tokenizer, self._shown, limit, unseen=unseen)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(Twinned, model).online, self._started, folder)

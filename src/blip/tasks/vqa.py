@@ -90,6 +90,11 @@ class VqaTask:
     def _started(self) -> Started:
         return start_model(self.start, "vqa")
 
+    @cached_property
+    def _shown(self) -> Source:
+        """What evaluations look at; read once, however many there are."""
+        return self.reading.open(self.val or self.data, check=question)
+
     def build_model(self) -> nn.Module:
         return self.tune.prepare(self._started)
 
@@ -127,9 +132,8 @@ class VqaTask:
         return {"loss": loss, "lm": loss}
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        source = self.reading.open(self.val or self.data, check=question)
         tokenizer, unseen = self._started.tokenizer, self.val is not None
-        return evaluated(self.evaluation, cast(BlipModel, model), tokenizer, source, limit, unseen=unseen)
+        return evaluated(self.evaluation, cast(BlipModel, model), tokenizer, self._shown, limit, unseen=unseen)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         save_model(cast(BlipModel, model), self._started, folder)

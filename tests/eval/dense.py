@@ -1,4 +1,4 @@
-"""Recall at k of retrieval in both directions."""
+"""Recall at k of dense score matrices: what the ranking of pairs is compared with."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blip.metrics.retrieval import ranks, recalls
+from tests.eval.dense import ranks, recalls
 from tests.oracle_files import tensors, values
 
 

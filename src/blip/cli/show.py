@@ -1,0 +1,37 @@
+"""How verbs show things: tables and lines on standard output, a download's progress on standard error."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+
+import typer
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Aligned with a header on a terminal, else tab-separated without one."""
+    if not sys.stdout.isatty():
+        lines("\t".join(row) for row in rows)
+        return
+    whole = [header, *rows]
+    widths = [max(len(row[i]) for row in whole) for i in range(len(header))]
+    lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in whole)
+
+
+def lines(texts: Iterable[str]) -> None:
+    """One after the other."""
+    for text in texts:
+        typer.echo(text)
+
+
+def progress_bar(name: str) -> Callable[[int, int | None], None] | None:
+    """Percent, or megabytes where the size is not known, on one line of a terminal; None elsewhere."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(done: int, total: int | None) -> None:
+        share = f"{done / total:.0%} of {total / 1e6:.1f} MB" if total else f"{done / 1e6:.1f} MB"
+        sys.stderr.write(f"\r\x1b[2K{name}: {share}" + ("\n" if done == total else ""))
+        sys.stderr.flush()
+
+    return show
