@@ -14,10 +14,10 @@ from torch import Tensor
 from benchmarks.peers import Pair, pair
 from benchmarks.timing import Call
 from blip import inference
-from blip.config import BlipConfig
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.tokenizer import Encoded
+from blip_lite.config import BlipConfig
 
 NEW = 20  # tokens of a caption, forced
 WORDS = ("a", "man", "woman", "dog", "child", "red", "ball", "street", "car", "running", "in", "near", "the", "two")

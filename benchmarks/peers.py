@@ -13,11 +13,12 @@ from torch import Tensor
 
 from blip.checkpoint.infer import hf_config
 from blip.checkpoint.keys import from_ours
-from blip.config import BlipConfig, Family, published_config, with_image_size
-from blip.io.image import prepare, read
+from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.packed import pack
 from blip.tokenizer import Tokenizer
+from blip_lite.config import BlipConfig, Family, published_config, with_image_size
+from blip_lite.image import read
 
 PHOTOS = sorted(p for p in (Path(__file__).parent.parent / "examples").iterdir() if p.suffix in (".png", ".jpg"))
 

@@ -15,8 +15,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from blip.config import BlipConfig, Family, TextConfig, VisionConfig
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig
 
 FOLDER = Path(__file__).parent / "oracle"
 

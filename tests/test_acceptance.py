@@ -17,13 +17,13 @@ import blip.api
 from blip import inference
 from blip.api import Model
 from blip.checkpoint import catalogue
-from blip.errors import CheckpointError
 from blip.io import fetch
 from blip.io.image import prepare
 from blip.model.decoding import Greedy
 from blip.model.search import generate
 from blip.model.stepper import TextStepper
-from blip.tokenizer import First, clean_caption, clean_question
+from blip_lite.errors import CheckpointError
+from blip_lite.tokenizer import First, clean_caption, clean_question
 
 TOLERANCE = 1e-3
 DEMO = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/demo.jpg"

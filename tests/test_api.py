@@ -162,3 +162,20 @@ def test_a_statement_is_judged_about_two_images_in_order() -> None:
     verdict = model.compare(red, blue, "The left image is red.")
     assert verdict.value == (verdict.score > 0.5) and verdict.to_dict()["mode"] == "statement"
     assert verdict.score != model.compare(blue, red, "The left image is red.").score
+
+
+def test_a_hugging_face_column_of_images_is_taken(model: Model, picture: Path) -> None:
+    decoded = [Image.open(picture)]  # Image()
+    undecoded = [{"bytes": picture.read_bytes(), "path": None}, {"bytes": None, "path": str(picture)}]  # decode=False
+    wanted = model.caption(picture)
+    assert model.caption(decoded) == [wanted]
+    assert model.caption(undecoded) == [wanted, wanted]
+    assert model.caption(undecoded[0]) == wanted
+    assert model.embed_image(undecoded).vectors.shape == (2, 16)
+
+
+def test_what_is_no_image_is_named(model: Model) -> None:
+    with pytest.raises(UnreadableImage, match="NoneType is no image; give a path"):
+        model.caption([None])
+    first, second = model.caption([None, {"bytes": None, "path": None}], on_error="record")
+    assert first.reason.startswith("NoneType is no image") and second.reason == "empty file (0 bytes)"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ from PIL import Image
 from torch import Tensor
 from torch.testing import assert_close
 
-import blip
+import blip_lite
 from blip import inference
-from blip.config import random_tiny_config
-from blip.errors import ConfigError, MissingPart
 from blip.inference import Ranked, Scoring
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
@@ -23,7 +20,10 @@ from blip.model.decoding import Beam
 from blip.model.explain import Looks, grad_cam, match_looks
 from blip.model.layers import Attention
 from blip.model.losses import lm_loss
-from blip.tokenizer import Encoded, First, Tokenizer
+from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.config import random_tiny_config
+from blip_lite.errors import ConfigError, MissingPart
+from blip_lite.tokenizer import First
 from tests.eval.dense import ranks, recalls
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
@@ -41,7 +41,7 @@ def no_gradients() -> object:
 
 @cache
 def tokenizer() -> Tokenizer:
-    vocab = Path(blip.__file__).parent / "assets" / "bert-base-uncased-vocab.txt"
+    vocab = blip_lite.ASSETS / "bert-base-uncased-vocab.txt"
     return Tokenizer(vocab.read_text(encoding="utf-8").splitlines()[:4000], oracle_config("vqa").text)
 
 

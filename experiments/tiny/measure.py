@@ -24,7 +24,7 @@ from blip.eval.run import run
 from blip.inference import match
 from blip.metrics.caption import tokenize
 from blip.model.packed import pack
-from blip.tokenizer import clean_caption
+from blip_lite.tokenizer import clean_caption
 
 SYNONYMS = Path(__file__).parent / "synonyms.json"  # COCO class -> words that name it
 

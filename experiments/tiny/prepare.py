@@ -31,14 +31,15 @@ from tokenizers import BertWordPieceTokenizer
 from torch import Tensor
 
 from blip.checkpoint.files import write_folder
-from blip.config import BlipConfig, TextConfig, VisionConfig
 from blip.data.sources import open_source
-from blip.io.image import prepare, read
+from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.stem import ConvStem
 from blip.model.text import TextTransformer
 from blip.tasks.imagined import class_prototypes
-from blip.tokenizer import clean_caption
+from blip_lite.config import BlipConfig, TextConfig, VisionConfig
+from blip_lite.image import read
+from blip_lite.tokenizer import clean_caption
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_PIECES = 10_000

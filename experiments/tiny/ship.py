@@ -1,6 +1,6 @@
 """Writes a trained model as the bundled `tiny`: int8 weights, one scale a row.
 
-    python experiments/tiny/ship.py runs/tiny/stage5/final src/blip/assets/tiny \
+    python experiments/tiny/ship.py runs/tiny/stage5/final lite/src/blip_lite/assets/tiny \
         --encoder runs/tiny/stage4/final --itm-scale 0.02
 
 --encoder: the run that trained the encoder's own weights and the heads, beside the one that trained the decoder's.

@@ -19,7 +19,8 @@ from torch import Tensor
 from blip.checkpoint.load import load
 from blip.data.sources import open_source
 from blip.data.transforms import TrainTransform
-from blip.io.image import prepare, read
+from blip.io.image import prepare
+from blip_lite.image import read
 
 BATCH = 32
 

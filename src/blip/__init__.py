@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from blip.api import Model, download, info, list_models, load, load_random
-    from blip.errors import (
+    from blip.tokenizer import Tokenizer
+    from blip_lite.errors import (
         BlipError,
         CheckpointError,
         ConfigError,
@@ -20,20 +21,19 @@ if TYPE_CHECKING:
         UnknownModel,
         UnreadableImage,
     )
-    from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, Verdict
-    from blip.tokenizer import Tokenizer
+    from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, Verdict
 
 _HOME = {
-    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random"), "api"),
+    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random"), "blip.api"),
     **dict.fromkeys(
         (
             "BlipError", "CheckpointError", "ConfigError", "MissingExtra", "MissingPart", "OfflineError",
             "UnknownModel", "UnreadableImage",
         ),
-        "errors",
+        "blip_lite.errors",
     ),
-    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult", "Verdict"), "results"),
-    "Tokenizer": "tokenizer",
+    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult", "Verdict"), "blip_lite.results"),
+    "Tokenizer": "blip.tokenizer",
 }  # fmt: skip
 
 __all__ = [
@@ -54,7 +54,7 @@ def __getattr__(name: str) -> Any:
         return import_module(f"blip.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'blip' has no attribute '{name}'")
-    value = getattr(import_module(f"blip.{_HOME[name]}"), name)
+    value = getattr(import_module(_HOME[name]), name)
     globals()[name] = value
     return value
 

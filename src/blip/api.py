@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -16,20 +16,25 @@ from torch import Tensor
 
 from blip import inference
 from blip.checkpoint.catalogue import ENTRIES, Entry, find
-from blip.checkpoint.files import write_folder
+from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded, random_tiny
 from blip.checkpoint.load import load as load_checkpoint
 from blip.checkpoint.locate import locate, obtain
-from blip.config import BlipConfig, Family
-from blip.errors import MissingPart, UnreadableImage, UsageError
-from blip.io.image import prepare, read, to_rgb
+from blip.heatmaps import heatmaps
+from blip.io.image import prepare
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
+from blip.model.explain import Method
 from blip.model.packed import pack
-from blip.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, ScoredText, Verdict
 from blip.runtime import choose_device, choose_dtype
-from blip.tokenizer import Encoded, clean_caption
+from blip.tokenizer import Encoded
+from blip_lite.config import BlipConfig, Family
+from blip_lite.errors import MissingPart, UnreadableImage, UsageError
+from blip_lite.image import read, to_rgb
+from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Explanation, MatchResult, ScoredText, Verdict
+from blip_lite.tokenizer import clean_caption
 
-ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor
+# the last is a row of a Hugging Face image column: {"bytes": ..., "path": ...}, either may be None
+ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor | Mapping[str, Any]
 OnError = Literal["raise", "record"]
 DEFAULT = "tiny"
 CPU_BATCH, GPU_BATCH = 8, 64
@@ -90,6 +95,17 @@ def download(name: str, *, cache_dir: str | os.PathLike[str] | None = None, offl
     return obtain(locate(name, cache), offline=offline, cache_dir=cache)
 
 
+def save(model: Model, folder: str | os.PathLike[str], form: Literal["blip", "hf"] = "blip") -> None:
+    """Writes a folder that `load` reads; with "hf" one that `from_pretrained` of Transformers reads as well.
+
+    Raises ConfigError for a model that Transformers has no class for, such as `tiny` with its convolutional stem.
+    """
+    if form not in ("blip", "hf"):
+        raise UsageError(f"form '{form}'; must be blip or hf")
+    write = write_hf_folder if form == "hf" else write_folder
+    write(Path(folder), model.module.state_dict(), model.config, model.vocab)
+
+
 class Model:
     """A loaded model. Calls from several threads are served one after the other."""
 
@@ -97,7 +113,7 @@ class Model:
         self.module, self.config, self.tokenizer, self.name = (
             loaded.model, loaded.config, loaded.tokenizer, loaded.name,
         )  # fmt: skip
-        self._vocab = loaded.vocab
+        self.vocab = loaded.vocab  # the vocabulary file where it is not the bundled one
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
@@ -127,7 +143,7 @@ class Model:
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes a folder that `load` reads."""
-        write_folder(Path(folder), self.module.state_dict(), self.config, vocab=self._vocab)
+        save(self, folder)
 
     def caption(
         self,
@@ -330,6 +346,24 @@ class Model:
             vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
         return Embeddings(_numpy(vectors), "multimodal", False, self.name)
 
+    def explain(
+        self, image: ImageLike, text: str | None = None, method: Method = "gradcam", layer: int | None = None
+    ) -> Explanation:
+        """Where the model looked for each token of a match, a caption or an answer.
+
+        text: a question for a model that answers, else a text that is matched; None = the model's own caption.
+        method: gradcam, attention (of one layer), or rollout (of all layers up to one). layer: from 0, None = the
+        middle one (of rollout the last).
+        """
+        picture = _open(image, "image")
+        with self._lock, torch.inference_mode():
+            embeds = self.module.encode_image(cast(Tensor, self._prepare([picture])))
+            seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer)
+        maps = _numpy(seen.found.maps)
+        return Explanation(
+            seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture
+        )
+
     def require(self, call: str) -> None:
         """Raises MissingPart when the model's parts cannot serve a call."""
         if call not in self.capabilities:
@@ -431,7 +465,7 @@ def _ranked_texts(ranked: inference.Ranked, answers: Sequence[str], choices: Enc
 
 def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
     """Whether it is one image, and the images. A tensor or array with a batch dimension is many."""
-    if isinstance(images, str | os.PathLike | bytes | Image.Image) or hasattr(images, "read"):
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
         return True, [images]
     if isinstance(images, np.ndarray | Tensor):
         return images.ndim == 3, [images] if images.ndim == 3 else list(images)
@@ -439,6 +473,9 @@ def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
 
 
 def _key(image: ImageLike, index: int) -> str:
+    if isinstance(image, Mapping):
+        image = image.get("path") or ""
+        return _key(image, index) if image else str(index)
     return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
 
 
@@ -452,6 +489,8 @@ def _open_or_record(image: ImageLike, key: str, on_error: OnError) -> Image.Imag
 
 
 def _open(image: ImageLike, key: str) -> Image.Image:
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path") or b""
     if isinstance(image, Tensor):
         values = image * 255 if image.is_floating_point() else image
         image = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
@@ -461,6 +500,8 @@ def _open(image: ImageLike, key: str) -> Image.Image:
         return Image.fromarray(image)
     if isinstance(image, Image.Image):
         return to_rgb(image)
+    if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
+        raise UnreadableImage(key, f"{type(image).__name__} is no image; give a path, bytes, a picture or an array")
     return read(image, key=key)
 
 

@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from blip.errors import ConfigError
 from blip.model.blip import BlipModel
 from blip.model.decoding import Decoding
 from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.search import Generated, generate
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
-from blip.tokenizer import Encoded, First, Tokenizer
+from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.errors import ConfigError
+from blip_lite.tokenizer import First
 
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
 ANSWERS_A_PASS = 32  # of each question: few, so that a pass holds answers of similar length

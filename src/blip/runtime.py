@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from blip.errors import BlipError, EnvironmentProblem, UsageError
+from blip_lite.errors import BlipError, EnvironmentProblem, UsageError
 
 DType = Literal["auto", "fp32", "bf16", "fp16"]
 # How long processes wait for each other in a step. A dead one is noticed at once with gloo, with nccl by the launcher.

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from blip.checkpoint import adapt, keys
-from blip.config import Family, published_config, with_image_size
-from blip.errors import CheckpointMismatch
 from blip.model.blip import BlipModel
+from blip_lite.config import Family, published_config, with_image_size
+from blip_lite.errors import CheckpointMismatch
 from tests.checkpoint.test_keys import key_list
 from tests.oracle_files import oracle_config, values, weights
 

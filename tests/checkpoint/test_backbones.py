@@ -18,11 +18,12 @@ from torch import Tensor
 
 from blip.checkpoint.adapt import expected_shapes
 from blip.checkpoint.backbones import BERT, VISION_URLS, backbone_state, start_backbones
-from blip.checkpoint.locate import ASSETS, cached_url
-from blip.config import BlipConfig, Family, TextConfig, VisionConfig, with_image_size
-from blip.errors import CheckpointError, CheckpointMismatch, ChecksumMismatch, OfflineError, UnknownModel
+from blip.checkpoint.locate import cached_url
 from blip.model.blip import BlipModel
 from blip.model.vision import resize_pos_embed
+from blip_lite import ASSETS
+from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig, with_image_size
+from blip_lite.errors import CheckpointError, CheckpointMismatch, ChecksumMismatch, OfflineError, UnknownModel
 
 State = dict[str, Tensor]
 D, HEADS, MLP = 12, 3, 20  # of the image tower

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from blip.checkpoint import catalogue
-from blip.config import published_config
-from blip.errors import UnknownModel
+from blip_lite.config import published_config
+from blip_lite.errors import UnknownModel
 
 PUBLISHED = """pretrain-base-14m pretrain-base pretrain-base-capfilt pretrain-large caption-base caption-large vqa-base
 vqa-base-capfilt retrieval-coco-base retrieval-coco-large retrieval-flickr-base retrieval-flickr-large nlvr-base"""

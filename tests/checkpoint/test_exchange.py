@@ -7,7 +7,7 @@ import torch
 
 from blip.checkpoint import exchange, files
 from blip.checkpoint.load import load, random_tiny
-from blip.errors import ConfigError, UsageError
+from blip_lite.errors import ConfigError, UsageError
 from tests.checkpoint.test_load import folders, small_file  # noqa: F401
 
 

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from blip.checkpoint import files, keys
 from blip.checkpoint.quantize import quantize
-from blip.config import BlipConfig, random_tiny_config
-from blip.errors import CheckpointError, ConfigError, EnvironmentProblem
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig, random_tiny_config
+from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
 from tests.oracle_files import oracle_config, weights
 
 

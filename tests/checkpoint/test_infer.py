@@ -8,8 +8,8 @@ import torch
 
 from blip.checkpoint import keys
 from blip.checkpoint.infer import hf_config
-from blip.config import published_config
-from blip.errors import CheckpointMismatch
+from blip_lite.config import published_config
+from blip_lite.errors import CheckpointMismatch
 from tests.checkpoint.test_keys import hf_weights, key_list
 from tests.oracle_files import oracle_config, weights
 

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from blip.checkpoint import adapt, keys
-from blip.config import BlipConfig, Family, published_config
-from blip.errors import CheckpointMismatch, ConfigError
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig, Family, published_config
+from blip_lite.errors import CheckpointMismatch, ConfigError
 from tests.oracle_files import oracle_config, values, weights
 
 FAMILY_OF: dict[str, Family] = {

@@ -11,9 +11,9 @@ from safetensors.torch import save_file
 from blip.checkpoint import files, keys
 from blip.checkpoint.load import load, random_tiny, start_from
 from blip.checkpoint.locate import imported_dir, locate
-from blip.config import BlipConfig, Family, TextConfig, VisionConfig, random_tiny_config
-from blip.errors import CheckpointError, CheckpointMismatch, ConfigError, OfflineError, UnknownModel
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig, random_tiny_config
+from blip_lite.errors import CheckpointError, CheckpointMismatch, ConfigError, OfflineError, UnknownModel
 
 FAMILIES: list[Family] = ["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
 # Widths of 64 per head, so that a bare file tells everything; the real vocabulary at a small width.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from blip.checkpoint.quantize import dequantize, quantize
-from blip.errors import CheckpointMismatch
+from blip_lite.errors import CheckpointMismatch
 
 STATE = {
     "linear.weight": torch.randn(6, 40, generator=torch.Generator().manual_seed(0)),

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 from blip import inference
 from blip.checkpoint import files, infer
 from blip.checkpoint.load import load
-from blip.config import BlipConfig, Family, TextConfig, VisionConfig, published_config, with_image_size
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.model.losses import lm_loss
-from blip.tokenizer import First, Tokenizer
+from blip.tokenizer import Tokenizer
+from blip_lite import ASSETS
+from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig, published_config, with_image_size
+from blip_lite.tokenizer import First
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
 Direction = Literal["from transformers", "to transformers"]
@@ -485,7 +487,7 @@ def oracle_captions(number: int, **changes: Any) -> list[inference.Hypothesis]:
     run = values("caption")["runs"][number]
     options = {name: run[name] for name in ("num_beams", "max_length", "min_length", "repetition_penalty")}
     images = tensors("inputs")["images"][slice(*run["images"])]
-    vocabulary = (Path(infer.__file__).parent.parent / "assets/bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
+    vocabulary = (ASSETS / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer(vocabulary.splitlines()[:4000], oracle_config("caption").text)
     found = inference.caption(oracle_model("caption"), tokenizer, images, Beam(**options, **changes))
     return [row[0] for row in found]

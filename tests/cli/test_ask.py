@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from blip.errors import UsageError
 from blip.io.schemas import problem
+from blip_lite.errors import UsageError
 from tests.cli.conftest import Blip
 
 RANDOM = ("-m", "random-tiny")
@@ -164,7 +164,8 @@ def test_the_score_of_a_ranked_answer_is_the_mean_of_its_tokens(photos: Path) ->
 
     from blip import inference
     from blip.api import load_random
-    from blip.io.image import prepare, read
+    from blip.io.image import prepare
+    from blip_lite.image import read
 
     model = load_random(kind="vqa")
     best = model.answer(photos / "a.png", "what is it?", answers=["no", "on the table"], top=2)

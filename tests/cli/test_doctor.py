@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from blip.cli import VERBS
-from blip.errors import CheckpointMismatch
+from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blip.cli import VERBS, main
-from blip.errors import EnvironmentProblem
+from blip_lite.errors import EnvironmentProblem
 from tests.cli.conftest import Blip
 
 RANDOM = ("-m", "random-tiny")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from blip.cli.models import app
-from blip.errors import BlipError, CheckpointError, OfflineError, UnknownModel, UsageError
+from blip_lite.errors import BlipError, CheckpointError, OfflineError, UnknownModel, UsageError
 from tests.checkpoint.test_load import folders, small_file  # noqa: F401
 
 

@@ -13,7 +13,7 @@ import pytest
 from blip.data.convert import Converted, convert
 from blip.data.formats import Columns
 from blip.data.sources import Records, open_source
-from blip.errors import BadRecord, UsageError
+from blip_lite.errors import BadRecord, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 
 ROWS = [

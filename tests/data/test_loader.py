@@ -9,7 +9,7 @@ import torch
 from blip.data.loader import EpochSampler, SampleRef, batches, sample_seed
 from blip.data.records import ImageRef, Record
 from blip.data.sources import Records
-from blip.errors import BadRecord, ConfigError, UnreadableImage
+from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
 
 
 class Numbers:

@@ -12,9 +12,9 @@ from blip.data import samples
 from blip.data.loader import SampleRef
 from blip.data.records import ImageRef, Record
 from blip.data.sources import Records, open_source
-from blip.errors import BadRecord
 from blip.eval.caption import image_ids
 from blip.tasks.images import Pixels, TrainingPhotos
+from blip_lite.errors import BadRecord
 from tests.oracle_files import values
 
 ORACLE = values("datasets")

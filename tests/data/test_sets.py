@@ -13,8 +13,8 @@ import pytest
 
 from blip.data import sets
 from blip.data.sets import ENTRIES, File, find, named, obtain, remember, resolve, side_file, split_files, tree
-from blip.errors import ConfigError, UsageError
 from blip.io import fetch
+from blip_lite.errors import ConfigError, UsageError
 
 
 class Host(ThreadingHTTPServer):

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from blip.data.sources import Records, concatenate, open_source
-from blip.errors import BadRecord, UnreadableImage, UsageError
-from blip.io.image import read
+from blip_lite.errors import BadRecord, UnreadableImage, UsageError
+from blip_lite.image import read
 
 
 def png(shade: int = 0) -> bytes:

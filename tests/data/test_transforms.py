@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from blip.config import CLIP_MEAN, CLIP_STD
 from blip.data.transforms import TrainTransform, crop_and_flip, crop_box
 from blip.io.image import prepare
+from blip_lite.config import CLIP_MEAN, CLIP_STD
 from tests.oracle_files import tensors, values
 
 PICTURE = Image.fromarray(tensors("transforms")["src.rgb_gradient_120x90"].numpy())

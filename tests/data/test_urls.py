@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blip.data import urls
-from blip.errors import EnvironmentProblem, UsageError
+from blip_lite.errors import EnvironmentProblem, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 
 # Stands in for uvx: writes a shard of all addresses without 'gone' in them, and a report, as img2dataset does.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from blip.checkpoint.load import Loaded, random_tiny
-from blip.config import Family
+from blip_lite.config import Family
 from tests.train.photos import COLOURS, write_photos
 
 

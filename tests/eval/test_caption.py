@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from blip.data.sources import open_source
-from blip.errors import BadRecord
 from blip.eval import java
 from blip.eval.caption import CaptionEval, image_ids
 from blip.eval.photos import Photos
 from blip.eval.run import run
 from blip.metrics.caption import score_captions
+from blip_lite.errors import BadRecord
 from tests.eval.photos import caption_rows, model, write_list
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from blip.data.judgements import read_judgements
-from blip.errors import BadRecord
 from blip.eval.judgements import JudgementsEval
 from blip.eval.run import run
+from blip_lite.errors import BadRecord
 from tests.eval.photos import model
 from tests.train.photos import write_photos
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-import blip
+import blip_lite
 from blip import inference
-from blip.config import random_tiny_config
-from blip.errors import ConfigError, MissingPart, UsageError
 from blip.eval import pairs
 from blip.eval.pairs import (
     Pairs,
@@ -31,6 +28,8 @@ from blip.eval.pairs import (
 from blip.model.blip import BlipModel
 from blip.model.packed import pack
 from blip.tokenizer import Tokenizer
+from blip_lite.config import random_tiny_config
+from blip_lite.errors import ConfigError, MissingPart, UsageError
 from tests.eval.dense import ranks, recalls
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
@@ -49,7 +48,7 @@ def no_gradients() -> object:
 
 @cache
 def tokenizer() -> Tokenizer:
-    vocab = Path(blip.__file__).parent / "assets" / "bert-base-uncased-vocab.txt"
+    vocab = blip_lite.ASSETS / "bert-base-uncased-vocab.txt"
     return Tokenizer(vocab.read_text(encoding="utf-8").splitlines()[:4000], oracle_config("vqa").text)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from blip.data.sources import open_source
-from blip.errors import UsageError
 from blip.eval.caption import CaptionEval
 from blip.eval.results import About, read_examples, summary, write
 from blip.eval.run import read_predictions, submit
 from blip.io.schemas import problem
+from blip_lite.errors import UsageError
 from tests.eval.photos import caption_rows, write_list
 
 ABOUT = About(task="caption", data="test.json", model="mine", n=8, split="test", settings={"beams": 3})

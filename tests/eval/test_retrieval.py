@@ -11,10 +11,10 @@ import torch
 from blip import inference
 from blip.data.samples import retrieval_texts
 from blip.data.sources import Records, open_source
-from blip.errors import BadRecord
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
+from blip_lite.errors import BadRecord
 from tests.eval.dense import ranks, recalls
 from tests.eval.photos import caption_rows, model, write_list
 from tests.oracle_files import tensors, values

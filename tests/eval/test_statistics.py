@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from blip.errors import UsageError
 from blip.eval.base import Measure, measure, percentage
 from blip.eval.statistics import interval, paired
+from blip_lite.errors import UsageError
 
 
 def test_an_interval_is_about_two_standard_errors_wide() -> None:

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blip.errors import UsageError
 from blip.eval.pairs import rank_pairs
 from blip.eval.run import run
 from blip.eval.video import VideoEval, open_clips
 from blip.inference import embed_text, embed_video
+from blip_lite.errors import UsageError
 from tests.eval.photos import model
 from tests.io.test_video import write_clip
 from tests.oracle_files import oracle_model, tensors

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from blip.errors import EnvironmentProblem
 from blip.io.atomic import atomic_path, write_bytes, write_text
+from blip_lite.errors import EnvironmentProblem
 
 
 def test_file_appears_at_the_end_under_its_name(tmp_path: Path) -> None:

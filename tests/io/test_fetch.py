@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blip.errors import CheckpointError, ChecksumMismatch, ConfigError, EnvironmentProblem, OfflineError
 from blip.io import fetch
+from blip_lite.errors import CheckpointError, ChecksumMismatch, ConfigError, EnvironmentProblem, OfflineError
 
 CONTENT = bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from blip.errors import OfflineError, UnreadableImage, UsageError
 from blip.io.inputs import Input, expand_braces, find_inputs, glob_allows
 from blip.io.places import Url
+from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 
 def png(colour: str = "red") -> bytes:

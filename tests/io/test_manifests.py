@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from blip.errors import UsageError
 from blip.io import manifests
+from blip_lite.errors import UnreadableImage, UsageError
 
 TRICKY = (
     '\ufeff [ {"image": "a\\u00e9\\ud83d\\ude00.jpg", "n": [1.5e3, -0, true, null, {}]},\n'
@@ -90,3 +90,17 @@ def test_parquet_keeps_image_bytes_of_any_column_in_the_file(tmp_path: Path) -> 
     parquet.write_table(arrow.table({"photo": [b"1", b"2"], "image": ["a", "b"]}), tmp_path / "a.parquet")
     _, second = manifests.rows(tmp_path / "a.parquet", "photo")
     assert second.values["image"] == "b" and second.values["photo"].read() == b"2"
+
+
+def test_an_image_column_of_hugging_face_gives_bytes_or_the_file_that_it_names(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
+    rows = [{"bytes": b"1", "path": "gone.jpg"}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]
+    parquet.write_table(arrow.table({"image": arrow.array([*rows, None], kind)}), tmp_path / "a.parquet")
+    (tmp_path / "a.jpg").write_bytes(b"2")
+    cells = [row.values["image"] for row in manifests.rows(tmp_path / "a.parquet")]
+    assert [cell.read() for cell in cells[:2]] == [b"1", b"2"]
+    with pytest.raises(UnreadableImage, match=r"gone\.jpg: cannot be read"):
+        cells[2].read()
+    with pytest.raises(UnreadableImage, match="no image bytes in this row"):
+        cells[3].read()

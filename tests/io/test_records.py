@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blip.errors import UnreadableImage, UsageError
 from blip.io.records import clean, error_record, image_id, must_write, open_records, to_json
+from blip_lite.errors import UnreadableImage, UsageError
 from tests.io.test_schemas import EXAMPLES
 
 CAPTION = EXAMPLES["caption"]

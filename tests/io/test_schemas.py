@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from blip.errors import UsageError
 from blip.io.records import to_json
 from blip.io.schemas import NAMES, fields, problem, schema
+from blip_lite.errors import UsageError
 
 _SCORED = [{"text": "a cat", "score": -0.52}]
 EXAMPLES: dict[str, dict[str, Any]] = {

@@ -7,10 +7,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from blip.errors import BadRecord, UsageError
 from blip.io.inputs import Input
 from blip.io.places import TarMember
 from blip.io.sidecars import Sidecars, xmp
+from blip_lite.errors import BadRecord, UsageError
 
 LI = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
 

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from blip.errors import ConfigError, MissingExtra, UnreadableImage
 from blip.io import video
-from blip.io.image import read
 from blip.io.video import Frame, frame_inputs, frame_numbers, frames_of, read_frames
+from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
+from blip_lite.image import read
 from tests.oracle_files import values
 
 STEP = 4  # grey levels from one frame to the next

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from blip.errors import UsageError
 from blip.metrics.agreement import kendall_tau_b, kendall_tau_c
+from blip_lite.errors import UsageError
 
 
 def by_definition(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blip.errors import UsageError
 from blip.metrics.caption import (
     SET_SCORES,
     Cider,
@@ -20,6 +19,7 @@ from blip.metrics.caption import (
     score_captions,
     tokenize,
 )
+from blip_lite.errors import UsageError
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from blip.errors import UsageError
 from blip.metrics.vqa import normalize_answer, vqa_accuracy
+from blip_lite.errors import UsageError
 
 
 @pytest.mark.parametrize(

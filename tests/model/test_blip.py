@@ -10,10 +10,10 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from blip.checkpoint import keys
-from blip.config import Family, random_tiny_config
-from blip.errors import MissingPart
 from blip.model.blip import BlipModel
 from blip.model.losses import lm_loss
+from blip_lite.config import Family, random_tiny_config
+from blip_lite.errors import MissingPart
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
 # What the original recorded in float32 is itself this far from float64, as a share of the largest entry: 5.8e-4.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import blip
+import blip_lite
 from blip import inference
-from blip.errors import ConfigError
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus_probs, process
 from blip.model.search import generate
 from blip.model.stepper import TextStepper
 from blip.tokenizer import Tokenizer
+from blip_lite.errors import ConfigError
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 
 RUNS = values("caption")["runs"]
@@ -23,7 +22,7 @@ RUNS = values("caption")["runs"]
 
 @cache
 def tokenizer() -> Tokenizer:
-    vocab = Path(blip.__file__).parent / "assets" / "bert-base-uncased-vocab.txt"
+    vocab = blip_lite.ASSETS / "bert-base-uncased-vocab.txt"
     return Tokenizer(vocab.read_text(encoding="utf-8").splitlines()[:4000], oracle_config("caption").text)
 
 

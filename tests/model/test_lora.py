@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from blip.checkpoint.load import random_tiny
-from blip.config import Family
-from blip.errors import ConfigError
 from blip.model.blip import BlipModel
 from blip.model.lora import NAMES, Lora, LoraLinear, add_lora, merged_state
+from blip_lite.config import Family
+from blip_lite.errors import ConfigError
 
 EVERYWHERE = Lora(rank=3, alpha=6.0, targets=("*.q", "*.k", "*.v", "*.out", "*.fc1", "*.fc2", "*.fc"))
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from blip.config import VisionConfig
 from blip.model.vision import VisionTransformer, resize_pos_embed
+from blip_lite.config import VisionConfig
 from tests.oracle_files import oracle_model, tensors
 
 HIDDEN = {"atol": 2e-5, "rtol": 1e-5}

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from blip.checkpoint import keys
-from blip.config import Family
 from blip.model.losses import lm_loss
 from blip.model.momentum import Twinned
 from blip.tasks.contrastive import Contrast, Drawn, Negatives, contrast, draw, match
 from blip.tasks.images import with_first
+from blip_lite.config import Family
 from tests.oracle_files import oracle_config, oracle_model, tensors, weights
 
 LOSS = {"atol": 0.0, "rtol": 1e-5}

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from blip.checkpoint import keys
-from blip.config import Family
 from blip.model.losses import itc_loss
 from blip.model.momentum import Twinned
 from blip.tasks.contrastive import Negatives, hard_targets
 from blip.tasks.images import with_first
+from blip_lite.config import Family
 from tests.oracle_files import oracle_config, tensors, values
 from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, check_step, original_gradients, step, twinned
 

@@ -12,8 +12,8 @@ import torch.multiprocessing as mp
 from torch import Tensor
 from torch.testing import assert_close
 
-from blip.config import Family
 from blip.tasks.contrastive import Negatives, hard_targets
+from blip_lite.config import Family
 from tests.oracle_files import tensors, values
 from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, original_gradients, step, twinned
 

@@ -14,10 +14,8 @@ from safetensors.torch import save_file
 from torch.testing import assert_close
 
 from blip.checkpoint.files import write_folder
-from blip.config import BlipConfig, TextConfig, VisionConfig
 from blip.data.loader import SampleRef
 from blip.data.sources import open_source
-from blip.errors import BadRecord, ConfigError
 from blip.model.blip import BlipModel
 from blip.model.momentum import Twinned
 from blip.tasks.base import Step
@@ -25,7 +23,9 @@ from blip.tasks.imagined import class_prototypes, imagine, read_imagined
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.reward import Reward
 from blip.tasks.start import Start, Tune
-from blip.tokenizer import clean_caption
+from blip_lite.config import BlipConfig, TextConfig, VisionConfig
+from blip_lite.errors import BadRecord, ConfigError
+from blip_lite.tokenizer import clean_caption
 from tests.train.photos import write_photos
 
 

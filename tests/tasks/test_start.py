@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from torch import nn
 
-from blip.errors import ConfigError
 from blip.model.lora import NAMES, Lora
 from blip.model.momentum import Twinned
 from blip.tasks.start import Start, Tune, start_model
+from blip_lite.errors import ConfigError
 
 TINY = Start(init="random-tiny")
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from blip.errors import BadRecord
 from blip.tasks.teacher import likeness_loss, read_teacher
+from blip_lite.errors import BadRecord
 
 
 def write(folder: Path, lines: list[str], vectors: torch.Tensor) -> None:

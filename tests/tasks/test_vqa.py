@@ -11,13 +11,13 @@ import torch
 from torch.testing import assert_close
 
 from blip.data.loader import SampleRef
-from blip.errors import BadRecord, UsageError
 from blip.eval.vqa import VqaEval
 from blip.tasks.base import Step
 from blip.tasks.images import Augment
 from blip.tasks.start import Start
 from blip.tasks.vqa import VqaTask
 from blip.train import fit
+from blip_lite.errors import BadRecord, UsageError
 from tests.oracle_files import oracle_model, tensors
 from tests.train.photos import COLOURS, loop, write_photos
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from blip.config import published_config
 from blip.model.blip import BlipModel
 from blip.train import guess
 from blip.train.config import TrainConfig
+from blip_lite.config import published_config
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,12 @@ from torch.testing import assert_close
 
 import blip.api
 from blip.data.loader import SampleRef
-from blip.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
 from blip.model.lora import Lora
 from blip.tasks.reward import Reward
 from blip.tasks.start import Tune
 from blip.train import fit, log
 from blip.train.state import STATE, RunFolder
+from blip_lite.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
 from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
 
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from blip.errors import ConfigError
 from blip.tasks.base import ParamGroup, Step, alpha_ramp
 from blip.train.config import TrainConfig
 from blip.train.optim import Averaged, build_optimizer, rate, set_rate
+from blip_lite.errors import ConfigError
 from tests.oracle_files import values
 
 SCHEDULES = values("schedules")

@@ -22,8 +22,8 @@ from blip.tasks.retrieval import RetrievalTask
 from blip.tasks.reward import Reward
 from blip.tasks.start import Start
 from blip.tasks.vqa import VqaTask
-from blip.tokenizer import clean_caption
 from blip.train import TrainConfig, fit
+from blip_lite.tokenizer import clean_caption
 from tests.tasks.test_pretrain import stemmed  # noqa: F401 (a fixture)
 from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
 from tests.train.processes import spawn

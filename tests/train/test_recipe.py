@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from blip.config import from_values
-from blip.errors import BlipError, ConfigError, UsageError
 from blip.model.lora import Lora
 from blip.tasks import build_task
 from blip.tasks.presets import PRESETS
@@ -16,6 +14,8 @@ from blip.tasks.start import Tune
 from blip.train.config import TrainConfig
 from blip.train.loop import effective_config
 from blip.train.recipe import at_line, recipe
+from blip_lite.config import from_values
+from blip_lite.errors import BlipError, ConfigError, UsageError
 from tests.train.photos import caption_task, loop
 
 ORIGINAL_CAPTION = """\

@@ -10,10 +10,10 @@ import pytest
 import torch.distributed as dist
 
 import blip.api
-from blip.errors import CheckpointError, ConfigError
 from blip.tasks.reward import Reward
 from blip.train import TrainConfig, fit
 from blip.train.state import PARTS, STATE, VALUES, RunFolder, load_state
+from blip_lite.errors import CheckpointError, ConfigError
 from tests.train.photos import caption_task, loop, write_photos
 from tests.train.processes import spawn
 from tests.train.test_processes import compare

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from blip.checkpoint import tables
-from blip.config import BlipConfig
-from blip.errors import CheckpointMismatch
 from blip.model.blip import BlipModel
 from blip.model.vision import resize_pos_embed
+from blip_lite.config import BlipConfig
+from blip_lite.errors import CheckpointMismatch
 
 logger = logging.getLogger(__name__)
 

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from blip.checkpoint import files, keys, tables
 from blip.checkpoint.adapt import expected_shapes
-from blip.checkpoint.locate import ASSETS, HF_WEIGHTS, HUB_ID, SUFFIXES, cached_url
+from blip.checkpoint.locate import HF_WEIGHTS, HUB_ID, SUFFIXES, cached_url
 from blip.checkpoint.tables import Rule
-from blip.config import BlipConfig
-from blip.errors import CheckpointError, CheckpointMismatch, ChecksumMismatch, UnknownModel, did_you_mean
 from blip.io import fetch
 from blip.model.blip import BlipModel
 from blip.model.vision import resize_pos_embed
+from blip_lite import ASSETS
+from blip_lite.config import BlipConfig
+from blip_lite.errors import CheckpointError, CheckpointMismatch, ChecksumMismatch, UnknownModel, did_you_mean
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from blip.config import FAMILIES, BlipConfig, Family, published_config, random_tiny_config, with_image_size
-from blip.errors import UnknownModel, did_you_mean
+from blip_lite.config import FAMILIES, BlipConfig, Family, published_config, random_tiny_config, with_image_size
+from blip_lite.errors import UnknownModel, did_you_mean
 
 Source = Literal["url", "hub", "bundled", "random"]
 BLIP_URL = "https://storage.googleapis.com/sfr-vision-language-research/BLIP/models/"

@@ -14,8 +14,8 @@ from blip.checkpoint.catalogue import BY_NAME
 from blip.checkpoint.load import build, random_tiny, under_our_names, vocabulary
 from blip.checkpoint.locate import imported, imported_dir, locate, obtain
 from blip.checkpoint.quantize import quantize
-from blip.config import BlipConfig
-from blip.errors import ConfigError, UsageError
+from blip_lite.config import BlipConfig
+from blip_lite.errors import ConfigError, UsageError
 
 Form = Literal["blip", "hf", "original"]
 
@@ -72,7 +72,7 @@ def convert(source: str | Path, output: Path, form: Form, *, int8: bool = False,
     if form == "original":
         files.write_original(output, weights.state, weights.config, weights.training)
     elif form == "hf":
-        files.write_hf_folder(output, weights.state, weights.config)
+        files.write_hf_folder(output, weights.state, weights.config, weights.vocab)
     else:
         state = quantize(weights.state) if int8 else weights.state
         files.write_folder(output, state, weights.config, weights.vocab)

@@ -22,11 +22,13 @@ from torch import Tensor
 from blip.checkpoint.infer import hf_config
 from blip.checkpoint.keys import from_ours
 from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, PICKLES, SUFFIXES, WEIGHTS
+from blip.checkpoint.processor import processor_files
 from blip.checkpoint.quantize import dequantize
 from blip.checkpoint.tables import shared_names
-from blip.config import BlipConfig
-from blip.errors import CheckpointError, ConfigError, EnvironmentProblem
 from blip.io.atomic import atomic_path, write_text
+from blip_lite.config import BlipConfig
+from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
+from blip_lite.tokenizer import Tokenizer
 
 WRITE_FAILURES = ("IoError", "I/O error", "No space left", "file write failed", "unexpected pos", "enforce fail")
 
@@ -101,16 +103,16 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
     write_json(folder / CONFIG, config.to_dict())
 
 
-def write_hf_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig) -> None:
-    """A folder that Transformers opens: config.json, preprocessor_config.json, model.safetensors. No tokenizer."""
+def write_hf_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, vocab: Path | None = None) -> None:
+    """A folder whose `from_pretrained`, model and processor, computes what we compute: Transformers' form.
+
+    vocab: the vocabulary file where it is not the bundled one. Raises ConfigError for a model that has no such form.
+    """
     theirs = from_ours(state, config, "transformers")
+    tokenizer = Tokenizer.from_config(config, vocab.parent if vocab is not None else None)
     write_safetensors(folder / WEIGHTS, theirs)
-    size = config.vision.image_size
-    preprocessor = {
-        "image_processor_type": "BlipImageProcessor", "size": {"height": size, "width": size}, "resample": 3,
-        "image_mean": config.image_mean, "image_std": config.image_std, "do_resize": True, "do_normalize": True,
-    }  # fmt: skip
-    write_json(folder / "preprocessor_config.json", preprocessor)
+    for name, content in processor_files(config, tokenizer).items():
+        write_text(folder / name, content)
     write_json(folder / CONFIG, hf_config(config))
 
 

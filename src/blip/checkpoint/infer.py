@@ -11,8 +11,8 @@ from torch import Tensor
 
 from blip.checkpoint import tables
 from blip.checkpoint.tables import Layout
-from blip.config import BlipConfig, Family, TextConfig, VisionConfig
-from blip.errors import CheckpointMismatch
+from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig
+from blip_lite.errors import CheckpointMismatch
 
 MARKS: dict[Layout, str] = {"ours": "vision.", "original": "visual_encoder.", "transformers": "vision_model."}
 HEAD_WIDTH = 64  # of every published model; shapes do not show it

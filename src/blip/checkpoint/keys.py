@@ -15,8 +15,8 @@ from blip.checkpoint import tables
 from blip.checkpoint.adapt import for_family, nlvr_from_pretrained, resize_positions
 from blip.checkpoint.infer import detect_layout, infer_config
 from blip.checkpoint.tables import Layout
-from blip.config import BlipConfig
-from blip.errors import CheckpointMismatch, ConfigError
+from blip_lite.config import BlipConfig
+from blip_lite.errors import CheckpointMismatch, ConfigError
 
 __all__ = [
     "Layout", "detect_layout", "for_family", "from_ours", "infer_config", "nlvr_from_pretrained",

@@ -13,10 +13,11 @@ from torch import Tensor
 
 from blip.checkpoint import adapt, files, keys
 from blip.checkpoint.locate import Located, locate, obtain
-from blip.config import BlipConfig, Family, random_tiny_config, with_image_size
-from blip.errors import CheckpointMismatch
+from blip.checkpoint.processor import with_own_vocabulary
 from blip.io import fetch
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig, Family, random_tiny_config, with_image_size
+from blip_lite.errors import CheckpointMismatch
 
 if TYPE_CHECKING:
     from blip.tokenizer import Tokenizer
@@ -92,7 +93,7 @@ def under_our_names(
 ) -> tuple[BlipConfig, dict[str, Tensor], dict[str, Tensor]]:
     """Config, weights and training state of what was read, whatever the layout."""
     layout = keys.detect_layout(stored.state)
-    config = stored.config or keys.infer_config(stored.state, stored.hf_config)
+    config = stored.config or with_own_vocabulary(keys.infer_config(stored.state, stored.hf_config), stored.folder)
     if found.entry is not None and found.entry.source == "url" and found.entry.family != config.family:
         raise CheckpointMismatch(
             f"model '{found.name}': the file holds a '{config.family}' model; must be '{found.entry.family}'"

@@ -6,17 +6,18 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+import blip_lite
 from blip.checkpoint import catalogue
 from blip.checkpoint.catalogue import Entry
-from blip.errors import CheckpointError, OfflineError, UnknownModel
 from blip.io import fetch
+from blip_lite.errors import CheckpointError, OfflineError, UnknownModel
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLES)
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 
-ASSETS = Path(__file__).parent.parent / "assets"
+ASSETS = (blip_lite.ASSETS, Path(__file__).parent.parent / "assets")  # the bundled models
 RUN_MODELS = ("final", "best", "last")  # of a training run, first found first
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ((CONFIG,), HF_WEIGHTS)
@@ -112,8 +113,8 @@ def cached_url(url: str, cache_dir: Path | None = None) -> Path:
 
 def _of_entry(entry: Entry, cache_dir: Path | None) -> Located:
     if entry.source == "bundled":
-        folder = ASSETS / entry.location
-        return Located(name=entry.name, path=folder if folder.is_dir() else None, entry=entry)
+        folders = (assets / entry.location for assets in ASSETS)
+        return Located(name=entry.name, path=next(filter(Path.is_dir, folders), None), entry=entry)
     if entry.source == "random":
         return Located(name=entry.name, path=None, entry=entry)
     return Located(name=entry.name, path=fetch.existing(cached_entry(entry, cache_dir)), entry=entry)

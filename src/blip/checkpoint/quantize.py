@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from blip.errors import CheckpointMismatch
+from blip_lite.errors import CheckpointMismatch
 
 SUFFIX = ".scale"
 LEVELS = 127

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from blip.config import BlipConfig
+from blip_lite.config import BlipConfig
 
 Layout = Literal["ours", "original", "transformers"]
 

@@ -53,7 +53,7 @@ def ask(
     run: AskRun = RUN,
 ) -> int:
     """Answer questions about images. Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     closed = closed_answers(answers, mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
@@ -78,8 +78,8 @@ def ask(
 
 def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
     """Records of statements about each input and the second image."""
-    from blip.errors import UsageError
-    from blip.io.image import read
+    from blip_lite.errors import UsageError
+    from blip_lite.image import read
 
     if not statements:
         raise UsageError("--pair: no statement; give -q 'The left image shows a dog'")
@@ -110,7 +110,7 @@ def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str
 
 def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
     """The closed list in rank mode, else None."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if mode is not None and mode not in MODES:
         raise UsageError(f"--mode {mode}; must be generate or rank")
@@ -133,7 +133,7 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
 
 def _json_list(file: Path) -> list[str]:
     """The original's answer lists are JSON."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     try:
         values = jsonlib.loads(file.read_text(encoding="utf-8"))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from blip.io.inputs import Input
     from blip.io.sidecars import Sidecars
     from blip.model.decoding import Decoding
-    from blip.results import Caption, ErrorResult
+    from blip_lite.results import Caption, ErrorResult
 
 RUN = o.Run()
 
@@ -54,7 +54,7 @@ def caption(
     run: o.Run = RUN,
 ) -> int:
     """Describe images. Example: blip caption holiday/ --sidecar .txt"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if sample and beams is not None:
         raise UsageError("--beams with --sample; must be one of the two")
@@ -135,7 +135,7 @@ class _Captioner:
         return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
 
     def record(self, one: Input, image: Image, found: Caption | ErrorResult) -> Record:
-        from blip.results import Caption
+        from blip_lite.results import Caption
 
         assert isinstance(found, Caption), "pictures cannot fail any more"
         texts = [found, *found.alternatives]

@@ -17,7 +17,7 @@ def completion(
     debug: o.Debug = False,
 ) -> int:
     """Print the completion script of a shell. Example: source <(blip completion bash)"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if shell not in SHELLS:
         raise UsageError(f"unknown shell '{shell}'; must be one of {', '.join(SHELLS)}")

@@ -15,7 +15,7 @@ from blip.cli import show
 if TYPE_CHECKING:
     from blip.data.formats import Columns, Found
     from blip.data.sets import DataSet, Fetched
-    from blip.errors import BadRecord
+    from blip_lite.errors import BadRecord
 
 app = typer.Typer(help="Known data sets: list, fetch, check, convert.", no_args_is_help=False)
 
@@ -83,7 +83,7 @@ def get(
     when it is asked for again.
     """
     from blip.data import sets
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     failed = 0
     for found in [sets.find(name) for name in names]:
@@ -171,8 +171,8 @@ def answers(
     import json
 
     from blip.data.stats import answer_list
-    from blip.errors import UsageError
     from blip.io.atomic import write_text
+    from blip_lite.errors import UsageError
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists; remove it or choose another name")
@@ -239,8 +239,8 @@ def fetch_images(
     """
     from blip.data import urls
     from blip.data.sets import url_lists
-    from blip.errors import OfflineError
     from blip.io.fetch import is_offline
+    from blip_lite.errors import OfflineError
 
     if is_offline(offline):
         raise OfflineError("fetch-images downloads, and --offline is set; run it without")
@@ -267,8 +267,8 @@ def _source(
 
     from blip.data.formats import Columns
     from blip.data.sets import named, resolve
-    from blip.errors import UsageError
     from blip.io.inputs import expand_braces
+    from blip_lite.errors import UsageError
 
     names: list[str] = []
     found_roots = list(roots or [])

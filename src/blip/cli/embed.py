@@ -35,7 +35,7 @@ def embed(
     run: o.Run = RUN,
 ) -> int:
     """Vectors of images or texts; compare projected ones by inner product. Example: blip embed photos/ -o photos.npz"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if kind not in ("image", "text", "multimodal"):
         raise UsageError(f"--kind {kind}; must be image, text or multimodal")

@@ -98,8 +98,8 @@ def eval(
 
 def _check(task: str, flags: Flags) -> None:
     """What can be said before anything is loaded."""
-    from blip.errors import UsageError, did_you_mean
     from blip.eval.results import METRICS
+    from blip_lite.errors import UsageError, did_you_mean
 
     if task not in TASKS:
         what = f"unknown task '{task}'{did_you_mean(task, TASKS)}" if task else "no task"
@@ -114,7 +114,7 @@ def _check(task: str, flags: Flags) -> None:
 
 
 def _minima(least: Sequence[str] | None) -> dict[str, float]:
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     found: dict[str, float] = {}
     for text in least or ():
@@ -129,8 +129,8 @@ def _minima(least: Sequence[str] | None) -> dict[str, float]:
 def _evaluation(task: str, flags: Flags) -> Any:
     """The task's evaluation with what the flags say of it."""
     from blip.cli.ask import closed_answers
-    from blip.config import from_values
     from blip.eval.evaluations import EVALUATIONS
+    from blip_lite.config import from_values
 
     lengths = {"max_length": flags.max_length, "min_length": flags.min_length}
     beam = {"num_beams": flags.beams, **{name: n for name, n in lengths.items() if n is not None}}
@@ -157,10 +157,10 @@ def _evaluation(task: str, flags: Flags) -> Any:
 
 def _source(task: str, flags: Flags) -> Any:
     """The rows to measure on."""
-    from blip.config import from_values
     from blip.data.samples import image_pair, question
     from blip.data.sets import resolve
     from blip.data.sources import Reading
+    from blip_lite.config import from_values
 
     found = [resolve(spec, flags.split or "test") for spec in flags.data or ()]
     paths = [str(path) for names, _ in found for path in names]
@@ -206,7 +206,7 @@ def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
 
 def _only(report: Report, metrics: str | None) -> Report:
     """The report with the metrics that were asked for."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if metrics is None:
         return report
@@ -221,10 +221,10 @@ def _only(report: Report, metrics: str | None) -> Report:
 
 def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -> int:
     """Prints and writes what was found; the exit code."""
-    from blip.errors import UsageError
     from blip.eval import results
     from blip.eval.run import submit
     from blip.eval.statistics import paired
+    from blip_lite.errors import UsageError
 
     if not report.rows:
         raise UsageError(f"{name}: no prediction belongs to a row of the data; their ids must be the same")
@@ -249,7 +249,7 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
 
 def _verdict(flags: Flags, report: Report) -> int:
     """1 where a row failed or a metric lies below what was asked for."""
-    from blip.errors import UsageError, did_you_mean
+    from blip_lite.errors import UsageError, did_you_mean
 
     below = False
     for name, least in _minima(flags.least).items():

@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
-from blip.errors import EnvironmentProblem, UnreadableImage, UsageError
+from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

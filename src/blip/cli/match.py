@@ -36,7 +36,7 @@ def match(
     run: o.Run = RUN,
 ) -> int:
     """Score texts: itm is a probability, itc a cosine in [-1, 1]. Example: blip match cat.jpg -t 'a cat'"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if head not in ("itm", "itc", "both"):
         raise UsageError(f"--head {head}; must be itm, itc or both")
@@ -59,7 +59,7 @@ def match(
 
 def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
     """Numbered texts of each input: all of them, its own one, or those of its manifest row."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if pairs and lines:
         if len(lines) != len(inputs):

@@ -81,8 +81,8 @@ def remove(name: Name) -> None:
     import shutil
 
     from blip.checkpoint.locate import cached_entry, cached_url, imported, locate
-    from blip.errors import UsageError
     from blip.io import fetch
+    from blip_lite.errors import UsageError
 
     folder = imported(name)
     if folder is not None:
@@ -116,8 +116,8 @@ def verify(
     """Check the SHA-256 of downloaded files."""
     from blip.checkpoint.catalogue import find
     from blip.checkpoint.locate import cached_entry, locate
-    from blip.errors import BlipError, CheckpointError
     from blip.io import fetch
+    from blip_lite.errors import BlipError, CheckpointError
 
     failed = 0
     for name in names or [row["name"] for row in _rows() if row["cached"] and row["source"] == "url"]:

@@ -93,7 +93,7 @@ def default_workers() -> int:
 
 def existing_of(value: str | None) -> Literal["error", "skip", "overwrite"]:
     """What to do with an output file that exists."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if value is None or value == "error":
         return "error"
@@ -158,9 +158,9 @@ class Run:
 
     def inputs(self, named: list[str] | None) -> list[Input]:
         """All inputs that the arguments name."""
-        from blip.errors import UsageError
         from blip.io.inputs import find_inputs
         from blip.io.video import frame_inputs
+        from blip_lite.errors import UsageError
 
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames with --fps; must be one of the two")
@@ -241,7 +241,7 @@ def flat(verb: Callable[..., int]) -> Callable[..., int]:
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if text is None:
         return None
@@ -253,7 +253,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 def texts_of(texts: list[str] | None, file: Path | None, flag: str = "--texts") -> list[str]:
     """Texts given one by one and those of a file, one a line."""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if file is None:
         return list(texts or [])

@@ -17,7 +17,7 @@ import typer
 from typer.main import get_command
 
 from blip.cli import settings
-from blip.errors import BlipError, UsageError, did_you_mean
+from blip_lite.errors import BlipError, UsageError, did_you_mean
 
 
 class Terminated(BaseException):

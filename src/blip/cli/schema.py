@@ -15,9 +15,9 @@ def schema(
     debug: o.Debug = False,
 ) -> int:
     """Print the JSON Schema of a record. Example: blip schema caption"""
-    from blip.errors import UsageError, did_you_mean
     from blip.io.schemas import NAMES
     from blip.io.schemas import schema as schema_of
+    from blip_lite.errors import UsageError, did_you_mean
 
     if name is None:
         print("\n".join(NAMES))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip.errors import ConfigError, UnknownKey, UsageError
+from blip_lite.errors import ConfigError, UnknownKey, UsageError
 
 NOT_SETTINGS = ("inputs", "debug")
 

@@ -73,7 +73,7 @@ def train(
     debug: o.Debug = False,
 ) -> int:
     """Train a model. Example: blip train caption --data photos/ --init caption-base -o runs/mine"""
-    from blip.errors import UsageError
+    from blip_lite.errors import UsageError
 
     if list_presets:
         return _list()
@@ -110,12 +110,12 @@ def train(
 def _fit(
     values: dict[str, Any], config: str | None, output: Path | None, resume: str, print_config: bool, quiet: bool
 ) -> int:
-    from blip.config import from_values
-    from blip.errors import ConfigError
     from blip.tasks import build_task
     from blip.train import TrainConfig, fit
     from blip.train.loop import effective_config
     from blip.train.recipe import at_line
+    from blip_lite.config import from_values
+    from blip_lite.errors import ConfigError
 
     try:
         loop = from_values(TrainConfig, values.get("train", {}), "train.")
@@ -142,8 +142,8 @@ def _closing(task: str, fitted: Fitted, folder: Path) -> str:
 
 
 def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
-    from blip.errors import UsageError
     from blip.train.recipe import recipe
+    from blip_lite.errors import UsageError
 
     values = recipe(config, {}, sets)
     if flags["task"] and values.get("task") not in (None, flags["task"]):
@@ -213,7 +213,7 @@ def _launch(gpus: str) -> None:
     """Becomes torchrun with one process a GPU, each of which runs this command without --gpus."""
     import torch
 
-    from blip.errors import EnvironmentProblem, UsageError
+    from blip_lite.errors import EnvironmentProblem, UsageError
 
     there = torch.cuda.device_count()
     if gpus != "all" and not (gpus.isdigit() and int(gpus) > 0):

@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from blip.data import formats
 from blip.data.formats import Columns, Found
 from blip.data.records import ImageRef, Record
-from blip.errors import BadRecord, UnreadableImage, UsageError
-from blip.io import image, manifests
+from blip.io import manifests
 from blip.io.places import TarMember
+from blip_lite import image
+from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 
 T = TypeVar("T")
 BATCH = 512  # rows looked at together

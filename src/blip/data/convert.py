@@ -23,11 +23,12 @@ from blip.data import formats
 from blip.data.check import batches
 from blip.data.formats import TEXT_COLUMNS, Columns
 from blip.data.records import ImageRef, Record
-from blip.errors import BadRecord, UnreadableImage, UsageError
-from blip.io import header, tables
+from blip.io import tables
 from blip.io.atomic import atomic_path, writing
-from blip.io.image import EXTENSIONS
 from blip.io.places import TarMember
+from blip_lite import header
+from blip_lite.errors import BadRecord, UnreadableImage, UsageError
+from blip_lite.image import EXTENSIONS
 
 SHARD_SIZE = 1000
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")

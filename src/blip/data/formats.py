@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from blip.data.records import ImageRef, Record
-from blip.errors import BadRecord, UsageError
 from blip.io import manifests
-from blip.io.image import EXTENSIONS
 from blip.io.inputs import Listing, is_url, walk
 from blip.io.places import TarMember, tar_members
+from blip_lite.errors import BadRecord, UsageError
+from blip_lite.image import EXTENSIONS
 
 TEXT_COLUMNS = ("caption", "captions", "text", "texts")
 Found = Record | BadRecord

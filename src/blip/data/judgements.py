@@ -8,7 +8,7 @@ from pathlib import Path
 
 from blip.data.records import ImageRef, Record
 from blip.data.sources import open_source
-from blip.errors import BadRecord, UsageError
+from blip_lite.errors import BadRecord, UsageError
 
 RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
 

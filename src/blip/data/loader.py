@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from blip.errors import BadRecord, BlipError, ConfigError, UnreadableImage
 from blip.runtime import cores, mixed_bits
+from blip_lite.errors import BadRecord, BlipError, ConfigError, UnreadableImage
 
 S_co = TypeVar("S_co", covariant=True)
 S = TypeVar("S")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip.errors import UnreadableImage
 from blip.io.inputs import Place
+from blip_lite.errors import UnreadableImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class ImageRef:
         return self.source if isinstance(self.source, Path) else None
 
     def open(self) -> Path | bytes:
-        """What `blip.io.image.read` takes."""
+        """What `blip_lite.image.read` takes."""
         return self.source if isinstance(self.source, Path) else self.source.read()
 
     def read_bytes(self) -> bytes:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from blip.data.records import ImageRef, Record
 from blip.data.sources import Records, Source, concatenate, open_source
-from blip.errors import BadRecord, UsageError
-from blip.tokenizer import clean_caption, clean_question
+from blip_lite.errors import BadRecord, UsageError
+from blip_lite.tokenizer import clean_caption, clean_question
 
 VG_WEIGHT = 0.2  # of a Visual Genome answer, which only one person gave
 _SIDES = {"left": "right", "right": "left"}

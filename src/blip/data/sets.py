@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip.errors import BlipError, ConfigError, EnvironmentProblem, UsageError, did_you_mean
 from blip.io import fetch, manifests
 from blip.io.atomic import write_text
+from blip_lite.errors import BlipError, ConfigError, EnvironmentProblem, UsageError, did_you_mean
 
 HOST = "https://storage.googleapis.com/sfr-vision-language-research"
 URLS = "urls"  # the split of lists that hold addresses of images, not images

@@ -16,8 +16,8 @@ from typing import Protocol
 from blip.data import formats
 from blip.data.formats import Columns
 from blip.data.records import ImageRef, Record
-from blip.errors import BadRecord, UsageError
 from blip.io.inputs import expand_braces
+from blip_lite.errors import BadRecord, UsageError
 
 __all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source", "tell_bad"]
 

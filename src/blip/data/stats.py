@@ -19,7 +19,7 @@ from PIL import Image
 from blip.data.check import Seen, batches, hash64, image_mark, texts_of
 from blip.data.formats import Found
 from blip.data.records import ImageRef, Record
-from blip.errors import UnreadableImage
+from blip_lite.errors import UnreadableImage
 
 SAMPLE = 500  # images whose headers are read
 TOP_ANSWERS = 10

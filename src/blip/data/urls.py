@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from blip.data.formats import TEXT_COLUMNS
-from blip.errors import BadRecord, EnvironmentProblem, UsageError
 from blip.io import manifests
 from blip.io.atomic import atomic_path
-from blip.io.image import EXTENSIONS
 from blip.io.inputs import is_url
 from blip.io.places import tar_members
+from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
+from blip_lite.image import EXTENSIONS
 
 RUNNER = "uvx"
 LIST_NAME = "urls.csv"

@@ -12,7 +12,6 @@ from blip import inference
 from blip.data.records import Record
 from blip.data.samples import first_of_each, merged_by_image
 from blip.data.sources import Source
-from blip.errors import BadRecord
 from blip.eval import java
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
@@ -21,6 +20,7 @@ from blip.metrics.caption import SET_SCORES, caption_scores, caption_statistics
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam, Decoding
 from blip.tokenizer import Tokenizer
+from blip_lite.errors import BadRecord
 
 COCO_BEAM = Beam(num_beams=3, max_length=20, min_length=5)
 UNITS = {**dict.fromkeys(SET_SCORES, "share"), "cider": "0 to 10"}

@@ -9,10 +9,10 @@ from html import escape
 from typing import Any
 
 from blip.data.records import ImageRef
-from blip.errors import BlipError
 from blip.eval.base import Report, Row
-from blip.io.image import read
 from blip.io.inputs import VIDEO_EXTENSIONS
+from blip_lite.errors import BlipError
+from blip_lite.image import read
 
 SHOWN = 12  # worst, and as many best
 SIDE = 240  # pixels of a picture

@@ -14,7 +14,8 @@ from blip.eval.base import Measure, Report, Row, Stats, Tick, measure
 from blip.eval.photos import Photos
 from blip.metrics.agreement import kendall_tau_b, kendall_tau_c
 from blip.model.blip import BlipModel
-from blip.tokenizer import Tokenizer, clean_caption
+from blip.tokenizer import Tokenizer
+from blip_lite.tokenizer import clean_caption
 
 HEADS = ("itm", "itc")
 

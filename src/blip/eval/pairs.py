@@ -19,12 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip.errors import ConfigError, UsageError
 from blip.eval.base import Tick
 from blip.model.blip import BlipModel
 from blip.model.layers import Attention
 from blip.model.text import Cross, TextBlock, TextTransformer
 from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.errors import ConfigError, UsageError
 
 TOP = 10  # so many of a ranking are kept
 IMAGES_A_PASS = 16  # encoded together

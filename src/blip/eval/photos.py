@@ -11,12 +11,13 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from blip.config import BlipConfig
 from blip.data.records import ImageRef
 from blip.data.sources import Source
-from blip.errors import BadRecord, UnreadableImage
-from blip.io.image import prepare, read
+from blip.io.image import prepare
 from blip.model.blip import BlipModel
+from blip_lite.config import BlipConfig
+from blip_lite.errors import BadRecord, UnreadableImage
+from blip_lite.image import read
 
 BATCH = 16
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip.errors import UsageError
 from blip.eval.base import Measure, Report, Row
 from blip.eval.html import page
 from blip.eval.statistics import Difference, interval
 from blip.io.atomic import write_text
 from blip.io.records import clean
+from blip_lite.errors import UsageError
 
 METRICS, EXAMPLES, PREDICTIONS, PAGE = "metrics.json", "examples.jsonl", "predictions.json", "report.html"
 

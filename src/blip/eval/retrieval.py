@@ -14,12 +14,12 @@ from blip import inference
 from blip.data.records import ImageRef, Record
 from blip.data.samples import merged_by_image, retrieval_texts
 from blip.data.sources import Source
-from blip.errors import BadRecord, UsageError
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
 from blip.eval.photos import Photos
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
+from blip_lite.errors import BadRecord, UsageError
 
 KS = (1, 5, 10)
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from blip.data.sources import Records, Source
-from blip.errors import UsageError
 from blip.eval.base import Evaluation, Report, Row, Tick
 from blip.eval.photos import Photos
 from blip.io.atomic import write_text
 from blip.io.records import image_id
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
+from blip_lite.errors import UsageError
 
 
 def run(

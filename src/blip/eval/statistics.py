@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from blip.errors import UsageError
 from blip.eval.base import Measure, Row, mean, measure
+from blip_lite.errors import UsageError
 
 LEVEL = 0.95
 

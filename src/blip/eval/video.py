@@ -15,7 +15,6 @@ from blip import inference
 from blip.data.records import ImageRef, Record
 from blip.data.samples import merged_by_image
 from blip.data.sources import Records, Source, open_source, tell_bad
-from blip.errors import BadRecord, UnreadableImage
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.pairs import TokenStore
 from blip.eval.photos import Photos
@@ -25,6 +24,7 @@ from blip.io.image import prepare
 from blip.io.video import Strategy, read_frames
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
+from blip_lite.errors import BadRecord, UnreadableImage
 
 TO_TEXT, TO_VIDEO = "video_to_text", "text_to_video"
 VIDEO_COLUMNS = ("video", "clip_name", "image")

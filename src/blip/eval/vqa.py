@@ -14,7 +14,6 @@ from blip import inference
 from blip.data.records import Record
 from blip.data.samples import first_of_each, question
 from blip.data.sources import Source
-from blip.errors import UsageError
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.inference import Scoring
@@ -22,6 +21,7 @@ from blip.metrics.vqa import vqa_accuracy
 from blip.model.blip import BlipModel
 from blip.model.decoding import Beam
 from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.errors import UsageError
 
 QUESTIONS = 16  # in one pass
 

@@ -16,8 +16,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from blip.errors import CheckpointError, ChecksumMismatch, ConfigError, EnvironmentProblem, OfflineError, UnknownModel
 from blip.io.atomic import disk_full, write_text, writing
+from blip_lite.errors import (
+    CheckpointError,
+    ChecksumMismatch,
+    ConfigError,
+    EnvironmentProblem,
+    OfflineError,
+    UnknownModel,
+)
 
 if TYPE_CHECKING:
     import httpx2

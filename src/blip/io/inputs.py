@@ -17,9 +17,10 @@ from typing import Any, BinaryIO, Protocol
 
 from PIL.Image import Image
 
-from blip.errors import OfflineError, UnreadableImage, UsageError
-from blip.io import image, manifests
+from blip.io import manifests
 from blip.io.places import Nowhere, TarMember, Url, tar_members
+from blip_lite import image
+from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
-from blip.errors import MissingExtra, UnreadableImage, UsageError
+from blip_lite.errors import MissingExtra, UnreadableImage, UsageError
 
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _COLUMNS = ("text", "texts", "question", "question_id", "answers", "url")
@@ -33,7 +33,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class ParquetCell:
-    """Image bytes kept within a Parquet file."""
+    """An image in a Parquet file: bytes, or the struct of bytes and path that Hugging Face `datasets` writes."""
 
     path: Path
     group: int
@@ -42,10 +42,20 @@ class ParquetCell:
 
     def read(self) -> bytes:
         value = _parquet_column(self.path, self.group, self.column)[self.row].as_py()
-        value = value.get("bytes") if isinstance(value, dict) else value
+        if isinstance(value, dict):
+            value = value.get("bytes") or self._file(value.get("path"))
         if not isinstance(value, bytes):
             raise UnreadableImage(f"{self.path}:{self.group}:{self.row}", "no image bytes in this row")
         return value
+
+    def _file(self, name: object) -> bytes | None:
+        """What lies at a path that the row names instead of bytes, relative to the table."""
+        if not isinstance(name, str) or not name:
+            return None
+        try:
+            return (self.path.parent / name).read_bytes()
+        except OSError as error:
+            raise UnreadableImage(name, f"cannot be read ({error.strerror or error})") from error
 
 
 def rows(path: Path, image: str | None = "image") -> Iterator[Row]:

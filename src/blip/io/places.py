@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from blip.errors import OfflineError, UnreadableImage, UsageError
+from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 MAX_DOWNLOAD = 256 << 20
 

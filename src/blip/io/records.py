@@ -19,10 +19,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
 
-from blip.errors import UsageError
 from blip.io import tables
 from blip.io.atomic import atomic_path, disk_full, writing
 from blip.io.resume import kept_lines, sort_lines
+from blip_lite.errors import UsageError
 
 Record = Mapping[str, Any]
 Format = Literal["text", "jsonl", "csv", "tsv", "parquet", "coco"]

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blip.errors import UsageError
 from blip.io.atomic import atomic_path
+from blip_lite.errors import UsageError
 
 
 class _Line(NamedTuple):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from blip.errors import UsageError, did_you_mean
+from blip_lite.errors import UsageError, did_you_mean
 
 Schema = dict[str, Any]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Literal
 from xml.etree import ElementTree
 
-from blip.errors import BadRecord, UsageError
 from blip.io import atomic
-from blip.io.image import EXTENSIONS
 from blip.io.inputs import Input
+from blip_lite.errors import BadRecord, UsageError
+from blip_lite.image import EXTENSIONS
 
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _DC = "http://purl.org/dc/elements/1.1/"

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from blip.errors import MissingExtra
 from blip.io import schemas
+from blip_lite.errors import MissingExtra
 
 _CHUNK = 2048  # rows in memory at a time
 Rows = Iterable[dict[str, Any]]

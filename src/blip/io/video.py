@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from PIL.Image import Image, Transpose
 
-from blip.errors import ConfigError, MissingExtra, UnreadableImage
-from blip.io.image import MAX_PIXELS
 from blip.io.inputs import Input, key_of
 from blip.io.places import Nowhere
+from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
+from blip_lite.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from av import VideoFrame

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from blip.errors import UsageError
+from blip_lite.errors import UsageError
 
 Values = NDArray[Any] | Sequence[float]
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from blip.errors import UsageError
 from blip.metrics.ptb import tokenize as tokenize
+from blip_lite.errors import UsageError
 
 MAX_N = 4
 _BETA = 1.2  # how much more recall weighs than precision in ROUGE-L

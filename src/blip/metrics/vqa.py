@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from blip.errors import UsageError
+from blip_lite.errors import UsageError
 
 AGREEMENT = 3  # as many people as make an answer wholly right
 

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip.config import FAMILIES, BlipConfig, Parts
-from blip.errors import MissingPart
 from blip.model.losses import at_least_float32
 from blip.model.text import TextTransformer
 from blip.model.vision import VisionTransformer
+from blip_lite.config import FAMILIES, BlipConfig, Parts
+from blip_lite.errors import MissingPart
 
 
 class NLVRHead(nn.Module):
@@ -29,7 +29,7 @@ class NLVRHead(nn.Module):
 class BlipModel(nn.Module):
     """The mixture of encoder-decoder of the BLIP paper (section 3.1), with the parts that its family needs.
 
-    Which parts those are stands in `blip.config.FAMILIES`. A method that needs a part the family lacks raises
+    Which parts those are stands in `blip_lite.config.FAMILIES`. A method that needs a part the family lacks raises
     MissingPart. Momentum twins and queues are training state (`blip.model.momentum`), not the model.
     """
 

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from blip.errors import ConfigError
+from blip_lite.errors import ConfigError
 
 Words = tuple[tuple[int, ...], ...]  # sequences of ids
 INFINITY = float("inf")

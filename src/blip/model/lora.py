@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip.errors import ConfigError
 from blip.model.packed import Linear
+from blip_lite.errors import ConfigError
 
 NAMES = ("lora_a", "lora_b")
 

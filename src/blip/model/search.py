@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from blip.config import TextConfig
-from blip.errors import ConfigError
 from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus, nucleus_probs, process
 from blip.model.stepper import Stepper
 from blip.runtime import mixed_bits
+from blip_lite.config import TextConfig
+from blip_lite.errors import ConfigError
 
 
 @dataclass(frozen=True)

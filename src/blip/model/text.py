@@ -12,9 +12,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from blip.config import TextConfig
 from blip.model.layers import KV, MLP, Attention
 from blip.model.packed import Linear, Packable, linear
+from blip_lite.config import TextConfig
 
 # Keys and values that one layer's cross-attention looks at: of one image, or of two (NLVR2).
 Cross = KV | tuple[KV, KV]

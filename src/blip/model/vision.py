@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from blip.config import VisionConfig
 from blip.model.layers import MLP, Attention, DropPath
 from blip.model.stem import ConvStem
+from blip_lite.config import VisionConfig
 
 
 class Block(nn.Module):

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from blip.config import from_values
-from blip.errors import UsageError, did_you_mean
 from blip.tasks.base import Task
 from blip.tasks.caption import CaptionTask
 from blip.tasks.nlvr import NlvrTask
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.retrieval import RetrievalTask
 from blip.tasks.vqa import VqaTask
+from blip_lite.config import from_values
+from blip_lite.errors import UsageError, did_you_mean
 
 TASKS: dict[str, type[Any]] = {
     "pretrain": PretrainTask, "caption": CaptionTask, "retrieval": RetrievalTask, "vqa": VqaTask, "nlvr": NlvrTask,

@@ -16,14 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from blip.config import BlipConfig
 from blip.data.loader import SampleRef
 from blip.data.records import ImageRef, Record
 from blip.data.sources import Source
 from blip.data.transforms import TrainTransform
-from blip.errors import ConfigError
-from blip.io.image import read
-from blip.tokenizer import Tokenizer, clean_caption
+from blip.tokenizer import Tokenizer
+from blip_lite.config import BlipConfig
+from blip_lite.errors import ConfigError
+from blip_lite.image import read
+from blip_lite.tokenizer import clean_caption
 
 
 @dataclass(frozen=True)

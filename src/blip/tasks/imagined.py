@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from blip.errors import BadRecord
 from blip.model.stem import ConvStem
+from blip_lite.errors import BadRecord
 
 
 @dataclass(frozen=True)

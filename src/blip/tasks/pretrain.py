@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from blip.data.sources import Reading, Source
-from blip.errors import ConfigError
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
@@ -29,7 +28,8 @@ from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.start import Start, Started, Tune, save_model, start_model
 from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
 from blip.tasks.web import WebPhotos
-from blip.tokenizer import clean_caption
+from blip_lite.errors import ConfigError
+from blip_lite.tokenizer import clean_caption
 
 TEACHER_TEMPERATURE = 0.1
 

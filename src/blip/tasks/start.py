@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from blip.checkpoint.backbones import start_backbones
 from blip.checkpoint.files import write_folder
 from blip.checkpoint.load import load, start_from
-from blip.config import BlipConfig, Family, published_config, with_image_size
-from blip.errors import ConfigError
 from blip.model.blip import BlipModel
 from blip.model.lora import NAMES, Lora, add_lora, merged_state
 from blip.tasks.base import ParamGroup
 from blip.tokenizer import Tokenizer
+from blip_lite.config import BlipConfig, Family, published_config, with_image_size
+from blip_lite.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip.errors import BadRecord
+from blip_lite.errors import BadRecord
 
 
 @dataclass(frozen=True)

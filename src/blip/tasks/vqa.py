@@ -17,7 +17,6 @@ from blip.data.loader import SampleRef
 from blip.data.records import ImageRef, Record
 from blip.data.samples import Question, flat_answers, question
 from blip.data.sources import Reading, Source
-from blip.errors import BadRecord
 from blip.eval.vqa import VqaEval
 from blip.model.blip import BlipModel
 from blip.model.losses import Scope, lm_loss
@@ -25,6 +24,7 @@ from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
 from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels
 from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip_lite.errors import BadRecord
 
 Sample = tuple[Tensor, list[Question]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from blip.errors import ConfigError
+from blip_lite.errors import ConfigError
 
 Schedule = Literal["cosine_epoch", "cosine_step", "pretrain", "constant"]
 Strategy = Literal["ddp", "fsdp"]

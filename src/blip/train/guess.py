@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from blip.config import BlipConfig
 from blip.model.blip import BlipModel
 from blip.train.config import TrainConfig
+from blip_lite.config import BlipConfig
 
 CPU_RANGE = (8, 32)  # samples a step
 GPU_MOST = 256  # on each

@@ -21,7 +21,6 @@ from omegaconf import OmegaConf
 
 from blip import runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
-from blip.errors import BlipError, CheckpointMismatch, ConfigError, TrainingDiverged
 from blip.io.atomic import write_text
 from blip.tasks.base import Batch, Report, Step, Task
 from blip.train import guess
@@ -30,6 +29,7 @@ from blip.train.log import TrainLog
 from blip.train.optim import rate
 from blip.train.state import PARTS, STATE, RunFolder
 from blip.train.trained import Trained
+from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, TrainingDiverged
 
 SAMPLES = 3  # predictions shown at each evaluation
 REASONS = ("", "interrupted", "no better", "time", "terminated")  # to stop; of several processes' the last counts

@@ -10,8 +10,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from blip.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
 from blip.tasks.presets import PRESETS
+from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
 
 # original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
 ORIGINAL_KEYS: dict[str, str | None] = {

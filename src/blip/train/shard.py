@@ -16,10 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from blip import runtime
-from blip.errors import CheckpointError, CheckpointMismatch, ConfigError, EnvironmentProblem
 from blip.model.text import TextBlock
 from blip.model.vision import VisionTransformer
 from blip.train.optim import Averaged
+from blip_lite.errors import CheckpointError, CheckpointMismatch, ConfigError, EnvironmentProblem
 
 
 def cut(root: nn.Module, device: torch.device) -> None:

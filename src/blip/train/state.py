@@ -21,8 +21,8 @@ from typing import Any
 
 import torch
 
-from blip.errors import CheckpointError, UsageError
 from blip.io.atomic import writing
+from blip_lite.errors import CheckpointError, UsageError
 
 logger = logging.getLogger(__name__)
 

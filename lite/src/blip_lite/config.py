@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from blip.errors import ConfigError, UnknownKey
+from blip_lite.errors import ConfigError, UnknownKey
 
 Family = Literal["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
 Stem = Literal["none", "edgetpu"]

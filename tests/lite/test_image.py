@@ -15,9 +15,10 @@ import pytest
 import torch
 from PIL import Image
 
-from blip.config import CLIP_MEAN, CLIP_STD
-from blip.errors import MissingExtra, UnreadableImage
-from blip.io.image import prepare, read, to_rgb
+from blip.io.image import prepare
+from blip_lite.config import CLIP_MEAN, CLIP_STD
+from blip_lite.errors import MissingExtra, UnreadableImage
+from blip_lite.image import read, to_rgb
 from tests.oracle_files import tensors
 
 FORMATS = {"a.jpg": "JPEG", "a.png": "PNG", "a.webp": "WEBP", "a.avif": "AVIF", "a.tif": "TIFF", "a.gif": "GIF",

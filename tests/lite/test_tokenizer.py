@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from blip.config import BlipConfig, TextConfig
-from blip.errors import CheckpointError, ConfigError
-from blip.tokenizer import Tokenizer, clean_caption, clean_question
+from blip.tokenizer import Tokenizer
+from blip_lite import ASSETS
+from blip_lite.config import BlipConfig, TextConfig
+from blip_lite.errors import CheckpointError, ConfigError
+from blip_lite.tokenizer import clean_caption, clean_question
 from tests.oracle_files import oracle_config, tensors, values
 
 # The original turns these words of a user's text into special ids; here they are plain text (a deliberate difference).
@@ -27,7 +29,7 @@ def tokenizer() -> Tokenizer:
 
 def cut_vocabulary(folder: Path, lines: int) -> Path:
     """The first lines of the bundled vocabulary as a file of its own."""
-    bundled = Path(sys.modules["blip.tokenizer"].__file__ or "").parent / "assets" / "bert-base-uncased-vocab.txt"
+    bundled = ASSETS / "bert-base-uncased-vocab.txt"
     (folder / "vocab.txt").write_text("\n".join(bundled.read_text("utf-8").split("\n")[:lines]) + "\n", "utf-8")
     return folder
 
@@ -151,6 +153,6 @@ def test_survives_a_worker_process(tokenizer: Tokenizer) -> None:
 
 
 def test_import_needs_no_torch() -> None:
-    modules = "blip.tokenizer, blip.io.inputs, blip.io.records, blip.io.sidecars"
+    modules = "blip_lite.tokenizer, blip.io.inputs, blip.io.records, blip.io.sidecars"
     code = f"import {modules}, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

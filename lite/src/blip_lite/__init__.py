@@ -1,0 +1,24 @@
+"""BLIP without torch: the base that `blip` stands on, and exported models over numpy and onnxruntime.
+
+`blip_lite.load()` gives the bundled model. Importing this costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from blip_lite.model import Model, load
+
+ASSETS = Path(__file__).parent / "assets"
+__all__ = ["ASSETS", "Model", "load"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'blip_lite' has no attribute '{name}'")
+    value = getattr(import_module("blip_lite.model"), name)
+    globals()[name] = value
+    return value
