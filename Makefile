@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test lint types format test-slow bench clean
+.PHONY: help demo test lint types format test-slow docs bench clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -15,14 +15,14 @@ help:  ## this list
 demo: .venv/.core  ## caption the photographs in examples/ with the bundled model
 	$(BIN)/blip caption examples/
 
-test: lint types .venv/.dev  ## everything CI runs
+test: lint types .venv/.dev .venv/.browser .venv/.web  ## everything CI runs
 	$(BIN)/python -m pytest -n 2
 
 lint: .venv/.dev  ## ruff, import contract, duplicate code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-signatures=y src/blip
+	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-signatures=y src/blip lite/src/blip_lite
 
 types: .venv/.dev  ## mypy --strict
 	$(BIN)/mypy
@@ -31,8 +31,12 @@ format: .venv/.dev  ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-test-slow: .venv/.dev  ## tests that train a little or take long
+test-slow: .venv/.dev .venv/.ray .venv/.browser .venv/.web  ## tests that train a little or take long
 	$(BIN)/python -m pytest -n 2 -m slow
+
+docs: .venv/.dev .venv/.web  ## the documentation site, in site/, with the model in the browser at site/try/
+	$(BIN)/python -m mkdocs build --strict -q
+	$(BIN)/blip export -m tiny --to web -o site/try
 
 bench: .venv/.bench  ## side by side with the installed peer
 	$(BIN)/python -m benchmarks
@@ -52,6 +56,20 @@ clean:  ## remove the environment
 
 .venv/.dev: .venv/.torch pyproject.toml
 	$(PIP) -c constraints.txt -e '.[dev]'
+	$(MARK)
+
+.venv/.ray: .venv/.dev
+	$(PIP) -c constraints.txt -e '.[dev,ray]'
+	$(MARK)
+
+# For the tests of pages; where they cannot be had those tests are skipped and say so.
+.venv/.browser: .venv/.torch
+	command -v chromium || apt-get install -y -q chromium || (apt-get update -q && apt-get install -y -q chromium) || echo "no Chromium here"
+	$(MARK)
+
+.venv/.web: .venv/.dev
+	npm install --prefix .venv/web --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
+	  onnxruntime-web@$$($(BIN)/python -c 'from blip.apps.export.web import ORT_VERSION; print(ORT_VERSION)') || echo "no npm here"
 	$(MARK)
 
 .venv/.bench: .venv/.dev

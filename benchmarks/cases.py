@@ -15,9 +15,9 @@ from benchmarks.peers import Pair, pair
 from benchmarks.timing import Call
 from blip import inference
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.tokenizer import Encoded
 from blip_lite.config import BlipConfig
+from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 
 NEW = 20  # tokens of a caption, forced
 WORDS = ("a", "man", "woman", "dog", "child", "red", "ball", "street", "car", "running", "in", "near", "the", "two")

@@ -16,12 +16,12 @@ from blip import inference
 from blip.inference import Ranked, Scoring
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam
 from blip.model.explain import Looks, grad_cam, match_looks
 from blip.model.layers import Attention
 from blip.model.losses import lm_loss
 from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.config import random_tiny_config
+from blip_lite.decoding import Beam
 from blip_lite.errors import ConfigError, MissingPart
 from blip_lite.tokenizer import First
 from tests.eval.dense import ranks, recalls

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,24 +20,33 @@ from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded, random_tiny
 from blip.checkpoint.load import load as load_checkpoint
 from blip.checkpoint.locate import locate, obtain
-from blip.heatmaps import heatmaps
+from blip.heatmaps import Subject, heatmaps
 from blip.io.image import prepare
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.model.explain import Method
 from blip.model.packed import pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
-from blip_lite.config import BlipConfig, Family
-from blip_lite.errors import MissingPart, UnreadableImage, UsageError
-from blip_lite.image import read, to_rgb
-from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Explanation, MatchResult, ScoredText, Verdict
+from blip_lite import face
+from blip_lite.config import Family
+from blip_lite.decoding import Beam, Decoding, decoding_of
+from blip_lite.errors import UsageError
+from blip_lite.face import OnError
+from blip_lite.results import (
+    Answer,
+    Caption,
+    Embeddings,
+    ErrorResult,
+    Explanation,
+    Hit,
+    MatchResult,
+    ScoredText,
+    Verdict,
+)
 from blip_lite.tokenizer import clean_caption
 
-# the last is a row of a Hugging Face image column: {"bytes": ..., "path": ...}, either may be None
-ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | np.ndarray[Any, Any] | Tensor | Mapping[str, Any]
-OnError = Literal["raise", "record"]
+ImageLike = face.ImageLike | Tensor
 DEFAULT = "tiny"
-CPU_BATCH, GPU_BATCH = 8, 64
+GPU_BATCH = 64
 
 
 def load(
@@ -134,7 +143,12 @@ class Model:
     @property
     def capabilities(self) -> frozenset[str]:
         """Which calls the model's parts can serve."""
-        return capabilities(self.config)
+        return face.capabilities(self.config)
+
+    @property
+    def images_at_once(self) -> int:
+        """So many in a batch where nobody says."""
+        return face.CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
         """Moves the weights; returns the model itself."""
@@ -173,7 +187,7 @@ class Model:
             beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
             max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
         )  # fmt: skip
-        one, many = _one_or_many(images)
+        one, many = face.one_or_many(images)
         found = list(
             self.caption_iter(
                 many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error
@@ -196,7 +210,7 @@ class Model:
         """`caption` of a stream, batch by batch, in its order."""
         self.require("caption")
         decoding = decoding or Beam()
-        for batch in self._batches(images, keys, batch_size, on_error):
+        for batch in face.batches(images, keys, self.images_at_once if batch_size == "auto" else batch_size, on_error):
             seeds = [_seed(seed, key) for key, image in batch if isinstance(image, Image.Image)]
             pixel_values = self._prepare([image for _, image in batch if isinstance(image, Image.Image)])
             found = iter(self._captions(pixel_values, decoding, prompt, seeds, generator))
@@ -242,38 +256,30 @@ class Model:
         top: so many answers a question, the others are `alternatives`.
         """
         self.require("answer")
-        one, many = _one_or_many(images)
-        asked = [questions] if isinstance(questions, str) else list(questions)
-        pictures = [_open(image, str(i)) for i, image in enumerate(many)]
-        pictures = pictures * len(asked) if len(pictures) == 1 else pictures
-        asked = asked * len(pictures) if len(asked) == 1 else asked
-        if len(pictures) != len(asked):
-            raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
+        one, many = face.one_or_many(images)
+        pictures, numbers, asked = face.pairs_of(many, questions)
         if answers is not None and not answers:
             raise UsageError("answers; must be at least one, or None to answer freely")
         choices = None if answers is None else self.tokenizer.encode(list(answers), first="dec")
         decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
-        distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
-        places = torch.tensor([list(distinct).index(id(picture)) for picture in pictures])
-        size = CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
         found: list[Answer] = []
         with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(cast(Tensor, self._prepare(list(distinct.values()))))
-            for start in range(0, len(asked), size):
-                part = slice(start, start + size)
-                seen, lines = embeds[places[part].to(embeds.device)], asked[part]
+            embeds = self.module.encode_image(cast(Tensor, self._prepare(pictures)))
+            for start in range(0, len(asked), self.images_at_once):
+                part = slice(start, start + self.images_at_once)
+                seen, lines = embeds[numbers[part]], asked[part]
                 if choices is None or answers is None:
                     rows = inference.answer(self.module, self.tokenizer, seen, lines, decoding)
-                    found += [_answer([ScoredText(h.text, h.score) for h in row], "generate") for row in rows]
+                    found += [face.answer_of([ScoredText(h.text, h.score) for h in row], "generate") for row in rows]
                 else:
                     ranked = inference.rank_answers(self.module, self.tokenizer, seen, lines, choices, k=k)
-                    found += [_answer(row[:top], "rank") for row in _ranked_texts(ranked, answers, choices)]
+                    found += [face.answer_of(row[:top], "rank") for row in _ranked_texts(ranked, answers, choices)]
         return found[0] if one and isinstance(questions, str) else found
 
     def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
         """Whether a statement is true of two images (NLVR2 models)."""
         self.require("compare")
-        pictures = [_open(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+        pictures = [face.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
         with self._lock, torch.inference_mode():
             first, second = cast(Tensor, self._prepare(pictures)).chunk(2)
             chance = float(inference.reason(self.module, self.tokenizer, first, second, [clean_caption(text)]))
@@ -290,9 +296,9 @@ class Model:
     ) -> MatchResult:
         """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
         self.require("match")
-        _, many = _one_or_many(images)
-        lines = [texts] if isinstance(texts, str) else list(texts)
-        pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
+        _, many = face.one_or_many(images)
+        lines = face.texts_of(texts)
+        pixel_values = cast(Tensor, self._prepare(face.open_all(many)))
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(pixel_values, first_only=head == "itc")
             if head == "itc":
@@ -303,6 +309,22 @@ class Model:
             found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 
+    def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
+        """Images by how well they fit a text (a `str`) or another image, best first: see `face.rank`."""
+        return face.rank(self, query, images, rerank)
+
+    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
+        """ITM logits [N, M, 2] (no match, match), float32. Each image is encoded once; a batch is held at a time."""
+        self.require("match")
+        encoded = self.tokenizer.encode(list(texts), first="enc", max_length=max_text_length)
+        rows = [np.empty((0, len(texts), 2), np.float32)]
+        for batch in face.batches(images, None, self.images_at_once, "raise"):
+            pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
+            with self._lock, torch.inference_mode():
+                embeds = torch.split(self.module.encode_image(pixel_values), 1)
+                rows.append(_numpy(torch.stack([inference.match_logits(self.module, one, encoded) for one in embeds])))
+        return np.concatenate(rows)
+
     def embed_image(
         self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
     ) -> Embeddings:
@@ -312,9 +334,9 @@ class Model:
         """
         projected = projected and not tokens
         self.require("match" if projected else "image")
-        _, many = _one_or_many(images)
+        _, many = face.one_or_many(images)
         rows = []
-        for batch in self._batches(many, None, "auto", "raise"):
+        for batch in face.batches(many, None, self.images_at_once, "raise"):
             pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
             with self._lock, torch.inference_mode():
                 rows.append(
@@ -329,7 +351,7 @@ class Model:
         """
         projected = projected and not tokens
         self.require("match" if projected else "text")
-        lines = [texts] if isinstance(texts, str) else list(texts)
+        lines = face.texts_of(texts)
         with self._lock, torch.inference_mode():
             vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected, tokens=tokens)
         return Embeddings(_numpy(vectors), "text", projected, self.name)
@@ -339,35 +361,38 @@ class Model:
     ) -> Embeddings:
         """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        _, many = _one_or_many(images)
-        lines = [texts] if isinstance(texts, str) else list(texts)
-        pixel_values = cast(Tensor, self._prepare([_open(image, str(i)) for i, image in enumerate(many)]))
+        _, many = face.one_or_many(images)
+        lines = face.texts_of(texts)
+        pixel_values = cast(Tensor, self._prepare(face.open_all(many)))
         with self._lock, torch.inference_mode():
             vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
         return Embeddings(_numpy(vectors), "multimodal", False, self.name)
 
     def explain(
-        self, image: ImageLike, text: str | None = None, method: Method = "gradcam", layer: int | None = None
+        self,
+        image: ImageLike,
+        text: str | None = None,
+        method: Method = "gradcam",
+        layer: int | None = None,
+        *,
+        subject: Subject | None = None,
     ) -> Explanation:
         """Where the model looked for each token of a match, a caption or an answer.
 
         text: a question for a model that answers, else a text that is matched; None = the model's own caption.
         method: gradcam, attention (of one layer), or rollout (of all layers up to one). layer: from 0, None = the
-        middle one (of rollout the last).
+        middle one (of rollout the last). subject: "caption" takes a text as a caption, not as one to match.
         """
-        picture = _open(image, "image")
+        picture = face.open_image(image, "image")
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(cast(Tensor, self._prepare([picture])))
-            seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer)
+            seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer, subject)
         maps = _numpy(seen.found.maps)
-        return Explanation(
-            seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture
-        )
+        return Explanation(seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture)
 
     def require(self, call: str) -> None:
         """Raises MissingPart when the model's parts cannot serve a call."""
-        if call not in self.capabilities:
-            raise MissingPart(f"model '{self.name}' cannot {call}; {_ADVICE[call]}")
+        face.require(self.name, self.config, call)
 
     def _prepare(self, images: Sequence[Image.Image]) -> Tensor | None:
         if not images:
@@ -375,83 +400,6 @@ class Model:
         config = self.config
         values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return values.to(self.device, self.dtype)
-
-    def _batches(
-        self,
-        images: Iterable[ImageLike],
-        keys: Iterable[str] | None,
-        batch_size: int | Literal["auto"],
-        on_error: OnError,
-    ) -> Iterator[list[tuple[str, Image.Image | ErrorResult]]]:
-        size = (CPU_BATCH if self.device.type == "cpu" else GPU_BATCH) if batch_size == "auto" else batch_size
-        names = iter(keys) if keys is not None else None
-        batch: list[tuple[str, Image.Image | ErrorResult]] = []
-        for i, image in enumerate(images):
-            key = next(names) if names is not None else _key(image, i)
-            batch.append((key, _open_or_record(image, key, on_error)))
-            if len(batch) == size:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
-
-
-_ADVICE = {
-    "caption": "use caption-base, caption-large, tiny or any pretrain-* model",
-    "answer": "use vqa-base, vqa-base-capfilt or tiny-vqa",
-    "match": "use a retrieval-* or pretrain-* model, or tiny",
-    "text": "use any model but caption-*",
-    "image": "use any model",
-    "compare": "use nlvr-base",
-}
-
-
-def capabilities(config: BlipConfig) -> frozenset[str]:
-    """caption, answer, match, compare, text, image: what the family's parts can serve."""
-    parts = config.parts
-    found = {"image"}
-    if parts.decoder_reads == "image":
-        found.add("caption")
-    if parts.decoder_reads == "encoder":
-        found.add("answer")
-    if parts.matching:
-        found.add("match")
-    if parts.encoder_reads == "two images":
-        found.add("compare")
-    elif parts.encoder_reads:
-        found.add("text")
-    return frozenset(found)
-
-
-def decoding_of(
-    *,
-    beams: int,
-    sample: bool,
-    top_p: float,
-    top_k: int,
-    temperature: float,
-    min_length: int,
-    max_length: int,
-    num_captions: int,
-    repetition_penalty: float | None,
-) -> Decoding:
-    """The decoding that the arguments of `caption` describe."""
-    penalty = repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0)
-    if sample:
-        return Nucleus(
-            top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length, max_length=max_length,
-            num_captions=num_captions, repetition_penalty=penalty,
-        )  # fmt: skip
-    if beams == 1 and num_captions == 1:
-        return Greedy(min_length=min_length, max_length=max_length, repetition_penalty=penalty)
-    return Beam(
-        num_beams=max(beams, num_captions), num_captions=num_captions, min_length=min_length, max_length=max_length,
-        repetition_penalty=penalty,
-    )  # fmt: skip
-
-
-def _answer(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> Answer:
-    return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
 
 
 def _ranked_texts(ranked: inference.Ranked, answers: Sequence[str], choices: Encoded) -> list[list[ScoredText]]:
@@ -461,48 +409,6 @@ def _ranked_texts(ranked: inference.Ranked, answers: Sequence[str], choices: Enc
         [ScoredText(answers[i], total / lengths[i]) for i, total in zip(places, totals, strict=True)]
         for places, totals in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True)
     ]
-
-
-def _one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
-    """Whether it is one image, and the images. A tensor or array with a batch dimension is many."""
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
-        return True, [images]
-    if isinstance(images, np.ndarray | Tensor):
-        return images.ndim == 3, [images] if images.ndim == 3 else list(images)
-    return False, images
-
-
-def _key(image: ImageLike, index: int) -> str:
-    if isinstance(image, Mapping):
-        image = image.get("path") or ""
-        return _key(image, index) if image else str(index)
-    return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
-
-
-def _open_or_record(image: ImageLike, key: str, on_error: OnError) -> Image.Image | ErrorResult:
-    try:
-        return _open(image, key)
-    except UnreadableImage as error:
-        if on_error == "raise":
-            raise
-        return ErrorResult(key, type(error).__name__, error.reason)
-
-
-def _open(image: ImageLike, key: str) -> Image.Image:
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path") or b""
-    if isinstance(image, Tensor):
-        values = image * 255 if image.is_floating_point() else image
-        image = values.round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
-        raise UnreadableImage(key, f"{type(image).__name__} is no image; give a path, bytes, a picture or an array")
-    return read(image, key=key)
 
 
 def _seed(seed: int | None, key: str) -> int:

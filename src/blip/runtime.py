@@ -5,13 +5,10 @@ from __future__ import annotations
 import ctypes
 import os
 import random
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from types import FrameType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -145,37 +142,6 @@ def wait_for_all() -> None:
 @cache
 def _waiting_group(world: dist.ProcessGroup) -> dist.ProcessGroup:
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=timedelta(days=1)))
-
-
-@dataclass
-class Stop:
-    """`reason` is "" until a signal came: then "terminated" or "interrupted"."""
-
-    reason: str = ""
-
-
-@contextmanager
-def stopping() -> Iterator[Stop]:
-    """The first SIGTERM or Ctrl-C asks the work inside to stop at its next end; the next one does what it always does.
-
-    In another thread than the main one signals are left to whoever has that.
-    """
-    stop = Stop()
-    before: dict[signal.Signals, Any] = {}
-    reasons = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.reason = reasons[signal.Signals(number)]
-        signal.signal(number, before[signal.Signals(number)])
-
-    with suppress(ValueError):  # not in the main thread
-        for number in reasons:
-            before[number] = signal.signal(number, ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def cores() -> int:

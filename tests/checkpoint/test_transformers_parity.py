@@ -23,11 +23,11 @@ from blip.checkpoint import files, infer
 from blip.checkpoint.load import load
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus
 from blip.model.losses import lm_loss
 from blip.tokenizer import Tokenizer
 from blip_lite import ASSETS
 from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig, published_config, with_image_size
+from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 from blip_lite.tokenizer import First
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 

@@ -10,10 +10,11 @@ import torch
 
 import blip_lite
 from blip import inference
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus_probs, process
+from blip.model.decoding import nucleus_probs, process
 from blip.model.search import generate
 from blip.model.stepper import TextStepper
 from blip.tokenizer import Tokenizer
+from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 from blip_lite.errors import ConfigError
 from tests.oracle_files import oracle_config, oracle_model, tensors, values
 

@@ -17,11 +17,11 @@ import blip
 from blip import inference
 from blip.model import packed
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam
 from blip.model.layers import blockwise
 from blip.model.packed import Linear, Packable, Packed, pack
 from blip.tokenizer import Tokenizer
 from blip_lite.config import Family, random_tiny_config
+from blip_lite.decoding import Beam
 from tests.oracle_files import oracle_model, tensors
 
 CPU = torch.device("cpu")

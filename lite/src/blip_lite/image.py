@@ -103,14 +103,14 @@ def prepare(
     values = np.empty((len(images), 3, size, size), dtype=np.float32)
     for i, image in enumerate(images):
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-        values[i] = np.asarray(_square(rgb, size)).transpose(2, 0, 1)
+        values[i] = np.asarray(square(rgb, size)).transpose(2, 0, 1)
     values /= np.float32(255)
     values -= np.asarray(mean, dtype=np.float32)[:, None, None]
     values /= np.asarray(std, dtype=np.float32)[:, None, None]
     return values
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
+def square(image: Image.Image, size: int) -> Image.Image:
     """Bicubic resize with the order of passes of Pillow 13, which is the recorded one, under every Pillow.
 
     Each pass rounds and clips to 8 bits, so the order shows in the pixels. Before 13 Pillow went across first always.

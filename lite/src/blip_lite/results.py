@@ -110,6 +110,27 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True)
+class Hit:
+    """A photo that was found. `score` orders: the cosine `itc`, or after a second look the logit of a match + cosine.
+
+    `path` is the photo's path, or its number in what was given; `itm` the chance of a match where it was asked for.
+    """
+
+    rank: int
+    path: str
+    score: float
+    itc: float | None = None
+    itm: float | None = None
+    caption: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "rank": self.rank, "path": self.path, "score": self.score, "itc": self.itc, "itm": self.itm,
+            "caption": self.caption,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Where a model looked: a map [g, g] for each token, at least 0, in `maps` [T, g, g].
 
@@ -142,7 +163,7 @@ class Explanation:
         """The mean map [g, g] of all tokens but the special ones; zeros without any."""
         rows = [i for i, token in enumerate(self.tokens) if not _special(token)]
         if not rows:
-            return self.maps.sum(axis=0) * 0
+            return _row(self.maps * 0, 0)
         mean: NDArray[np.float32] = self.maps[rows].mean(axis=0)
         return mean
 

@@ -14,7 +14,6 @@ from blip.cli import options as o
 from blip.cli.flow import Flow, Good, Record
 
 if TYPE_CHECKING:
-    from blip.api import Model
     from blip.io.inputs import Input
 
 MODES = ("generate", "rank")
@@ -69,7 +68,7 @@ def ask(
         return 0
     if run.dry_run:
         return flow.dry_run(found, o.model_name(model, o.ANSWERER))
-    loaded = run.load(RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, o.ANSWERER)
+    loaded = run.load_any(RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, o.ANSWERER)
     loaded.require("answer")
     how = {"beams": beams, "max_length": max_length, "min_length": min_length} if closed is None else {"k": k}
     answerer = _Answerer(loaded, wanted, {"answers": closed, "top": top, **how})
@@ -89,7 +88,7 @@ def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str
     if run.dry_run:
         return flow.dry_run(found, model)
     name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
-    loaded = replace(run, quiet=True).load(name)  # no bundled model can
+    loaded = replace(run, quiet=True).load_any(name)  # no bundled model can
     loaded.require("compare")
     second = read(pair)
 
@@ -161,7 +160,7 @@ def _unasked(one: Input) -> Input:
 class _Answerer:
     """The records of a few images: one for each question of each."""
 
-    model: Model
+    model: o.AnyModel
     wanted: dict[str, list[Question]]
     how: dict[str, Any]
 

@@ -16,10 +16,9 @@ from blip.cli.flow import Flow, Good, Record
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.api import Model
     from blip.io.inputs import Input
     from blip.io.sidecars import Sidecars
-    from blip.model.decoding import Decoding
+    from blip_lite.decoding import Decoding
     from blip_lite.results import Caption, ErrorResult
 
 RUN = o.Run()
@@ -74,14 +73,14 @@ def caption(
     if not wanted:
         o.note(f"{len(found)} inputs, all have their texts", run.quiet)
         return 0
-    loaded = run.load(model)
-    loaded.require("caption")
-    judge = None if itm is None else replace(run, image_size=None, compile=False).load(itm)
+    loaded = run.load_any(model)
+    loaded.require("sample" if sample else "caption")
+    judge = None if itm is None else replace(run, image_size=None, compile=False).load_any(itm)
     if summary:
         wanted = _of_clips(wanted)
         flow.written = _Summary(wanted)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
-    from blip.api import decoding_of
+    from blip_lite.decoding import decoding_of
 
     decoding = decoding_of(
         beams=beams or 3, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
@@ -92,7 +91,7 @@ def caption(
     return flow.run(wanted, len(found), loaded, describe)
 
 
-def _length(model: Model, prompt: str | None, new: int | None) -> int:
+def _length(model: o.AnyModel, prompt: str | None, new: int | None) -> int:
     """All ids of a caption: the original's 20, or those of the prompt and `new` ones (the end is one of them)."""
     if new is None:
         return 20
@@ -119,8 +118,8 @@ def _sidecars(
 class _Captioner:
     """The record of each of a few images; sidecars are written on the way."""
 
-    model: Model
-    judge: Model | None
+    model: o.AnyModel
+    judge: o.AnyModel | None
     decoding: Decoding
     prompt: str | None
     keep_prompt: bool
@@ -191,7 +190,7 @@ def _quality(row: Record) -> float:
 
 def params(decoding: Decoding) -> Record:
     """The decoding's settings as a record shows them."""
-    from blip.model.decoding import Beam, Nucleus
+    from blip_lite.decoding import Beam, Nucleus
 
     lengths = {"min_length": decoding.min_length, "max_length": decoding.max_length}
     if isinstance(decoding, Nucleus):

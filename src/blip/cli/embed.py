@@ -12,7 +12,6 @@ from blip.cli import options as o
 from blip.cli.flow import Flow, Good, Record
 
 if TYPE_CHECKING:
-    from blip.api import Model
     from blip.io.inputs import Input
 
 STORES = {"fp32": "float32", "fp16": "float16"}
@@ -58,7 +57,7 @@ def embed(
         if kind == "text":
             print("\n".join(lines))
         return flow.dry_run(found, model)
-    loaded = run.load(model)
+    loaded = run.load_any(model)
     projected = projected and not tokens and kind != "multimodal"
     loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
     if not projected:
@@ -74,7 +73,7 @@ def embed(
 class _Embedder:
     """Records of vectors."""
 
-    def __init__(self, model: Model, kind: str, projected: bool, tokens: bool, dtype: str) -> None:
+    def __init__(self, model: o.AnyModel, kind: str, projected: bool, tokens: bool, dtype: str) -> None:
         self.model, self.kind, self.projected, self.tokens, self.dtype = model, kind, projected, tokens, dtype
 
     def of_texts(self, lines: Sequence[str]) -> list[Record]:

@@ -18,7 +18,6 @@ from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.api import Model
     from blip.io.inputs import Input
     from blip.io.records import RecordWriter
 
@@ -58,9 +57,9 @@ class Flow:
         o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
-    def run(self, inputs: Sequence[Input], listed: int, model: Model, describe: Describe) -> int:
+    def run(self, inputs: Sequence[Input], listed: int, model: o.AnyModel, describe: Describe) -> int:
         """Describes all inputs, some at once, and writes their records in order; the exit code."""
-        from blip.runtime import stopping
+        from blip.stop import stopping
 
         quiet, size = self.flags.quiet, self.flags.images_at_once(model)
         start, failed, done = time.perf_counter(), 0, 0
@@ -141,10 +140,11 @@ class Flow:
 
 def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:
     """`describe`, in halves where the device's memory is not enough."""
-    import torch
-
     if not good:
         return []
+    torch = sys.modules.get("torch")  # not there where an exported model runs
+    if torch is None:
+        return describe(good)
     try:
         return describe(good)
     except torch.OutOfMemoryError as error:

@@ -14,7 +14,6 @@ from blip.cli.flow import Flow, Good, Record
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.api import Model
     from blip.io.inputs import Input
 
 
@@ -47,7 +46,7 @@ def match(
         return 0
     if run.dry_run:
         return flow.dry_run(found, model)
-    loaded = run.load(model)
+    loaded = run.load_any(model)
     loaded.require("match")
 
     def describe(good: Good) -> list[list[Record]]:
@@ -80,7 +79,7 @@ def _own(one: Input) -> list[str]:
 
 
 def _rows(
-    model: Model, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
+    model: o.AnyModel, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
 ) -> list[Record]:
     lines = [text for _, text in texts]
     scores = model.match(image, lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]

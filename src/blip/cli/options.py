@@ -16,6 +16,9 @@ import typer
 if TYPE_CHECKING:
     from blip.api import Model
     from blip.io.inputs import Input
+    from blip_lite.model import Model as ExportedModel
+
+    AnyModel = Model | ExportedModel
 
 Inputs = Annotated[
     list[str] | None,
@@ -172,8 +175,24 @@ class Run:
             stdin=getattr(sys.stdin, "buffer", None),
         )  # fmt: skip
 
+    def load_any(self, name: str | None, default: str = BUNDLED) -> AnyModel:
+        """The model to use: that of an exported folder runs without torch, any other by `load`."""
+        from blip_lite.errors import UsageError
+        from blip_lite.model import is_exported, load
+
+        named = model_name(name, default)
+        if not is_exported(Path(named).expanduser()):
+            return self.load(name, default)
+        other = {
+            "--device": self.device not in ("auto", "cpu"), "--dtype": self.dtype not in ("auto", "fp32"),
+            "--image-size": self.image_size is not None, "--compile": self.compile,
+        }  # fmt: skip
+        for flag in (flag for flag, given in other.items() if given):
+            raise UsageError(f"{flag}; must be left out: an exported model runs on the CPU as it was written")
+        return load(named, threads=self.threads)
+
     def load(self, name: str | None, default: str = BUNDLED) -> Model:
-        """The model to use; says so in one line when it is a bundled default."""
+        """The model to use over torch; says so in one line when it is a bundled default."""
         from blip import api
 
         notice(name, default, self.quiet)
@@ -182,11 +201,9 @@ class Run:
             image_size=self.image_size, compile=self.compile, offline=self.offline or None,
         )  # fmt: skip
 
-    def images_at_once(self, model: Model) -> int:
+    def images_at_once(self, model: AnyModel) -> int:
         """What the user has said, else what suits the device."""
-        from blip.api import CPU_BATCH, GPU_BATCH
-
-        return self.batch_size or (CPU_BATCH if model.device.type == "cpu" else GPU_BATCH)
+        return self.batch_size or model.images_at_once
 
 
 @dataclass(kw_only=True)

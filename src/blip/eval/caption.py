@@ -18,8 +18,8 @@ from blip.eval.photos import Photos
 from blip.io.records import image_id as number_in
 from blip.metrics.caption import SET_SCORES, caption_scores, caption_statistics
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam, Decoding
 from blip.tokenizer import Tokenizer
+from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import BadRecord
 
 COCO_BEAM = Beam(num_beams=3, max_length=20, min_length=5)

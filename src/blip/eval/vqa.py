@@ -19,8 +19,8 @@ from blip.eval.photos import Photos
 from blip.inference import Scoring
 from blip.metrics.vqa import vqa_accuracy
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam
 from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.decoding import Beam
 from blip_lite.errors import UsageError
 
 QUESTIONS = 16  # in one pass

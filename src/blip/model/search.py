@@ -3,33 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from blip.model.decoding import Beam, Decoding, Greedy, Nucleus, nucleus, nucleus_probs, process
+from blip.model.decoding import nucleus, nucleus_probs, process
 from blip.model.stepper import Stepper
 from blip.runtime import mixed_bits
 from blip_lite.config import TextConfig
-from blip_lite.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class Generated:
-    """One finished text: its new ids (with the end, if it ended) and the log-probability of each under the model.
-
-    The model's own: before penalties, temperature and cut-offs.
-    """
-
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    rank_score: float | None = None  # beam search: what hypotheses were ordered by
-
-    @property
-    def score(self) -> float:
-        """Mean log-probability of the new tokens, the end included."""
-        return sum(self.logprobs) / max(1, len(self.logprobs))
+from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
+from blip_lite.search import BeamSearch, Candidates, Floats, Generated, Ids, check_lengths
 
 
 @torch.no_grad()
@@ -48,14 +32,12 @@ def generate(
     image's texts alone. Or one `generator` for the whole batch: the original's draws, ids equal for equal seeds.
     Raises ConfigError when the prompt leaves no room or the model has fewer positions than `max_length`.
     """
-    if prompt.shape[1] >= decoding.max_length:
-        raise ConfigError(f"max_length {decoding.max_length}: the prompt alone has {prompt.shape[1]} ids")
-    if decoding.max_length > text.max_length:
-        raise ConfigError(f"max_length {decoding.max_length}: the model has {text.max_length} positions")
+    check_lengths(prompt.shape[1], decoding, text)
     if not len(prompt):
         return []
     if isinstance(decoding, Beam):
-        return _BeamSearch(stepper, prompt, decoding, text).run()
+        rows = _Rows(stepper, prompt.device)
+        return BeamSearch(rows, _candidates, prompt.cpu().numpy(), decoding, text.sep_id).run()
     return _RowSearch(stepper, prompt, decoding, text, seeds, generator).run()
 
 
@@ -150,131 +132,41 @@ def _noise(seeds: Sequence[int], copies: int, length: int) -> Tensor:
     return torch.stack([torch.rand(length, generator=generator) for generator in generators])
 
 
-@dataclass
-class _Hypotheses:
-    """The n best finished texts of one image, by normalised score."""
+class _Rows:
+    """A stepper of tensors for a search that keeps its books in numpy."""
 
-    size: int
-    decoding: Beam
-    prompt: int
-    found: list[tuple[float, Generated]] = field(default_factory=list)
-    worst: float = 1e9
+    def __init__(self, stepper: Stepper, device: torch.device) -> None:
+        self.stepper, self.device = stepper, device
 
-    def norm(self, total: float, length: int, ended: bool) -> float:
-        """length: all ids without the end."""
-        if self.decoding.length_norm == "new":
-            length = length - self.prompt + ended
-        return total / float(length**self.decoding.length_penalty)
+    def start(self, prompt: Ids, max_length: int) -> Tensor:
+        return self.stepper.start(self.tensor(prompt), max_length)
 
-    def add(self, norm: float, generated: Generated) -> None:
-        if len(self.found) < self.size or norm > self.worst:
-            self.found.append((norm, generated))
-            if len(self.found) > self.size:
-                order = sorted((score, i) for i, (score, _) in enumerate(self.found))
-                del self.found[order[0][1]]
-                self.worst = order[1][0]
-            else:
-                self.worst = min(norm, self.worst)
+    def widen(self, times: int) -> None:
+        self.stepper.widen(times)
 
-    def is_done(self, best_total: float, length: int) -> bool:
-        if len(self.found) < self.size:
-            return False
-        return self.decoding.early_stopping or self.worst >= self.norm(best_total, length, True)
+    def step(self, ids: Ids) -> Tensor:
+        return self.stepper.step(self.tensor(ids))
 
-    def best(self, count: int) -> list[Generated]:
-        """Best first; of equals the one added last."""
-        return [g for _, g in sorted(self.found, key=lambda item: item[0])[::-1]][:count]
+    def reorder(self, rows: Ids) -> None:
+        self.stepper.reorder(self.tensor(rows))
+
+    def keep(self, images: Ids, rows: Ids) -> None:
+        self.stepper.keep(self.tensor(images), self.tensor(rows))
+
+    def tensor(self, numbers: Ids) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
 
 
-class _BeamSearch:
-    def __init__(self, stepper: Stepper, prompt: Tensor, decoding: Beam, text: TextConfig) -> None:
-        self.stepper, self.decoding, self.end = stepper, decoding, text.sep_id
-        self.prompt, self.n = prompt.shape[1], decoding.num_beams
-        self.results = [_Hypotheses(self.n, decoding, self.prompt) for _ in range(len(prompt))]
-        self.images = list(range(len(prompt)))  # which result each live image writes
-        self.ids = prompt.repeat_interleave(self.n, 0)
-        self.scores = stepper.start(prompt, decoding.max_length).repeat_interleave(self.n, 0)
-        stepper.widen(self.n)
-        self.totals = self.scores.new_full((len(prompt), self.n), -1e9)  # so that the first step takes beam 0's
-        self.totals[:, 0] = 0
-        self.logprobs = torch.zeros(len(self.ids), 0)
-
-    def run(self) -> list[list[Generated]]:
-        while True:
-            live = self.advance()
-            if not live or self.ids.shape[1] == self.decoding.max_length:
-                break
-            self.scores = self.stepper.step(self.ids[:, -1])
-        totals = self.totals.tolist()
-        for image, result in enumerate(self.images):
-            for beam in range(self.n):
-                self.finish(result, image * self.n + beam, totals[image][beam])
-        return [hypotheses.best(self.decoding.num_captions) for hypotheses in self.results]
-
-    def finish(self, result: int, row: int, total: float, end_logprob: float | None = None) -> None:
-        """A live row becomes a hypothesis of its image, ended by the end token or by the length."""
-        ids, logprobs = self.ids[row, self.prompt :].tolist(), self.logprobs[row].tolist()
-        ended = end_logprob is not None
-        if end_logprob is not None:
-            ids, logprobs = [*ids, self.end], [*logprobs, end_logprob]
-        norm = self.results[result].norm(total, self.ids.shape[1], ended)
-        self.results[result].add(norm, Generated(tuple(ids), tuple(logprobs), norm))
-
-    def candidates(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The 2n best continuations of each image, best first: totals, beams, ids, log-probabilities, each [I, 2n].
-
-        Every row's 2n best are among them if anything of the row is; only those are turned into log-probabilities.
-        """
-        k, images = 2 * self.n, len(self.images)
-        level = self.scores.logsumexp(dim=1, keepdim=True)
-        if self.decoding.repetition_penalty != 1.0:  # which, unlike the rest, depends on the level of the scores
-            self.scores, level = self.scores - level, torch.zeros_like(level)
-        best, tokens = process(self.scores, self.ids, self.decoding, self.end).topk(k, dim=1)
-        logprobs = (self.scores.gather(1, tokens) - level).view(images, -1)
-        totals = (best - level + self.totals.view(-1, 1)).view(images, -1)
-        totals, places = totals.topk(k, dim=1)
-        return totals, places // k, tokens.view(images, -1).gather(1, places), logprobs.gather(1, places)
-
-    def advance(self) -> bool:
-        """One token for every live image; finished images leave. Returns whether any is left."""
-        columns = [x.tolist() for x in self.candidates()]
-        length, left, chosen = self.ids.shape[1], [], []
-        for image, result in enumerate(self.images):
-            ranked = list(zip(*(column[image] for column in columns), strict=True))
-            going_on = self.sort_out(image, result, ranked)
-            # original: the best candidate, ended or not, says if better can come; newer: the best of those going on
-            best = ranked[0][0] if self.decoding.length_norm == "total" else going_on[0][0]
-            if not self.results[result].is_done(best, length):
-                left.append(image)
-                chosen += going_on
-        if left:
-            self.go_on(left, chosen)
-        self.images = [self.images[i] for i in left]
-        return bool(left)
-
-    def sort_out(
-        self, image: int, result: int, ranked: list[tuple[float, int, int, float]]
-    ) -> list[tuple[float, int, int, float]]:
-        """Of candidates (total, beam, id, log-probability) those that end become hypotheses; n others go on."""
-        going_on: list[tuple[float, int, int, float]] = []
-        for place, (total, beam, token, logprob) in enumerate(ranked):
-            row = image * self.n + beam
-            if token != self.end:
-                going_on.append((total, row, token, logprob))
-            elif place < self.n:
-                self.finish(result, row, total, logprob)
-            if len(going_on) == self.n:
-                break
-        return going_on
-
-    def go_on(self, left: list[int], chosen: list[tuple[float, int, int, float]]) -> None:
-        totals, rows, ids, logprobs = zip(*chosen, strict=True)
-        index = torch.tensor(rows)
-        where = index.to(self.ids.device)
-        if len(left) < len(self.images):
-            self.stepper.keep(torch.tensor(left, device=where.device), where)
-        else:
-            self.stepper.reorder(where)
-        self.ids = torch.cat([self.ids[where], torch.tensor(ids, device=where.device)[:, None]], dim=1)
-        self.totals = self.totals.new_tensor(totals).view(len(left), self.n)
-        self.logprobs = torch.cat([self.logprobs[index], torch.tensor(logprobs)[:, None]], dim=1)
+def _candidates(scores: Tensor, ids: Ids, totals: Floats, decoding: Beam, end: int, k: int) -> Candidates:
+    """`blip_lite.search.candidates` where the scores are: only the k best of each image leave the device."""
+    images, before = len(totals), torch.from_numpy(totals).to(scores)
+    level = scores.logsumexp(dim=1, keepdim=True)
+    if decoding.repetition_penalty != 1.0:
+        scores, level = scores - level, torch.zeros_like(level)
+    so_far = torch.from_numpy(ids).to(scores.device)
+    best, tokens = process(scores, so_far, decoding, end).topk(min(k, scores.shape[1]), dim=1)
+    logprobs = (scores.gather(1, tokens) - level).view(images, -1)
+    rows = (best - level + before.view(-1, 1)).view(images, -1)
+    found, places = rows.topk(min(k, rows.shape[1]), dim=1)
+    columns = (x.gather(1, places).tolist() for x in (tokens.view(images, -1), logprobs))
+    return Candidates(found.tolist(), (places // tokens.shape[1]).tolist(), *columns)

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, of_whole_batch
 from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip_lite.decoding import Beam
 
 
 @dataclass(frozen=True, kw_only=True)

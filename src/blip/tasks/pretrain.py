@@ -16,7 +16,6 @@ from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
 from blip.model.blip import BlipModel
-from blip.model.decoding import Beam
 from blip.model.momentum import Twinned
 from blip.model.stem import ConvStem
 from blip.runtime import gather, gather_with_grad, rank, world_size
@@ -28,6 +27,7 @@ from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.start import Start, Started, Tune, save_model, start_model
 from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
 from blip.tasks.web import WebPhotos
+from blip_lite.decoding import Beam
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import clean_caption
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from blip import inference
 from blip.metrics.caption import Cider, tokenize
 from blip.model.blip import BlipModel
-from blip.model.decoding import Nucleus
 from blip.model.losses import at_least_float32
 from blip.runtime import mixed_bits, share_of_mean
 from blip.tokenizer import Tokenizer
+from blip_lite.decoding import Nucleus
 
 END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence is worth less
 

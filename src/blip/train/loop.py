@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from blip import runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
 from blip.io.atomic import write_text
+from blip.stop import Stop, stopping
 from blip.tasks.base import Batch, Report, Step, Task
 from blip.train import guess
 from blip.train.config import TrainConfig
@@ -63,7 +64,7 @@ def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "
             stack.enter_context(runtime.threads(config.threads))
         if device.type == "cpu":
             runtime.hold_memory()
-        stop = stack.enter_context(runtime.stopping())
+        stop = stack.enter_context(stopping())
         stack.enter_context(runtime.peers())
         return _Run(task, config, RunFolder(Path(run_dir)), device, stop, resume, quiet).run()
 
@@ -76,7 +77,7 @@ class _Run:
     config: TrainConfig
     folder: RunFolder
     device: torch.device
-    stop: runtime.Stop
+    stop: Stop
     resume: str
     quiet: bool
     done: int = 0  # finished optimizer steps

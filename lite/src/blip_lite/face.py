@@ -1,0 +1,187 @@
+"""What every model does with its arguments, whatever it computes with: images of any kind opened, calls checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from blip_lite.config import BlipConfig
+from blip_lite.errors import MissingPart, UnreadableImage, UsageError
+from blip_lite.image import read, to_rgb
+from blip_lite.results import Answer, Embeddings, ErrorResult, Hit, ScoredText
+
+# Tensors count as arrays; a mapping is a row of a Hugging Face image column: {"bytes": ..., "path": ...}.
+ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Mapping[str, Any]
+OnError = Literal["raise", "record"]
+Opened = list[tuple[str, Image.Image | ErrorResult]]  # key and picture, or what went wrong
+CPU_BATCH = 8
+
+ADVICE = {
+    "caption": "use caption-base, caption-large, tiny or any pretrain-* model",
+    "answer": "use vqa-base, vqa-base-capfilt or tiny-vqa",
+    "match": "use a retrieval-* or pretrain-* model, or tiny",
+    "text": "use any model but caption-*",
+    "image": "use any model",
+    "compare": "use nlvr-base",
+    "sample": "use a model that captions, and not one exported for onnxruntime",
+}
+
+
+def capabilities(config: BlipConfig) -> frozenset[str]:
+    """caption, sample, answer, match, compare, text, image: what the family's parts can serve."""
+    parts = config.parts
+    found = {"image"}
+    if parts.decoder_reads == "image":
+        found |= {"caption", "sample"}
+    if parts.decoder_reads == "encoder":
+        found.add("answer")
+    if parts.matching:
+        found.add("match")
+    if parts.encoder_reads == "two images":
+        found.add("compare")
+    elif parts.encoder_reads:
+        found.add("text")
+    return frozenset(found)
+
+
+def require(name: str, config: BlipConfig, call: str) -> None:
+    """Raises MissingPart when the family's parts cannot serve a call."""
+    if call not in capabilities(config):
+        raise MissingPart(f"model '{name}' cannot {call}; {ADVICE[call]}")
+
+
+def one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
+    """Whether it is one image, and the images. An array or tensor with a batch dimension is many."""
+    if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
+        return True, [images]
+    if hasattr(images, "ndim"):
+        return images.ndim == 3, [images] if images.ndim == 3 else list(images)
+    return False, images
+
+
+def texts_of(texts: str | Sequence[str]) -> list[str]:
+    """One text or several as a list."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def key_of(image: Any, index: int) -> str:
+    """The name of an image: its path, or its number."""
+    if isinstance(image, Mapping):
+        path = image.get("path")
+        return key_of(path, index) if path else str(index)
+    return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
+
+
+def open_image(image: Any, key: str) -> Image.Image:
+    """The picture of an `ImageLike`. Raises UnreadableImage."""
+    if isinstance(image, Mapping):
+        image = image.get("bytes") or image.get("path") or b""
+    if hasattr(image, "detach"):
+        image = _from_tensor(image)
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
+        return Image.fromarray(image)
+    if isinstance(image, Image.Image):
+        return to_rgb(image)
+    if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
+        raise UnreadableImage(key, f"{type(image).__name__} is no image; give a path, bytes, a picture or an array")
+    return read(image, key=key)
+
+
+def _from_tensor(image: Any) -> NDArray[np.uint8]:
+    """A tensor [3, H, W], uint8 or float in [0, 1], as an array [H, W, 3]."""
+    values = image.detach().cpu()
+    values = values.float().numpy() * 255 if values.is_floating_point() else values.numpy()
+    pixels: NDArray[np.uint8] = values.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+    return pixels
+
+
+def open_all(images: Iterable[Any]) -> list[Image.Image]:
+    """The pictures of images that must all be readable."""
+    return [open_image(image, str(i)) for i, image in enumerate(images)]
+
+
+def batches(images: Iterable[Any], keys: Iterable[str] | None, size: int, on_error: OnError) -> Iterator[Opened]:
+    """The opened images of a stream, `size` at a time, each with its key."""
+    names = iter(keys) if keys is not None else None
+    batch: Opened = []
+    for i, image in enumerate(images):
+        key = next(names) if names is not None else key_of(image, i)
+        batch.append((key, _open_or_record(image, key, on_error)))
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _open_or_record(image: Any, key: str, on_error: OnError) -> Image.Image | ErrorResult:
+    try:
+        return open_image(image, key)
+    except UnreadableImage as error:
+        if on_error == "raise":
+            raise
+        return ErrorResult(key, type(error).__name__, error.reason)
+
+
+def pairs_of(images: Iterable[Any], questions: str | Sequence[str]) -> tuple[list[Image.Image], list[int], list[str]]:
+    """Distinct pictures, and for each question the number of its picture; one image or question goes with all others.
+
+    An image given twice is opened each time but is one picture where it is the same object.
+    """
+    pictures, asked = open_all(images), texts_of(questions)
+    pictures = pictures * len(asked) if len(pictures) == 1 else pictures
+    asked = asked * len(pictures) if len(asked) == 1 else asked
+    if len(pictures) != len(asked):
+        raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
+    distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
+    numbers = {key: i for i, key in enumerate(distinct)}
+    return list(distinct.values()), [numbers[id(picture)] for picture in pictures], asked
+
+
+def answer_of(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> Answer:
+    """The best first, the others as alternatives."""
+    return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
+
+
+class Ranker(Protocol):
+    """A model that can put images in order."""
+
+    def require(self, call: str) -> None: ...
+    def embed_image(self, images: Any, projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
+    def match_logits(self, images: Iterable[Any], texts: Sequence[str], *, max_text_length: int = 35) -> Any: ...
+
+
+def rank(model: Ranker, query: Any, images: Iterable[Any], rerank: int) -> list[Hit]:
+    """Images by how well they fit a text (a `str`) or another image (anything else), best first.
+
+    By cosine; of a text's best `rerank` ones then by match logit + cosine, as the original ranks. An image may be
+    read twice. `Hit.path` is its path, or its number.
+    """
+    model.require("match")
+    if rerank < 0:
+        raise UsageError(f"rerank {rerank}; must be at least 0")
+    many = [image.read() if hasattr(image, "read") else image for image in images]
+    text = query if isinstance(query, str) else None
+    vector = (model.embed_image([query]) if text is None else model.embed_text(text)).vectors[0]
+    cosines = model.embed_image(many).vectors @ vector if many else np.empty(0, np.float32)
+    order = np.argsort(-cosines, kind="stable")
+    chosen = order[: rerank if text is not None else 0]
+    hits: list[tuple[float, int, float | None]] = [(float(cosines[i]), int(i), None) for i in order[len(chosen) :]]
+    if text is not None and len(chosen):
+        logits = model.match_logits([many[i] for i in chosen], [text])[:, 0]
+        chances = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+        scores = logits[:, 1] + cosines[chosen]
+        best = np.argsort(-scores, kind="stable")
+        hits = [*((float(scores[j]), int(chosen[j]), float(chances[j])) for j in best), *hits]
+    return [
+        Hit(place, key_of(many[i], i), score, itc=float(cosines[i]), itm=itm)
+        for place, (score, i, itm) in enumerate(hits, 1)
+    ]

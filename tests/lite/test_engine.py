@@ -1,0 +1,87 @@
+"""The stepper over the bundled graphs scores as the stepper over torch, whatever comes and goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import blip
+from blip.model.stepper import TextStepper
+from blip_lite import ASSETS
+from blip_lite.engine import Engine, GraphStepper
+from blip_lite.errors import CheckpointError
+
+TOLERANCE = 5e-5  # of scores around 10, in float32
+
+
+@pytest.fixture(scope="module")
+def engine() -> Engine:
+    return Engine(ASSETS / "tiny", threads=1)
+
+
+@pytest.fixture(scope="module")
+def torch_model() -> blip.Model:
+    return blip.load("tiny")
+
+
+def steppers(engine: Engine, model: blip.Model, images: int) -> tuple[GraphStepper, TextStepper]:
+    """Both over the same made-up images."""
+    source = np.random.default_rng(0).standard_normal((images, 9, model.config.vision.width), dtype=np.float32)
+    with torch.inference_mode():
+        cross = model.module.decoder.cross_keys_values(torch.from_numpy(source))
+    return GraphStepper(engine, engine.run("cross", {"source": source})), TextStepper(model.module.decoder, cross)
+
+
+def alike(ours: np.ndarray, theirs: torch.Tensor) -> bool:
+    return ours.dtype == np.float32 and ours.shape == theirs.shape and np.abs(ours - theirs.numpy()).max() < TOLERANCE
+
+
+@torch.inference_mode()
+def test_scores_equal_those_of_torch(engine: Engine, torch_model: blip.Model) -> None:
+    ours, theirs = steppers(engine, torch_model, images=3)
+    prompt = np.array([[10000, 7], [10000, 9], [10000, 11]])
+    assert alike(ours.start(prompt, 9), theirs.start(torch.from_numpy(prompt), 9))
+    ours.widen(2)
+    theirs.widen(2)
+    for ids, rows in (([5, 6, 7, 8, 9, 10], [1, 0, 3, 3, 4, 5]), ([11, 12, 13, 14, 15, 16], [0, 0, 2, 3, 5, 4])):
+        assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
+        ours.reorder(np.array(rows))
+        theirs.reorder(torch.tensor(rows))
+    ours.keep(np.array([0, 2]), np.array([1, 0, 4, 4]))
+    theirs.keep(torch.tensor([0, 2]), torch.tensor([1, 0, 4, 4]))
+    ids = [20, 21, 22, 23]
+    assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
+
+
+def test_a_fork_leaves_the_other_where_it_was(engine: Engine, torch_model: blip.Model) -> None:
+    stepper, _ = steppers(engine, torch_model, images=2)
+    stepper.start(np.array([[10000], [10000]]), 9)
+    wanted = stepper.fork().step(np.array([5, 6]))
+    other = stepper.fork()
+    other.widen(3)
+    other.step(np.arange(6))
+    np.testing.assert_array_equal(stepper.step(np.array([5, 6])), wanted)
+
+
+def test_sessions_are_opened_when_first_used(engine: Engine) -> None:
+    fresh = Engine(engine.folder)
+    assert {"vision", "text", "fuse", "match", "cross", "decoder"} == fresh.graphs and not fresh._sessions
+    fresh.run("cross", {"source": np.zeros((1, 2, 384), np.float32)})
+    assert list(fresh._sessions) == ["cross"]
+
+
+def test_damaged_graph_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    (tmp_path / "vision.onnx").write_bytes(b"\x08\x0a nothing")
+    with pytest.raises(CheckpointError, match=r"vision\.onnx: cannot be opened; export the model anew") as caught:
+        Engine(tmp_path).session("vision")
+    assert "\n" not in str(caught.value)
+
+
+def test_graph_without_its_weights_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cross.onnx").write_bytes((ASSETS / "tiny/cross.onnx").read_bytes())
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors, which the graphs read"):
+        Engine(tmp_path).session("cross")
