@@ -1,0 +1,249 @@
+"""The server over real HTTP: every verb, both kinds of body, every refusal, and what happens when things break."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+
+import blip
+from blip.io import schemas
+from tests.apps.serve.conftest import RANDOM, Served, all_gone, error_of, png, serving
+
+PHOTO = png()
+TEXT = base64.b64encode(PHOTO).decode()
+BAD = base64.b64encode(b"no image").decode()
+
+
+def test_a_caption_is_that_of_the_library(server: Served) -> None:
+    record = server.post("caption", {"image": TEXT}).json()
+    expected = blip.load_random("tiny").caption(PHOTO)
+    assert schemas.problem(record) is None
+    assert record["text"] == expected.text
+    assert record["score"] == pytest.approx(expected.score, rel=1e-5)
+    assert (record["key"], record["model"], record["width"], record["height"]) == ("0", "random-tiny", 40, 48)
+
+
+def test_form_and_json_say_the_same(server: Served) -> None:
+    form = server.client.post(
+        "/v1/caption", files={"image": ("a.png", PHOTO)}, data={"beams": "2", "sample": "false", "max_length": "9"}
+    ).json()
+    body = server.post("caption", {"image": TEXT, "keys": ["a.png"], "beams": 2, "max_length": 9}).json()
+    assert form == body and form["key"] == "a.png"
+
+
+def test_a_bad_image_in_a_list_leaves_the_others_unharmed(server: Served) -> None:
+    rows = server.post("caption", {"images": [TEXT, BAD, "!", TEXT], "keys": list("abcd")}).json()
+    assert [row["key"] for row in rows] == list("abcd")
+    assert [row.get("error", {}).get("type") for row in rows] == [None, "UnreadableImage", "UnreadableImage", None]
+    assert rows[0]["text"] == rows[3]["text"]
+    assert all(schemas.problem(row) is None for row in rows)
+
+
+def test_several_files_of_a_form_are_a_list(server: Served) -> None:
+    files = [("image", ("a.png", PHOTO)), ("image", ("b.txt", b"no image")), ("image", ("a.png", png(1)))]
+    rows = server.client.post("/v1/caption", files=files).json()
+    assert [row["key"] for row in rows] == ["a.png", "b.txt", "a.png (2)"]
+    assert ["error" in row for row in rows] == [False, True, False]
+
+
+def test_answers_and_matches_of_every_pair(server: Served) -> None:
+    rows = server.post("answer", {"images": [TEXT, TEXT], "questions": ["what?", "who?"]}).json()
+    assert [(row["key"], row["question"]) for row in rows] == [
+        ("0", "what?"), ("0", "who?"), ("1", "what?"), ("1", "who?"),
+    ]  # fmt: skip
+    assert all(row["model"] == "random-tiny-vqa" and schemas.problem(row) is None for row in rows)
+    one = server.post("answer", {"image": TEXT, "question": "what?", "answers": ["yes", "no"], "top": 2}).json()
+    assert {one["text"], one["alternatives"][0]["text"]} == {"yes", "no"} and one["mode"] == "rank"
+    matched = server.post("match", {"image": TEXT, "texts": ["a cat", "a dog"]}).json()
+    assert [(row["text"], row["text_index"]) for row in matched] == [("a cat", 0), ("a dog", 1)]
+    single = server.post("match", {"image": TEXT, "text": "a dog", "head": "itc"}).json()
+    assert single["itc"] == pytest.approx(matched[1]["itc"], abs=1e-4) and "itm" not in single
+
+
+def test_vectors_of_images_texts_and_pairs(server: Served) -> None:
+    model = blip.load_random("tiny")
+    image = server.post("embed", {"image": TEXT}).json()
+    assert image["vector"] == pytest.approx(model.embed_image(PHOTO).vectors[0].tolist(), abs=1e-4)
+    texts = server.post("embed", {"kind": "text", "texts": ["a cat", "a dog"]}).json()
+    assert [row["key"] for row in texts] == ["a cat", "a dog"]
+    assert texts[1]["vector"] == pytest.approx(model.embed_text("a dog").vectors[0].tolist(), abs=1e-4)
+    pair = server.post("embed", {"kind": "multimodal", "image": TEXT, "text": "a cat"}).json()
+    assert pair["dim"] == len(pair["vector"]) and pair["projected"] is False
+    assert all(schemas.problem(row) is None for row in (image, *texts, pair))
+
+
+def test_a_heat_map_comes_with_a_picture_of_the_size_sent(server: Served) -> None:
+    from blip_lite.image import read
+
+    record = server.post("explain", {"image": TEXT, "text": "a cat", "overlay": "words"}).json()
+    assert record["tokens"] == ["a", "cat"] and len(record["maps"]) == 2
+    assert [one["token"] for one in record["overlays"]] == ["a", "cat"]
+    assert read(base64.b64decode(record["overlays"][0]["png"])).size == (40, 48)
+
+
+def test_results_do_not_depend_on_who_else_asks(server: Served) -> None:
+    bodies = [{"image": base64.b64encode(png(i)).decode(), "beams": 1 + i % 2} for i in range(12)]
+    alone = [server.post("caption", body).json()["text"] for body in bodies]
+    with ThreadPoolExecutor(12) as pool:
+        together = list(pool.map(lambda body: server.post("caption", body).json()["text"], bodies))
+    assert together == alone
+    sizes = [line for line in server.client.get("/metrics").text.splitlines() if line.startswith("blip_batch_size_")]
+    count, total = (float(line.split()[1]) for line in sizes if "_count" in line or "_sum" in line)
+    assert total > count  # more images than batches
+
+
+@pytest.mark.parametrize(
+    ("verb", "body", "expected"),
+    [
+        ("caption", {"image": BAD}, (422, "bad_image", "image")),
+        ("caption", {"image": "?"}, (422, "bad_image", "image")),
+        ("caption", {"image": ""}, (422, "bad_image", "image")),
+        ("caption", {"image": 3}, (422, "bad_field", "image")),
+        ("caption", {"image": BAD, "keys": ["x", "y"]}, (422, "bad_field", None)),
+        ("caption", {}, (422, "bad_field", None)),
+        ("caption", [], (422, "bad_field", None)),
+        ("caption", {"image": TEXT, "images": [TEXT]}, (422, "bad_field", None)),
+        ("caption", {"image": TEXT, "beems": 3}, (422, "bad_field", "beems")),
+        ("caption", {"image": TEXT, "beams": 0}, (422, "bad_field", "beams")),
+        ("caption", {"image": TEXT, "beams": "3"}, (422, "bad_field", "beams")),
+        ("caption", {"image": TEXT, "prompt": None}, (422, "bad_field", None)),
+        ("caption", {"image": TEXT, "prompt": "\ud800"}, (422, "bad_field", "prompt")),
+        ("caption", {"image": TEXT, "model": "other"}, (404, "unknown_model", "model")),
+        ("caption", {"image": TEXT, "model": "random-tiny-vqa"}, (404, "no_model", "model")),
+        ("caption", {"images": [TEXT] * 65}, (413, "too_many", None)),
+        ("caption", {"url": "http://127.0.0.1/a.png"}, (422, "bad_url", "url")),
+        ("answer", {"image": TEXT}, (422, "bad_field", None)),
+        ("match", {"image": TEXT, "text": "a", "texts": ["b"]}, (422, "bad_field", None)),
+        ("explain", {"image": TEXT, "text": "a cat", "layer": 40}, (422, "bad_field", None)),
+        ("embed", {"image": TEXT, "text": "a cat"}, (422, "bad_field", None)),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_with_its_field(
+    server: Served, verb: str, body: object, expected: tuple[int, str, str | None]
+) -> None:
+    content = json.dumps(body)
+    answer = server.client.post(f"/v1/{verb}", content=content, headers={"Content-Type": "application/json"})
+    assert error_of(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("content", "media", "expected"),
+    [
+        (b"{", "application/json", (400, "bad_request", None)),
+        (b'{"image": NaN}', "application/json", (400, "bad_request", None)),
+        (b"\xff\xfe", "application/json", (400, "bad_request", None)),
+        (b"[" * 100_000, "application/json", (400, "bad_request", None)),
+        (b"--x\r\n", "multipart/form-data", (400, "bad_request", None)),
+        (b"nonsense", "multipart/form-data; boundary=x", (400, "bad_request", None)),
+        (PHOTO, "image/png", (415, "unsupported_type", None)),
+        (b"x=1", "application/x-www-form-urlencoded", (415, "unsupported_type", None)),
+        (b"x" * 1_000_001, "application/json", (413, "too_large", None)),
+    ],
+)  # fmt: skip
+def test_bodies_that_are_none(server: Served, content: bytes, media: str, expected: tuple[int, str, None]) -> None:
+    assert error_of(server.client.post("/v1/caption", content=content, headers={"Content-Type": media})) == expected
+
+
+def test_a_body_without_announced_length_is_cut_at_the_limit(server: Served) -> None:
+    sent = 0
+
+    def endless() -> object:
+        nonlocal sent
+        for _ in range(30):
+            sent += 100_000
+            yield b"x" * 100_000
+
+    answer = server.client.post("/v1/caption", content=endless(), headers={"Content-Type": "application/json"})
+    assert error_of(answer) == (413, "too_large", None)
+
+
+def test_too_many_pixels_are_refused_by_the_header(server: Served) -> None:
+    import struct
+    import zlib
+
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    bomb = base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 100).decode()
+    answer = server.post("caption", {"image": bomb})
+    assert error_of(answer) == (422, "bad_image", "image") and "3600 megapixels" in answer.text
+
+
+def test_paths_and_methods_that_are_not_there(server: Served) -> None:
+    assert error_of(server.client.get("/v2/caption")) == (404, "not_found", None)
+    assert error_of(server.client.get("/v1/caption")) == (405, "method_not_allowed", None)
+    assert server.client.get("/docs").status_code == 404  # would load scripts from elsewhere
+
+
+def test_what_is_served_and_how_it_is(server: Served) -> None:
+    cards = server.client.get("/v1/models").json()
+    assert [(card["name"], card["image_size"]) for card in cards] == [("random-tiny", 32), ("random-tiny-vqa", 32)]
+    assert server.client.get("/healthz").json() == {"status": "ok"}
+    assert server.client.get("/readyz").json() == {"status": "ready"}
+    figures = server.client.get("/metrics").text
+    assert 'blip_requests_total{endpoint="readyz",status="200"}' in figures and "blip_queue_images 0.0" in figures
+
+
+def test_a_client_that_leaves_harms_nobody(server: Served) -> None:
+    host, port = server.url.removeprefix("http://").split(":")
+    for cut in (b"", b'{"image": "'):
+        with socket.create_connection((host, int(port))) as raw:
+            head = (
+                b"POST /v1/caption HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n"
+            )
+            raw.sendall(head + cut)
+    assert server.post("caption", {"image": TEXT}).status_code == 200
+    assert "blip_queue_images 0.0" in server.client.get("/metrics").text
+
+
+SLOW = {"images": [TEXT] * 64, "beams": 32, "max_length": 90, "min_length": 90}
+
+
+def test_a_lost_worker_is_replaced_and_sigterm_answers_what_is_inside(tmp_path: Path) -> None:
+    with serving(tmp_path, *RANDOM, "--timeout", "120") as served, ThreadPoolExecutor(2) as pool:
+        started = served.processes()
+        answer = pool.submit(served.post, "caption", SLOW)
+        _wait_inside(served, 64)
+        max(started[1:], key=lambda process: process.memory_info().rss).kill()
+        lost = answer.result()
+        assert error_of(lost)[:2] == (503, "worker_lost") and "retry-after" in lost.headers
+        assert served.post("caption", {"image": TEXT}).status_code == 200  # of the worker that took its place
+
+        started += served.processes()
+        answers = [pool.submit(served.post, "caption", SLOW | {"images": [TEXT] * 16}) for _ in range(2)]
+        _wait_inside(served, 32)
+        assert served.stop() == 0
+        assert [len(answer.result().json()) for answer in answers] == [16, 16]
+        assert all_gone(started)
+        assert served.log.read_text().count("\n") == 1  # the address, and no other word
+
+
+@pytest.mark.slow
+def test_without_its_queue_the_server_answers_and_ends_with_4(tmp_path: Path) -> None:
+    with serving(tmp_path, *RANDOM) as served, ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(served.post, "caption", SLOW)
+        _wait_inside(served, 64)
+        started = served.processes()[1:]
+        _queue_of(started).kill()
+        assert error_of(answer.result())[:2] == (503, "worker_lost")
+        assert served.process.wait(30) == 4 and all_gone(started)
+        assert "blip: error: the process that passes messages" in served.log.read_text()
+
+
+def _queue_of(processes: list[psutil.Process]) -> psutil.Process:
+    """The process that passes jobs on: the smallest that is no tracker of resources."""
+    found = [process for process in processes if "resource_tracker" not in " ".join(process.cmdline())]
+    return min(found, key=lambda process: process.memory_info().rss)
+
+
+def _wait_inside(served: Served, images: int) -> None:
+    end = time.monotonic() + 10
+    while f"blip_queue_images {images}.0" not in served.client.get("/metrics").text:
+        assert time.monotonic() < end
+        time.sleep(0.02)
