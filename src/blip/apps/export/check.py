@@ -1,0 +1,63 @@
+"""Exported graphs against the modules they come from: the same inputs, at sizes that the export has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from blip.apps.export.graphs import Graph, arguments
+from blip_lite.engine import Engine
+from blip_lite.errors import CheckpointMismatch
+
+MASKS = ("attention_mask", "cross_mask")
+# Sizes of the axes: one of all, as at the start of a text, then two mixtures. Other axes are as in the examples.
+SIZES: tuple[Mapping[str, int], ...] = (
+    {"images": 1, "rows": 1, "length": 2, "texts": 1, "tokens": 3, "new": 3, "past": 0, "past_rows": 1},
+    {"images": 3, "rows": 2, "length": 9, "texts": 4, "tokens": 11, "new": 1, "past": 7, "past_rows": 5},
+    {"images": 4, "rows": 1, "length": 6, "texts": 2, "tokens": 5, "new": 2, "past": 1, "past_rows": 2},
+)
+
+
+def difference(graph: Graph, engine: Engine, vocab_size: int) -> float:
+    """The largest absolute difference between a graph and its module, over three inputs."""
+    largest = 0.0
+    for seed, sizes in enumerate(SIZES):
+        feeds = _values(graph, sizes, vocab_size, np.random.default_rng(seed))
+        with torch.no_grad():
+            given: Any = graph.module(*arguments({name: torch.from_numpy(x) for name, x in feeds.items()}))
+        wanted = [given] if isinstance(given, torch.Tensor) else list(given)
+        for ours, theirs in zip(engine.run(graph.name, feeds), wanted, strict=True):
+            if ours.shape != tuple(theirs.shape):
+                raise CheckpointMismatch(f"{graph.name}.onnx gives {list(ours.shape)}, torch {list(theirs.shape)}")
+            largest = max(largest, float(np.abs(ours - theirs.numpy()).max(initial=0.0)))
+    return largest
+
+
+def check(name: str, found: float, tolerance: float) -> None:
+    """Raises CheckpointMismatch when a graph differs by more than `tolerance`."""
+    if not found <= tolerance:
+        raise CheckpointMismatch(
+            f"{name}.onnx differs from torch by {found:.2g}, more than --tolerance {tolerance:g}; nothing was written"
+        )
+
+
+def _values(
+    graph: Graph, sizes: Mapping[str, int], vocab_size: int, rng: np.random.Generator
+) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph with these axes: texts of any ids, some of them short, and normal numbers."""
+    feeds: dict[str, NDArray[Any]] = {}
+    for name, example in graph.inputs.items():
+        axes = graph.axes[name]
+        shape = [sizes[axes[i]] if i in axes else size for i, size in enumerate(example.shape)]
+        if example.is_floating_point():
+            feeds[name] = rng.standard_normal(shape, dtype=np.float32)
+        elif name in MASKS:
+            lengths = rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))
+            feeds[name] = (np.arange(shape[-1]) < lengths).astype(np.int64)
+        else:
+            feeds[name] = rng.integers(0, sizes["past_rows"] if name == "rows" else vocab_size, shape)
+    return feeds

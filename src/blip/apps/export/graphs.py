@@ -1,0 +1,260 @@
+"""Which graphs a family is exported to: the parts of a model as modules of plain tensors, and their axes by name.
+
+Texts are laid out [images, rows, tokens]: I images with R rows each, so that an image's keys and values serve all of
+its rows. What the decoder has seen goes in and out as tensors; `rows` says which past each row continues, so that a
+search that drops, repeats or reorders its rows never copies anything itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from blip.model.blip import BlipModel
+from blip.model.layers import KV, Attention
+from blip.model.text import TextBlock, TextTransformer
+
+Axes = Mapping[int, str]
+
+# Which graphs stand for a part that `--parts` names.
+PARTS: dict[str, tuple[str, ...]] = {
+    "vision": ("vision",),
+    "text": ("text", "match", "fuse", "reason"),
+    "decoder": ("cross", "decoder"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """One graph to export: `inputs` are examples, whose sizes differ so that no axis is taken for another.
+
+    axes: the free axes of each input by name; all others are fixed.
+    """
+
+    name: str
+    module: nn.Module
+    inputs: Mapping[str, Tensor]
+    axes: Mapping[str, Axes]
+    outputs: Sequence[str]
+
+
+def graphs(model: BlipModel) -> Iterator[Graph]:
+    """All graphs of a model's family. The model is changed for it: load one for the purpose."""
+    model.requires_grad_(False)
+    for module in model.modules():
+        if isinstance(module, TextBlock):
+            module._attend = _attend  # type: ignore[method-assign]
+    parts = model.config.parts
+    yield _vision(model)
+    if parts.encoder_reads == "two images":
+        yield _reason(model)
+    elif parts.encoder_reads:
+        yield _text(model)
+        yield _fuse(model)
+        if parts.matching:
+            yield _match(model)
+    if parts.decoder_reads:
+        yield _cross(model)
+        yield _decoder(model, masked=parts.decoder_reads == "encoder")
+
+
+def _attend(attention: Attention, x: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
+    """As `TextBlock._attend`, whose len() would fix the number of images."""
+    queries = x.reshape(kv[0].shape[0], -1, x.shape[-1])
+    attended: Tensor = attention(queries, kv, mask)
+    return attended.reshape(x.shape)
+
+
+class Vision(nn.Module):
+    def __init__(self, model: BlipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
+        embeds = self._embeds(pixel_values)
+        if not self.model.config.parts.matching:
+            return (embeds,)
+        return embeds, self.model.project_image(embeds)
+
+    def _embeds(self, pixel_values: Tensor) -> Tensor:
+        """As `VisionTransformer.encode_grid`, whose len() would fix the number of images."""
+        tower = self.model.vision
+        grid, guesses = tower.read_pixels(pixel_values)
+        x = tower.patch_embed(grid).flatten(2).transpose(1, 2)
+        x = torch.cat([tower.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + tower.pos_embed
+        if guesses is not None:
+            x = torch.cat([x, guesses], dim=1)
+        for block in tower.blocks:
+            x = block(x)
+        return cast(Tensor, tower.norm(x))
+
+
+class Text(nn.Module):
+    def __init__(self, model: BlipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
+        states = self.model.encode_text(input_ids, attention_mask)
+        if not self.model.config.parts.matching:
+            return (states,)
+        return states, self.model.project_text(states)
+
+
+class Fuse(nn.Module):
+    def __init__(self, model: BlipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
+        states = self.model.fuse(input_ids.flatten(0, 1), attention_mask.flatten(0, 1), image_embeds)
+        return states.reshape(*input_ids.shape, -1)
+
+
+class Match(nn.Module):
+    def __init__(self, model: BlipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
+        cross = self.model.encoder.cross_keys_values(image_embeds)
+        ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
+        states = self.model.encoder(ids, mask, cross=cross, first_only=True)
+        return self.model.match_logits(states).reshape(*input_ids.shape[:2], 2)
+
+
+class Reason(nn.Module):
+    def __init__(self, model: BlipModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        return self.model.reason(input_ids, attention_mask, first, second)
+
+
+class Cross(nn.Module):
+    def __init__(self, decoder: TextTransformer) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, source: Tensor) -> list[Tensor]:
+        return [x for kv in self.decoder.cross_keys_values(source) for x in cast(KV, kv)]
+
+
+class Decoder(nn.Module):
+    """One step: new ids [I, R, T] after `past` -> scores of the last position [I, R, V] and what has been seen now.
+
+    past, cross: keys and values, layer by layer. rows [I, R]: the row of the past that each row continues.
+    """
+
+    def __init__(self, decoder: TextTransformer) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(
+        self, ids: Tensor, rows: Tensor, past: list[Tensor], cross: list[Tensor], cross_mask: Tensor | None = None
+    ) -> list[Tensor]:
+        text, length = self.decoder, past[0].shape[2]
+        places = torch.arange(length + ids.shape[2])
+        new, flat = places[length:], rows.flatten()
+        x = text.embed.norm(text.embed.word(ids.flatten(0, 1)) + text.embed.position(new))
+        mask = places[None, :] <= new[:, None]
+        looked = None if cross_mask is None else cross_mask[:, None, None, :].bool()
+        seen = []
+        for i, block in enumerate(cast(Sequence[TextBlock], text.blocks)):
+            pasts = (x.index_select(0, flat) for x in past[2 * i : 2 * i + 2])
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(pasts, block.attn.keys_values(x), strict=True))
+            x = block(x, (keys, values), mask, (cross[2 * i], cross[2 * i + 1]), looked)
+            seen += [keys, values]
+        return [text.logits(x[:, -1]).reshape(*rows.shape, -1), *seen]
+
+
+def layers(word: str, count: int) -> list[str]:
+    """Names of keys and values, layer by layer: `past_keys_0`, `past_values_0`, ..."""
+    return [f"{word}{kind}_{i}" for i in range(count) for kind in ("keys", "values")]
+
+
+IMAGES, ROWS, TOKENS = "images", "rows", "tokens"
+TEXTS = {0: IMAGES, 1: ROWS, 2: "length"}
+
+
+def _vision(model: BlipModel) -> Graph:
+    side = model.config.vision.image_size
+    outputs = ["image_embeds", "image_features"] if model.config.parts.matching else ["image_embeds"]
+    return Graph(
+        name="vision", module=Vision(model), inputs={"pixel_values": torch.randn(2, 3, side, side)},
+        axes={"pixel_values": {0: IMAGES}}, outputs=outputs,
+    )  # fmt: skip
+
+
+def _text(model: BlipModel) -> Graph:
+    outputs = ["states", "text_features"] if model.config.parts.matching else ["states"]
+    axes = {0: "texts", 1: "length"}
+    inputs = {"input_ids": _ids(3, 5), "attention_mask": _ids(3, 5)}
+    return Graph(name="text", module=Text(model), inputs=inputs, axes=dict.fromkeys(inputs, axes), outputs=outputs)
+
+
+def _over_images(model: BlipModel) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+    embeds = torch.randn(2, 7, model.config.vision.width)
+    inputs = {"input_ids": _ids(2, 3, 5), "attention_mask": _ids(2, 3, 5), "image_embeds": embeds}
+    return inputs, {"input_ids": TEXTS, "attention_mask": TEXTS, "image_embeds": {0: IMAGES, 1: TOKENS}}
+
+
+def _fuse(model: BlipModel) -> Graph:
+    inputs, axes = _over_images(model)
+    return Graph(name="fuse", module=Fuse(model), inputs=inputs, axes=axes, outputs=["states"])
+
+
+def _match(model: BlipModel) -> Graph:
+    inputs, axes = _over_images(model)
+    return Graph(name="match", module=Match(model), inputs=inputs, axes=axes, outputs=["itm_logits"])
+
+
+def _reason(model: BlipModel) -> Graph:
+    embeds = torch.randn(2, 7, model.config.vision.width)
+    inputs = {"input_ids": _ids(2, 5), "attention_mask": _ids(2, 5), "first": embeds, "second": embeds.flip(0)}
+    texts, images = {0: IMAGES, 1: "length"}, {0: IMAGES, 1: TOKENS}
+    axes = {"input_ids": texts, "attention_mask": texts, "first": images, "second": images}
+    return Graph(name="reason", module=Reason(model), inputs=inputs, axes=axes, outputs=["logits"])
+
+
+def _cross(model: BlipModel) -> Graph:
+    width = model.config.vision.width if model.config.parts.decoder_reads == "image" else model.config.text.width
+    return Graph(
+        name="cross", module=Cross(model.decoder), inputs={"source": torch.randn(2, 7, width)},
+        axes={"source": {0: IMAGES, 1: TOKENS}}, outputs=layers("cross_", model.config.text.num_layers),
+    )  # fmt: skip
+
+
+def _decoder(model: BlipModel, masked: bool) -> Graph:
+    text = model.config.text
+    width = text.width // text.num_heads
+    inputs = {"ids": _ids(2, 3, 4), "rows": _ids(2, 3)}
+    axes: dict[str, Axes] = {"ids": {0: IMAGES, 1: ROWS, 2: "new"}, "rows": {0: IMAGES, 1: ROWS}}
+    for name in layers("past_", text.num_layers):
+        inputs[name], axes[name] = torch.randn(9, text.num_heads, 5, width), {0: "past_rows", 2: "past"}
+    for name in layers("cross_", text.num_layers):
+        inputs[name], axes[name] = torch.randn(2, text.num_heads, 7, width), {0: IMAGES, 2: TOKENS}
+    if masked:
+        inputs["cross_mask"], axes["cross_mask"] = _ids(2, 7), {0: IMAGES, 1: TOKENS}
+    outputs = ["scores", *layers("", text.num_layers)]
+    return Graph(name="decoder", module=Decoder(model.decoder), inputs=inputs, axes=axes, outputs=outputs)
+
+
+def _ids(*shape: int) -> Tensor:
+    return torch.ones(shape, dtype=torch.int64)
+
+
+def arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Values by input name in the order and nesting of the module's arguments."""
+    if "rows" not in values:
+        return tuple(values.values())
+    past, cross = (
+        [v for k, v in values.items() if k.startswith((f"{word}_keys", f"{word}_values"))] for word in ("past", "cross")
+    )
+    mask = (values["cross_mask"],) if "cross_mask" in values else ()
+    return (values["ids"], values["rows"], past, cross, *mask)

@@ -1,0 +1,90 @@
+"""`blip export`: a model in a form that runs elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blip.cli import options as o
+
+if TYPE_CHECKING:
+    from blip.apps.export.write import Exported, Form
+
+GRAPHS = ("onnx", "web")
+FORMS = (*GRAPHS, "safetensors", "hf")
+PAGE = "site.json"  # by which a page is known
+
+
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    model: o.ModelName = None,
+    to: Annotated[str, typer.Option(metavar="|".join(FORMS), help="Graphs, a page with them, or weights.")] = "onnx",
+    parts: Annotated[str | None, typer.Option(help="Only some graphs: of vision,text,decoder.")] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights; graphs multiply with them: less exact.")] = False,
+    opset: Annotated[int, typer.Option(min=18, max=23, help="Of the graphs.")] = 20,
+    check: Annotated[bool, typer.Option("--check/--no-check", help="Compare graphs with torch on 3 inputs.")] = True,
+    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference that passes.")] = 1e-3,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or page that is there.")] = False,
+    offline: o.Offline = False,
+    quiet: o.Quiet = False,
+    debug: o.Debug = False,
+) -> int:
+    """Write a model as graphs that run without torch. Example: blip export -m caption-base -o exported"""
+    from blip_lite.errors import UsageError
+
+    if to not in FORMS:
+        raise UsageError(f"--to {to}; must be one of {', '.join(FORMS)}")
+    if parts is not None and to not in GRAPHS:
+        raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
+    o.notice(model, o.BUNDLED, quiet)
+    name = o.model_name(model)
+    if to in GRAPHS:
+        from blip.apps.export.write import Form
+
+        chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
+        form = Form(parts=chosen, opset=opset, int8=int8, tolerance=tolerance if check else None)
+        if to == "web":
+            _write_page(name, output, form, overwrite, offline, quiet)
+        else:
+            _write_graphs(name, output, form, overwrite, offline, quiet)
+    else:
+        from blip.checkpoint.exchange import convert
+
+        convert(name, output, "hf" if to == "hf" else "blip", int8=int8, overwrite=overwrite)
+    print(output)
+    return 0
+
+
+def _write_graphs(name: str, output: Path, form: Form, overwrite: bool, offline: bool, quiet: bool) -> None:
+    from blip.apps.export.write import export
+
+    done = export(
+        name, output, form, overwrite=overwrite, offline=offline or None, say=lambda line: o.note(line, quiet)
+    )
+    _report(done, quiet)
+
+
+def _write_page(name: str, output: Path, form: Form, overwrite: bool, offline: bool, quiet: bool) -> None:
+    """The page of a model; of one that has its graphs already, as `tiny` has, at once."""
+    from blip.apps.export.web import write
+    from blip.apps.export.write import Form, new_folder
+    from blip.checkpoint.locate import locate
+    from blip_lite.model import is_exported
+
+    with new_folder(output, overwrite, PAGE) as page, TemporaryDirectory() as folder:
+        graphs = locate(name).path
+        if graphs is None or not is_exported(graphs) or form != Form(tolerance=form.tolerance):
+            graphs = Path(folder) / Path(name).name
+            _write_graphs(name, graphs, form, False, offline, quiet)
+        write(graphs, page)
+
+
+def _report(done: Exported, quiet: bool) -> None:
+    """Says how far the graphs are from torch."""
+    for differences, what in ((done.exact, ""), (done.rounded, ", with 8-bit products")):
+        if differences:
+            worst = max(differences, key=lambda name: differences[name])
+            o.note(f"largest difference from torch{what}: {differences[worst]:.2g} ({worst}.onnx)", quiet)
