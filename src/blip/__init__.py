@@ -9,7 +9,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blip.api import Model, download, info, list_models, load, load_random
+    from blip.api import Model, download, info, list_models, load, load_random, save
+    from blip.apps.search.index import Index
     from blip.tokenizer import Tokenizer
     from blip_lite.errors import (
         BlipError,
@@ -21,10 +22,10 @@ if TYPE_CHECKING:
         UnknownModel,
         UnreadableImage,
     )
-    from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, MatchResult, Verdict
+    from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Explanation, Hit, MatchResult, Verdict
 
 _HOME = {
-    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random"), "blip.api"),
+    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random", "save"), "blip.api"),
     **dict.fromkeys(
         (
             "BlipError", "CheckpointError", "ConfigError", "MissingExtra", "MissingPart", "OfflineError",
@@ -32,14 +33,18 @@ _HOME = {
         ),
         "blip_lite.errors",
     ),
-    **dict.fromkeys(("Answer", "Caption", "Embeddings", "ErrorResult", "MatchResult", "Verdict"), "blip_lite.results"),
+    **dict.fromkeys(
+        ("Answer", "Caption", "Embeddings", "ErrorResult", "Explanation", "Hit", "MatchResult", "Verdict"),
+        "blip_lite.results",
+    ),
+    "Index": "blip.apps.search.index",
     "Tokenizer": "blip.tokenizer",
 }  # fmt: skip
 
 __all__ = [
-    "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "MatchResult",
-    "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer", "UnknownModel", "UnreadableImage",
-    "Verdict", "download", "info", "list_models", "load", "load_random",
+    "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "Explanation",
+    "Hit", "Index", "MatchResult", "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer", "UnknownModel", "UnreadableImage",
+    "Verdict", "download", "info", "list_models", "load", "load_random", "save",
 ]  # fmt: skip
 
 _PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone

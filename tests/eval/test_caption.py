@@ -74,3 +74,21 @@ def test_java_metrics_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("PATH", "")
     found, skipped = java.scores([["a red wall"]], ["a wall"])
     assert not found and skipped["meteor"].startswith("java not found") and set(skipped) == {"meteor", "spice"}
+
+
+def test_spice_is_not_asked_to_download_where_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(scorer: object, *texts: object) -> float:
+        if getattr(scorer, "__name__", "") == "Spice":
+            raise AssertionError("SPICE was run")
+        return 0.5
+
+    class Scorers:
+        Meteor, Spice = type("Meteor", (), {}), type("Spice", (), {})
+
+    monkeypatch.setattr(java, "missing", lambda: "")
+    monkeypatch.setattr(java, "_has_parser", lambda: False)
+    monkeypatch.setattr(java, "_run", run)
+    monkeypatch.setattr(java, "import_module", lambda name: Scorers)
+    monkeypatch.setenv("BLIP_OFFLINE", "1")
+    found, skipped = java.scores([["a red wall"]], ["a wall"])
+    assert found == {"meteor": 0.5} and skipped["spice"].endswith("run once without --offline")

@@ -9,7 +9,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+from blip.io.fetch import is_offline
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +31,9 @@ def scores(references: Sequence[Sequence[str]], captions: Sequence[str]) -> tupl
     found: dict[str, float] = {}
     skipped: dict[str, str] = {}
     for name, (module, scorer) in SCORERS.items():
+        if name == "spice" and is_offline() and not _has_parser():
+            skipped[name] = "Spice fetches its parser at its first run; run once without --offline"
+            continue
         try:
             found[name] = _run(getattr(import_module(module), scorer), refs, said)
         except Exception as error:  # whatever a program of another language and its download may say
@@ -42,6 +48,13 @@ def missing() -> str:
     if find_spec("pycocoevalcap") is None:
         return 'needs an extra: pip install "blip-vlm[java]"'
     return ""
+
+
+def _has_parser() -> bool:
+    """Whether the package has what SPICE downloads."""
+    spec = find_spec("pycocoevalcap.spice")
+    folders = [] if spec is None else list(spec.submodule_search_locations or [])
+    return any(any(Path(folder, "lib").glob("stanford-corenlp-*.jar")) for folder in folders)
 
 
 def _run(scorer: Callable[[], Any], references: dict[int, list[str]], captions: dict[int, list[str]]) -> float:

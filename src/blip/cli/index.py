@@ -1,0 +1,179 @@
+"""`blip index`: remember the photos of folders, for search."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blip.cli import options as o
+from blip.cli import show
+from blip.cli.indexing import Using, summary
+
+if TYPE_CHECKING:
+    from blip.apps.search.index import Index, Status
+    from blip.apps.search.sidecars import Written
+    from blip.apps.search.update import Report
+    from blip.apps.search.walk import Rules
+
+USING = Using()
+Folders = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="DIR", help="Folders; without any those that are indexed are brought up to date."),
+]
+
+
+@o.flat
+def index(
+    inputs: Folders = None,
+    captions: Annotated[bool, typer.Option("--captions", help="Store a caption of each photo too.")] = False,
+    captioner: Annotated[str | None, typer.Option(help="Model of the captions; default that of the index.")] = None,
+    video: Annotated[bool, typer.Option("--video", help="Frames of videos too.")] = False,
+    frames: Annotated[int, typer.Option(min=1, max=256, help="Of each video.")] = 8,
+    recursive: o.Recursive = True,
+    hidden: o.Hidden = False,
+    glob: o.Glob = None,
+    prune_only: Annotated[bool, typer.Option("--prune-only", help="Drop what is gone, add nothing.")] = False,
+    status: Annotated[bool, typer.Option("--status", help="Model, counts, bytes, and what failed.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Anew, of DIRs or the folders known; for another model, or after damage.")
+    ] = False,
+    write_captions: Annotated[
+        str | None, typer.Option(metavar=".txt|.xmp", help="Write stored captions beside the photos.")
+    ] = None,
+    remove_captions: Annotated[
+        bool, typer.Option("--remove-captions", help="Remove those, unless they were changed since.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="--status as JSON.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List new and changed files; do nothing.")] = False,
+    run: Using = USING,
+) -> int:
+    """Remember photos for 'blip search'; only what is new or changed is looked at. Example: blip index ~/Pictures"""
+    from blip.apps.search.walk import Rules
+    from blip_lite.errors import UsageError
+
+    alone = [name for name, given in (
+        ("--prune-only", prune_only), ("--status", status), ("--rebuild", rebuild),
+        ("--remove-captions", remove_captions), ("--write-captions", write_captions is not None),
+    ) if given]  # fmt: skip
+    if len(alone) > 1:
+        raise UsageError(f"{alone[0]} with {alone[1]}; must be one of the two")
+    if captioner is not None and not captions:
+        raise UsageError("--captioner; must be used with --captions")
+    rules = Rules(recursive=recursive, hidden=hidden, globs=tuple(glob or ()), video=video, frames=frames)
+    verb = _Verb(run, list(inputs or []), rules, (captioner or "") if captions else None)
+    if status:
+        return _show(run.open().status(), json)
+    if dry_run:
+        return verb.dry_run()
+    if prune_only:
+        return verb.prune()
+    if remove_captions:
+        return verb.sidecars(None)
+    if write_captions is not None and not captions:
+        return verb.sidecars(write_captions)
+    code = verb.update(rebuild)
+    return max(code, verb.sidecars(write_captions)) if write_captions is not None and code < 2 else code
+
+
+class _Verb:
+    """What the verb can do with the folders named."""
+
+    def __init__(self, run: Using, folders: list[str], rules: Rules, captioner: str | None) -> None:
+        self.run, self.folders, self.rules, self.captioner = run, folders, rules, captioner
+
+    def update(self, rebuild: bool) -> int:
+        """Adds the folders named, or brings those known up to date; the exit code."""
+        from blip.apps.search.walk import root_of
+        from blip.stop import stopping
+        from blip_lite.errors import UsageError
+
+        for folder in self.folders:
+            root_of(folder)  # nothing is done for a part of what was asked
+        start = time.perf_counter()
+        opened = self.run.empty(folders=bool(self.folders), waiting=self._waiting) if rebuild else self.run.open()
+        with opened as index, stopping() as stop:
+            self._check(index)
+            wanted = self._wanted(index)
+            if not wanted and not (index.is_there and index.roots()):
+                raise UsageError("no folder is indexed yet; name one: blip index DIR")
+            report = index.update(wanted, work=self.run.work(index, stop, self.captioner), waiting=self._waiting)
+            self._tell(index, report, time.perf_counter() - start)
+        return o.STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
+
+    def prune(self) -> int:
+        with self.run.open() as index:
+            self._tell(index, index.prune(self.folders, waiting=self._waiting), None)
+        return 0
+
+    def dry_run(self) -> int:
+        """Lists the files that would be read."""
+        with self.run.open() as index:
+            changes = index.changes(self._wanted(index))
+            show.lines(changes)
+            o.note(f"{len(changes)} new or changed files, to {index.folder}", self.run.quiet)
+        return 0
+
+    def sidecars(self, extension: str | None) -> int:
+        """Writes captions beside the photos of the folders named or all, or removes them."""
+        with self.run.open() as index:
+            places: list[str | None] = [*self.folders] or [None]
+            for folder in places:
+                if extension is None:
+                    self._tell_sidecars(index.remove_captions(under=folder), "removed")
+                else:
+                    self._tell_sidecars(index.write_captions(extension, under=folder), "written")
+        return 0
+
+    def _wanted(self, index: Index) -> list[tuple[bytes, Rules]]:
+        """The folders and their rules: those of the flags, or where none was given, those of last time."""
+        from blip.apps.search.walk import Rules, root_of
+
+        known = {root.path: root.rules for root in index.roots()} if index.is_there else {}
+        paths = [root_of(folder) for folder in self.folders]
+        return [(path, known.get(path, self.rules) if self.rules == Rules() else self.rules) for path in paths]
+
+    def _check(self, index: Index) -> None:
+        """Loads a model that was named and is not the index's, to see that it is the same by another name."""
+        known = index.identity() if index.is_there else None
+        if known is not None and self.run.model not in (None, known.model):
+            index.model()
+
+    def _waiting(self) -> None:
+        o.note("another process is writing to this index; waiting for it to end", self.run.quiet)
+
+    def _tell(self, index: Index, report: Report, seconds: float | None) -> None:
+        for path, reason in report.failed:
+            o.note(f"{path}: {reason}")
+        for folder in report.missing:
+            text = "folder is not there now; its photos are kept ('blip index --prune-only' drops them)"
+            o.note(f"{folder}: {text}", self.run.quiet)
+        looked = report.new + report.changed
+        rate = "" if seconds is None else f", {seconds:.1f} s" + (f" ({looked / seconds:.1f} img/s)" if looked else "")
+        o.note(f"{summary(report)}{rate}; {index.status().files:,} files in {index.folder}", self.run.quiet)
+
+    def _tell_sidecars(self, report: Written, what: str) -> None:
+        for path, reason in report.kept:
+            o.note(f"{path}: left as it is, {reason}")
+        same = f", {report.same} as they are" if report.same else ""
+        o.note(f"{report.done} captions {what}{same}, {len(report.kept)} left alone", self.run.quiet)
+
+
+def _show(status: Status, as_json: bool) -> int:
+    from blip.io.records import to_json
+
+    model = status.model
+    rows = {
+        "index": str(status.folder), "model": None if model is None else model.model,
+        "weights": None if model is None else model.weights, "image_size": None if model is None else model.image_size,
+        "folders": status.folders, "files": status.files, "pictures": status.pictures, "frames": status.frames,
+        "captions": status.captions, "failed": len(status.failed), "bytes": status.bytes,
+    }  # fmt: skip
+    if as_json:
+        show.lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
+        return 0
+    cells = [(name, value) for name, some in rows.items() for value in (some if isinstance(some, list) else [some])]
+    cells += [("failed", f"{path}: {reason}") for path, reason in status.failed]
+    show.table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
+    return 0

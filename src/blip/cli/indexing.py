@@ -1,0 +1,125 @@
+"""What `blip index` and `blip search` share: the index and its model, the progress of an update, its report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blip.cli import options as o
+
+if TYPE_CHECKING:
+    from blip.api import Model
+    from blip.apps.search.identity import Identity
+    from blip.apps.search.index import Index
+    from blip.apps.search.update import Report, Work
+    from blip.stop import Stop
+
+IndexFolder = Annotated[
+    Path | None, typer.Option("--index", help="Folder of the index; default 'index' in BLIP_HOME.", show_default=False)
+]
+Model_ = Annotated[
+    str | None,
+    typer.Option("-m", "--model", help="Name, file or folder; default that of the index, else BLIP_MODEL or 'tiny'."),
+]
+
+
+@dataclass(kw_only=True)
+class Using:
+    """The flags of both verbs."""
+
+    index: IndexFolder = None
+    model: Model_ = None
+    device: o.Device = "auto"
+    dtype: o.DType = "auto"
+    threads: o.Threads = None
+    batch_size: o.BatchSize = None
+    workers: o.Workers = None
+    image_size: o.ImageSize = None
+    max_megapixels: o.MaxMegapixels = 200.0
+    offline: o.Offline = False
+    no_progress: o.NoProgress = False
+    quiet: o.Quiet = False
+    debug: o.Debug = False
+
+    def open(self) -> Index:
+        """The index, with its model to be loaded when it is needed."""
+        from blip.apps.search.index import Index
+
+        found = Index.open(self.index)
+        known = found.identity() if found.is_there else None
+        found.close()
+        return Index.open(self.index, model=lambda: self.load(known))
+
+    def empty(self, *, folders: bool, waiting: Callable[[], None]) -> Index:
+        """The index emptied (with `folders`, of these too), once the model for the new one is there."""
+        from blip.apps.search.database import Damaged
+        from blip.apps.search.index import Index
+
+        found = Index.open(self.index)
+        try:
+            known = found.identity() if found.is_there else None
+        except Damaged:
+            known = None
+        model = self.load(known)
+        model.require("match")
+        if found.is_there:
+            found.clear(folders=folders, waiting=waiting)
+        found.close()
+        return Index.open(self.index, model=model)
+
+    def load(self, known: Identity | None) -> Model:
+        """The model named, else that of the index, else the default one."""
+        from blip import api
+
+        named = self.model or (None if known is not None else os.environ.get("BLIP_MODEL"))
+        name = named or (o.BUNDLED if known is None else known.model)
+        if name == o.BUNDLED:
+            o.notice(named, o.BUNDLED, self.quiet)
+        size = self.image_size or (known.image_size if known is not None and not named else None)
+        return api.load(
+            name, device=self.device, dtype=self.dtype, threads=self.threads, image_size=size,
+            offline=self.offline or None,
+        )  # fmt: skip
+
+    def work(self, index: Index, stop: Stop, captioner: str | None = None) -> Work:
+        """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
+        from blip.cli.flow import Progress
+
+        shown: list[Progress] = []
+
+        def tick(done: int, total: int) -> bool:
+            if not shown or shown[-1].total != total or done < 2:
+                shown.append(Progress(total, not (self.no_progress or self.quiet)))
+            if done < total:
+                shown[-1].at(done)
+            else:
+                shown[-1].clear()
+            return not stop.reason
+
+        def loaded() -> Model:
+            from blip import api
+
+            known = index.identity()
+            if not captioner or (known is not None and captioner == known.model):
+                return index.model()
+            return api.load(
+                captioner, device=self.device, dtype=self.dtype, threads=self.threads, offline=self.offline or None
+            )
+
+        return index.work(
+            None if captioner is None else loaded, workers=self.workers or o.default_workers(),
+            batch_size=self.batch_size, max_pixels=int(self.max_megapixels * 1e6), tick=tick,
+        )  # fmt: skip
+
+
+def summary(report: Report) -> str:
+    """What an update has done, in words; what was not is left out."""
+    names = ("new", "changed", "moved", "copied", "removed", "captioned", "unchanged")
+    parts = [f"{count:,} {name}" for name in names if (count := getattr(report, name))]
+    failed = [f"{len(report.failed):,} failed"] if report.failed else []
+    return ", ".join(parts + failed) or "nothing to do"

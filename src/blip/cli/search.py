@@ -1,0 +1,240 @@
+"""`blip search`: find indexed photos by text or photo."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from blip.cli import options as o
+from blip.cli.indexing import Using, summary
+
+if TYPE_CHECKING:
+    from blip.apps.search.index import Index
+    from blip_lite.results import Hit
+
+USING = Using()
+NEAR_IDENTICAL = 0.97
+Query = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="QUERY",
+        help="A text, ./photo.jpg or a URL; '+ Q' adds, '- Q' subtracts, '2:Q' counts twice. Words in a row are one.",
+    ),
+]
+
+
+@dataclass(kw_only=True)
+class _Out:
+    """How hits are shown."""
+
+    output: Path | None
+    form: str | None
+    existing: str | None
+    files_only: bool
+    null: bool
+    thumbnails: bool
+    launch: bool
+    title: str
+    quiet: bool
+
+
+@o.flat
+def search(
+    inputs: Query = None,
+    top: Annotated[int, typer.Option("-t", "--top", min=1, help="Hits.")] = 10,
+    folder: Annotated[Path | None, typer.Option("--in", metavar="DIR", help="Only photos in this folder.")] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Only hits of this score: the cosine, after a second look plus a logit.")
+    ] = None,
+    rerank: Annotated[
+        int, typer.Option(min=0, help="So many of the best by cosine are looked at again (ITM); 0 = none.")
+    ] = 128,
+    files_only: Annotated[bool, typer.Option("-f", "--files-only", help="Paths, one a line.")] = False,
+    null: Annotated[bool, typer.Option("-0", help="Paths, each followed by NUL.")] = False,
+    no_update: Annotated[bool, typer.Option("--no-update", help="Do not bring the index up to date first.")] = False,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates", help="Groups of near-identical photos; QUERY is their cosine, 0.97.")
+    ] = False,
+    launch: Annotated[bool, typer.Option("--open", help="Open the hits, or the contact sheet.")] = False,
+    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Pictures, in a terminal that can.")] = False,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Records, or a contact sheet: .png or .jpg.")
+    ] = None,
+    format: Annotated[str | None, typer.Option(help="text, jsonl, csv, tsv or parquet.")] = None,
+    json: o.AsJson = False,
+    existing: Annotated[str | None, typer.Option(help="For -o: error, skip or overwrite.")] = None,
+    url_timeout: o.UrlTimeout = 20.0,
+    run: Using = USING,
+) -> int:
+    """Find photos. Example: blip index ~/Pictures && blip search "dog on a beach" - people -t 5"""
+    from blip.apps.search.query import parse
+
+    words = list(inputs or [])
+    out = _Out(
+        output=output, form="jsonl" if json else format, existing=existing, files_only=files_only, null=null,
+        thumbnails=thumbnails, launch=launch, title=" ".join(words), quiet=run.quiet,
+    )  # fmt: skip
+    if not _must_write(out):
+        return 0
+    if duplicates:
+        threshold = _threshold(words)
+        with run.open() as index:
+            _refresh(index, run, no_update)
+            return _show_groups(index.duplicates(threshold, under=folder), out)
+    parts = parse(words, offline=run.offline, url_timeout=url_timeout)
+    for part in parts:
+        if part.text is not None and os.path.isfile(part.text):
+            o.note(f"'{part.text}' is taken as text; write ./{part.text} for the photo", run.quiet)
+    with run.open() as index:
+        _refresh(index, run, no_update)
+        workers = run.workers or o.default_workers()
+        hits = index.search(parts, top=top, rerank=rerank, under=folder, min_score=min_score, workers=workers)
+    return _show(hits, out)
+
+
+def _must_write(out: _Out) -> bool:
+    """False when the output is there and is to be skipped; raises UsageError for flags that do not fit."""
+    from blip.io.records import format_of, must_write
+    from blip_lite.errors import UsageError
+
+    if (out.files_only or out.null) and (out.form or out.output):
+        raise UsageError("-f or -0 with another format or -o; must be one of the two")
+    if not _is_sheet(out.output):
+        format_of(out.output, out.form)
+    elif out.form is not None:
+        raise UsageError(f"-o {out.output} with a format; must be one of the two")
+    if must_write(out.output, existing=o.existing_of(out.existing)):
+        return True
+    o.note(f"{out.output} exists, nothing to do", out.quiet)
+    return False
+
+
+def _threshold(words: Sequence[str]) -> float:
+    """The cosine of near-identical photos."""
+    from blip_lite.errors import UsageError
+
+    try:
+        found = float(words[0]) if words else NEAR_IDENTICAL
+    except ValueError:
+        found = 0.0
+    if len(words) > 1 or not 0 < found <= 1:
+        raise UsageError(f"--duplicates {' '.join(words)}; must be followed by a number up to 1, or by nothing")
+    return found
+
+
+def _refresh(index: Index, run: Using, no_update: bool) -> None:
+    """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
+    from blip.stop import stopping
+
+    if no_update or not index.is_there or not index.roots():
+        return
+    if not os.access(index.folder, os.W_OK):
+        o.note(f"{index.folder} cannot be written; searching what it holds", run.quiet)
+        return
+    if index.access.is_written():
+        o.note("another process is writing to this index; searching what it holds so far", run.quiet)
+        return
+    with stopping() as stop:
+        report = index.update(work=run.work(index, stop))
+    if stop.reason:
+        raise KeyboardInterrupt
+    for folder in report.missing:
+        o.note(f"{folder}: folder is not there now; its photos are kept", run.quiet)
+    if report.new or report.changed or report.moved or report.copied or report.removed or report.failed:
+        advice = "; 'blip index --status' lists what failed" if report.failed else ""
+        o.note(f"{summary(report)}{advice}", run.quiet)
+
+
+def _show(hits: Sequence[Hit], out: _Out) -> int:
+    """Writes hits where and how they were asked for; the exit code."""
+    if not hits:
+        o.note("nothing found", out.quiet)
+    if _is_sheet(out.output):
+        from blip.apps.search import sheet
+
+        assert out.output is not None
+        sheet.write(out.output, hits, out.title)
+    elif out.files_only or out.null:
+        _paths([hit.path for hit in hits], out.null)
+    elif out.thumbnails and out.form is None and out.output is None and sys.stdout.isatty():
+        _pictures(hits, out)
+    else:
+        _records(hits, out, ("score", "path"))
+    if out.launch:
+        _launch([out.output] if _is_sheet(out.output) and out.output else [Path(hit.path) for hit in hits], out)
+    return 0
+
+
+def _show_groups(groups: Sequence[Sequence[Hit]], out: _Out) -> int:
+    """The same for groups: a line for each photo, or with -f their paths and an empty line between groups."""
+    if not (out.files_only or out.null) and not _is_sheet(out.output):
+        if not groups:
+            o.note("nothing found", out.quiet)
+        _records([hit for group in groups for hit in group], out, ("rank", "score", "path"))
+        return 0
+    if _is_sheet(out.output):
+        return _show([hit for group in groups for hit in group], out)
+    _paths(
+        [path for i, group in enumerate(groups) for path in (*([""] if i else []), *(h.path for h in group))], out.null
+    )
+    return 0
+
+
+def _records(hits: Sequence[Hit], out: _Out, columns: tuple[str, ...]) -> None:
+    from blip.io.records import open_records
+
+    with open_records(
+        out.output, schema="hit/1", stream=sys.stdout, format=out.form, existing=o.existing_of(out.existing),
+        columns=columns,
+    ) as records:  # fmt: skip
+        records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
+
+
+def _paths(paths: Sequence[str], null: bool) -> None:
+    """As the file system has them, whatever bytes these are."""
+    end = b"\0" if null else b"\n"
+    sys.stdout.flush()
+    sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
+    sys.stdout.buffer.flush()
+
+
+def _pictures(hits: Sequence[Hit], out: _Out) -> None:
+    """Each hit's picture above its line, where the terminal can show it."""
+    from blip.apps.search import sheet, terminal
+    from blip_lite.errors import UnreadableImage
+
+    how = terminal.protocol(os.environ)
+    if how is None:
+        o.note(f"--thumbnails: {terminal.ADVICE}", out.quiet)
+        _records(hits, out, ("score", "path"))
+        return
+    for hit in hits:
+        try:
+            sys.stdout.write(terminal.escape(sheet.thumbnail(hit, sheet.SIDE), how))
+        except UnreadableImage as error:
+            o.note(str(error))
+        name = "".join(c if c.isprintable() else "?" for c in hit.path)
+        sys.stdout.write(f"{hit.score:.4f}  {name}\n")
+    sys.stdout.flush()
+
+
+def _launch(paths: Sequence[Path], out: _Out) -> None:
+    """Opens files with what the desktop has for them."""
+    for path in paths:
+        try:
+            code = typer.launch(str(path))
+        except OSError:
+            code = 1
+        if code:
+            o.note(f"--open: no program here opens {path}", out.quiet)
+            return
+
+
+def _is_sheet(path: Path | None) -> bool:
+    return path is not None and path.suffix.lower() in (".png", ".jpg", ".jpeg")

@@ -1,0 +1,44 @@
+"""Which model an index was made with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import blip
+from blip.apps.search.identity import identity_of
+
+
+def test_the_same_weights_are_the_same_model_by_any_name(model: blip.Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "m")
+    for name in (tmp_path / "m", tmp_path / "m" / "model.safetensors"):
+        found = identity_of(blip.load(name))
+        assert found.model == str(name) and len(found.weights) == 64
+        assert found.weights == identity_of(blip.load(tmp_path / "m")).weights
+    model.save(tmp_path / "copy")
+    assert identity_of(blip.load(tmp_path / "copy")).weights == found.weights
+
+
+def test_a_name_means_the_same_from_every_folder(
+    model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model.save(tmp_path / "m")
+    monkeypatch.chdir(tmp_path)
+    assert identity_of(blip.load("m")).model == str(tmp_path / "m")
+    assert identity_of(model).model == "random-tiny"
+
+
+def test_a_file_is_hashed_once(model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model.save(tmp_path / "m")
+    loaded = blip.load(tmp_path / "m")
+    known = identity_of(loaded)
+    monkeypatch.setattr("blip.apps.search.identity.sha256_of", None)
+    assert identity_of(loaded, known) == known
+
+
+def test_other_weights_or_another_size_are_another_model(model: blip.Model) -> None:
+    ours = identity_of(model)
+    assert identity_of(blip.load_random("tiny")).weights == ours.weights
+    assert identity_of(blip.load_random("tiny", seed=1)).weights != ours.weights
+    assert identity_of(blip.load("random-tiny", image_size=48)).image_size == 48

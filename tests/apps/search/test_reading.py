@@ -1,0 +1,67 @@
+"""Files as small pictures, frames of videos among them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import blip
+from blip.apps.search.index import Index
+from blip.apps.search.reading import Reader, small
+from blip.apps.search.walk import Found
+from blip_lite.image import MAX_PIXELS
+
+
+def found(path: Path) -> Found:
+    status = path.stat()
+    return Found(os.fsencode(path), status.st_size, status.st_mtime_ns)
+
+
+def test_a_small_picture_gives_the_same_vector(model: blip.Model) -> None:
+    image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (90, 31, 3), dtype=np.uint8))
+    pixels = small(image, model.config.vision.image_size)
+    assert (model.embed_image([pixels]).vectors == model.embed_image([image]).vectors).all()
+
+
+def test_files_come_in_order_and_known_ones_are_not_decoded(photos: Path) -> None:
+    paths = sorted(photos.glob("*.png"))
+    reader = Reader(sizes=[16, 32], max_pixels=MAX_PIXELS, workers=2)
+    contents = list(reader.all((found(path), False) for path in paths))
+    assert [os.fsdecode(one.file.path) for one in contents] == [str(path) for path in paths]
+    assert contents[0].pictures[0].pixels[16].shape == (16, 16, 3)
+    skipping = Reader(sizes=[16], max_pixels=MAX_PIXELS, skip={contents[0].hash}.__contains__)
+    assert not skipping.one(found(paths[0])).pictures and skipping.one(found(paths[0]), True).pictures
+
+
+def test_a_file_that_is_written_meanwhile_is_left_for_next_time(photos: Path) -> None:
+    path = photos / "0.png"
+    old = found(path)
+    with path.open("ab") as file:
+        file.write(b"more")
+    content = Reader(sizes=[16], max_pixels=MAX_PIXELS).one(old)
+    assert content.error == "was written to while it was read" and not content.lasting
+
+
+def test_frames_of_a_video_are_found_by_their_time(index: Index, tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    (tmp_path / "photos").mkdir()
+    with av.open(str(tmp_path / "photos" / "v.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for i in range(20):
+            colour = np.full((48, 64, 3), (250 if i < 10 else 0, 0, 0 if i < 10 else 250), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(colour, format="rgb24")))
+        container.mux(stream.encode())
+    (tmp_path / "photos" / "broken.mp4").write_bytes(b"nothing")
+    assert index.add_dir(tmp_path / "photos").new == 0
+    report = index.add_dir(tmp_path / "photos", video=True, frames=2)
+    assert report.new == 1 and len(report.failed) == 1
+    red, blue = sorted(index.search("a cat", rerank=2), key=lambda hit: hit.path)
+    assert red.path.endswith("v.mp4#t=0.500") and blue.path.endswith("v.mp4#t=1.500") and red.itm is not None
+    hit = index.search(Image.new("RGB", (64, 48), (250, 0, 0)), top=1)[0]
+    assert hit.path == red.path
+    assert index.update().unchanged == 2 and index.status().frames == 2

@@ -1,0 +1,62 @@
+"""Captions beside the photos, and back again."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import blip
+from blip.apps.search.index import Index
+from blip_lite.errors import UsageError
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("extension", [".txt", ".xmp"])
+def test_what_was_written_can_be_taken_back(index: Index, photos: Path, model: blip.Model, extension: str) -> None:
+    before = tree(photos)
+    index.add_dir(photos, captioner=model)
+    assert index.write_captions(extension).done == 6
+    caption = model.caption(photos / "3.png").text
+    assert caption in (photos / f"3{extension}").read_text(encoding="utf-8")
+    assert index.write_captions(extension).same == 6
+    assert index.remove_captions().done == 6 and tree(photos) == before
+    assert index.remove_captions().done == 0
+
+
+def test_files_of_others_are_never_touched(index: Index, photos: Path, model: blip.Model) -> None:
+    index.add_dir(photos, captioner=model)
+    (photos / "0.txt").write_text("mine")
+    shutil.copy(photos / "1.png", photos / "1.gif")  # would have the same sidecar
+    index.update()
+    report = index.write_captions(".txt")
+    assert report.done == 5
+    assert {Path(path).name: reason.split("/")[0] for path, reason in report.kept} == {
+        "0.txt": "is not ours", "1.txt": "is that of ",
+    }  # fmt: skip
+    (photos / "2.txt").write_text("changed by me")
+    (photos / "3.txt").unlink()
+    report = index.remove_captions()
+    assert report.done == 3 and [reason for _, reason in report.kept] == ["was changed since"]
+    assert sorted(path.name for path in photos.rglob("*.txt")) == ["0.txt", "2.txt"]
+    assert (photos / "0.txt").read_text() == "mine" and (photos / "2.txt").read_text() == "changed by me"
+
+
+def test_one_folder_alone(index: Index, photos: Path, model: blip.Model) -> None:
+    index.add_dir(photos, captioner=model)
+    assert index.write_captions(".txt", under=photos / "sub dir").done == 1
+    index.write_captions(".txt")
+    assert index.remove_captions(under=photos / "sub dir").done == 1
+    assert len(list(photos.rglob("*.txt"))) == 5
+
+
+def test_what_cannot_be_written(index: Index, photos: Path) -> None:
+    index.add_dir(photos)
+    with pytest.raises(UsageError, match="no captions to write"):
+        index.write_captions(".txt")
+    with pytest.raises(UsageError, match=r"must be \.txt or \.xmp"):
+        index.write_captions(".jpg")

@@ -1,0 +1,174 @@
+"""`blip search` as a user types it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip.apps.search.index import Index
+from blip.io.schemas import problem
+from tests.cli.conftest import Blip
+
+RANDOM = ("-m", "random-tiny")
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BLIP_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def indexed(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Four photos that can be read, from the folder they are in."""
+    (photos / "c.jpg").unlink()
+    assert blip("index", photos, *RANDOM).code == 0
+    monkeypatch.chdir(photos)
+    return photos
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split("\t") for line in text.splitlines()]
+
+
+def test_text_json_and_tables(blip: Blip, indexed: Path) -> None:
+    said = blip("search", "a", "cat")
+    assert said.code == 0 and said.err == ""
+    found = rows(said.out)
+    assert sorted(path for _, path in found) == ["a.png", "b.jpg", "sub/d.png", "sub/e ü.png"]
+    scores = [float(score) for score, _ in found]
+    assert scores == sorted(scores, reverse=True)
+    records = [json.loads(line) for line in blip("search", "a cat", "--json", "-t", "2").out.splitlines()]
+    assert [record["rank"] for record in records] == [1, 2] and all(problem(record) is None for record in records)
+    assert [record["path"] for record in records] == [path for _, path in found[:2]]
+    assert all(0 <= record["itm"] <= 1 for record in records)
+    table = rows(blip("search", "a cat", "--format", "tsv").out)
+    assert table[0][:3] == ["schema", "rank", "path"] and len(table) == 5
+
+
+def test_signs_and_weights_reach_the_query(blip: Blip, indexed: Path) -> None:
+    cat, dog = (
+        dict((p, float(s)) for s, p in rows(blip("search", text, "--rerank", "0").out)) for text in ("cat", "dog")
+    )
+    both = blip("search", "2:cat", "-", "dog", "-t", "4", "--rerank", "0")
+    assert len(rows(both.out)) == 4
+    assert all(abs(float(s) - (2 * cat[p] - dog[p])) < 2e-4 for s, p in rows(both.out))
+    negative = rows(blip("search", "-", "dog", "--rerank", "0").out)
+    assert [path for _, path in negative] == sorted(dog, key=lambda path: dog[path])
+
+
+def test_a_photo_finds_itself(blip: Blip, indexed: Path) -> None:
+    assert blip("search", "./sub/d.png", "-f", "-t", "1").out == "sub/d.png\n"
+    said = blip("search", "b.jpg", "-t", "1")
+    assert "'b.jpg' is taken as text; write ./b.jpg for the photo" in said.err
+
+
+def test_paths_for_other_programs(blip: Blip, indexed: Path) -> None:
+    (indexed / "a.png").rename(indexed / "-new\nline.png")
+    said = blip("search", "cat", "-0")
+    assert set(said.out.split("\0")) == {"./-new\nline.png", "b.jpg", "sub/d.png", "sub/e ü.png", ""}
+    assert len(blip("search", "cat").out.splitlines()) == 4  # a line a hit
+    assert blip("search", "cat", "-f", "--in", "sub").out.count("\n") == 2
+
+
+def test_the_index_is_brought_up_to_date_first(blip: Blip, indexed: Path) -> None:
+    (indexed / "new.png").write_bytes((indexed / "a.png").read_bytes())
+    (indexed / "bad.png").write_bytes(b"bad")
+    assert "new.png" not in blip("search", "cat", "--no-update").out
+    said = blip("search", "cat")
+    assert "new.png" in said.out and "1 copied, 4 unchanged, 1 failed" in said.err
+    assert blip("search", "cat").err == ""
+
+
+def test_while_another_writes_what_is_there_is_searched(blip: Blip, indexed: Path, home: Path) -> None:
+    with Index.open(home / "index").access.writing():
+        said = blip("search", "cat")
+    assert said.code == 0 and len(rows(said.out)) == 4 and "another process is writing" in said.err
+
+
+def test_no_hits_are_no_failure(blip: Blip, indexed: Path) -> None:
+    said = blip("search", "cat", "--min-score", "99")
+    assert (said.code, said.out, said.err) == (0, "", "nothing found\n")
+
+
+def test_a_contact_sheet(blip: Blip, indexed: Path, tmp_path: Path) -> None:
+    said = blip("search", "cat", "-o", tmp_path / "sheet.png")
+    assert said.code == 0 and said.out == ""
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 900
+    assert blip("search", "cat", "-o", tmp_path / "sheet.png").code == 2
+    assert blip("search", "cat", "-o", tmp_path / "sheet.png", "--existing", "overwrite").code == 0
+    blip("search", "cat", "-o", tmp_path / "hits.jsonl")
+    assert len((tmp_path / "hits.jsonl").read_text().splitlines()) == 4
+
+
+def test_near_identical_photos(blip: Blip, indexed: Path) -> None:
+    with Image.open("a.png") as image:
+        pixels = np.asarray(image).copy()
+    pixels[0, 0] += 1
+    Image.fromarray(pixels).save("a2.png")
+    blip("index", *RANDOM)
+    found = rows(blip("search", "--duplicates", "0.9999", "--no-update").out)
+    assert [(group, path) for group, _, path in found][:2] == [("1", "a.png"), ("1", "a2.png")]
+    assert blip("search", "--duplicates", "0.9999", "-f").out.startswith("a.png\na2.png\n")
+    assert "must be followed by a number up to 1" in blip("search", "--duplicates", "cat").err
+
+
+def test_nothing_is_drawn_where_there_is_no_terminal(
+    blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KITTY_WINDOW_ID", "1")
+    said = blip("search", "cat", "--thumbnails")
+    assert "\x1b" not in said.out + said.err and len(rows(said.out)) == 4
+
+
+def test_opening_without_a_desktop_is_told(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
+    blip("search", "./a.png", "-t", "1", "--open")
+    assert opened == ["a.png"]
+    monkeypatch.setattr("typer.launch", lambda path: 1)
+    assert "--open: no program here opens a.png" in blip("search", "./a.png", "-t", "2", "--open").err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path, home: Path) -> None:
+    (home / "index").chmod(stat.S_IRUSR | stat.S_IXUSR)
+    try:
+        said = blip("search", "cat")
+    finally:
+        (home / "index").chmod(0o755)
+    assert said.code == 0 and len(rows(said.out)) == 4 and "cannot be written" in said.err
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "message"),
+    [
+        ((), 2, "query is empty"),
+        (("",), 2, "query is empty"),
+        (("cat", "-"), 2, "query ends with a sign"),
+        (("cat", "--top", "0"), 2, "--top 0; must be an integer of at least 1"),
+        (("cat", "--in", "nowhere"), 2, "nowhere: nothing of it is indexed"),
+        (("cat", "-f", "--json"), 2, "must be one of the two"),
+        (("cat", "-o", "x.png", "--json"), 2, "must be one of the two"),
+        (("cat", "--format", "xml"), 2, "--format xml; must be one of"),
+        (("cat", "--no-updat"), 2, "unknown flag '--no-updat'; did you mean '--no-update'?"),
+        (("./none.png",), 1, "./none.png: no such file"),
+        (("https://example.org/a.jpg", "--offline"), 3, "--offline is set"),
+        (("cat", "-m", "tiny"), 3, "index was made with 'random-tiny'"),
+    ],
+)
+def test_what_is_wrong_is_one_line(blip: Blip, indexed: Path, args: tuple[str, ...], code: int, message: str) -> None:
+    said = blip("search", *args, "-q")
+    assert said.code == code and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+
+
+def test_before_anything_is_indexed(blip: Blip, home: Path) -> None:
+    said = blip("search", "cat")
+    assert said.code == 2 and "no index here; 'blip index DIR' makes one" in said.err and not home.exists()
