@@ -43,8 +43,8 @@ _HOME = {
 
 __all__ = [
     "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "Explanation",
-    "Hit", "Index", "MatchResult", "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer", "UnknownModel", "UnreadableImage",
-    "Verdict", "download", "info", "list_models", "load", "load_random", "save",
+    "Hit", "Index", "MatchResult", "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer",
+    "UnknownModel", "UnreadableImage", "Verdict", "download", "info", "list_models", "load", "load_random", "save",
 ]  # fmt: skip
 
 _PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone

@@ -5,27 +5,81 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tomllib
+from pathlib import Path
 
 import pytest
 
-from blip.cli import VERBS
+from blip.cli import VERBS, checks, doctor
 from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 
 
-def test_the_report_names_what_is_here_and_that_captions_work(blip: Blip) -> None:
+def test_the_report_names_what_is_here_that_captions_are_right_and_what_to_type(blip: Blip) -> None:
     said = blip("doctor", "--json")
     report = json.loads(said.out)
     assert said.code == 0
     assert report["versions"]["torch"] and report["folders"]["checkpoints"]
-    assert set(report["extras"]) == {"data", "train", "heif", "video", "java"}
-    assert all(value.startswith("ok, a caption in") for value in report["checks"].values())
-    assert "checks\n  random-tiny     ok" in blip("doctor").out
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    assert set(report["extras"]) == set(project["optional-dependencies"]) - {"dev", "all"}
+    assert "tiny" in report["models"]["here"].split(", ")
+    assert all(value.startswith("ok, ") for value in report["checks"].values())
+    assert f"'{checks.CAPTION}'" in report["checks"]["tiny, cpu fp32"]
+    assert report["next"]["command"].startswith("blip caption ")
+
+
+def test_the_last_line_is_the_next_command(
+    blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(checks, "trials", lambda: iter(()))  # the photo went through them above
+    monkeypatch.chdir(photos)
+    said = blip("doctor")
+    assert "checks\n  random-tiny       ok" in said.out
+    assert said.out.splitlines()[-1] == "next: blip caption ."
+    monkeypatch.chdir(tmp_path)
+    assert blip("doctor").out.splitlines()[-1] == "next: blip caption PHOTO.jpg"
+
+
+@pytest.mark.parametrize(
+    ("report", "broken", "file", "command"),
+    [
+        ({"versions": {"blip": "0.1.0"}}, [], "a.jpg", "pip uninstall blip && pip install --force-reinstall"),
+        ({}, ["tiny, cpu fp32"], "a.jpg", "pip install --force-reinstall --no-deps blip-vlm"),
+        ({}, ["tiny, cuda:0 bf16"], "a.jpg", "blip caption . --device cpu"),
+        ({"extras": {"heif": "missing"}}, [], "a.HEIC", 'pip install "blip-vlm[heif]"'),
+        ({"extras": {"video": "missing"}}, [], "a.mp4", 'pip install "blip-vlm[video]"'),
+        ({"models": {"here": "tiny, caption-base"}}, [], "a.jpg", "blip caption . -m caption-base"),
+    ],
+)
+def test_the_next_command_depends_on_what_is_found(
+    report: doctor.Report, broken: list[str], file: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    healthy = {"versions": {}, "extras": dict.fromkeys(doctor.EXTRAS, "there"), "models": {"here": "tiny"}}
+    assert doctor._next({part: healthy[part] | report.get(part, {}) for part in healthy}, broken).startswith(command)
+
+
+def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = checks.Trial(device="cpu", dtype="fp32", needed=True)
+    monkeypatch.setattr(checks, "VECTOR", (*checks.VECTOR[:-1], checks.VECTOR[-1] + 1e-3))
+    assert "vector differs by 1.0e-03; at most 2e-04 is rounding" in checks.outcome(checks.parity, trial)
+    monkeypatch.setattr(checks, "CAPTION", "a dog")
+    said = checks.outcome(checks.parity, trial)
+    assert said.startswith("wrong: 'a cat") and said.endswith("the caption must be 'a dog'")
+
+
+def test_the_unrelated_package_of_the_same_name_is_noticed(
+    blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "blip-0.1.0.dist-info").mkdir()
+    (tmp_path / "blip-0.1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: blip\nVersion: 0.1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert doctor._versions()["blip"].startswith("0.1.0, an unrelated package that takes the same name; pip uninstall")
 
 
 def test_a_missing_extra_is_named_with_its_install_line(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip.cli import doctor
-
+    monkeypatch.setattr(checks, "trials", lambda: iter(()))
     monkeypatch.setitem(doctor.EXTRAS, "data", "no_such_module")
     found = json.loads(blip("doctor", "--json").out)["extras"]["data"]
     assert found == 'missing; pip install "blip-vlm[data]"'

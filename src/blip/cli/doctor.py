@@ -1,4 +1,4 @@
-"""`blip doctor`: what is installed, what is missing, and whether captions work here."""
+"""`blip doctor`: what is installed, what is missing, whether captions are right here, and what to type next."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import platform
 import re
 import shutil
 import sys
-import time
-from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,12 +17,18 @@ import typer
 from blip.cli import options as o
 
 PACKAGES = ("blip-vlm", "torch", "tokenizers", "safetensors", "pillow", "numpy", "huggingface-hub", "httpx2", "typer")
-EXTRAS = {"data": "pyarrow", "train": "tensorboard", "heif": "pillow_heif", "video": "av", "java": "pycocoevalcap"}
+EXTRAS = {
+    "data": "pyarrow", "train": "tensorboard", "heif": "pillow_heif", "video": "av", "java": "pycocoevalcap",
+    "search": "usearch", "serve": "litserve", "demo": "gradio", "ray": "ray", "onnx": "onnxruntime",
+    "docs": "mkdocs", "notebook": "nbclient",
+}  # fmt: skip
 CODECS = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg", "TIFF": "libtiff"}
 VARIABLES = (
     "BLIP_HOME", "BLIP_CACHE", "BLIP_MODEL", "BLIP_OFFLINE", "BLIP_DEVICE", "BLIP_DTYPE", "BLIP_THREADS", "HF_HOME",
     "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
 )  # fmt: skip
+# files in the working folder that an extra reads
+NEEDS = {"heif": (".heic", ".heif", ".hif"), "video": (".mp4", ".mov", ".mkv", ".webm", ".avi"), "data": (".parquet",)}
 Report = dict[str, dict[str, Any]]
 
 
@@ -33,8 +37,10 @@ def doctor(
     bench: Annotated[bool, typer.Option("--bench", help="Also images per second of the bundled model.")] = False,
     debug: o.Debug = False,
 ) -> int:
-    """Say what is here, what is missing and whether captions work. Example: blip doctor"""
+    """Say what is here, what is missing, whether captions are right, and what to type next. Example: blip doctor"""
     import json
+
+    from blip.cli import checks
 
     report: Report = {
         "versions": {"python": sys.version.split()[0], "system": platform.platform(), **_versions()},
@@ -42,41 +48,65 @@ def doctor(
         "images": _codecs(),
         "extras": {extra: _extra(extra, module) for extra, module in EXTRAS.items()},
         "folders": _folders(),
+        "models": _models(),
         "environment": _environment(),
-        "checks": {"random-tiny": _check(_captions("random-tiny")), "tiny": _check(_captions("tiny"))},
+        "checks": {"random-tiny": checks.outcome(checks.random_model)},
     }
+    trials = list(checks.trials())
+    report["checks"] |= {f"tiny, {t.name}": checks.outcome(checks.parity, t) for t in trials}
     if bench:
-        report["images per second"] = _bench()
-    if as_json:
-        print(json.dumps(report, ensure_ascii=False))
-    else:
-        for part, values in report.items():
-            print(part)
-            for name, value in values.items():
-                print(f"  {name:<16}{value}")
-    broken = [name for name, value in report["checks"].items() if not str(value).startswith("ok")]
+        report["images per second"] = checks.speed()
+    needed = ["random-tiny", *(f"tiny, {t.name}" for t in trials if t.needed)]
+    broken = [name for name in needed if not report["checks"][name].startswith(checks.OK)]
+    report["next"] = {"command": _next(report, broken)}
+    _show(report, as_json, json.dumps(report, ensure_ascii=False))
     if broken:
         o.note(f"blip: error: model '{broken[0]}' does not work here: {report['checks'][broken[0]]}")
     return 4 if broken else 0
 
 
+def _show(report: Report, as_json: bool, line: str) -> None:
+    if as_json:
+        print(line)
+        return
+    for part, values in report.items():
+        if part == "next":
+            print(f"\nnext: {values['command']}")
+        elif values:
+            print(part)
+            for name, value in values.items():
+                print(f"  {name:<18}{value}")
+
+
 def _versions() -> dict[str, str]:
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "missing"
+    found = {name: _version(name) or "missing" for name in PACKAGES}
+    other = _version("blip")
+    if other is not None:
+        found["blip"] = f"{other}, an unrelated package that takes the same name; {_RENAME}"
     return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+_RENAME = "pip uninstall blip && pip install --force-reinstall --no-deps blip-vlm"
 
 
 def _devices() -> dict[str, Any]:
     import torch
 
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    absent = "none"
+    if not cuda and shutil.which("nvidia-smi"):
+        kind = "its driver does not answer" if torch.version.cuda else "this torch is built for CPUs only"
+        absent = f"none, though nvidia-smi is here: {kind}"
     return {
         "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
-        "cuda": ", ".join(cuda) or "none",
+        "cuda": ", ".join(cuda) or absent,
         "mps": "there" if torch.backends.mps.is_available() else "none",
         "dtypes": "fp32, bf16, fp16"
         if cuda and torch.cuda.is_bf16_supported()
@@ -90,24 +120,59 @@ def _codecs() -> dict[str, str]:
     from PIL import features
 
     found = {name: "yes" if features.check(codec) else "no" for name, codec in CODECS.items()}
-    heif = importlib.util.find_spec("pillow_heif") is not None
-    return {**found, "HEIC": "yes" if heif else 'no; pip install "blip-vlm[heif]"'}
+    optional = {"HEIC": "heif", "video": "video"}
+    return found | {
+        name: "yes" if _there(EXTRAS[extra]) else f"no; {_install(extra)}" for name, extra in optional.items()
+    }
+
+
+def _there(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _install(extra: str) -> str:
+    return f'pip install "blip-vlm[{extra}]"'
 
 
 def _extra(extra: str, module: str) -> str:
-    there = importlib.util.find_spec(module) is not None
-    return "there" if there else f'missing; pip install "blip-vlm[{extra}]"'
+    if not _there(module):
+        return f"missing; {_install(extra)}"
+    return "there, but no java on the PATH" if extra == "java" and shutil.which("java") is None else "there"
 
 
 def _folders() -> dict[str, str]:
     from blip.io.fetch import cache_dir, home_dir
 
-    found = {}
-    for name, folder in (("checkpoints", cache_dir()), ("home", home_dir())):
-        free = shutil.disk_usage(_existing(folder)).free / 1e9
-        held = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e9 if folder.is_dir() else 0.0
-        found[name] = f"{folder} ({held:.1f} GB here, {free:.0f} GB free)"
-    return found
+    places = {"checkpoints": cache_dir(), "home": home_dir(), "hub": _hub_cache()}
+    return {
+        name: f"{folder} ({_held(folder):.1f} GB here, {_free(folder):.0f} GB free)" for name, folder in places.items()
+    }
+
+
+def _hub_cache() -> Path:
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def _held(folder: Path) -> float:
+    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else ()
+    return sum(p.stat().st_size for p in files) / 1e9
+
+
+def _free(folder: Path) -> float:
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    return shutil.disk_usage(existing).free / 1e9
+
+
+def _models() -> dict[str, str]:
+    """What works with no download."""
+    from blip.checkpoint.catalogue import ENTRIES
+    from blip.checkpoint.locate import imported_dir, is_cached
+
+    here = [entry.name for entry in ENTRIES if entry.source != "random" and is_cached(entry)]
+    own = sorted(path.parent.name for path in imported_dir().glob("*/config.json"))
+    return {"here": ", ".join(here), **({"imported": ", ".join(own)} if own else {})}
 
 
 def _environment() -> dict[str, str]:
@@ -116,41 +181,19 @@ def _environment() -> dict[str, str]:
     return {name: re.sub(r"[^/@]*@", "***@", os.environ[name]) for name in names}
 
 
-def _existing(folder: Path) -> Path:
-    return next(p for p in (folder, *folder.parents) if p.exists())
+def _next(report: Report, broken: list[str]) -> str:
+    """The one command that helps most: repair, else an extra for the files of this folder, else a caption."""
+    if "blip" in report["versions"]:
+        return _RENAME
+    if any("cpu" in name or name == "random-tiny" for name in broken):
+        return "pip install --force-reinstall --no-deps blip-vlm"
+    suffixes = {path.suffix.lower() for path in Path().iterdir() if not path.name.startswith(".")}
+    for extra, endings in NEEDS.items():
+        if suffixes.intersection(endings) and report["extras"][extra].startswith("missing"):
+            return _install(extra)
+    from blip_lite.image import EXTENSIONS
 
-
-def _captions(name: str) -> Callable[[], str]:
-    def check() -> str:
-        import numpy as np
-
-        from blip import api
-
-        picture = np.full((64, 64, 3), 127, np.uint8)
-        start = time.perf_counter()
-        api.load(name, device="cpu", offline=True).caption(picture)
-        return f"ok, a caption in {time.perf_counter() - start:.1f} s"
-
-    return check
-
-
-def _check(call: Callable[[], str]) -> str:
-    try:
-        return call()
-    except Exception as error:  # whatever it is, the report is what the user came for
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
-
-
-def _bench() -> dict[str, str]:
-    import numpy as np
-
-    from blip import api
-
-    model, found = api.load("tiny"), {}
-    pictures = list(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
-    for size in (1, 4, 16):
-        model.caption(pictures[:size])
-        start = time.perf_counter()
-        model.caption(pictures, batch_size=size)
-        found[f"batches of {size}"] = f"{len(pictures) / (time.perf_counter() - start):.1f} on {model.device}"
-    return found
+    what = "." if suffixes.intersection(EXTENSIONS) else "PHOTO.jpg"
+    device = " --device cpu" if broken else ""
+    better = " -m caption-base" if "caption-base" in report["models"]["here"].split(", ") else ""
+    return f"blip caption {what}{better}{device}"

@@ -1,0 +1,92 @@
+"""What `blip doctor` tries: a photo through the bundled model on every device, against recorded numbers; speed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blip import api
+
+PHOTO = Path(__file__).parent.parent / "assets" / "chelsea.png"
+MODEL = api.DEFAULT
+# What `tiny` gives for PHOTO on a CPU in fp32: the caption, the first eight numbers of the vector and their tolerance.
+CAPTION = "a cat sitting on top of a laptop computer"
+VECTOR = (0.11699, -0.01698, -0.05015, -0.05478, 0.03308, 0.00303, 0.02192, -0.01495)
+TOLERANCE = {"fp32": 2e-4, "bf16": 2e-2, "fp16": 5e-3}
+OK = "ok"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One device and precision; `needed` where a failure means that captions do not work here."""
+
+    device: str
+    dtype: str
+    needed: bool
+
+    @property
+    def name(self) -> str:
+        return f"{self.device} {self.dtype}"
+
+
+def trials() -> Iterator[Trial]:
+    """The CPU, and every accelerator of this machine, in fp32 and the precision that it uses by itself."""
+    import torch
+
+    yield Trial(device="cpu", dtype="fp32", needed=True)
+    yield Trial(device="cpu", dtype="bf16", needed=False)
+    for i in range(torch.cuda.device_count()):
+        fast = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        yield from (Trial(device=f"cuda:{i}", dtype=dtype, needed=True) for dtype in ("fp32", fast))
+    if torch.backends.mps.is_available():
+        yield Trial(device="mps", dtype="fp32", needed=False)  # used on request only
+
+
+def parity(trial: Trial) -> str:
+    """Whether caption and vector of the photo are the recorded ones."""
+    start = time.perf_counter()
+    model = api.load(MODEL, device=trial.device, dtype=trial.dtype, offline=True)
+    caption = model.caption(PHOTO).text
+    vector = model.embed_image([PHOTO]).vectors[0][: len(VECTOR)]
+    seconds = time.perf_counter() - start
+    difference = max(abs(float(a) - b) for a, b in zip(vector, VECTOR, strict=True))
+    found = f"'{caption}' in {seconds:.1f} s, vector differs by {difference:.1e}"
+    if trial.dtype == "fp32" and caption != CAPTION:
+        return f"wrong: {found}; the caption must be '{CAPTION}'"
+    if not difference <= TOLERANCE[trial.dtype]:
+        return f"wrong: {found}; at most {TOLERANCE[trial.dtype]:.0e} is rounding"
+    return f"{OK}, {found}"
+
+
+def random_model() -> str:
+    """Whether the program works at all, whatever the bundled weights."""
+    import numpy as np
+
+    start = time.perf_counter()
+    api.load("random-tiny", device="cpu", offline=True).caption(np.full((64, 64, 3), 127, np.uint8))
+    return f"{OK}, a caption in {time.perf_counter() - start:.1f} s"
+
+
+def outcome(check: Callable[..., str], *args: Any) -> str:
+    """What a check says, or the error that it ends in: the report is what the user came for."""
+    try:
+        return check(*args)
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def speed() -> dict[str, str]:
+    """Images per second of the bundled model."""
+    import numpy as np
+
+    model, found = api.load(MODEL), {}
+    pictures = list(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
+    for size in (1, 4, 16):
+        model.caption(pictures[:size])
+        start = time.perf_counter()
+        model.caption(pictures, batch_size=size)
+        found[f"batches of {size}"] = f"{len(pictures) / (time.perf_counter() - start):.1f} on {model.device}"
+    return found

@@ -1,0 +1,161 @@
+"""The container files. No engine builds them here: what they copy, install and run is tried without one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import types
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+KNOWN = {"ARG", "FROM", "WORKDIR", "RUN", "ENV", "COPY", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
+
+
+def instructions() -> list[tuple[str, str]]:
+    text = re.sub(r"^#.*\n", "", (ROOT / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    lines = text.replace("\\\n", " ").splitlines()
+    return [(name, rest) for name, _, rest in (line.partition(" ") for line in lines if line.strip())]
+
+
+def copied() -> list[str]:
+    """What is taken out of the repository."""
+    words = [rest.split() for name, rest in instructions() if name == "COPY" and not rest.startswith("--from")]
+    return [source for *sources, _ in words for source in sources]
+
+
+def arguments() -> dict[str, str]:
+    return dict(rest.split("=", 1) for name, rest in instructions() if name == "ARG")
+
+
+def test_every_instruction_is_known_and_the_last_stage_runs_blip_as_no_root() -> None:
+    found = instructions()
+    assert {name for name, _ in found} <= KNOWN
+    last = found[max(i for i, (name, _) in enumerate(found) if name == "FROM") :]
+    assert ("USER", "blip") in last
+    assert json.loads(dict(last)["ENTRYPOINT"]) == ["blip"] and "blip" in PROJECT["scripts"]
+
+
+def test_everything_copied_is_there_and_not_ignored() -> None:
+    rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
+    for source in copied():
+        assert (ROOT / source).exists()
+        ignored = False
+        for rule in rules:
+            if fnmatch(source, rule.removeprefix("!")):
+                ignored = not rule.startswith("!")
+        assert not ignored, source
+
+
+def test_it_installs_what_the_makefile_installs() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert f"TORCH ?= {arguments()['TORCH']}" in makefile
+    assert set(arguments()["EXTRAS"].split(",")) <= set(PROJECT["optional-dependencies"])
+    installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
+    assert installs[-1] == 'pip install -c constraints.txt ".[$EXTRAS]"'
+
+
+@pytest.mark.parametrize(("index", "words"), [("", []), ("https://a.example/cpu", ["--index-url"])])
+def test_torch_comes_from_the_index_that_is_named(index: str, words: list[str]) -> None:
+    line = next(rest for name, rest in instructions() if name == "RUN" and "$TORCH_INDEX" in rest)
+    script = f'pip() {{ printf "%s\\n" "$@"; }}\n{line}'
+    environment = {"TORCH": "torch==1", "TORCH_INDEX": index}
+    said = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["install", *words, *([index] if index else []), "torch==1"]
+
+
+@pytest.mark.slow
+def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    for source in copied():
+        at = tmp_path / "src" / source
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, at, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        else:
+            at.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, at)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(tmp_path / "installed"), str(tmp_path / "src")], check=True)
+    code = "import sys, blip.cli; print(blip.cli.__file__); sys.exit(blip.cli.main(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "caption", str(ROOT / "examples" / "chelsea.png")],
+        env={"PYTHONPATH": str(tmp_path / "installed"), "BLIP_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    where, caption = done.stdout.splitlines()
+    assert where.startswith(str(tmp_path / "installed")) and caption.startswith("a cat")
+
+
+# Cog -----------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Field:
+    """What `cog.Input` was given."""
+
+    description: str
+    default: Any = ...
+    choices: list[str] | None = None
+
+
+@pytest.fixture
+def predictor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The predictor over a stand-in for the module `cog`, with the bundled models."""
+    cog = types.ModuleType("cog")
+    cog.BasePredictor, cog.Input, cog.Path = object, Field, Path  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cog", cog)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    spec = importlib.util.spec_from_file_location("predict", ROOT / "predict.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "predict", module)
+    spec.loader.exec_module(module)
+    found = module.Predictor()
+    found.models = {name: "tiny-vqa" if "question" in name else "tiny" for name in module.Predictor.models}
+    found.setup()
+    yield found
+
+
+def test_the_predictor_has_the_inputs_of_the_original_and_its_forms_of_answers(predictor: Any) -> None:
+    fields = predictor.predict.__defaults__
+    names = predictor.predict.__code__.co_varnames[1:5]
+    assert names == ("image", "task", "question", "caption")
+    assert fields[1].choices == ["image_captioning", "visual_question_answering", "image_text_matching"]
+    assert (fields[1].default, fields[2].default, fields[3].default) == ("image_captioning", None, None)
+    photo = ROOT / "examples" / "chelsea.png"
+    said = [
+        predictor.predict(photo, "image_captioning", None, None),
+        predictor.predict(photo, "visual_question_answering", "is there a cat?", None),
+        predictor.predict(photo, "image_text_matching", None, "a cat"),
+    ]
+    assert said[0].startswith("Caption: a cat") and said[1].startswith("Answer: ")
+    first, second = said[2].splitlines()
+    assert re.fullmatch(r"The image and text is matched with a probability of 0\.\d{4}\.", first)
+    assert re.fullmatch(r"The image feature and text feature has a cosine similarity of 0\.\d{4}\.", second)
+
+
+def test_a_missing_question_is_one_line(predictor: Any) -> None:
+    with pytest.raises(ValueError, match="question: must be given for the task visual_question_answering"):
+        predictor.predict(ROOT / "examples" / "chelsea.png", "visual_question_answering", None, None)
+
+
+def test_cog_names_the_predictor_and_every_requirement_at_its_tested_version() -> None:
+    cog = yaml.safe_load((ROOT / "cog.yaml").read_text(encoding="utf-8"))
+    assert cog["predict"] == "predict.py:Predictor"
+    pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line)
+    needed = {re.split("[<>=]", one)[0] for one in PROJECT["dependencies"]}
+    wanted = {name: pins[name.replace("_", "-")] if name not in pins else pins[name] for name in needed}
+    assert dict(shlex.split(line)[0].split("==") for line in cog["build"]["python_packages"]) == wanted

@@ -1,0 +1,168 @@
+"""The site: it builds strictly, its commands and snippets run and print what it says they print."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.main import get_command
+
+from blip.cli import VERBS, main
+from blip.cli.run import verb_app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(p for p in DOCS.rglob("*.md") if "decisions" not in p.parts)
+FENCE = re.compile(r"^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+PRINTS = "prints"
+# why a block is not run here; readers see the same words as its title
+NOT_RUN = {
+    "installs", "needs a download", "needs a GPU", "needs several machines", "needs a container engine",
+    "runs until stopped", "the original", "LAVIS", "Transformers",
+}  # fmt: skip
+SLOW = {"own-data.md", "export.md", "train.md"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    title: str | None
+    code: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [
+        Block(language, title or None, re.sub(rf"^{indent}", "", code, flags=re.MULTILINE))
+        for indent, language, title, code in FENCE.findall(page.read_text(encoding="utf-8"))
+    ]
+
+
+def page_id(page: Path) -> str:
+    return page.name
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What the pages take for granted: a folder with photos, two of them at hand, a few captions and texts."""
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for path in (ROOT / "examples").glob("*.[pj][np]g"):
+        shutil.copy(path, photos)
+    for name in ("chelsea.png", "coffee.png"):
+        shutil.copy(photos / name, tmp_path)
+    (tmp_path / "texts.txt").write_text("a cat\na cup\n")
+    rows = ('{"image": "photos/chelsea.png", "caption": "a cat"}', '{"image": "photos/coffee.png", "caption": "a cup"}')
+    (tmp_path / "captions.jsonl").write_text("\n".join(rows) + "\n")
+    monkeypatch.chdir(tmp_path)
+    for name, folder in (("BLIP_HOME", "home"), ("BLIP_CACHE", "cache"), ("HF_HOME", "hub")):
+        monkeypatch.setenv(name, str(tmp_path / folder))
+    monkeypatch.setenv("BLIP_OFFLINE", "1")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    for name in ("BLIP_MODEL", "BLIP_DEVICE"):
+        monkeypatch.delenv(name, raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(p, marks=pytest.mark.slow) if p.name in SLOW else p for p in PAGES], ids=page_id
+)
+def test_what_a_page_says_runs_and_prints_what_it_says(page: Path, desk: Path) -> None:
+    printed = ""
+    for block in blocks(page):
+        if block.title == PRINTS:
+            assert printed.rstrip() == block.code.rstrip()
+        elif block.title is None and block.language == "bash":
+            printed = run_bash(block.code)
+        elif block.title is None and block.language == "python":
+            printed = run_python(block.code)
+
+
+def run_bash(code: str) -> str:
+    """Plain `blip` commands in this process, which spares them the start; all else by a shell."""
+    lines = [shlex.split(line, comments=True) for line in code.splitlines()] if "<<" not in code else [["shell"]]
+    if any(line and (line[0] != "blip" or {"|", ">", "||", "&&"} & set(line)) for line in lines):
+        done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with contextlib.redirect_stdout(said):
+        for line in filter(None, lines):
+            assert main(line[1:]) == 0, line
+    return said.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+
+
+def run_python(code: str) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        exec(compile(code, "<page>", "exec"), {"__name__": "page"})
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=page_id)
+def test_blocks_that_are_not_run_say_why_and_name_only_what_there_is(page: Path) -> None:
+    for block in blocks(page):
+        assert block.title is None or block.title == PRINTS or block.title in NOT_RUN, block
+        if block.language == "python":
+            compile(block.code, str(page), "exec")
+        elif block.language == "bash":
+            for verb, flags in commands(block.code):
+                assert flags <= known_flags(verb), f"{page.name}: blip {verb}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_commands_within_sentences_exist(page: Path) -> None:
+    for command in re.findall(r"`(?:blip|python -m blip) ([^`]+)`", page.read_text(encoding="utf-8")):
+        for verb, flags in commands(f"blip {command}"):
+            assert verb == "--version" or verb == "VERB" or flags <= known_flags(verb), command
+
+
+def test_the_first_page_lists_the_extras_there_are() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    table = (DOCS / "index.md").read_text("utf-8").partition("| extra |")[2].partition("```")[0]
+    listed = {name for row in table.splitlines()[1:] for name in re.findall("`([a-z]+)`", row.partition(" | ")[0])}
+    assert listed == set(project["optional-dependencies"]) - {"dev", "all"}
+
+
+def commands(code: str) -> Iterator[tuple[str, set[str]]]:
+    """Verb and flags of every `blip VERB ...` of some shell code."""
+    for line in re.sub(r"\\\n", " ", code).splitlines():
+        words = shlex.split(line.replace("...", ""), comments=True)
+        starts = [i for i, word in enumerate(words) if word == "blip" and (i == 0 or words[i - 1] == "-m")]
+        if starts and words[starts[0] + 1 :]:
+            verb, *rest = words[starts[0] + 1 :]
+            yield verb, {word.partition("=")[0] for word in rest if re.match("--?[a-z]", word)}
+
+
+def known_flags(verb: str) -> set[str]:
+    assert verb in VERBS, f"no verb '{verb}'"
+    command: Any = get_command(verb_app(verb))
+    every = [command, *getattr(command, "commands", {}).values()]
+    return {flag for c in every for p in c.params for flag in (*p.opts, *p.secondary_opts)} | {"--help"}
+
+
+def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    build = [sys.executable, "-m", "mkdocs", "build", "--strict", "-q", "-f", str(ROOT / "mkdocs.yml")]
+    done = subprocess.run([*build, "-d", str(tmp_path / "site")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        name = "index-verb" if verb == "index" else verb
+        assert f"Usage: blip {verb}" in (tmp_path / "site" / "commands" / f"{name}.html").read_text("utf-8")
+    assert "retrieval-flickr-large" in (tmp_path / "site" / "checkpoints.html").read_text("utf-8")
+    loaded = re.compile("<(?:script|img|iframe)[^>]*src=.https?:|<link[^>]*(?:stylesheet|preconnect)[^>]*href=.https?:")
+    for path in (tmp_path / "site").rglob("*.html"):
+        assert not loaded.search(path.read_text("utf-8")), path.name

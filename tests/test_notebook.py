@@ -1,0 +1,59 @@
+"""The notebook runs from top to bottom in a fresh kernel, and shows what its text says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOK = ROOT / "examples" / "demo.ipynb"
+PARTS = ["Image captioning", "Visual question answering", "Features", "Image-text matching", "Heat-maps",
+         "Photo search", "Training"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def cells() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return found
+
+
+def source(cell: dict[str, Any]) -> str:
+    return "".join(cell["source"])
+
+
+def test_it_has_the_parts_of_the_original_and_ours_and_no_stored_outputs(cells: list[dict[str, Any]]) -> None:
+    titles = [line[3:] for cell in cells for line in source(cell).splitlines() if line.startswith("## ")]
+    assert titles == PARTS
+    assert not any(cell.get("outputs") for cell in cells)
+
+
+def test_only_colab_installs(cells: list[dict[str, Any]]) -> None:
+    code = [source(cell) for cell in cells if cell["cell_type"] == "code"]
+    assert code[0].startswith('import sys\n\nif "google.colab" in sys.modules:') and "%pip install" in code[0]
+    assert not any("pip install" in text for text in code[1:])
+
+
+@pytest.mark.slow
+def test_every_cell_runs_and_training_teaches_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.setenv("BLIP_OFFLINE", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    client = nbclient.NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "examples")}}
+    )
+    client.execute(env=os.environ | {"PYTHONWARNINGS": "default"})
+    said = "".join(
+        output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()) if "text" in output
+    )
+    assert "a cat sitting on top of a laptop computer" in said
+    assert "1 coffee" in said
+    assert "-> a rocket starts at night" in said
+    assert sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())) == 2
