@@ -22,6 +22,11 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "schema": "answer/1", "key": "k.jpg", "question": "how many?", "text": "4", "score": -0.2, "mode": "generate",
         "alternatives": _SCORED, "question_id": 17, "model": "vqa-base",
     },
+    "explain": {
+        "schema": "explain/1", "key": "cat.jpg", "model": "tiny", "subject": "match", "text": "a cat", "score": 0.93,
+        "method": "gradcam", "layer": 2, "tokens": ["a", "cat"], "files": ["00_a.png", "mean.png", "map.npz"],
+        "width": 480, "height": 320,
+    },
     "match": {
         "schema": "match/1", "key": "cat.jpg", "text": "a cat", "text_index": 0, "itm": 0.9967, "itc": 0.41,
         "model": "retrieval-coco-base",

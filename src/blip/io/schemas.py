@@ -51,6 +51,12 @@ _RECORDS: dict[str, Schema] = {
         "key kind projected dim dtype vector model", key=_TEXT, kind={"enum": ["image", "text", "multimodal"]},
         projected=_FLAG, dim=_COUNT, dtype=_TEXT, vector=_list({"type": ["number", "array"]}), model=_TEXT,
     ),
+    "explain": _object(
+        "key model subject text score method layer tokens", key=_TEXT, question=_TEXT, model=_TEXT, subject=_TEXT,
+        text=_TEXT, score=_NUMBER, method=_TEXT, layer=_COUNT, tokens=_list(_TEXT),
+        maps=_list(_list(_list(_NUMBER))), files=_list(_TEXT),
+        overlays=_list(_object("token png", token=_TEXT, png=_TEXT)), width=_COUNT, height=_COUNT,
+    ),
     "capfilt": _object(
         "key texts", key=_TEXT, url=_TEXT, width=_COUNT, height=_COUNT, sha256=_TEXT,
         texts=_list(_JUDGED), chosen={"type": ["string", "array", "null"]}, thresholds=_THRESHOLDS,

@@ -29,7 +29,8 @@ ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-th
 ORT_FOLDER = "BLIP_ORT_WEB"  # environment: a folder that npm installed the package in, or the package itself
 ORT_SECONDS = 300
 
-PAGE = Path(__file__).parents[2] / "assets" / "web"
+ASSETS = Path(__file__).parents[2] / "assets"
+PAGE, PHOTOS = ASSETS / "web", ASSETS / "examples"
 TINY = blip_lite.ASSETS / "tiny"
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.txt"
 PAPERS = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")
@@ -47,6 +48,7 @@ def write(folder: Path, output: Path) -> None:
         raise UsageError(f"{output}: exists; name a new or an empty folder")
     with _runtime() as runtime, _appearing(output) as part:
         shutil.copytree(PAGE, part, dirs_exist_ok=True)
+        _copy_photos(part / "examples")
         for name in ORT_FILES:
             shutil.copyfile(runtime / name, part / "ort" / name)
         _copy_model(folder, graphs, part)
@@ -61,6 +63,12 @@ def _graphs(folder: Path) -> list[str]:
             raise CheckpointError(f"{folder}: no {name}; the page needs an exported model that captions")
     can_match = all((folder / name).is_file() for name in MATCH)
     return [*CAPTION, *(MATCH if can_match else ())]
+
+
+def _copy_photos(folder: Path) -> None:
+    folder.mkdir()
+    for source in PHOTOS.iterdir():
+        shutil.copyfile(source, folder / source.name.replace(".md", ".txt"))  # which browsers show
 
 
 def _copy_model(folder: Path, graphs: list[str], part: Path) -> None:

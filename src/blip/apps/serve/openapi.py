@@ -114,25 +114,7 @@ def _components() -> Schema:
 
 
 def _record(name: str) -> Schema:
-    if name == "explain":
-        return _explanation()
     return {key: value for key, value in schemas.schema(name).items() if key != "$schema"}
-
-
-def _explanation() -> Schema:
-    """Maps [T, g, g], one of each token, and pictures of them."""
-    text, number, tag = {"type": "string"}, {"type": "number"}, {"const": "explain/1"}
-    row = {"type": "array", "items": number}
-    png = {"type": "object", "required": ["token", "png"], "properties": {"token": text, "png": text}}
-    found = {
-        "schema": tag, "key": text, "subject": text, "text": text, "score": number, "method": text,
-        "layer": {"type": "integer"}, "tokens": {"type": "array", "items": text}, "model": text,
-        "maps": {"type": "array", "items": {"type": "array", "items": row}},
-        "overlays": {"type": "array", "items": png},
-    }  # fmt: skip
-    result = {"type": "object", "properties": found, "required": list(found), "not": {"required": ["error"]}}
-    failed = schemas.schema("caption")["oneOf"][1]
-    return {"oneOf": [result, failed | {"properties": failed["properties"] | {"schema": tag}}]}
 
 
 def _error() -> Schema:

@@ -1,0 +1,239 @@
+"""The pointing game: does the peak of a word's heat-map lie in a box of the thing that the word names?
+
+    python experiments/heatmaps/measure.py --coco ../shared/data/coco-mini-00000.tar -o experiments/heatmaps/tiny.json
+
+Compared with chance (the share of the photo in these boxes), with the photo's centre, with the word for a thing that is
+not there, and with cross-attentions whose weights have been shuffled. Intervals: bootstrap over photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import io
+import json
+import tarfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip.api import Model, load
+from blip.heatmaps import heatmaps
+from blip.io.image import prepare
+from blip.metrics.caption import tokenize
+from blip.model.blip import BlipModel
+from blip.model.explain import Method
+from blip_lite.overlay import heat
+from blip_lite.results import Explanation
+
+SYNONYMS = Path(__file__).parents[1] / "tiny" / "synonyms.json"  # COCO class -> words that name it
+SEEDS, DRAWS = (0, 1, 2), 2000
+Way = tuple[Method, int]
+
+
+@dataclass
+class Photo:
+    """A photo and, for every class in it, which of its pixels lie in a box of that class."""
+
+    number: int
+    image: Image.Image
+    captions: list[str]
+    inside: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Words of a text (None: the model's own caption), and the pixels that they should point to."""
+
+    kind: str
+    text: str | None
+    words: tuple[str, ...]
+    inside: np.ndarray
+
+
+@dataclass
+class Figures:
+    """Hits and shares by figure, each with the number of its photo."""
+
+    rows: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+
+    def note(self, figure: str, photo: int, value: float) -> None:
+        self.rows.setdefault(figure, []).append((photo, value))
+
+    def summary(self) -> dict[str, dict[str, float]]:
+        return {figure: self.interval(figure) for figure in sorted(self.rows)}
+
+    def interval(self, figure: str) -> dict[str, float]:
+        """The mean with its interval and, but for chance itself, how far above chance, row by row."""
+        values, chance = (np.array(self.rows[f]) for f in (figure, f"{figure.split('/')[0]}/chance"))
+        result = {"n": len(values), **_interval("", values[:, 0], values[:, 1])}
+        if not figure.endswith("chance"):
+            result |= _interval("above_chance", values[:, 0], values[:, 1] - chance[:, 1])
+        return result
+
+    def difference(self, one: str, other: str) -> dict[str, float]:
+        """Of two figures of the same rows."""
+        first, second = np.array(self.rows[one]), np.array(self.rows[other])
+        return _interval("", first[:, 0], first[:, 1] - second[:, 1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("-m", "--model", default="tiny")
+    parser.add_argument("--coco", type=Path, required=True)
+    parser.add_argument("--limit", type=int)
+    parser.add_argument("-o", "--output", type=Path)
+    args = parser.parse_args()
+    started, names = time.perf_counter(), json.loads(SYNONYMS.read_text())
+    model, figures = load(args.model), Figures()
+    default, ways = ("gradcam", model.config.text.num_layers // 2), all_ways(model)
+    shuffled = {seed: with_shuffled_cross_attention(model.module, seed) for seed in SEEDS}
+    photos = 0
+    with torch.inference_mode():
+        for photo in read(args.coco, args.limit):
+            aims = [*of_classes(photo, names), *of_captions(photo, names), *of_own_caption(photo, names, model)]
+            point(model, model.module, photo, aims, ways, "", figures)
+            for seed, module in shuffled.items():
+                point(model, module, photo, aims[: len(photo.inside)], [default], f"shuffled {seed}: ", figures)
+            photos += 1
+    about = {"model": model.name, "photos": photos, "seconds": round(time.perf_counter() - started)}
+    own = f"{default[0]}-{default[1]}"
+    others = [f"absent/{own}", "class/centre", *(f"class/shuffled {seed}: {own}" for seed in SEEDS)]
+    against = {f"class/{own} - {other}": figures.difference(f"class/{own}", other) for other in others}
+    text = json.dumps({**about, "differences": against, "figures": figures.summary()}, indent=1)
+    print(text)
+    if args.output:
+        args.output.write_text(text + "\n")
+
+
+def all_ways(model: Model) -> list[Way]:
+    layers = range(model.config.text.num_layers)
+    each: list[Way] = [(cast(Method, method), i) for method in ("gradcam", "attention") for i in layers]
+    return [*each, ("rollout", layers[-1])]
+
+
+def read(shard: Path, limit: int | None) -> Iterator[Photo]:
+    """The photos with boxes, numbered."""
+    number = 0
+    with tarfile.open(shard) as tar:
+        for member in tar.getmembers():
+            about = json.load(cast(Any, tar.extractfile(member))) if member.name.endswith(".json") else {}
+            if not about.get("boxes") or number == limit:
+                continue
+            data = cast(Any, tar.extractfile(member.name.removesuffix(".json") + ".jpg")).read()
+            photo = Photo(number, Image.open(io.BytesIO(data)).convert("RGB"), about["captions"] or [])
+            for x, y, w, h, name in about["boxes"]:
+                width, height = photo.image.size
+                inside = photo.inside.setdefault(name, np.zeros((height, width), dtype=bool))
+                inside[int(y * height) : round((y + h) * height), int(x * width) : round((x + w) * width)] = True
+            number += 1
+            yield photo
+
+
+def of_classes(photo: Photo, names: dict[str, list[str]]) -> Iterator[Aim]:
+    """ "a photo of a CLASS" for each class in the photo; then for each the same of a class that is not there."""
+    for name, inside in photo.inside.items():
+        yield Aim("class", f"a photo of a {name}", tuple(name.split()), inside)
+    absent, rng = sorted(set(names) - set(photo.inside)), np.random.default_rng(photo.number)
+    for inside in photo.inside.values():
+        other = str(rng.choice(absent))
+        yield Aim("absent", f"a photo of a {other}", tuple(other.split()), inside)
+
+
+def of_captions(photo: Photo, names: dict[str, list[str]]) -> Iterator[Aim]:
+    """For each class the first human caption that names it, matched whole."""
+    for name, inside in photo.inside.items():
+        found = ((line, words) for line in photo.captions if (words := naming(line, names[name])))
+        for line, words in list(found)[:1]:
+            yield Aim("human", line, words, inside)
+
+
+def of_own_caption(photo: Photo, names: dict[str, list[str]], model: Model) -> Iterator[Aim]:
+    """Each class that the model's own caption names, in the caption as it was written."""
+    line = model.caption(photo.image).text
+    for name, inside in photo.inside.items():
+        if words := naming(line, names[name]):
+            yield Aim("own", None, words, inside)
+
+
+def naming(line: str, words: Sequence[str]) -> tuple[str, ...] | None:
+    """The first of these words, which may be two, that a line contains."""
+    tokens = tokenize(line)
+    for word in sorted(words, key=len, reverse=True):
+        parts = tuple(word.split())
+        if any(tuple(tokens[i : i + len(parts)]) == parts for i in range(len(tokens))):
+            return parts
+    return None
+
+
+def point(
+    model: Model, module: BlipModel, photo: Photo, aims: Sequence[Aim], ways: Sequence[Way], who: str, to: Figures
+) -> None:
+    """Hits of the peaks of all aims in all ways; beside those of the model itself chance and the photo's centre."""
+    embeds = encode(model, module, photo.image)
+    made: dict[tuple[str | None, Way], Explanation] = {}
+    for aim in aims:
+        if not who:
+            to.note(f"{aim.kind}/chance", photo.number, float(aim.inside.mean()))
+            middle = aim.inside[aim.inside.shape[0] // 2, aim.inside.shape[1] // 2]
+            to.note(f"{aim.kind}/centre", photo.number, float(middle))
+        for way in ways:
+            if (aim.text, way) not in made:
+                made[aim.text, way] = explain(model, module, embeds, aim.text, way)
+            hit = float(points(made[aim.text, way], aim))
+            to.note(f"{aim.kind}/{who}{way[0]}-{way[1]}", photo.number, hit)
+
+
+def encode(model: Model, module: BlipModel, image: Image.Image) -> Tensor:
+    config = model.config
+    values = prepare([image], size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
+    return module.encode_image(values)
+
+
+def explain(model: Model, module: BlipModel, embeds: Tensor, text: str | None, way: Way) -> Explanation:
+    seen = heatmaps(module, model.tokenizer, embeds, text, *way)
+    return Explanation(seen.tokens, seen.found.maps.numpy(), way[0], way[1], seen.score).words()
+
+
+def points(found: Explanation, aim: Aim) -> bool:
+    """Whether the peak of the mean map of the words, as it is drawn, lies inside."""
+    tokens, count = found.tokens, len(aim.words)
+    start = next(i for i in range(len(tokens) - 1, -1, -1) if tokens[i : i + count] == aim.words)
+    grid = found.maps[start : start + count].mean(axis=0)
+    height, width = aim.inside.shape
+    values = heat(grid, (width, height))
+    return bool(aim.inside[np.unravel_index(int(values.argmax()), values.shape)])
+
+
+def with_shuffled_cross_attention(model: BlipModel, seed: int) -> BlipModel:
+    """The same network, each weight of its encoder's cross-attentions dealt out anew."""
+    model = copy.deepcopy(model)
+    generator = torch.Generator().manual_seed(seed)
+    for block in model.encoder.blocks:
+        for parameter in cast(Any, block).cross.parameters():
+            flat = parameter.data.flatten()
+            parameter.data = flat[torch.randperm(len(flat), generator=generator)].view_as(parameter)
+    return model
+
+
+def _interval(name: str, photos: np.ndarray, values: np.ndarray) -> dict[str, float]:
+    """Mean and the middle 95 % of the means of photos drawn anew."""
+    order = {photo: i for i, photo in enumerate(np.unique(photos))}
+    which = np.array([order[photo] for photo in photos])
+    sums, counts = np.bincount(which, values), np.bincount(which)
+    rng = np.random.default_rng(0)
+    draws = rng.integers(0, len(sums), (DRAWS, len(sums)))
+    low, high = np.quantile(sums[draws].sum(axis=1) / counts[draws].sum(axis=1), [0.025, 0.975])
+    names = (name, f"{name}_low", f"{name}_high") if name else ("value", "low", "high")
+    return {key: round(float(x), 4) for key, x in zip(names, (values.mean(), low, high), strict=True)}
+
+
+if __name__ == "__main__":
+    main()

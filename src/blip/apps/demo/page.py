@@ -1,0 +1,64 @@
+"""The page: its tabs, its looks, and where the example photos come from."""
+
+from __future__ import annotations
+
+import gradio as gr
+
+from blip.apps.demo.folder import Folders
+from blip.apps.demo.models import Models
+from blip.apps.demo.tabs import captions, features, matching, questions, search, two_photos
+from blip.apps.demo.uploads import PHOTOS, Limits
+
+KEPT_SECONDS = 3600  # uploads and results, while the page runs
+CSS = """
+.gradio-container > main { max-width: 1180px !important; margin: 0 auto !important; }
+.pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
+.pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important; }
+.pictures.large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
+.answers * { font-family: var(--font) !important; }
+.by { opacity: 0.75; font-size: 0.9em; }
+.scores { overflow-x: auto; }
+.scores table { border: 0 !important; border-collapse: separate; border-spacing: 4px; margin: 0; }
+.scores th { font-weight: 500; text-align: left; padding: 4px 8px; min-width: 6em; max-width: 16em; border: 0; }
+.scores th img { max-width: 96px; max-height: 96px; border-radius: 6px; margin: 0; }
+.scores td { text-align: center; padding: 8px 10px; border: 0; border-radius: 6px; min-width: 5em;
+  background: color-mix(in srgb, var(--primary-400) var(--heat), var(--background-fill-secondary)); }
+.scores td small { display: block; opacity: 0.75; }
+@media (max-width: 640px) {
+  .scores thead th:first-child { min-width: 5em; }
+  .scores th img { max-width: 64px; max-height: 64px; }
+}
+"""
+INTRO = """# BLIP
+Captions, questions, matching and search. All is computed on the machine that serves this page; nothing goes elsewhere.
+"""
+
+
+def build(models: Models, limits: Limits, folders: Folders | None) -> gr.Blocks:
+    """The page, not yet served. folders: where photos may be searched, None = nowhere."""
+    kept = (KEPT_SECONDS // 6, KEPT_SECONDS)
+    page: gr.Blocks = gr.Blocks(title="BLIP", analytics_enabled=False, delete_cache=kept, fill_width=True)
+    with page:
+        gr.Markdown(INTRO)
+        with gr.Tab("Captions"):
+            captions.build(models, limits)
+        with gr.Tab("Questions"):
+            questions.build(models, limits)
+        with gr.Tab("Matching"):
+            matching.build(models, limits)
+        with gr.Tab("Two photos"):
+            two_photos.build(models, limits)
+        with gr.Tab("Features"):
+            features.build(models, limits)
+        with gr.Tab("Search"):
+            search.build(models, limits, folders)
+        with gr.Accordion("Example photos: source and licence", open=False):
+            gr.Markdown((PHOTOS / "README.md").read_text(encoding="utf-8").partition("\n\n")[2])
+    return page
+
+
+def theme() -> gr.themes.Base:
+    """Fonts of the machine that shows it: none are fetched."""
+    return gr.themes.Default(
+        primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )

@@ -1,0 +1,187 @@
+"""`blip explain`: where the model looked, a folder of heat-maps for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+from blip.cli import options as o
+from blip.cli import show
+from blip.cli.flow import Flow, Good, Record
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from blip.api import Model
+    from blip.apps.explain import Tokens
+    from blip.io.inputs import Input
+    from blip.model.explain import Method
+
+
+@dataclass(kw_only=True)
+class Flags:
+    """The flags of `o.Run` that mean something where every input becomes a folder."""
+
+    existing: Annotated[str | None, typer.Option(help="error, skip, overwrite: a folder with an explanation.")] = None
+    device: o.Device = "auto"
+    dtype: o.DType = "auto"
+    threads: o.Threads = None
+    workers: o.Workers = None
+    image_size: o.ImageSize = None
+    max_megapixels: o.MaxMegapixels = 200.0
+    offline: o.Offline = False
+    recursive: o.Recursive = True
+    hidden: o.Hidden = False
+    glob: o.Glob = None
+    ext: o.Ext = None
+    from_file: o.FromFile = None
+    limit: o.Limit = None
+    shard: o.Shard = None
+    frames: o.Frames = None
+    fps: o.Fps = None
+    null: o.Null = False
+    root: o.Root = None
+    url_timeout: o.UrlTimeout = 20.0
+    strict: o.Strict = False
+    dry_run: o.DryRun = False
+    no_progress: o.NoProgress = False
+    quiet: o.Quiet = False
+    debug: o.Debug = False
+
+    def run(self) -> o.Run:
+        """The same flags as other verbs have them: one image at a time, no file of records."""
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return o.Run(**{**given, "existing": None, "batch_size": 1})
+
+
+FLAGS = Flags()
+
+
+@o.flat
+def explain(
+    inputs: o.Inputs = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Folder; several images get one each in it.")
+    ] = None,
+    text: Annotated[
+        str | None, typer.Option("-t", "--text", help="Text to match, or question; default the model's own caption.")
+    ] = None,
+    model: o.ModelName = None,
+    method: Annotated[str, typer.Option(help="gradcam, attention, or rollout (all layers up to one).")] = "gradcam",
+    layer: Annotated[
+        int | None, typer.Option(min=0, help="Cross-attention, from 0; default the middle one, rollout: the last.")
+    ] = None,
+    tokens: Annotated[str, typer.Option(help="Pictures of: all (pieces), words or mean.")] = "words",
+    size: Annotated[int, typer.Option(min=16, max=8192, help="Pixels of the pictures' longer side.")] = 480,
+    image_format: Annotated[str, typer.Option(help="png, jpg or webp.")] = "png",
+    run: Flags = FLAGS,
+) -> int:
+    """See where the model looked. Example: blip explain cat.jpg -t 'a cat on a sofa' -o looked/"""
+    from blip_lite.errors import UsageError
+
+    if output is None:
+        raise UsageError("no folder to write to; give -o DIR")
+    _one_of("--method", method, ("gradcam", "attention", "rollout"))
+    _one_of("--tokens", tokens, ("all", "words", "mean"))
+    _one_of("--image-format", image_format, ("png", "jpg", "webp"))
+    flags = run.run()
+    found = flags.inputs(inputs)
+    places = _places(found, output)
+    wanted = [one for one in found if _wanted(places[one.key], run.existing)]
+    flow = Flow(schema="explain/1", flags=flags, show=False)
+    if run.dry_run:
+        return flow.dry_run(wanted, model)
+    if not wanted:
+        o.note(f"{len(found)} inputs, all have their maps", run.quiet)
+        return 0
+    loaded = flags.load(model)
+    texts = {one.key: _text_of(one, text, loaded) for one in wanted}
+    pictures = _Pictures(
+        loaded, places, texts, cast("Method", method), layer, cast("Tokens", tokens), size, image_format
+    )
+    return flow.run(wanted, len(found), loaded, pictures)
+
+
+@dataclass
+class _Pictures:
+    """Writes the folder of each image and prints one line about it: key, text, score, folder."""
+
+    model: Model
+    places: dict[str, Path]
+    texts: dict[str, str | None]
+    method: Method
+    layer: int | None
+    tokens: Tokens
+    size: int
+    image_format: str
+
+    def __call__(self, good: Good) -> Sequence[list[Record]]:
+        return [[self.written(one, image)] for one, image in good]
+
+    def written(self, one: Input, image: Image) -> Record:
+        from blip.apps.explain import write
+
+        found = self.model.explain(image, self.texts[one.key], self.method, self.layer)
+        asked = self.texts[one.key] if found.subject == "answer" else None
+        about = {"key": one.key, **({"question": asked} if asked else {}), "model": self.model.name}
+        folder = self.places[one.key]
+        record = write(folder, found, tokens=self.tokens, size=self.size, image_format=self.image_format, about=about)
+        if not found.mean().any():
+            o.note(f"{one.key}: the maps are empty: no word's look at layer {found.layer} bears on the {found.subject}")
+        show.table(("key", "text", "score", "folder"), [(one.key, found.text, f"{found.score:.4f}", str(folder))])
+        return record
+
+
+def _places(found: Sequence[Input], folder: Path) -> dict[str, Path]:
+    """The folder itself for one image; for several a folder each, which mirrors their keys."""
+    from blip.io.sidecars import Sidecars
+
+    if len(found) == 1:
+        return {found[0].key: folder}
+    mirror, places = Sidecars(folder=folder, extension=""), dict[Path, str]()
+    for one in found:
+        place, number = mirror.path(one), 2
+        while place in places:
+            place, number = mirror.path(one).with_name(f"{mirror.path(one).name} ({number})"), number + 1
+        places[place] = one.key
+    return {key: place for place, key in places.items()}
+
+
+def _wanted(folder: Path, existing: str | None) -> bool:
+    """Whether there is something to write; raises UsageError where an explanation is there and nothing was said."""
+    from blip.apps.explain import SUMMARY
+    from blip_lite.errors import UsageError
+
+    what = o.existing_of(existing)
+    if what == "overwrite" or not (folder / SUMMARY).exists():
+        return True
+    if what == "skip":
+        return False
+    raise UsageError(f"{folder / SUMMARY} exists; use --existing skip or overwrite")
+
+
+def _text_of(one: Input, text: str | None, model: Model) -> str | None:
+    """What the user said, else the text or question of the input's row, else None where the model can do without."""
+    from blip.heatmaps import needed
+    from blip_lite.errors import UsageError
+
+    what = needed(model.config)
+    names = ("question",) if what == "a question" else ("text", "caption")
+    own = next((one.fields[name] for name in names if isinstance(one.fields.get(name), str)), None)
+    line = text if text is not None else own
+    if line is not None and not line.strip():
+        raise UsageError(f"an empty text for {one.key}; must have words")
+    if line is None and what is not None:
+        raise UsageError(f"no text for {one.key}; model '{model.name}' needs {what}: give -t TEXT")
+    return line
+
+
+def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
+    from blip_lite.errors import UsageError
+
+    if value not in allowed:
+        raise UsageError(f"{flag} {value}; must be {', '.join(allowed[:-1])} or {allowed[-1]}")

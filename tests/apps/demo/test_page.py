@@ -1,0 +1,183 @@
+"""The page in a browser: every tab used, at the width of a desk and of a phone, and nothing asked of other machines."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+
+import pytest
+
+from blip.apps.demo.uploads import EXAMPLES
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+MISSING = [name for name in ("gradio", "usearch", "playwright") if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
+]
+
+# The page's own process; every address that it calls other than this machine's is written down.
+SERVER = """
+import socket, sys
+connect = socket.socket.connect
+def noted(self, address):
+    if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
+        print("CALLED", address, file=sys.stderr, flush=True)
+    return connect(self, address)
+socket.socket.connect = noted
+from blip.cli.demo import demo
+sys.exit(demo(model=["random-tiny-nlvr"], port=0, max_upload_mb=1.0, max_megapixels=1.0))
+"""
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The page's address; afterwards it has ended well, left nothing behind and called nobody."""
+    scratch, log = tmp_path_factory.mktemp("scratch"), tmp_path_factory.mktemp("log") / "stderr"
+    environment = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
+    environment.pop("BLIP_MODEL", None)
+    with open(log, "w") as said:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+        )
+        assert process.stdout is not None
+        with process.stdout:
+            line = process.stdout.readline().strip()
+            assert line.startswith("http://127.0.0.1:"), log.read_text()
+            yield line
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+    assert list(scratch.glob("blip-demo-*")) == []
+    assert "CALLED" not in log.read_text() and "Traceback" not in log.read_text()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield found
+        found.close()
+
+
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+    """The page at one of two widths; nothing may be asked of another machine, and the console stays quiet."""
+    width, height = request.param
+    context = browser.new_context(viewport={"width": width, "height": height})
+    shown, outside, errors = context.new_page(), [], []
+    shown.set_default_timeout(30_000)
+    mine = (address, address.replace("http", "ws"), "data:", "blob:")
+    shown.on("request", lambda r: outside.append(r.url) if not r.url.startswith(mine) else None)
+    shown.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    shown.goto(address)
+    shown.get_by_role("button", name="Describe").wait_for()
+    yield shown
+    context.close()
+    assert (outside, errors) == ([], [])
+
+
+def tab(page: Any, name: str) -> None:
+    """Opens a tab; on a narrow page it is in the menu behind the dots."""
+    found = page.get_by_role("tab", name=name, exact=True)
+    if not found.is_visible():
+        page.locator(".overflow-menu > button").click()
+        found = page.locator(".overflow-dropdown button", has_text=name)
+    found.click()
+
+
+def visible(page: Any, role: str, name: str) -> Any:
+    return page.get_by_role(role, name=name, exact=True).locator("visible=true")
+
+
+def test_every_tab_answers(page: Any, tmp_path: Path) -> None:
+    visible(page, "button", "Describe").click()
+    page.get_by_text("all words").wait_for()
+    assert 1 <= page.get_by_role("radio", name="cat").count() <= 3
+
+    tab(page, "Questions")
+    visible(page, "button", "Ask").click()
+    page.get_by_role("gridcell", name="cat").or_(page.locator("td", has_text="cat")).first.wait_for()
+
+    tab(page, "Matching")
+    visible(page, "button", "Use the example photos").click()
+    page.locator("img[src*='rocket']").locator("visible=true").first.wait_for()
+    visible(page, "button", "Match").click()
+    cells = page.locator(".scores td").locator("visible=true")
+    cells.first.wait_for()
+    assert cells.count() == 4 * 5 and cells.first.inner_text().startswith(("7", "8", "9"))
+
+    tab(page, "Two photos")
+    visible(page, "button", "True or false?").click()
+    page.get_by_text("%").locator("visible=true").nth(1).wait_for()  # of true and of false
+
+    tab(page, "Features")
+    visible(page, "button", "Use the example photos").click()
+    page.locator("img[src*='rocket']").locator("visible=true").first.wait_for()
+    visible(page, "button", "Compare").click()
+    cells.first.wait_for()
+    assert cells.count() == 5 * 5
+
+    for path in EXAMPLES:
+        shutil.copy(path, tmp_path)
+    tab(page, "Search")
+    page.get_by_label("Folder").fill(str(tmp_path))
+    page.get_by_label("Words").fill("a cup of coffee")
+    visible(page, "button", "Search").click()
+    page.get_by_text("coffee.jpg").wait_for()
+
+
+def test_sampling_shows_its_settings_and_another_caption_its_own_maps(page: Any) -> None:
+    assert not page.get_by_label("Seed").is_visible()
+    page.get_by_role("radio", name="nucleus sampling").check()
+    page.get_by_label("Seed").wait_for()
+    visible(page, "button", "Describe").click()
+    page.get_by_text("all words").wait_for()
+    captions = page.get_by_role("radio").locator("visible=true")
+    assert captions.count() == 2 + 3
+    before = page.locator(".pictures img").locator("visible=true").first.get_attribute("src")
+    captions.last.check()
+    page.wait_for_function(
+        "before => { const i = document.querySelector('.pictures img'); return i && i.getAttribute('src') !== before }",
+        arg=before,
+    )
+
+
+def test_bad_photos_and_folders_are_one_line_on_the_page(page: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "text.jpg").write_text("no photo")
+    Image.new("1", (1200, 1000)).save(tmp_path / "large.png")
+    for name, message in (("text.jpg", "text.jpg: not an image"), ("large.png", "at most 1 allowed")):
+        remove = page.locator("button[aria-label='Clear'], button[aria-label='Remove Image']")
+        remove.locator("visible=true").first.click()
+        page.locator("input[type=file]").first.set_input_files(tmp_path / name)
+        page.locator(f"img[src*='{name}']").first.wait_for(state="attached")
+        visible(page, "button", "Describe").click()
+        page.locator(".toast-body", has_text=message).wait_for()
+    tab(page, "Search")
+    page.get_by_label("Folder").fill(str(tmp_path / "nowhere"))
+    page.get_by_label("Words").fill("x")
+    visible(page, "button", "Search").click()
+    page.locator(".toast-body", has_text="no such folder").wait_for()
+
+
+def test_other_names_for_this_machine_are_refused(address: str) -> None:
+    """So that a web site whose name is made to point here cannot use the page."""
+    with (
+        pytest.raises(HTTPError, match="400"),
+        urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=10),
+    ):
+        pass

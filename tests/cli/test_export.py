@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import blip as package
+import blip_lite
+from blip_lite.model import load
+from tests.cli.conftest import Blip
+
+
+def test_graphs_of_a_part(blip: Blip, tmp_path: Path) -> None:
+    said = blip("export", "-m", "random-tiny", "-o", tmp_path / "out", "--parts", "vision")
+    assert (said.code, said.out) == (0, f"{tmp_path / 'out'}\n")
+    assert said.err.splitlines()[0] == "writing vision.onnx"
+    assert said.err.splitlines()[1].startswith("largest difference from torch: ")
+    assert load(tmp_path / "out").capabilities == {"image"}
+
+
+@pytest.mark.parametrize("to", ["safetensors", "hf"])
+def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
+    said = blip("export", "-m", "random-tiny-caption", "--to", to, "-o", tmp_path / "out", "-q")
+    assert (said.code, said.err) == (0, "")
+    found, wanted = package.load(tmp_path / "out"), package.load_random(kind="caption")
+    assert found.module.state_dict().keys() == wanted.module.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--to", "tflite"], 2, "--to tflite; must be one of onnx, web, safetensors, hf"),
+        (["--to", "hf", "--parts", "vision"], 2, "--parts with --to hf; must be used with --to onnx or web"),
+        (["--parts", "head"], 2, "--parts head; must be of vision, text, decoder"),
+        (["--opset", "7"], 2, "--opset 7; must be an integer from 18 to 23"),
+        (["-m", "random-tiny-caption", "--parts", "text"], 3, "has no text; it is a 'caption' model"),
+        (["-m", "random-tiny-caption", "--parts", "vision", "--tolerance", "0"], 3, "more than --tolerance 0"),
+        (["-m", "captoin-base"], 3, "did you mean 'caption-base'?"),
+    ],
+)
+def test_failure_is_a_line_and_leaves_nothing(
+    blip: Blip, tmp_path: Path, arguments: list[str], code: int, message: str
+) -> None:
+    said = blip("export", "-o", tmp_path / "out", *arguments)
+    assert said.code == code and message in said.err.splitlines()[-1] and said.err.splitlines()[-1].startswith("blip: ")
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("to", ["onnx", "web", "safetensors"])
+def test_output_that_exists_is_kept(blip: Blip, tmp_path: Path, to: str) -> None:
+    (tmp_path / "mine.txt").write_text("x")
+    said = blip("export", "-m", "random-tiny", "--to", to, "-o", tmp_path)
+    assert said.code == 2 and "exists; choose another name or give --overwrite" in said.err
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_page_of_the_bundled_model_takes_its_graphs(
+    blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No export: the graphs that the page gets are those beside the bundled weights."""
+    given: list[Path] = []
+    monkeypatch.setattr("blip.apps.export.web.write", lambda folder, output: given.append(folder))
+    assert blip("export", "--to", "web", "-o", tmp_path / "page", "-q").code == 0
+    assert given == [blip_lite.ASSETS / "tiny"]
+
+
+def test_help_imports_no_torch() -> None:
+    code = "import sys; from blip.cli import main; main(['export', '--help']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
