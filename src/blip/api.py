@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -26,25 +26,22 @@ from blip.model.explain import Method
 from blip.model.packed import pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
-from blip_lite import face
+from blip_lite import face, opening
 from blip_lite.config import Family
-from blip_lite.decoding import Beam, Decoding, decoding_of
+from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import UsageError
-from blip_lite.face import OnError
+from blip_lite.face import Face
+from blip_lite.opening import ImageLike
 from blip_lite.results import (
-    Answer,
     Caption,
     Embeddings,
-    ErrorResult,
     Explanation,
-    Hit,
     MatchResult,
     ScoredText,
     Verdict,
 )
-from blip_lite.tokenizer import clean_caption
+from blip_lite.tokenizer import Arrays, clean_caption
 
-ImageLike = face.ImageLike | Tensor
 DEFAULT = "tiny"
 GPU_BATCH = 64
 
@@ -115,7 +112,7 @@ def save(model: Model, folder: str | os.PathLike[str], form: Literal["blip", "hf
     write(Path(folder), model.module.state_dict(), model.config, model.vocab)
 
 
-class Model:
+class Model(Face):
     """A loaded model. Calls from several threads are served one after the other."""
 
     def __init__(self, loaded: Loaded) -> None:
@@ -127,10 +124,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, kind={self.kind!r}, device={self.device}, dtype={self.dtype})"
-
-    @property
-    def kind(self) -> Family:
-        return self.config.family
 
     @property
     def device(self) -> torch.device:
@@ -147,7 +140,6 @@ class Model:
 
     @property
     def images_at_once(self) -> int:
-        """So many in a batch where nobody says."""
         return face.CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
@@ -159,74 +151,16 @@ class Model:
         """Writes a folder that `load` reads."""
         save(self, folder)
 
-    def caption(
+    def captions(
         self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        prompt: str | None = None,
-        beams: int = 3,
-        sample: bool = False,
-        top_p: float = 0.9,
-        top_k: int = 50,
-        temperature: float = 1.0,
-        min_length: int = 5,
-        max_length: int = 20,
-        num_captions: int = 1,
-        repetition_penalty: float | None = None,
-        seed: int | None = 0,
-        batch_size: int | Literal["auto"] = "auto",
-        generator: torch.Generator | None = None,
-        on_error: OnError = "raise",
-    ) -> Any:
-        """Describes images: one in, one Caption out; a sequence in, a list of them.
-
-        beams=1 is greedy. Lengths count all ids (prompt, start, end). seed: sampling depends on (seed, key) alone;
-        None = fresh. generator: one for the whole batch, as the original draws.
-        """
-        decoding = decoding_of(
-            beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
-            max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
-        )  # fmt: skip
-        one, many = face.one_or_many(images)
-        found = list(
-            self.caption_iter(
-                many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error
-            )
-        )
-        return found[0] if one else found
-
-    def caption_iter(
-        self,
-        images: Iterable[ImageLike],
-        decoding: Decoding | None = None,
-        *,
-        prompt: str | None = None,
-        seed: int | None = 0,
-        batch_size: int | Literal["auto"] = "auto",
-        generator: torch.Generator | None = None,
-        on_error: OnError = "raise",
-        keys: Iterable[str] | None = None,
-    ) -> Iterator[Caption | ErrorResult]:
-        """`caption` of a stream, batch by batch, in its order."""
-        self.require("caption")
-        decoding = decoding or Beam()
-        for batch in face.batches(images, keys, self.images_at_once if batch_size == "auto" else batch_size, on_error):
-            seeds = [_seed(seed, key) for key, image in batch if isinstance(image, Image.Image)]
-            pixel_values = self._prepare([image for _, image in batch if isinstance(image, Image.Image)])
-            found = iter(self._captions(pixel_values, decoding, prompt, seeds, generator))
-            for _, image in batch:
-                yield image if isinstance(image, ErrorResult) else next(found)
-
-    def _captions(
-        self,
-        pixel_values: Tensor | None,
+        pictures: Sequence[Image.Image],
+        keys: Sequence[str],
         decoding: Decoding,
         prompt: str | None,
-        seeds: Sequence[int],
+        seed: int | None,
         generator: torch.Generator | None,
     ) -> list[Caption]:
-        if pixel_values is None:
-            return []
+        pixel_values, seeds = self._prepare(pictures), [_seed(seed, key) for key in keys]
         with self._lock, torch.inference_mode():
             rows = inference.caption(
                 self.module, self.tokenizer, pixel_values, decoding, prompt=prompt, seeds=seeds, generator=generator
@@ -238,50 +172,33 @@ class Model:
             captions.append(Caption(first.text, first.score, first.tokens, first.logprobs, tuple(texts[1:])))
         return captions
 
-    def answer(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        questions: str | Sequence[str],
-        *,
-        answers: Sequence[str] | None = None,
-        top: int = 1,
-        k: int = 128,
-        beams: int = 3,
-        max_length: int = 10,
-        min_length: int = 1,
-    ) -> Any:
-        """Answers questions about images; a single image or question goes with all of the other.
-
-        answers: choose among these instead of writing freely; `k` of them are kept after their first token.
-        top: so many answers a question, the others are `alternatives`.
-        """
-        self.require("answer")
-        one, many = face.one_or_many(images)
-        pictures, numbers, asked = face.pairs_of(many, questions)
-        if answers is not None and not answers:
-            raise UsageError("answers; must be at least one, or None to answer freely")
-        choices = None if answers is None else self.tokenizer.encode(list(answers), first="dec")
-        decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
-        found: list[Answer] = []
+    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
         with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(cast(Tensor, self._prepare(pictures)))
-            for start in range(0, len(asked), self.images_at_once):
-                part = slice(start, start + self.images_at_once)
-                seen, lines = embeds[numbers[part]], asked[part]
-                if choices is None or answers is None:
-                    rows = inference.answer(self.module, self.tokenizer, seen, lines, decoding)
-                    found += [face.answer_of([ScoredText(h.text, h.score) for h in row], "generate") for row in rows]
-                else:
-                    ranked = inference.rank_answers(self.module, self.tokenizer, seen, lines, choices, k=k)
-                    found += [face.answer_of(row[:top], "rank") for row in _ranked_texts(ranked, answers, choices)]
-        return found[0] if one and isinstance(questions, str) else found
+            return self.module.encode_image(self._prepare(pictures))
+
+    def written(self, embeds: Tensor, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
+        with self._lock, torch.inference_mode():
+            rows = inference.answer(self.module, self.tokenizer, embeds, questions, decoding)
+        return [[ScoredText(h.text, h.score) for h in row] for row in rows]
+
+    def ranked(
+        self, embeds: Tensor, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
+    ) -> list[list[ScoredText]]:
+        encoded = Encoded(*map(torch.from_numpy, choices))
+        with self._lock, torch.inference_mode():
+            found = inference.rank_answers(self.module, self.tokenizer, embeds, questions, encoded, k=k)
+        lengths = (choices.attention_mask.sum(axis=1) - 1).tolist()
+        return [
+            [ScoredText(answers[i], total / lengths[i]) for i, total in zip(places, totals, strict=True)]
+            for places, totals in zip(found.places.tolist(), found.scores.tolist(), strict=True)
+        ]
 
     def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
         """Whether a statement is true of two images (NLVR2 models)."""
         self.require("compare")
-        pictures = [face.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+        pictures = [opening.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
         with self._lock, torch.inference_mode():
-            first, second = cast(Tensor, self._prepare(pictures)).chunk(2)
+            first, second = self._prepare(pictures).chunk(2)
             chance = float(inference.reason(self.module, self.tokenizer, first, second, [clean_caption(text)]))
         return Verdict(value=chance > 0.5, score=chance)
 
@@ -296,9 +213,9 @@ class Model:
     ) -> MatchResult:
         """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
         self.require("match")
-        _, many = face.one_or_many(images)
-        lines = face.texts_of(texts)
-        pixel_values = cast(Tensor, self._prepare(face.open_all(many)))
+        _, many = opening.one_or_many(images)
+        lines = opening.texts_of(texts)
+        pixel_values = self._prepare(opening.open_all(many))
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(pixel_values, first_only=head == "itc")
             if head == "itc":
@@ -309,17 +226,13 @@ class Model:
             found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 
-    def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
-        """Images by how well they fit a text (a `str`) or another image, best first: see `face.rank`."""
-        return face.rank(self, query, images, rerank)
-
     def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
         """ITM logits [N, M, 2] (no match, match), float32. Each image is encoded once; a batch is held at a time."""
         self.require("match")
         encoded = self.tokenizer.encode(list(texts), first="enc", max_length=max_text_length)
         rows = [np.empty((0, len(texts), 2), np.float32)]
-        for batch in face.batches(images, None, self.images_at_once, "raise"):
-            pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
+        for batch in opening.batches(images, None, self.images_at_once, "raise"):
+            pixel_values = self._prepare([cast(Image.Image, image) for _, image in batch])
             with self._lock, torch.inference_mode():
                 embeds = torch.split(self.module.encode_image(pixel_values), 1)
                 rows.append(_numpy(torch.stack([inference.match_logits(self.module, one, encoded) for one in embeds])))
@@ -334,10 +247,10 @@ class Model:
         """
         projected = projected and not tokens
         self.require("match" if projected else "image")
-        _, many = face.one_or_many(images)
+        _, many = opening.one_or_many(images)
         rows = []
-        for batch in face.batches(many, None, self.images_at_once, "raise"):
-            pixel_values = cast(Tensor, self._prepare([cast(Image.Image, image) for _, image in batch]))
+        for batch in opening.batches(many, None, self.images_at_once, "raise"):
+            pixel_values = self._prepare([cast(Image.Image, image) for _, image in batch])
             with self._lock, torch.inference_mode():
                 rows.append(
                     _numpy(inference.embed_image(self.module, pixel_values, projected=projected, tokens=tokens))
@@ -351,7 +264,7 @@ class Model:
         """
         projected = projected and not tokens
         self.require("match" if projected else "text")
-        lines = face.texts_of(texts)
+        lines = opening.texts_of(texts)
         with self._lock, torch.inference_mode():
             vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected, tokens=tokens)
         return Embeddings(_numpy(vectors), "text", projected, self.name)
@@ -361,9 +274,9 @@ class Model:
     ) -> Embeddings:
         """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        _, many = face.one_or_many(images)
-        lines = face.texts_of(texts)
-        pixel_values = cast(Tensor, self._prepare(face.open_all(many)))
+        _, many = opening.one_or_many(images)
+        lines = opening.texts_of(texts)
+        pixel_values = self._prepare(opening.open_all(many))
         with self._lock, torch.inference_mode():
             vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
         return Embeddings(_numpy(vectors), "multimodal", False, self.name)
@@ -383,9 +296,9 @@ class Model:
         method: gradcam, attention (of one layer), or rollout (of all layers up to one). layer: from 0, None = the
         middle one (of rollout the last). subject: "caption" takes a text as a caption, not as one to match.
         """
-        picture = face.open_image(image, "image")
+        picture = opening.open_image(image, "image")
         with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(cast(Tensor, self._prepare([picture])))
+            embeds = self.module.encode_image(self._prepare([picture]))
             seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer, subject)
         maps = _numpy(seen.found.maps)
         return Explanation(seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture)
@@ -394,21 +307,12 @@ class Model:
         """Raises MissingPart when the model's parts cannot serve a call."""
         face.require(self.name, self.config, call)
 
-    def _prepare(self, images: Sequence[Image.Image]) -> Tensor | None:
+    def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
         if not images:
-            return None
+            raise UsageError("images; must be at least one")
         config = self.config
         values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return values.to(self.device, self.dtype)
-
-
-def _ranked_texts(ranked: inference.Ranked, answers: Sequence[str], choices: Encoded) -> list[list[ScoredText]]:
-    """Best first by the whole answer's log-probability; the score is the mean of its tokens, as for written ones."""
-    lengths = (choices.attention_mask.sum(dim=1) - 1).tolist()
-    return [
-        [ScoredText(answers[i], total / lengths[i]) for i, total in zip(places, totals, strict=True)]
-        for places, totals in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True)
-    ]
 
 
 def _seed(seed: int | None, key: str) -> int:

@@ -107,15 +107,6 @@ def test_int8_stores_and_multiplies_bytes(captioner: Path, eighth: Exported) -> 
     assert operations.count("MatMulInteger") == 10 and "MatMul" in operations  # attention itself stays as it is
 
 
-def test_parts_limit_the_graphs(captioner: Path, tmp_path: Path) -> None:
-    export(str(captioner), tmp_path / "out", Form(parts=("vision",), tolerance=None))
-    assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["vision.onnx"]
-    model = blip_lite.model.load(tmp_path / "out")
-    assert model.capabilities == {"image"}
-    with pytest.raises(MissingPart, match=r"no cross\.onnx; export it without --parts"):
-        model.caption(PHOTO)
-
-
 def test_a_part_that_the_model_lacks_is_refused(captioner: Path, tmp_path: Path) -> None:
     with pytest.raises(MissingPart, match="has no text; it is a 'caption' model"):
         export(str(captioner), tmp_path / "out", Form(parts=("text",)))

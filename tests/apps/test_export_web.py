@@ -52,6 +52,7 @@ def test_the_page_has_all_that_it_asks_for_and_no_more(exported: Path, tmp_path:
     assert site["bundled"] is False
     model = {f"model/{name}" for name in (web.CONFIG, web.VOCAB, web.WEIGHTS, *web.CAPTION, *web.MATCH)}
     assert {file["path"] for file in site["files"]} == model | {"ort/ort-wasm-simd-threaded.wasm"}
+    model |= {f"examples/{path.name.replace('.md', '.txt')}" for path in web.PHOTOS.iterdir()}
     assert files(output) == files(web.PAGE) | model | {f"ort/{name}" for name in web.ORT_FILES} | {"site.json"}
     for file in site["files"]:
         data = (output / file["path"]).read_bytes()

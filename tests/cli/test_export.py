@@ -12,12 +12,15 @@ from blip_lite.model import load
 from tests.cli.conftest import Blip
 
 
-def test_graphs_of_a_part(blip: Blip, tmp_path: Path) -> None:
-    said = blip("export", "-m", "random-tiny", "-o", tmp_path / "out", "--parts", "vision")
+def test_graphs_of_a_part(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    said = blip("export", "-m", "random-tiny-caption", "-o", tmp_path / "out", "--parts", "vision")
     assert (said.code, said.out) == (0, f"{tmp_path / 'out'}\n")
     assert said.err.splitlines()[0] == "writing vision.onnx"
     assert said.err.splitlines()[1].startswith("largest difference from torch: ")
+    assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["vision.onnx"]
     assert load(tmp_path / "out").capabilities == {"image"}
+    said = blip("caption", photos / "a.png", "-m", tmp_path / "out")
+    assert said.code == 3 and "cannot caption: no cross.onnx; export it without --parts" in said.err
 
 
 @pytest.mark.parametrize("to", ["safetensors", "hf"])

@@ -108,10 +108,17 @@ def test_what_cannot_be_done_is_one_line(ours: Model) -> None:
         ours.answer(PHOTOS[0], "what is it?")
     with pytest.raises(MissingPart, match="cannot compare; use nlvr-base"):
         ours.compare(PHOTOS[0], PHOTOS[1], "both show a cat")
-    with pytest.raises(UsageError, match="sampling; an exported model searches"):
+    with pytest.raises(MissingPart, match="cannot sample; use a model that captions"):
         ours.caption(PHOTOS[0], sample=True)
     with pytest.raises(UsageError, match="5 images and 4 texts; pairs must be as many of both"):
         ours.match(PHOTOS, TEXTS, pairs=True)
+
+
+def test_nothing_to_do(ours: Model) -> None:
+    assert ours.caption([]) == [] and ours.match_logits([], TEXTS).shape == (0, 4, 2) and ours.rank("a cat", []) == []
+    for call in (ours.embed_image, lambda images: ours.match(images, TEXTS)):
+        with pytest.raises(UsageError, match="images; must be at least one"):
+            call([])
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:

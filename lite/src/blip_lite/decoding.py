@@ -127,6 +127,7 @@ def decoding_of(
     repetition_penalty: float | None,
 ) -> Decoding:
     """The decoding that the arguments of `caption` describe."""
+    _check_range("beams", beams, beams >= 1, "1 or more")
     penalty = repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0)
     if sample:
         return Nucleus(

@@ -1,24 +1,20 @@
-"""What every model does with its arguments, whatever it computes with: images of any kind opened, calls checked."""
+"""What users call, whatever a model computes with: captions, answers and ranks over what each model does itself."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal, Protocol
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from blip_lite.config import BlipConfig
-from blip_lite.errors import MissingPart, UnreadableImage, UsageError
-from blip_lite.image import read, to_rgb
-from blip_lite.results import Answer, Embeddings, ErrorResult, Hit, ScoredText
+from blip_lite.config import BlipConfig, Family
+from blip_lite.decoding import Beam, Decoding, decoding_of
+from blip_lite.errors import MissingPart, UsageError
+from blip_lite.opening import ImageLike, OnError, batches, key_of, one_or_many, pairs_of
+from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, ScoredText
+from blip_lite.tokenizer import Arrays, Tokenizer
 
-# Tensors count as arrays; a mapping is a row of a Hugging Face image column: {"bytes": ..., "path": ...}.
-ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any] | Mapping[str, Any]
-OnError = Literal["raise", "record"]
-Opened = list[tuple[str, Image.Image | ErrorResult]]  # key and picture, or what went wrong
 CPU_BATCH = 8
 
 ADVICE = {
@@ -55,133 +51,185 @@ def require(name: str, config: BlipConfig, call: str) -> None:
         raise MissingPart(f"model '{name}' cannot {call}; {ADVICE[call]}")
 
 
-def one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
-    """Whether it is one image, and the images. An array or tensor with a batch dimension is many."""
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
-        return True, [images]
-    if hasattr(images, "ndim"):
-        return images.ndim == 3, [images] if images.ndim == 3 else list(images)
-    return False, images
+class Face(Protocol):
+    """What users call, whatever computes it; a model says how captions and answers are made, and what it can do."""
 
+    name: str
+    config: BlipConfig
+    tokenizer: Tokenizer
 
-def texts_of(texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list."""
-    return [texts] if isinstance(texts, str) else list(texts)
+    @property
+    def images_at_once(self) -> int:
+        """So many in a batch where nobody says."""
+        ...
 
+    @property
+    def kind(self) -> Family:
+        return self.config.family
 
-def key_of(image: Any, index: int) -> str:
-    """The name of an image: its path, or its number."""
-    if isinstance(image, Mapping):
-        path = image.get("path")
-        return key_of(path, index) if path else str(index)
-    return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
+    def require(self, call: str) -> None:
+        """Raises MissingPart when the model's parts cannot serve a call."""
+        ...
 
+    def encode(self, pictures: Sequence[Image.Image]) -> Any:
+        """image_embeds [B, N, D] of at least one picture."""
+        ...
 
-def open_image(image: Any, key: str) -> Image.Image:
-    """The picture of an `ImageLike`. Raises UnreadableImage."""
-    if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path") or b""
-    if hasattr(image, "detach"):
-        image = _from_tensor(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
-        return Image.fromarray(image)
-    if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
-        raise UnreadableImage(key, f"{type(image).__name__} is no image; give a path, bytes, a picture or an array")
-    return read(image, key=key)
+    def written(self, embeds: Any, questions: Sequence[str], decoding: Beam) -> Sequence[Sequence[ScoredText]]:
+        """Answers to one question for each of image_embeds [B, N, D], best first."""
+        ...
 
+    def ranked(
+        self, embeds: Any, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
+    ) -> Sequence[Sequence[ScoredText]]:
+        """Of a closed list the `k` kept after their first token, best first; a score is the mean of its tokens."""
+        ...
 
-def _from_tensor(image: Any) -> NDArray[np.uint8]:
-    """A tensor [3, H, W], uint8 or float in [0, 1], as an array [H, W, 3]."""
-    values = image.detach().cpu()
-    values = values.float().numpy() * 255 if values.is_floating_point() else values.numpy()
-    pixels: NDArray[np.uint8] = values.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return pixels
+    def captions(
+        self,
+        pictures: Sequence[Image.Image],
+        keys: Sequence[str],
+        decoding: Decoding,
+        prompt: str | None,
+        seed: int | None,
+        generator: Any,
+    ) -> Sequence[Caption]:
+        """A caption of each of at least one picture."""
+        ...
 
+    def embed_image(
+        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
+    ) -> Embeddings: ...
 
-def open_all(images: Iterable[Any]) -> list[Image.Image]:
-    """The pictures of images that must all be readable."""
-    return [open_image(image, str(i)) for i, image in enumerate(images)]
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
 
+    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
+        """ITM logits [N, M, 2] (no match, match), float32."""
+        ...
 
-def batches(images: Iterable[Any], keys: Iterable[str] | None, size: int, on_error: OnError) -> Iterator[Opened]:
-    """The opened images of a stream, `size` at a time, each with its key."""
-    names = iter(keys) if keys is not None else None
-    batch: Opened = []
-    for i, image in enumerate(images):
-        key = next(names) if names is not None else key_of(image, i)
-        batch.append((key, _open_or_record(image, key, on_error)))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+    def caption(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        prompt: str | None = None,
+        beams: int = 3,
+        sample: bool = False,
+        top_p: float = 0.9,
+        top_k: int = 50,
+        temperature: float = 1.0,
+        min_length: int = 5,
+        max_length: int = 20,
+        num_captions: int = 1,
+        repetition_penalty: float | None = None,
+        seed: int | None = 0,
+        batch_size: int | Literal["auto"] = "auto",
+        generator: Any = None,
+        on_error: OnError = "raise",
+    ) -> Any:
+        """Describes images: one in, one Caption out; a sequence in, a list of them.
 
+        beams=1 is greedy. Lengths count all ids (prompt, start, end). seed: sampling depends on (seed, key) alone;
+        None = fresh. generator: a torch.Generator for the whole batch, as the original draws. Exported models do not
+        sample.
+        """
+        self.require("sample" if sample else "caption")
+        decoding = decoding_of(
+            beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
+            max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+        one, many = one_or_many(images)
+        found = self.caption_iter(
+            many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error
+        )
+        return next(found) if one else list(found)
 
-def _open_or_record(image: Any, key: str, on_error: OnError) -> Image.Image | ErrorResult:
-    try:
-        return open_image(image, key)
-    except UnreadableImage as error:
-        if on_error == "raise":
-            raise
-        return ErrorResult(key, type(error).__name__, error.reason)
+    def caption_iter(
+        self,
+        images: Iterable[ImageLike],
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | Literal["auto"] = "auto",
+        generator: Any = None,
+        on_error: OnError = "raise",
+        keys: Iterable[str] | None = None,
+    ) -> Iterator[Caption | ErrorResult]:
+        """`caption` of a stream, batch by batch, in its order."""
+        self.require("caption")
+        size = self.images_at_once if batch_size == "auto" else batch_size
+        for batch in batches(images, keys, size, on_error):
+            good = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
+            names, pictures = [key for key, _ in good], [image for _, image in good]
+            made = self.captions(pictures, names, decoding or Beam(), prompt, seed, generator) if good else ()
+            found = iter(made)
+            for _, image in batch:
+                yield image if isinstance(image, ErrorResult) else next(found)
 
+    def answer(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        questions: str | Sequence[str],
+        *,
+        answers: Sequence[str] | None = None,
+        top: int = 1,
+        k: int = 128,
+        beams: int = 3,
+        max_length: int = 10,
+        min_length: int = 1,
+    ) -> Any:
+        """Answers questions about images; a single image or question goes with all of the other.
 
-def pairs_of(images: Iterable[Any], questions: str | Sequence[str]) -> tuple[list[Image.Image], list[int], list[str]]:
-    """Distinct pictures, and for each question the number of its picture; one image or question goes with all others.
+        answers: choose among these instead of writing freely; `k` of them are kept after their first token.
+        top: so many answers a question, the others are `alternatives`.
+        """
+        self.require("answer")
+        one, many = one_or_many(images)
+        pictures, numbers, asked = pairs_of(many, questions)
+        if answers is not None and not answers:
+            raise UsageError("answers; must be at least one, or None to answer freely")
+        choices = None if answers is None else self.tokenizer.arrays(answers, first="dec")
+        decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
+        embeds = self.encode(pictures)
+        found: list[Answer] = []
+        for start in range(0, len(asked), self.images_at_once):
+            part = slice(start, start + self.images_at_once)
+            seen, lines = embeds[numbers[part]], asked[part]
+            if choices is None or answers is None:
+                found += [answer_of(row, "generate") for row in self.written(seen, lines, decoding)]
+            else:
+                rows = self.ranked(seen, lines, answers, choices, k)
+                found += [answer_of(row[:top], "rank") for row in rows]
+        return found[0] if one and isinstance(questions, str) else found
 
-    An image given twice is opened each time but is one picture where it is the same object.
-    """
-    pictures, asked = open_all(images), texts_of(questions)
-    pictures = pictures * len(asked) if len(pictures) == 1 else pictures
-    asked = asked * len(pictures) if len(asked) == 1 else asked
-    if len(pictures) != len(asked):
-        raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
-    distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
-    numbers = {key: i for i, key in enumerate(distinct)}
-    return list(distinct.values()), [numbers[id(picture)] for picture in pictures], asked
+    def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
+        """Images by how well they fit a text (a `str`) or another image (anything else), best first.
+
+        By cosine; of a text's best `rerank` ones then by match logit + cosine, as the original ranks. An image may be
+        read twice. `Hit.path` is its path, or its number.
+        """
+        self.require("match")
+        if rerank < 0:
+            raise UsageError(f"rerank {rerank}; must be at least 0")
+        many = [image.read() if hasattr(image, "read") else image for image in images]
+        text = query if isinstance(query, str) else None
+        vector = (self.embed_image([query]) if text is None else self.embed_text(text)).vectors[0]
+        cosines = self.embed_image(many).vectors @ vector if many else np.empty(0, np.float32)
+        order = np.argsort(-cosines, kind="stable")
+        chosen = order[: rerank if text is not None else 0]
+        hits: list[tuple[float, int, float | None]] = [(float(cosines[i]), int(i), None) for i in order[len(chosen) :]]
+        if text is not None and len(chosen):
+            logits = self.match_logits([many[i] for i in chosen], [text])[:, 0]
+            chances = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
+            scores = logits[:, 1] + cosines[chosen]
+            best = np.argsort(-scores, kind="stable")
+            hits = [*((float(scores[j]), int(chosen[j]), float(chances[j])) for j in best), *hits]
+        return [
+            Hit(place, key_of(many[i], i), score, itc=float(cosines[i]), itm=itm)
+            for place, (score, i, itm) in enumerate(hits, 1)
+        ]
 
 
 def answer_of(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> Answer:
     """The best first, the others as alternatives."""
     return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
-
-
-class Ranker(Protocol):
-    """A model that can put images in order."""
-
-    def require(self, call: str) -> None: ...
-    def embed_image(self, images: Any, projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
-    def match_logits(self, images: Iterable[Any], texts: Sequence[str], *, max_text_length: int = 35) -> Any: ...
-
-
-def rank(model: Ranker, query: Any, images: Iterable[Any], rerank: int) -> list[Hit]:
-    """Images by how well they fit a text (a `str`) or another image (anything else), best first.
-
-    By cosine; of a text's best `rerank` ones then by match logit + cosine, as the original ranks. An image may be
-    read twice. `Hit.path` is its path, or its number.
-    """
-    model.require("match")
-    if rerank < 0:
-        raise UsageError(f"rerank {rerank}; must be at least 0")
-    many = [image.read() if hasattr(image, "read") else image for image in images]
-    text = query if isinstance(query, str) else None
-    vector = (model.embed_image([query]) if text is None else model.embed_text(text)).vectors[0]
-    cosines = model.embed_image(many).vectors @ vector if many else np.empty(0, np.float32)
-    order = np.argsort(-cosines, kind="stable")
-    chosen = order[: rerank if text is not None else 0]
-    hits: list[tuple[float, int, float | None]] = [(float(cosines[i]), int(i), None) for i in order[len(chosen) :]]
-    if text is not None and len(chosen):
-        logits = model.match_logits([many[i] for i in chosen], [text])[:, 0]
-        chances = 1 / (1 + np.exp(logits[:, 0] - logits[:, 1]))
-        scores = logits[:, 1] + cosines[chosen]
-        best = np.argsort(-scores, kind="stable")
-        hits = [*((float(scores[j]), int(chosen[j]), float(chances[j])) for j in best), *hits]
-    return [
-        Hit(place, key_of(many[i], i), score, itc=float(cosines[i]), itm=itm)
-        for place, (score, i, itm) in enumerate(hits, 1)
-    ]

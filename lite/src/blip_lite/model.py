@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
-from blip_lite import ASSETS, face, inference
-from blip_lite.config import BlipConfig, Family
-from blip_lite.decoding import Beam, Decoding, decoding_of
+from blip_lite import ASSETS, face, inference, opening
+from blip_lite.config import BlipConfig
+from blip_lite.decoding import Beam, Decoding
 from blip_lite.engine import Engine
 from blip_lite.errors import CheckpointError, MissingPart, UsageError
-from blip_lite.face import ImageLike, OnError
+from blip_lite.face import Face
 from blip_lite.image import prepare
 from blip_lite.inference import Parts
-from blip_lite.results import Caption, Embeddings, ErrorResult, Hit, MatchResult, ScoredText, Verdict
+from blip_lite.opening import ImageLike
+from blip_lite.results import Caption, Embeddings, MatchResult, ScoredText, Verdict
 from blip_lite.search import Floats, Generated
-from blip_lite.tokenizer import Tokenizer, clean_caption
+from blip_lite.tokenizer import Arrays, Tokenizer, clean_caption
 
 CONFIG = "config.json"
 GRAPHS = {  # what each call runs
@@ -59,10 +60,12 @@ def _config(path: Path) -> BlipConfig:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-class Model:
+class Model(Face):
     """An exported model: the calls and results of `blip.Model`, over onnxruntime. Several threads may call it."""
 
-    images_at_once = face.CPU_BATCH
+    @property
+    def images_at_once(self) -> int:
+        return face.CPU_BATCH
 
     def __init__(self, parts: Parts, name: str) -> None:
         self.parts, self.name = parts, name
@@ -70,10 +73,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"Model({self.name!r}, kind={self.kind!r}, engine=onnxruntime)"
-
-    @property
-    def kind(self) -> Family:
-        return self.config.family
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -92,52 +91,17 @@ class Model:
         if missing:
             raise MissingPart(f"model '{self.name}' cannot {call}: no {missing[0]}.onnx; export it without --parts")
 
-    def caption(
+    def captions(
         self,
-        images: ImageLike | Iterable[ImageLike],
-        *,
-        prompt: str | None = None,
-        beams: int = 3,
-        sample: bool = False,
-        top_p: float = 0.9,
-        top_k: int = 50,
-        temperature: float = 1.0,
-        min_length: int = 5,
-        max_length: int = 20,
-        num_captions: int = 1,
-        repetition_penalty: float | None = None,
-        seed: int | None = 0,
-        batch_size: int | Literal["auto"] = "auto",
-        on_error: OnError = "raise",
-    ) -> Any:
-        """Describes images: one in, one Caption out; a sequence in, a list of them. Sampling is refused."""
-        decoding = decoding_of(
-            beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
-            max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
-        )  # fmt: skip
-        one, many = face.one_or_many(images)
-        found = self.caption_iter(many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, on_error=on_error)
-        return next(iter(found)) if one else list(found)
-
-    def caption_iter(
-        self,
-        images: Iterable[ImageLike],
-        decoding: Decoding | None = None,
-        *,
-        prompt: str | None = None,
-        seed: int | None = 0,
-        batch_size: int | Literal["auto"] = "auto",
-        on_error: OnError = "raise",
-        keys: Iterable[str] | None = None,
-    ) -> Iterator[Caption | ErrorResult]:
-        """`caption` of a stream, batch by batch, in its order. seed: of `blip.Model`; nothing is drawn here."""
-        self.require("caption")
-        size = self.images_at_once if batch_size == "auto" else batch_size
-        for batch in face.batches(images, keys, size, on_error):
-            good = [image for _, image in batch if isinstance(image, Image.Image)]
-            found = iter(inference.caption(self.parts, self._prepare(good), decoding or Beam(), prompt) if good else [])
-            for _, image in batch:
-                yield image if isinstance(image, ErrorResult) else self._caption(next(found))
+        pictures: Sequence[Image.Image],
+        keys: Sequence[str],
+        decoding: Decoding,
+        prompt: str | None,
+        seed: int | None,
+        generator: Any,
+    ) -> list[Caption]:
+        """keys, seed, generator: of sampling, which there is none of here."""
+        return [self._caption(row) for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)]
 
     def _caption(self, texts: Sequence[Generated]) -> Caption:
         first, *others = (
@@ -146,47 +110,13 @@ class Model:
         )
         return Caption(first.text, first.score, first.tokens, first.logprobs, tuple(others))
 
-    def answer(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        questions: str | Sequence[str],
-        *,
-        answers: Sequence[str] | None = None,
-        top: int = 1,
-        k: int = 128,
-        beams: int = 3,
-        max_length: int = 10,
-        min_length: int = 1,
-    ) -> Any:
-        """Answers questions about images; a single image or question goes with all of the other.
+    def written(self, embeds: Floats, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
+        rows = inference.answer(self.parts, embeds, questions, decoding)
+        return [[ScoredText(self.tokenizer.decode(g.ids), g.score) for g in row] for row in rows]
 
-        answers: choose among these instead of writing freely; `k` of them are kept after their first token.
-        top: so many answers a question, the others are `alternatives`.
-        """
-        self.require("answer")
-        one, many = face.one_or_many(images)
-        pictures, numbers, asked = face.pairs_of(many, questions)
-        if answers is not None and not answers:
-            raise UsageError("answers; must be at least one, or None to answer freely")
-        decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
-        embeds = self._embeds(pictures)
-        found = []
-        for start in range(0, len(asked), self.images_at_once):
-            part = slice(start, start + self.images_at_once)
-            seen, lines = embeds[numbers[part]], asked[part]
-            if answers is None:
-                rows = inference.answer(self.parts, seen, lines, decoding)
-                written = [[ScoredText(self.tokenizer.decode(g.ids), g.score) for g in row] for row in rows]
-                found += [face.answer_of(row, "generate") for row in written]
-            else:
-                found += [face.answer_of(row[:top], "rank") for row in self._ranked(seen, lines, answers, k)]
-        return found[0] if one and isinstance(questions, str) else found
-
-    def _ranked(
-        self, embeds: Floats, questions: Sequence[str], answers: Sequence[str], k: int
+    def ranked(
+        self, embeds: Floats, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
     ) -> list[list[ScoredText]]:
-        """Best first by the whole answer's log-probability; the score is the mean of its tokens."""
-        choices = self.tokenizer.arrays(answers, first="dec")
         lengths = choices.attention_mask.sum(axis=1) - 1
         ranked = inference.rank_answers(self.parts, embeds, questions, choices, k=k)
         return [
@@ -197,8 +127,8 @@ class Model:
     def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
         """Whether a statement is true of two images (NLVR2 models)."""
         self.require("compare")
-        pictures = [face.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
-        embeds = self._embeds(pictures)
+        pictures = [opening.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+        embeds = self.encode(pictures)
         chance = float(inference.reason(self.parts, embeds[:1], embeds[1:], [clean_caption(text)])[0])
         return Verdict(value=chance > 0.5, score=chance)
 
@@ -213,7 +143,7 @@ class Model:
     ) -> MatchResult:
         """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
         self.require("match")
-        pictures, lines = face.open_all(face.one_or_many(images)[1]), face.texts_of(texts)
+        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
         if pairs and len(pictures) != len(lines):
             raise UsageError(f"{len(pictures)} images and {len(lines)} texts; pairs must be as many of both")
         embeds, features = self._seen(pictures)
@@ -232,14 +162,10 @@ class Model:
         self.require("match")
         encoded = self.tokenizer.arrays(list(texts), first="enc", max_length=max_text_length)
         rows = [np.empty((0, len(texts), 2), np.float32)]
-        for batch in face.batches(images, None, self.images_at_once, "raise"):
-            embeds = self._embeds([image for _, image in batch if isinstance(image, Image.Image)])
+        for batch in opening.batches(images, None, self.images_at_once, "raise"):
+            embeds = self.encode([image for _, image in batch if isinstance(image, Image.Image)])
             rows.append(inference.match_logits(self.parts, embeds, encoded))
         return np.concatenate(rows)
-
-    def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
-        """Images by how well they fit a text (a `str`) or another image, best first: see `face.rank`."""
-        return face.rank(self, query, images, rerank)
 
     def embed_image(
         self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
@@ -252,10 +178,12 @@ class Model:
         self.require("match" if projected else "image")
         output = "image_features" if projected else "image_embeds"
         rows = []
-        for batch in face.batches(face.one_or_many(images)[1], None, self.images_at_once, "raise"):
+        for batch in opening.batches(opening.one_or_many(images)[1], None, self.images_at_once, "raise"):
             pixel_values = self._prepare([image for _, image in batch if isinstance(image, Image.Image)])
             (found,) = self.parts.engine.run("vision", {"pixel_values": pixel_values}, [output])
             rows.append(found if tokens or projected else found[:, 0])
+        if not rows:
+            raise UsageError("images; must be at least one")
         return Embeddings(np.concatenate(rows), "image", projected, self.name)
 
     def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
@@ -265,7 +193,7 @@ class Model:
         """
         projected = projected and not tokens
         self.require("match" if projected else "text")
-        vectors = inference.embed_text(self.parts, face.texts_of(texts), projected=projected, tokens=tokens)
+        vectors = inference.embed_text(self.parts, opening.texts_of(texts), projected=projected, tokens=tokens)
         return Embeddings(vectors, "text", projected, self.name)
 
     def embed_multimodal(
@@ -273,15 +201,15 @@ class Model:
     ) -> Embeddings:
         """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        embeds = self._embeds(face.open_all(face.one_or_many(images)[1]))
-        vectors = inference.embed_multimodal(self.parts, embeds, face.texts_of(texts), tokens=tokens)
+        embeds = self.encode(opening.open_all(opening.one_or_many(images)[1]))
+        vectors = inference.embed_multimodal(self.parts, embeds, opening.texts_of(texts), tokens=tokens)
         return Embeddings(vectors, "multimodal", False, self.name)
 
     def _prepare(self, images: Sequence[Image.Image]) -> Floats:
         config = self.config
         return prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
 
-    def _embeds(self, pictures: Sequence[Image.Image]) -> Floats:
+    def encode(self, pictures: Sequence[Image.Image]) -> Floats:
         """image_embeds [B, N, D], some at a time."""
         return self._run_vision(pictures, ["image_embeds"])[0]
 
@@ -291,6 +219,8 @@ class Model:
         return embeds, features
 
     def _run_vision(self, pictures: Sequence[Image.Image], outputs: Sequence[str]) -> list[Floats]:
+        if not pictures:
+            raise UsageError("images; must be at least one")
         parts = [pictures[i : i + self.images_at_once] for i in range(0, len(pictures), self.images_at_once)]
         rows = [self.parts.engine.run("vision", {"pixel_values": self._prepare(part)}, outputs) for part in parts]
         return [np.concatenate(columns) for columns in zip(*rows, strict=True)]

@@ -120,7 +120,7 @@ class TextBlock(nn.Module):
 
     @staticmethod
     def _attend(attention: Attention, x: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
-        queries = x.reshape(len(kv[0]), -1, x.shape[-1])  # [I, R/I * T, D]
+        queries = x.reshape(kv[0].shape[0], -1, x.shape[-1])  # [I, R/I * T, D]; len() would fix I in an export
         attended: Tensor = attention(queries, kv, mask)
         return attended.reshape(x.shape)
 

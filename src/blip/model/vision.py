@@ -96,7 +96,7 @@ class VisionTransformer(nn.Module):
         first_only: the class token's states alone, [B, 1, D]; the last block then leaves out the others.
         """
         x = self.patch_embed(grid).flatten(2).transpose(1, 2)  # [B, patches, D]
-        x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1) + self.pos_embed
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
         if guesses is not None:
             x = torch.cat([x, guesses.to(x.dtype)], dim=1)
         first_checkpointed = len(self.blocks) - self.checkpoint_layers

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from blip.model.blip import BlipModel
-from blip.model.layers import KV, Attention
+from blip.model.layers import KV
 from blip.model.text import TextBlock, TextTransformer
 
 Axes = Mapping[int, str]
@@ -43,11 +43,8 @@ class Graph:
 
 
 def graphs(model: BlipModel) -> Iterator[Graph]:
-    """All graphs of a model's family. The model is changed for it: load one for the purpose."""
+    """All graphs of a model's family."""
     model.requires_grad_(False)
-    for module in model.modules():
-        if isinstance(module, TextBlock):
-            module._attend = _attend  # type: ignore[method-assign]
     parts = model.config.parts
     yield _vision(model)
     if parts.encoder_reads == "two images":
@@ -62,35 +59,16 @@ def graphs(model: BlipModel) -> Iterator[Graph]:
         yield _decoder(model, masked=parts.decoder_reads == "encoder")
 
 
-def _attend(attention: Attention, x: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
-    """As `TextBlock._attend`, whose len() would fix the number of images."""
-    queries = x.reshape(kv[0].shape[0], -1, x.shape[-1])
-    attended: Tensor = attention(queries, kv, mask)
-    return attended.reshape(x.shape)
-
-
 class Vision(nn.Module):
     def __init__(self, model: BlipModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        embeds = self._embeds(pixel_values)
+        embeds = self.model.encode_image(pixel_values)
         if not self.model.config.parts.matching:
             return (embeds,)
         return embeds, self.model.project_image(embeds)
-
-    def _embeds(self, pixel_values: Tensor) -> Tensor:
-        """As `VisionTransformer.encode_grid`, whose len() would fix the number of images."""
-        tower = self.model.vision
-        grid, guesses = tower.read_pixels(pixel_values)
-        x = tower.patch_embed(grid).flatten(2).transpose(1, 2)
-        x = torch.cat([tower.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + tower.pos_embed
-        if guesses is not None:
-            x = torch.cat([x, guesses], dim=1)
-        for block in tower.blocks:
-            x = block(x)
-        return cast(Tensor, tower.norm(x))
 
 
 class Text(nn.Module):

@@ -1,7 +1,8 @@
 """Products of 8-bit integers: a linear layer whose weight is stored as int8 multiplies that weight as it lies.
 
-Its input is brought to 8 bits when it runs, one scale for all of it: faster where the processor multiplies bytes, and
-less exact. Everything else (convolutions, attention, norms) stays in float32.
+Its input is brought to 8 bits when it runs, one scale for the whole batch: faster where the processor multiplies bytes,
+and less exact, so that a result may change with the company it is computed in. Everything else (convolutions,
+attention, norms) stays in float32.
 """
 
 from __future__ import annotations
