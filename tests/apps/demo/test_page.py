@@ -18,12 +18,9 @@ import pytest
 
 from blip.apps.demo.uploads import EXAMPLES
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 MISSING = [name for name in ("gradio", "usearch", "playwright") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
 
@@ -60,16 +57,6 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             assert process.wait(30) == 0
     assert list(scratch.glob("blip-demo-*")) == []
     assert "CALLED" not in log.read_text() and "Traceback" not in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        found = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield found
-        found.close()
 
 
 @pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])

@@ -10,20 +10,16 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
 from blip.apps.export import web
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Browser
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NODE = shutil.which("node")
 EXAMPLES = [
     path for path in sorted((Path(__file__).parents[3] / "examples").iterdir()) if path.suffix in (".png", ".jpg")
@@ -69,11 +65,8 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of the bundled model in a sub-folder of a site, as `blip export --to web` makes it."""
     if not (os.environ.get(web.ORT_FOLDER) or (Path(sys.prefix) / "web" / "node_modules" / web.ORT).is_dir()):
         pytest.skip(f"{web.ORT} is not installed: npm install --prefix .venv/web {web.ORT}@{web.ORT_VERSION}")
-    from blip.apps.export.write import Form, export
-
     root = tmp_path_factory.mktemp("site")
-    export("tiny", root / "tiny", Form(tolerance=None))  # the tests compare with torch themselves
-    web.write(root / "tiny", root / "docs" / "page")
+    web.write(web.TINY, root / "docs" / "page")
     return root
 
 
@@ -98,14 +91,3 @@ class serving:
     def __exit__(self, *error: object) -> None:
         self.server.shutdown()
         self.server.server_close()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("Chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()

@@ -20,7 +20,7 @@ from tests.apps.web.conftest import EXAMPLES, Site, serving
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 PAGE = "docs/page/"
 TEXTS = ["a cat looks at the camera", "A cup of Coffee, on a table!", "a man takes a photo", "zwei Hunde – 猫"]
 SIZES = [(1280, 900), (390, 844)]
@@ -121,6 +121,7 @@ def test_an_example_is_one_click_away(browser: Browser, site: Site, model: blip.
 
 
 def test_the_keyboard_opens_the_file_chooser(page: Page) -> None:
+    page.bring_to_front()
     page.focus("#file")
     with page.expect_file_chooser():
         page.keyboard.press("Enter")
