@@ -49,15 +49,30 @@ def test_every_instruction_is_known_and_the_last_stage_runs_blip_as_no_root() ->
     assert json.loads(dict(last)["ENTRYPOINT"]) == ["blip"] and "blip" in PROJECT["scripts"]
 
 
-def test_everything_copied_is_there_and_not_ignored() -> None:
+def ignored(path: str) -> bool:
+    """Whether `.dockerignore` keeps a path of the top level from the builder: the last rule that fits decides."""
     rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
+    fitting = [rule for rule in rules if fnmatch(path, rule.removeprefix("!"))]
+    return bool(fitting) and not fitting[-1].startswith("!")
+
+
+def test_everything_copied_is_there_and_not_ignored() -> None:
     for source in copied():
         assert (ROOT / source).exists()
-        ignored = False
-        for rule in rules:
-            if fnmatch(source, rule.removeprefix("!")):
-                ignored = not rule.startswith("!")
-        assert not ignored, source
+        assert not ignored(source), source
+    assert ignored(".git") and ignored(".venv") and ignored("runs")
+
+
+@pytest.mark.parametrize("path", ["predict.py", "cog.yaml", ".cog", "src", "lite"])
+def test_cog_which_copies_the_folder_gets_what_it_needs(path: str) -> None:
+    assert not ignored(path)  # `.cog` holds the list of packages while it builds
+
+
+def test_models_and_the_index_lie_in_the_volume() -> None:
+    found = instructions()
+    folders = dict(pair.split("=", 1) for name, rest in found if name == "ENV" for pair in rest.split())
+    for name in ("BLIP_CACHE", "BLIP_HOME", "HF_HOME"):
+        assert Path(folders[name]).is_relative_to(dict(found)["VOLUME"])
 
 
 def test_it_installs_what_the_makefile_installs() -> None:
@@ -77,7 +92,6 @@ def test_torch_comes_from_the_index_that_is_named(index: str, words: list[str]) 
     assert said.split() == ["install", *words, *([index] if index else []), "torch==1"]
 
 
-@pytest.mark.slow
 def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     for source in copied():
@@ -89,6 +103,11 @@ def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> N
             shutil.copy(ROOT / source, at)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run([*pip, "--target", str(tmp_path / "installed"), str(tmp_path / "src")], check=True)
+    installed = tmp_path / "installed"
+    assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"bin", "blip", "blip_lite"}
+    for assets in ("src/blip/assets", "lite/src/blip_lite/assets"):
+        for path in (ROOT / assets).rglob("*.*"):
+            assert (installed / path.relative_to((ROOT / assets).parents[1])).is_file(), path
     code = "import sys, blip.cli; print(blip.cli.__file__); sys.exit(blip.cli.main(sys.argv[1:]))"
     done = subprocess.run(
         [sys.executable, "-c", code, "caption", str(ROOT / "examples" / "chelsea.png")],

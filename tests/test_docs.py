@@ -20,6 +20,7 @@ import pytest
 from typer.main import get_command
 
 from blip.cli import VERBS, main
+from blip.cli.export import FORMS
 from blip.cli.run import verb_app
 
 ROOT = Path(__file__).parents[1]
@@ -30,9 +31,8 @@ PRINTS = "prints"
 # why a block is not run here; readers see the same words as its title
 NOT_RUN = {
     "installs", "needs a download", "needs a GPU", "needs several machines", "needs a container engine",
-    "runs until stopped", "the original", "LAVIS", "Transformers",
+    "needs npm", "runs until stopped", "the original", "LAVIS", "Transformers",
 }  # fmt: skip
-SLOW = {"own-data.md", "export.md", "train.md"}
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "page", [pytest.param(p, marks=pytest.mark.slow) if p.name in SLOW else p for p in PAGES], ids=page_id
-)
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_what_a_page_says_runs_and_prints_what_it_says(page: Path, desk: Path) -> None:
     printed = ""
     for block in blocks(page):
@@ -137,6 +135,11 @@ def test_the_first_page_lists_the_extras_there_are() -> None:
     assert listed == set(project["optional-dependencies"]) - {"dev", "all"}
 
 
+def test_the_export_page_lists_the_forms_there_are() -> None:
+    table = (DOCS / "tasks" / "export.md").read_text("utf-8").partition("\n\n```")[0]
+    assert re.findall(r"^\| `([a-z]+)`", table, re.MULTILINE) == list(FORMS)
+
+
 def commands(code: str) -> Iterator[tuple[str, set[str]]]:
     """Verb and flags of every `blip VERB ...` of some shell code."""
     for line in re.sub(r"\\\n", " ", code).splitlines():
@@ -163,6 +166,10 @@ def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path: Path
         name = "index-verb" if verb == "index" else verb
         assert f"Usage: blip {verb}" in (tmp_path / "site" / "commands" / f"{name}.html").read_text("utf-8")
     assert "retrieval-flickr-large" in (tmp_path / "site" / "checkpoints.html").read_text("utf-8")
+    api = (tmp_path / "site" / "api.html").read_text("utf-8")
+    for call in re.findall(r"^\| `([a-z_]+)\(", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE):
+        assert f'id="blip.api.Model.{call}"' in api, call
+    assert all(f">{name}<" in api for name in ("alternatives", "logprobs"))  # a result shows its fields
     loaded = re.compile("<(?:script|img|iframe)[^>]*src=.https?:|<link[^>]*(?:stylesheet|preconnect)[^>]*href=.https?:")
     for path in (tmp_path / "site").rglob("*.html"):
         assert not loaded.search(path.read_text("utf-8")), path.name

@@ -38,7 +38,6 @@ def test_only_colab_installs(cells: list[dict[str, Any]]) -> None:
     assert not any("pip install" in text for text in code[1:])
 
 
-@pytest.mark.slow
 def test_every_cell_runs_and_training_teaches_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")

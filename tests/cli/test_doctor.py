@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -80,9 +83,48 @@ def test_the_unrelated_package_of_the_same_name_is_noticed(
 
 def test_a_missing_extra_is_named_with_its_install_line(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "trials", lambda: iter(()))
-    monkeypatch.setitem(doctor.EXTRAS, "data", "no_such_module")
+    monkeypatch.setitem(doctor.EXTRAS, "data", ("json", "no_such_module"))  # one part of it is not enough
     found = json.loads(blip("doctor", "--json").out)["extras"]["data"]
     assert found == 'missing; pip install "blip-vlm[data]"'
+
+
+def test_of_every_extra_each_package_is_looked_for() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
+    homes = packages_distributions()
+    for extra, modules in doctor.EXTRAS.items():
+        wanted = {re.split(r"[<>=\[]", one)[0].replace("_", "-") for one in project["optional-dependencies"][extra]}
+        known = {home.replace("_", "-") for module in modules for home in homes.get(module, ())}
+        assert known == wanted or any(module not in homes for module in modules), extra
+
+
+def test_the_password_of_a_proxy_stays_private(monkeypatch: pytest.MonkeyPatch) -> None:
+    for address in ("http://me:se/cret@proxy:1", "me:se/cret@proxy:1"):
+        monkeypatch.setenv("HTTPS_PROXY", address)
+        monkeypatch.setenv("BLIP_CACHE", "/home/a@b/cache")
+        found = doctor._environment()
+        assert found["HTTPS_PROXY"] == address.replace("me:se/cret", "***") and found["BLIP_CACHE"] == "/home/a@b/cache"
+
+
+def test_a_cache_that_changes_meanwhile_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").write_bytes(bytes(1000))
+    (tmp_path / "gone").write_bytes(bytes(1000))
+    lstat = os.lstat
+
+    def vanishing(path: str) -> os.stat_result:
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", vanishing)
+    assert doctor._held(tmp_path) == 1e-6
+
+
+def test_a_folder_that_may_not_be_read_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    def closed(self: Path) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "iterdir", closed)
+    assert doctor._suffixes() == set()
 
 
 def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,7 +132,7 @@ def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkey
         raise CheckpointMismatch("the file is not whole")
 
     monkeypatch.setattr("blip.api.load", broken)
-    said = blip("doctor")
+    said = blip("doctor", "--bench")  # which then has nothing to time
     assert said.code == 4
     assert "blip: error: model 'random-tiny' does not work here: CheckpointMismatch: the file is not whole" in said.err
 

@@ -7,7 +7,9 @@ import os
 import platform
 import re
 import shutil
+import stat
 import sys
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,10 +19,12 @@ import typer
 from blip.cli import options as o
 
 PACKAGES = ("blip-vlm", "torch", "tokenizers", "safetensors", "pillow", "numpy", "huggingface-hub", "httpx2", "typer")
+# every module that an extra brings: one of them may be there for another's sake
 EXTRAS = {
-    "data": "pyarrow", "train": "tensorboard", "heif": "pillow_heif", "video": "av", "java": "pycocoevalcap",
-    "search": "usearch", "serve": "litserve", "demo": "gradio", "ray": "ray", "onnx": "onnxruntime",
-    "docs": "mkdocs", "notebook": "nbclient",
+    "data": ("pyarrow",), "train": ("tensorboard",), "heif": ("pillow_heif",), "video": ("av",),
+    "java": ("pycocoevalcap",), "search": ("usearch",), "serve": ("litserve", "prometheus_client", "python_multipart"),
+    "demo": ("gradio", "usearch"), "ray": ("ray",), "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "docs": ("mkdocs", "material", "mkdocstrings"), "notebook": ("nbclient", "ipykernel"),
 }  # fmt: skip
 CODECS = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg", "TIFF": "libtiff"}
 VARIABLES = (
@@ -46,7 +50,7 @@ def doctor(
         "versions": {"python": sys.version.split()[0], "system": platform.platform(), **_versions()},
         "devices": _devices(),
         "images": _codecs(),
-        "extras": {extra: _extra(extra, module) for extra, module in EXTRAS.items()},
+        "extras": {extra: _extra(extra) for extra in EXTRAS},
         "folders": _folders(),
         "models": _models(),
         "environment": _environment(),
@@ -54,10 +58,10 @@ def doctor(
     }
     trials = list(checks.trials())
     report["checks"] |= {f"tiny, {t.name}": checks.outcome(checks.parity, t) for t in trials}
-    if bench:
-        report["images per second"] = checks.speed()
     needed = ["random-tiny", *(f"tiny, {t.name}" for t in trials if t.needed)]
     broken = [name for name in needed if not report["checks"][name].startswith(checks.OK)]
+    if bench and not broken:
+        report["images per second"] = checks.speed()
     report["next"] = {"command": _next(report, broken)}
     _show(report, as_json, json.dumps(report, ensure_ascii=False))
     if broken:
@@ -121,21 +125,19 @@ def _codecs() -> dict[str, str]:
 
     found = {name: "yes" if features.check(codec) else "no" for name, codec in CODECS.items()}
     optional = {"HEIC": "heif", "video": "video"}
-    return found | {
-        name: "yes" if _there(EXTRAS[extra]) else f"no; {_install(extra)}" for name, extra in optional.items()
-    }
+    return found | {name: "yes" if _there(extra) else f"no; {_install(extra)}" for name, extra in optional.items()}
 
 
-def _there(module: str) -> bool:
-    return importlib.util.find_spec(module) is not None
+def _there(extra: str) -> bool:
+    return all(importlib.util.find_spec(module) is not None for module in EXTRAS[extra])
 
 
 def _install(extra: str) -> str:
     return f'pip install "blip-vlm[{extra}]"'
 
 
-def _extra(extra: str, module: str) -> str:
-    if not _there(module):
+def _extra(extra: str) -> str:
+    if not _there(extra):
         return f"missing; {_install(extra)}"
     return "there, but no java on the PATH" if extra == "java" and shutil.which("java") is None else "there"
 
@@ -156,8 +158,14 @@ def _hub_cache() -> Path:
 
 
 def _held(folder: Path) -> float:
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.is_symlink()) if folder.is_dir() else ()
-    return sum(p.stat().st_size for p in files) / 1e9
+    """GB of a folder's files, links left out; what cannot be looked at, or goes meanwhile, counts as nothing."""
+    held = 0
+    for at, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found = os.lstat(os.path.join(at, name))
+                held += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return held / 1e9
 
 
 def _free(folder: Path) -> float:
@@ -178,7 +186,11 @@ def _models() -> dict[str, str]:
 def _environment() -> dict[str, str]:
     """Settings from outside, without the password that a proxy's address may hold: reports get published."""
     names = [name for name in (*VARIABLES, *(v.lower() for v in VARIABLES if "PROXY" in v)) if name in os.environ]
-    return {name: re.sub(r"[^/@]*@", "***@", os.environ[name]) for name in names}
+    return {name: _public(name, os.environ[name]) for name in names}
+
+
+def _public(name: str, value: str) -> str:
+    return re.sub(r"^(\w+://)?.*@", r"\1***@", value) if "PROXY" in name.upper() else value
 
 
 def _next(report: Report, broken: list[str]) -> str:
@@ -187,7 +199,7 @@ def _next(report: Report, broken: list[str]) -> str:
         return _RENAME
     if any("cpu" in name or name == "random-tiny" for name in broken):
         return "pip install --force-reinstall --no-deps blip-vlm"
-    suffixes = {path.suffix.lower() for path in Path().iterdir() if not path.name.startswith(".")}
+    suffixes = _suffixes()
     for extra, endings in NEEDS.items():
         if suffixes.intersection(endings) and report["extras"][extra].startswith("missing"):
             return _install(extra)
@@ -197,3 +209,10 @@ def _next(report: Report, broken: list[str]) -> str:
     device = " --device cpu" if broken else ""
     better = " -m caption-base" if "caption-base" in report["models"]["here"].split(", ") else ""
     return f"blip caption {what}{better}{device}"
+
+
+def _suffixes() -> set[str]:
+    """The endings of the files here; none where the folder may not be read."""
+    with suppress(OSError):
+        return {path.suffix.lower() for path in Path().iterdir() if not path.name.startswith(".")}
+    return set()
