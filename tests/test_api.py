@@ -15,6 +15,7 @@ from PIL import Image
 
 import blip
 from blip import Caption, ErrorResult, MissingPart, Model, UnknownModel, UnreadableImage
+from blip_lite.errors import ConfigError, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +180,20 @@ def test_what_is_no_image_is_named(model: Model) -> None:
         model.caption([None])
     first, second = model.caption([None, {"bytes": None, "path": None}], on_error="record")
     assert first.reason.startswith("NoneType is no image") and second.reason == "empty file (0 bytes)"
+
+
+def test_what_does_not_fit_together_is_one_line() -> None:
+    model = blip.load_random("tiny")
+    photo = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UsageError, match="2 images and 1 texts; pairs must be as many of both"):
+        model.match([photo, photo], ["a"], pairs=True)
+    with pytest.raises(UsageError, match="2 images and 1 texts; pairs must be as many of both"):
+        model.embed_multimodal([photo, photo], ["a"])
+    with pytest.raises(UsageError, match="head 'both heads'; must be itm, itc or both"):
+        model.match(photo, "a", head="both heads")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="texts; must be at least one"):
+        model.match(photo, [])
+    with pytest.raises(UsageError, match="images; must be at least one"):
+        model.embed_image([])
+    with pytest.raises(ConfigError, match="beams 0: must be 1 or more"):
+        model.caption(photo, beams=0)

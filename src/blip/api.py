@@ -213,9 +213,11 @@ class Model(Face):
     ) -> MatchResult:
         """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
         self.require("match")
-        _, many = opening.one_or_many(images)
-        lines = opening.texts_of(texts)
-        pixel_values = self._prepare(opening.open_all(many))
+        opening.check_head(head)
+        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
+        if pairs:
+            opening.check_pairs(len(pictures), len(lines))
+        pixel_values = self._prepare(pictures)
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(pixel_values, first_only=head == "itc")
             if head == "itc":
@@ -255,6 +257,8 @@ class Model(Face):
                 rows.append(
                     _numpy(inference.embed_image(self.module, pixel_values, projected=projected, tokens=tokens))
                 )
+        if not rows:
+            raise UsageError("images; must be at least one")
         return Embeddings(np.concatenate(rows), "image", projected, self.name)
 
     def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
@@ -274,9 +278,9 @@ class Model(Face):
     ) -> Embeddings:
         """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        _, many = opening.one_or_many(images)
-        lines = opening.texts_of(texts)
-        pixel_values = self._prepare(opening.open_all(many))
+        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
+        opening.check_pairs(len(pictures), len(lines))
+        pixel_values = self._prepare(pictures)
         with self._lock, torch.inference_mode():
             vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
         return Embeddings(_numpy(vectors), "multimodal", False, self.name)

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import onnx_ir
 import pytest
 import torch
+from torch import nn
 
 import blip
 import blip_lite.model
-from blip.apps.export.check import check
+from blip.apps.export.check import check, difference
+from blip.apps.export.graphs import Graph
 from blip.apps.export.weights import places
 from blip.apps.export.write import Exported, Form, export, new_folder
 from blip.checkpoint.files import write_folder
 from blip.model.blip import BlipModel
 from blip_lite.config import FAMILIES, BlipConfig, Family, random_tiny_config
-from blip_lite.errors import CheckpointMismatch, MissingPart, UsageError
+from blip_lite.errors import CheckpointMismatch, MissingExtra, MissingPart, UsageError
 
 PHOTO = Path(__file__).parents[2] / "examples/coffee.png"
 TOLERANCE = 2e-5  # float32, sums in another order
@@ -124,6 +127,12 @@ def test_too_large_a_difference_is_refused(found: float) -> None:
         check("vision", found, 1e-3)
 
 
+def test_a_graph_that_gives_no_numbers_is_no_equal() -> None:
+    graph = Graph(name="same", module=nn.Identity(), inputs={"x": torch.zeros(2, 3)}, axes={"x": {}}, outputs=["y"])
+    engine = Mock(run=lambda name, feeds: [np.full((2, 3), np.nan, np.float32)])
+    assert np.isnan(difference(graph, engine, 100))
+
+
 def test_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out", False) as folder:
         (folder / "half").write_text("x")
@@ -151,6 +160,37 @@ def test_overwrite_replaces_a_model_folder(tmp_path: Path) -> None:
     with new_folder(output, True) as folder:
         (folder / "new").write_text("x")
     assert [path.name for path in output.iterdir()] == ["new"] and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_there_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "config.json").write_text("{}")
+    move = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), new_folder(output, True):
+        pass
+    assert (output / "config.json").read_text() == "{}" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_and_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, folder = tmp_path / "link", tmp_path / "folder"
+    folder.mkdir()
+    link.symlink_to(folder)
+    with new_folder(link, False) as part:
+        (part / "new").write_text("x")
+    assert link.is_symlink() and (folder / "new").read_text() == "x"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with pytest.raises(UsageError, match="is the working folder"), new_folder(Path("."), False):
+        pass
 
 
 @pytest.mark.slow
@@ -194,3 +234,10 @@ def test_other_opsets(captioner: Path, tmp_path: Path, opset: int) -> None:
     done = export(str(captioner), tmp_path / "out", Form(opset=opset))
     assert max(done.exact.values()) < TOLERANCE
     assert onnx_ir.load(tmp_path / "out/decoder.onnx").opset_imports[""] == opset
+
+
+def test_a_missing_package_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blip.apps.export.translate.find_spec", lambda name: None if name == "onnxscript" else name)
+    with pytest.raises(MissingExtra, match=r'pip install "blip-vlm\[onnx\]"'):
+        export("random-tiny", tmp_path / "out", Form())
+    assert list(tmp_path.iterdir()) == []

@@ -41,11 +41,19 @@ def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
         (["-m", "random-tiny-caption", "--parts", "text"], 3, "has no text; it is a 'caption' model"),
         (["-m", "random-tiny-caption", "--parts", "vision", "--tolerance", "0"], 3, "more than --tolerance 0"),
         (["-m", "captoin-base"], 3, "did you mean 'caption-base'?"),
+        (["-m", "caption-base", "--to", "hf", "--offline"], 3, "'caption-base' is not cached and --offline is set"),
     ],
 )
 def test_failure_is_a_line_and_leaves_nothing(
-    blip: Blip, tmp_path: Path, arguments: list[str], code: int, message: str
+    blip: Blip,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    message: str,
 ) -> None:
+    monkeypatch.setenv("BLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
     said = blip("export", "-o", tmp_path / "out", *arguments)
     assert said.code == code and message in said.err.splitlines()[-1] and said.err.splitlines()[-1].startswith("blip: ")
     assert not any(tmp_path.iterdir())

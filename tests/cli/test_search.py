@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 
 from blip.apps.search.index import Index
+from blip.apps.search.update import Report
 from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 
@@ -90,6 +92,23 @@ def test_while_another_writes_what_is_there_is_searched(blip: Blip, indexed: Pat
     with Index.open(home / "index").access.writing():
         said = blip("search", "cat")
     assert said.code == 0 and len(rows(said.out)) == 4 and "another process is writing" in said.err
+
+
+def test_what_cannot_be_read_is_named(blip: Blip, indexed: Path) -> None:
+    for number in range(7):
+        (indexed / f"x{number}.png").write_bytes(b"no image")
+    said = blip("search", "cat")
+    assert said.code == 0 and "x4.png: not an image" in said.err and "x5.png" not in said.err
+    assert "7 failed" in said.err
+
+
+def test_terminated_while_bringing_up_to_date(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def update(index: Index, **_: object) -> Report:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return Report()
+
+    monkeypatch.setattr(Index, "update", update)
+    assert blip("search", "cat").code == 143
 
 
 def test_no_hits_are_no_failure(blip: Blip, indexed: Path) -> None:

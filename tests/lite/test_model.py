@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -110,14 +111,20 @@ def test_what_cannot_be_done_is_one_line(ours: Model) -> None:
         ours.compare(PHOTOS[0], PHOTOS[1], "both show a cat")
     with pytest.raises(MissingPart, match="cannot sample; use a model that captions"):
         ours.caption(PHOTOS[0], sample=True)
-    with pytest.raises(UsageError, match="5 images and 4 texts; pairs must be as many of both"):
-        ours.match(PHOTOS, TEXTS, pairs=True)
+    for call in (lambda: ours.match(PHOTOS, TEXTS, pairs=True), lambda: ours.embed_multimodal(PHOTOS, TEXTS)):
+        with pytest.raises(UsageError, match="5 images and 4 texts; pairs must be as many of both"):
+            call()
+    with pytest.raises(UsageError, match="head 'itx'; must be itm, itc or both"):
+        ours.match(PHOTOS[0], TEXTS, head="itx")  # type: ignore[arg-type]
 
 
 def test_nothing_to_do(ours: Model) -> None:
     assert ours.caption([]) == [] and ours.match_logits([], TEXTS).shape == (0, 4, 2) and ours.rank("a cat", []) == []
     for call in (ours.embed_image, lambda images: ours.match(images, TEXTS)):
         with pytest.raises(UsageError, match="images; must be at least one"):
+            call([])
+    for call in (ours.embed_text, lambda texts: ours.match(PHOTOS, texts)):
+        with pytest.raises(UsageError, match="texts; must be at least one"):
             call([])
 
 
@@ -146,6 +153,9 @@ def test_a_bad_file_is_a_line_and_the_others_go_on(tmp_path: Path, capsys: pytes
     shutil.copy(PHOTOS[3], tmp_path / "b.png")
     (tmp_path / "a.jpg").write_bytes(b"GIF")
     (tmp_path / ".hidden.png").write_bytes(b"")
+    (tmp_path / "folder.png").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
     assert main(["caption", str(tmp_path)]) == 1
     said = capsys.readouterr()
     assert said.out == f"{tmp_path}/b.png\ta woman holding a cup with a cup of coffee\n"
@@ -158,12 +168,14 @@ def test_a_bad_file_is_a_line_and_the_others_go_on(tmp_path: Path, capsys: pytes
         (["caption", "nothing/", "-m", "missing"], 3, "missing: no exported model"),
         (["ask", str(PHOTOS[0]), "-q", "what?"], 3, "model 'tiny' cannot answer"),
         (["caption", str(PHOTOS[0]), "--beams", "0"], 2, "--beams: 0; must be an integer from 1 to 32"),
-        (["match", str(PHOTOS[0])], 2, "required: -t/--text"),
+        (["match", str(PHOTOS[0])], 2, "required: -t/--text; 'blip-lite match -h' lists all flags"),
+        (["caption", str(PHOTOS[0]), "--threads", "-2"], 2, "--threads: -2; must be an integer of at least 1"),
+        (["ask", str(PHOTOS[0]), "-q", "what?", "--answers", ","], 2, "--answers: ',' holds no answer; must be a,b,c"),
+        ([], 2, "VERB; 'blip-lite -h' lists all flags"),
     ],
 )
 def test_exit_codes(arguments: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    try:
-        found = main(arguments)
-    except SystemExit as stopped:  # argparse ends the program itself
-        found = int(str(stopped.code))
-    assert found == code and message in capsys.readouterr().err
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.count("\n") == 1
+    assert said.err.startswith("blip-lite: error: ") and message in said.err

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 from PIL import Image
 
-from blip_lite.overlay import blur, heat, jet, overlay, scaled
+from blip_lite.overlay import BLUR, blur, heat, jet, overlay, scaled, unit
 
 
 def test_a_map_comes_at_the_photos_size_between_0_and_1() -> None:
@@ -30,14 +32,27 @@ def test_a_flat_map_leaves_the_photo_as_it_is() -> None:
 
 
 def test_blur_is_a_gaussian_with_a_mirrored_border() -> None:
-    point = np.zeros((41, 41), dtype=np.float32)
-    point[20, 20] = 1
+    point = np.zeros((41, 2), dtype=np.float32)
+    point[20] = 1, 2
     away = np.exp(-0.5 * (np.arange(-20, 21) / 3.0) ** 2)
     away[np.abs(np.arange(-20, 21)) > 12] = 0  # four sigmas
     away /= away.sum()
-    assert np.allclose(blur(point, 3.0), np.outer(away, away), atol=1e-7)
+    assert np.allclose(blur(point, 3.0), np.outer(away, (1, 2)), atol=1e-7)
     assert np.allclose(blur(np.ones((9, 5), dtype=np.float32), 3.0), 1, atol=1e-6)
     assert np.array_equal(blur(point, 0.1), point)
+
+
+def test_a_map_is_scaled_and_smoothed_as_an_image_would_be() -> None:
+    grid = np.random.RandomState(0).rand(7, 9).astype(np.float32)
+    large = np.asarray(Image.fromarray(unit(grid)).resize((120, 80), Image.Resampling.BICUBIC))
+    smooth = blur(blur(large, BLUR * 120).T, BLUR * 120).T
+    assert np.allclose(heat(grid, (120, 80)), unit(smooth), atol=1e-5)
+
+
+def test_a_large_photo_is_drawn_without_waiting() -> None:
+    start = time.process_time()
+    heat(np.random.RandomState(0).rand(24, 24).astype(np.float32), (4000, 3000))
+    assert time.process_time() - start < 5
 
 
 def test_jet_is_matplotlibs() -> None:

@@ -84,7 +84,9 @@ class Model(Face):
 
     def require(self, call: str) -> None:
         """Raises MissingPart when the graphs cannot serve a call."""
-        face.require(self.name, self.config, call)
+        if call not in face.capabilities(self.config):
+            advice = f"{face.ADVICE[call]}, exported with 'blip export -m NAME -o FOLDER'"
+            raise MissingPart(f"model '{self.name}' cannot {call}; {advice}")
         if call not in GRAPHS:
             raise MissingPart(f"model '{self.name}' cannot {call}; {face.ADVICE[call]}")
         missing = [graph for graph in GRAPHS[call] if graph not in self.parts.engine.graphs]
@@ -143,9 +145,10 @@ class Model(Face):
     ) -> MatchResult:
         """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
         self.require("match")
+        opening.check_head(head)
         pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
-        if pairs and len(pictures) != len(lines):
-            raise UsageError(f"{len(pictures)} images and {len(lines)} texts; pairs must be as many of both")
+        if pairs:
+            opening.check_pairs(len(pictures), len(lines))
         embeds, features = self._seen(pictures)
         itm = itc = None
         if head != "itc":
@@ -201,8 +204,9 @@ class Model(Face):
     ) -> Embeddings:
         """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        embeds = self.encode(opening.open_all(opening.one_or_many(images)[1]))
-        vectors = inference.embed_multimodal(self.parts, embeds, opening.texts_of(texts), tokens=tokens)
+        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
+        opening.check_pairs(len(pictures), len(lines))
+        vectors = inference.embed_multimodal(self.parts, self.encode(pictures), lines, tokens=tokens)
         return Embeddings(vectors, "multimodal", False, self.name)
 
     def _prepare(self, images: Sequence[Image.Image]) -> Floats:

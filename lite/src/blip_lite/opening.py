@@ -38,8 +38,23 @@ def one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
 
 
 def texts_of(texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list."""
-    return [texts] if isinstance(texts, str) else list(texts)
+    """One text or several as a list of at least one. Raises UsageError."""
+    lines = [texts] if isinstance(texts, str) else list(texts)
+    if not lines:
+        raise UsageError("texts; must be at least one")
+    return lines
+
+
+def check_pairs(images: int, texts: int) -> None:
+    """Raises UsageError where row i of the one has no row i of the other."""
+    if images != texts:
+        raise UsageError(f"{images} images and {texts} texts; pairs must be as many of both")
+
+
+def check_head(head: str) -> None:
+    """Raises UsageError for a head that no model has."""
+    if head not in ("itm", "itc", "both"):
+        raise UsageError(f"head '{head}'; must be itm, itc or both")
 
 
 def key_of(image: Any, index: int) -> str:
@@ -108,7 +123,7 @@ def pairs_of(images: Iterable[Any], questions: str | Sequence[str]) -> tuple[lis
 
     An image given twice is opened each time but is one picture where it is the same object.
     """
-    pictures, asked = open_all(images), texts_of(questions)
+    pictures, asked = open_all(images), [questions] if isinstance(questions, str) else list(questions)
     pictures = pictures * len(asked) if len(pictures) == 1 else pictures
     asked = asked * len(pictures) if len(asked) == 1 else asked
     if len(pictures) != len(asked):

@@ -22,9 +22,14 @@ _JET = (
 
 def heat(grid: Floats, size: tuple[int, int]) -> Floats:
     """A map [h, w] at an image's size (width, height): [H, W] in [0, 1], cubic, smoothed. A flat map is all 0."""
-    small = Image.fromarray(unit(grid))
-    large = np.asarray(small.resize(size, Image.Resampling.BICUBIC), dtype=np.float32)
-    return unit(blur(large, BLUR * max(size)))
+    across, down = (_weights(count, side, BLUR * max(size)) for count, side in zip(grid.shape[::-1], size, strict=True))
+    return unit(cast(Floats, down @ unit(grid) @ across.T))
+
+
+def _weights(count: int, side: int, sigma: float) -> Floats:
+    """How much each of `count` places counts at each of `side` pixels of an axis, once scaled and smoothed."""
+    places = Image.fromarray(np.eye(count, dtype=np.float32))
+    return blur(np.asarray(places.resize((count, side), Image.Resampling.BICUBIC), dtype=np.float32), sigma)
 
 
 def overlay(image: Image.Image, grid: Floats, size: int | None = None) -> Image.Image:
@@ -54,14 +59,11 @@ def jet(values: Floats) -> Floats:
 
 
 def blur(values: Floats, sigma: float) -> Floats:
-    """Gaussian blur of [H, W]; the border is mirrored, as scipy's gaussian_filter does."""
+    """Gaussian blur along the first axis of [H, W]; the border is mirrored, as scipy's gaussian_filter1d does."""
     reach = int(_REACH * sigma + 0.5)
     if reach == 0:
         return values
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     weights = (weights / weights.sum()).astype(np.float32)
-    for _ in range(2):  # down, then across
-        padded = np.pad(values, ((reach, reach), (0, 0)), mode="symmetric")
-        rows = values.shape[0]
-        values = cast(Floats, sum(w * padded[i : i + rows] for i, w in enumerate(weights))).T
-    return values
+    padded = np.pad(values, ((reach, reach), (0, 0)), mode="symmetric")
+    return cast(Floats, sum(w * padded[i : i + len(values)] for i, w in enumerate(weights)))

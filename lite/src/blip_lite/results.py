@@ -1,4 +1,4 @@
-"""What calls give back: frozen values whose `to_dict` is the record of the command line (interface, section 5)."""
+"""What calls give back: frozen values whose `to_dict` is the record of the command line (`blip schema NAME`)."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
+    """A text and the mean log-probability of its tokens, the end included."""
+
     text: str
     score: float
 

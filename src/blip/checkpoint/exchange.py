@@ -58,7 +58,15 @@ def read_weights(name_or_path: str | Path, *, offline: bool | None = None) -> We
     return Weights(config=config, state=state, training=training, vocab=vocabulary(stored, config))
 
 
-def convert(source: str | Path, output: Path, form: Form, *, int8: bool = False, overwrite: bool = False) -> BlipConfig:
+def convert(
+    source: str | Path,
+    output: Path,
+    form: Form,
+    *,
+    int8: bool = False,
+    overwrite: bool = False,
+    offline: bool | None = None,
+) -> BlipConfig:
     """Writes `source` in another form: our folder, a Transformers folder, or a file of the original (.pth)."""
     if form not in get_args(Form):
         raise UsageError(f"--to {form}; must be one of {', '.join(get_args(Form))}")
@@ -68,7 +76,7 @@ def convert(source: str | Path, output: Path, form: Form, *, int8: bool = False,
         raise UsageError(f"{output}: the original layout is one file; must end in .pth or .safetensors")
     if not overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    weights = read_weights(source)
+    weights = read_weights(source, offline=offline)
     if form == "original":
         files.write_original(output, weights.state, weights.config, weights.training)
     elif form == "hf":

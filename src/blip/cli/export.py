@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -53,7 +53,8 @@ def export(
     else:
         from blip.checkpoint.exchange import convert
 
-        convert(name, output, "hf" if to == "hf" else "blip", int8=int8, overwrite=overwrite)
+        layout: Literal["hf", "blip"] = "hf" if to == "hf" else "blip"
+        convert(name, output, layout, int8=int8, overwrite=overwrite, offline=offline or None)
     print(output)
     return 0
 

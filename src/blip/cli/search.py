@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 USING = Using()
 NEAR_IDENTICAL = 0.97
+FAILURES = 5  # that an update names; it counts all
 Query = Annotated[
     list[str] | None,
     typer.Argument(
@@ -130,25 +131,37 @@ def _threshold(words: Sequence[str]) -> float:
 
 def _refresh(index: Index, run: Using, no_update: bool) -> None:
     """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
+    from blip.apps.search.database import is_writable
+    from blip.cli.run import Terminated
     from blip.stop import stopping
 
     if no_update or not index.is_there or not index.roots():
         return
-    if not os.access(index.folder, os.W_OK):
+    if not is_writable(index.folder):
         o.note(f"{index.folder} cannot be written; searching what it holds", run.quiet)
         return
-    if index.access.is_written():
+    try:
+        with stopping() as stop:
+            report = index.update(work=run.work(index, stop), waiting=_give_up)
+    except _Busy:
         o.note("another process is writing to this index; searching what it holds so far", run.quiet)
         return
-    with stopping() as stop:
-        report = index.update(work=run.work(index, stop))
     if stop.reason:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt if stop.reason == "interrupted" else Terminated
     for folder in report.missing:
         o.note(f"{folder}: folder is not there now; its photos are kept", run.quiet)
+    for path, reason in report.failed[:FAILURES]:
+        o.note(f"{path}: {reason}", run.quiet)
     if report.new or report.changed or report.moved or report.copied or report.removed or report.failed:
-        advice = "; 'blip index --status' lists what failed" if report.failed else ""
-        o.note(f"{summary(report)}{advice}", run.quiet)
+        o.note(summary(report), run.quiet)
+
+
+class _Busy(Exception):
+    """Another process is writing to the index."""
+
+
+def _give_up() -> None:
+    raise _Busy
 
 
 def _show(hits: Sequence[Hit], out: _Out) -> int:

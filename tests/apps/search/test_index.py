@@ -151,6 +151,14 @@ def test_folders_inside_folders_do_not_fight(index: Index, photos: Path, paint: 
     assert index.update().removed == 0 and len(names(index)) == 7
 
 
+def test_what_a_folder_leaves_out_stays_where_another_folder_wants_it(index: Index, photos: Path) -> None:
+    index.add_dir(photos)
+    index.add_dir(photos / "sub dir")
+    report = index.add_dir(photos, recursive=False, globs=["!3.png"])
+    assert report.removed == 1 and len(names(index)) == 5
+    assert index.update().unchanged == 5
+
+
 def test_rules_that_are_given_anew_drop_what_they_leave_out(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     assert index.add_dir(photos, recursive=False, globs=["!3.png"]).removed == 2
@@ -204,7 +212,6 @@ def test_readers_do_not_wait_for_a_writer(index: Index, photos: Path, model: bli
         db.execute("DELETE FROM files")
         with Index.open(index.folder, model=model) as reader:
             assert len(names(reader)) == 6
-            assert reader.access.is_written()
         db.execute("ROLLBACK")
 
 
@@ -262,6 +269,24 @@ def test_where_an_index_cannot_be(tmp_path: Path, photos: Path, model: blip.Mode
     with pytest.raises(UsageError, match="no such folder"):
         Index.open(tmp_path / "none", model=model).add_dir(tmp_path / "nowhere")
     assert not (tmp_path / "none").exists()
+
+
+def test_status_survives_a_file_that_a_writer_takes_away(
+    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add_dir(photos)
+    there = list(index.folder.iterdir())
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([*there, folder / "vectors-9.usearch"]))
+    assert index.status().bytes == sum(path.stat().st_size for path in there)
+
+
+def test_a_list_is_a_sum_and_an_empty_query_is_refused(index: Index, photos: Path) -> None:
+    index.add_dir(photos)
+    listed = index.search(["cat", photos / "1.png"], rerank=0)
+    assert listed == index.search([Part("cat"), Part(photos / "1.png")], rerank=0)
+    for query in ("", " ", [], ["cat", ""]):
+        with pytest.raises(UsageError, match="query is empty"):
+            index.search(query)
 
 
 def test_a_query_that_is_no_photo(index: Index, photos: Path) -> None:

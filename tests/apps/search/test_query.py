@@ -42,3 +42,8 @@ def test_paths_and_urls_are_photos() -> None:
 def test_an_incomplete_query_is_refused(words: list[str]) -> None:
     with pytest.raises(UsageError, match=r"query|sign"):
         parse(words)
+
+
+def test_a_weight_beyond_all_numbers_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"weight 9+ of 'cat'; must be at most 1,000,000"):
+        parse([f"{'9' * 400}:cat"])

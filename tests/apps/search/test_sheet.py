@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,12 @@ def test_too_many_photos_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at most 400"):
         sheet.write(tmp_path / "s.png", [Hit(1, "a.png", 0.1)] * 401, "x")
     assert not list(tmp_path.iterdir())
+
+
+def test_a_title_without_end_is_cut_at_once() -> None:
+    start = time.perf_counter()
+    sheet.draw([], "dog " * 30_000)
+    assert time.perf_counter() - start < 2
 
 
 def test_letters_that_a_font_lacks_are_told_in_others() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -52,6 +54,21 @@ def test_one_folder_alone(index: Index, photos: Path, model: blip.Model) -> None
     index.write_captions(".txt")
     assert index.remove_captions(under=photos / "sub dir").done == 1
     assert len(list(photos.rglob("*.txt"))) == 5
+
+
+def test_an_old_text_that_cannot_be_replaced_stays_ours(
+    index: Index, photos: Path, model: blip.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index.add_dir(photos, captioner=model)
+    index.write_captions(".txt")
+    with index.access.writing() as db:
+        db.execute("UPDATE pictures SET caption = 'new: text'")
+    refuse = PermissionError(errno.EACCES, "Permission denied")
+    with monkeypatch.context() as patch:
+        patch.setattr("os.unlink", Mock(side_effect=refuse))
+        report = index.write_captions(".txt")
+    assert report.done == 0 and {reason for _, reason in report.kept} == {"cannot be written (Permission denied)"}
+    assert index.write_captions(".txt").done == 6
 
 
 def test_what_cannot_be_written(index: Index, photos: Path) -> None:

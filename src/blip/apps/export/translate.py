@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -16,12 +17,15 @@ from blip_lite.errors import MissingExtra
 SMALL = 8192  # values of a constant that may be computed at export; weights stay what they are
 
 
+def check_packages() -> None:
+    """Raises MissingExtra where one of the exporter's packages is not installed."""
+    if not all(find_spec(name) for name in ("onnx", "onnxscript", "onnxruntime")):
+        raise MissingExtra('export to graphs needs an extra: pip install "blip-vlm[onnx]"')
+
+
 def translate(graph: Graph, *, opset: int) -> Any:
     """The onnx_ir model of a graph: every free axis by its name, weights as initializers of the module's names."""
-    try:
-        from onnxscript.optimizer import optimize_ir
-    except ImportError as error:
-        raise MissingExtra('export needs an extra: pip install "blip-vlm[onnx]"') from error
+    from onnxscript.optimizer import optimize_ir
     from torch.export import Dim
 
     dims = {axis: Dim(axis) for axes in graph.axes.values() for axis in axes.values()}

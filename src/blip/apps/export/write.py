@@ -5,6 +5,7 @@ It appears whole or not at all. `blip.load` opens it too, for it is one of our f
 
 from __future__ import annotations
 
+import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,7 @@ from torch import Tensor
 from blip.apps.export.check import check, difference
 from blip.apps.export.graphs import PARTS, Graph, graphs
 from blip.apps.export.integers import to_integers
-from blip.apps.export.translate import translate
+from blip.apps.export.translate import check_packages, translate
 from blip.apps.export.weights import places, refer
 from blip.checkpoint.files import write_folder
 from blip.checkpoint.load import Loaded, load
@@ -84,6 +85,7 @@ def export(
     Raises MissingExtra without the exporter's packages, MissingPart for parts that the model lacks, CheckpointMismatch
     when a graph differs too much from torch.
     """
+    check_packages()
     with new_folder(output, overwrite) as folder:
         _write_weights(name, folder, form.int8, offline)
         loaded = load(folder)  # what is compared is what was written
@@ -151,6 +153,9 @@ def new_folder(output: Path, overwrite: bool, mark: str = CONFIG) -> Iterator[Pa
 
     Raises UsageError for an output that holds something; with `overwrite` only where `mark` is not among it.
     """
+    output = Path(os.path.realpath(output))  # what a link names is replaced, not the link
+    if output == Path(os.path.realpath(".")):
+        raise UsageError(f"{output}: is the working folder, which cannot be replaced; name another")
     full = output.is_dir() and any(output.iterdir())
     if output.is_file() or (full and not overwrite):
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
@@ -166,5 +171,7 @@ def new_folder(output: Path, overwrite: bool, mark: str = CONFIG) -> Iterator[Pa
                 output.rename(old)
             part.rename(output)
     finally:
+        if not output.exists() and old.exists():  # stopped between the two
+            old.rename(output)
         for left in (part, old):
             shutil.rmtree(left, ignore_errors=True)

@@ -55,19 +55,12 @@ class Access:
             finally:
                 db.close()
 
-    def is_written(self) -> bool:
-        """Whether another process, or thread, is writing at this moment."""
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.folder / LOCK, timeout=0):
-                return False
-        except Timeout:
-            return True
-
     @contextmanager
     def exclusive(self, waiting: Callable[[], None] | None) -> Iterator[None]:
-        """No other process, or thread, writes inside. `waiting` is called when one does and this one has to wait."""
+        """No other process, or thread, writes inside. `waiting` is called when one does and this one has to wait.
+
+        What it raises ends the waiting before it begins.
+        """
         from filelock import FileLock, Timeout
 
         lock = FileLock(self.folder / LOCK)

@@ -104,9 +104,14 @@ def make_folder(folder: Path) -> None:
         raise EnvironmentProblem(f"{folder}: index cannot be written (no write permission)")
 
 
+def is_writable(folder: Path) -> bool:
+    """Whether the index in a folder may be written."""
+    return os.access(folder, os.W_OK) and os.access(folder / FILE, os.W_OK)
+
+
 def _open(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection without transactions of its own; read-only where the folder may not be written."""
-    if mode == "rw" and not (os.access(path.parent, os.W_OK) and os.access(path, os.W_OK)):
+    """A connection without transactions of its own; read-only where the index may not be written."""
+    if mode == "rw" and not is_writable(path.parent):
         # nothing can be put beside the file, so there is no write-ahead log to be read either
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
     uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"

@@ -41,6 +41,8 @@ class Candidate:
 def vector_of(model: Model, parts: Sequence[Part]) -> NDArray[np.float32]:
     """The sum of the parts' vectors, each by its weight. Raises UsageError, UnreadableImage."""
     texts = [part.text for part in parts if part.text is not None]
+    if not parts or not all(text.strip() for text in texts):
+        raise UsageError("query is empty; must be a text or a photo")
     of_texts = iter(model.embed_text(texts).vectors) if texts else iter(())
     vector: NDArray[np.float32] = np.zeros(model.config.proj_width, np.float32)
     for part in parts:

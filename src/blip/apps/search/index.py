@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -203,12 +203,13 @@ class Index:
         min_score: float | None = None,
         workers: int = WORKERS,
     ) -> list[Hit]:
-        """The best `top` photos for a text (a `str`), a photo (anything else that is one), or a list of `Part`s.
+        """The best `top` photos for a text (a `str`), a photo (anything else that is one), or a list of these.
 
-        By the sum of the parts' cosines, each by its weight; then the best `rerank` by match logit + cosine, where
+        By the sum of the cosines, in which `Part`s have weights; then the best `rerank` by match logit + cosine, where
         there is a text. under: only photos in this folder. min_score: of `Hit.score`.
         """
-        parts = list(query) if isinstance(query, list | tuple) else [Part(query)]
+        several = query if isinstance(query, list | tuple) else [query]
+        parts = [one if isinstance(one, Part) else Part(one) for one in several]
         if top < 1 or rerank < 0:
             raise UsageError(f"top {top}, rerank {rerank}; must be at least 1 and 0")
         self.identity()  # no index is said before a model is loaded
@@ -236,7 +237,7 @@ class Index:
             counts = tables.counts(db)
             rows = db.execute("SELECT path, error FROM files WHERE error IS NOT NULL ORDER BY path")
             counts["failed"] = [(walk.shown(path), reason) for path, reason in rows]
-            size = sum(file.stat().st_size for file in self.folder.iterdir() if file.is_file())
+            size = sum(map(_bytes_of, self.folder.iterdir()))
             return Status(folder=self.folder, model=identity.load(db), bytes=size, **counts)
 
     def clear(self, *, folders: bool = False, waiting: Callable[[], None] | None = None) -> None:
@@ -270,3 +271,10 @@ class Index:
                 f"{os.fspath(folder)}: nothing of it is indexed; 'blip index {os.fspath(folder)}' does that"
             )
         return path
+
+
+def _bytes_of(path: Path) -> int:
+    """0 for what a writer has just taken away."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0

@@ -15,6 +15,7 @@ from blip.io.places import Url
 from blip_lite.errors import UsageError
 
 _WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.+)", re.DOTALL)
+_HEAVIEST = 1e6  # a weight; more is a slip, and soon more than a float32 holds
 _PHOTO = ("./", "../", "/", "~/", "file://")
 
 
@@ -66,7 +67,11 @@ def _path(text: str) -> Path:
 
 def _weighted(word: str) -> tuple[float | None, str]:
     match = _WEIGHTED.fullmatch(word)
-    return (float(match[1]), match[2].strip()) if match else (None, word)
+    if match is None:
+        return None, word
+    if float(match[1]) > _HEAVIEST:
+        raise UsageError(f"weight {match[1][:20]} of '{match[2][:40]}'; must be at most {_HEAVIEST:,.0f}")
+    return float(match[1]), match[2].strip()
 
 
 def _value(text: str, offline: bool, timeout: float) -> str | Input:

@@ -87,7 +87,7 @@ def _drawable(text: str, font: FreeTypeFont | BitmapFont) -> str:
 
 def _short(text: str, width: int, font: FreeTypeFont | BitmapFont) -> str:
     """As much of the end of a text as fits: names differ at their ends."""
-    text = _drawable(text, font)
+    text = _drawable(text, font)[-width:]  # no letter is narrower than a pixel
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"...{text}") > width:

@@ -85,9 +85,13 @@ def _write_one(db: sqlite3.Connection, folder: Path, path: Path, image: bytes, d
     elif here == digest:
         report.same += 1
     else:
-        if here is not None:  # so that at no time there is a file of ours whose hash is not known
-            with suppress(FileNotFoundError):
-                os.unlink(name)
+        try:
+            if here is not None:  # so that at no time there is a file of ours whose hash is not known
+                with atomic.writing(path), suppress(FileNotFoundError):
+                    os.unlink(name)
+        except EnvironmentProblem as error:
+            report.kept.append((shown(name), _reason(error)))
+            return
         with transaction(db, folder):
             db.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (name, image, digest))
         try:
@@ -96,9 +100,13 @@ def _write_one(db: sqlite3.Connection, folder: Path, path: Path, image: bytes, d
             if "no space" in str(error):
                 raise
             _forget(db, folder, name)
-            report.kept.append((shown(name), str(error).partition(": ")[2]))
+            report.kept.append((shown(name), _reason(error)))
             return
         report.done += 1
+
+
+def _reason(error: EnvironmentProblem) -> str:
+    return str(error).rpartition(": ")[2]
 
 
 def _content(caption: str, extension: str) -> bytes:

@@ -232,6 +232,8 @@ class Updater:
             for path, one in self.known.items()
             if one.root in owners and path not in seen and (not owners[one.root] or walk.is_gone(path))
         ]
+        elsewhere = self._in_others(roots, [path for path, _ in gone])
+        gone = [(path, digest) for path, digest in gone if path not in elsewhere]
         moved = sum((Counter(digest for _, digest in gone) & self.repeated).values())
         self.report.moved += moved
         self.report.copied += self.repeated.total() - moved
@@ -243,6 +245,13 @@ class Updater:
             self.db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path, _ in gone])
             self.db.execute("DELETE FROM pictures WHERE hash NOT IN (SELECT hash FROM files WHERE error IS NULL)")
             self.db.execute("DELETE FROM pending WHERE id NOT IN (SELECT id FROM pictures)")
+
+    def _in_others(self, roots: Sequence[Root], paths: Sequence[bytes]) -> set[bytes]:
+        """Files in folders that this update is not about, of those folders around which one of the paths lies."""
+        ids = {root.id for root in roots}
+        others = [root for root in tables.roots(self.db) if root.id not in ids and root.is_there]
+        around = [root for root in others if any(path.startswith(walk.below(root.path)[0]) for path in paths)]
+        return {one.path for root in around for one in walk.files(root)}
 
     def _is_dirty(self) -> bool:
         """Whether there may be pictures without a file, or vectors without a picture; a fold ends that."""
