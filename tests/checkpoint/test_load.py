@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from blip.checkpoint import files, keys
+from blip.checkpoint.adapt import without_values
 from blip.checkpoint.load import load, random_tiny, start_from
 from blip.checkpoint.locate import imported_dir, locate
 from blip.model.blip import BlipModel
@@ -45,6 +48,18 @@ def test_saved_folder_loads_with_equal_weights(tmp_path: Path, family: Family) -
     state = loaded.model.state_dict()
     assert again.config == loaded.config and not again.model.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
+
+
+def test_a_model_without_values_has_the_shapes_of_one_with() -> None:
+    model = without_values(SMALL)
+    wanted = {name: tensor.shape for name, tensor in BlipModel(SMALL).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == wanted
+    assert all(tensor.is_meta for tensor in model.state_dict().values())
+
+
+def test_loading_does_not_load_torchs_compiler() -> None:
+    code = "import sys, blip; blip.load('tiny'); sys.exit('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_shared_weights_stay_shared_after_loading(tmp_path: Path) -> None:

@@ -98,6 +98,24 @@ def test_bugs_exit_70_with_the_traceback(blip: Blip, photos: Path, monkeypatch: 
     assert said.code == 70 and "ZeroDivisionError" in said.err and "please report" in said.err
 
 
+def test_a_missing_torch_is_told_and_what_goes_without(
+    blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(*_: object, **__: object) -> None:
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("blip.api.load", load)
+    said = blip("caption", photos / "a.png", "-m", "random-tiny")
+    assert said.code == 4 and said.err.startswith("blip: error: torch is not installed") and said.err.count("\n") == 1
+
+
+def test_warnings_are_one_line() -> None:
+    code = "import sys, warnings; from blip.cli.run import run; sys.modules['blip.cli.w'] = sys; "
+    code += "sys.w = lambda: warnings.warn('folder\\nskipped') or 0; sys.exit(run(['w'], {'w': 'x'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "blip: warning: folder skipped\n")
+
+
 def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os

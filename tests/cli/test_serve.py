@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.cli.conftest import Blip
@@ -80,3 +84,41 @@ def test_a_model_that_does_not_load_ends_the_server_with_3(blip: Blip, tmp_path:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("blip: error: ") and "surplus" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_device_that_is_not_there_is_4_as_with_other_verbs() -> None:
+    command = [sys.executable, "-m", "blip", "serve", *RANDOM, "--device", "cuda:99", "--port", "0", "-q"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 4
+    assert done.stderr.startswith("blip: error: device 'cuda:99'") and done.stderr.count("\n") == 1
+
+
+def test_a_worker_that_dies_while_it_loads_ends_the_server() -> None:
+    command = [sys.executable, "-m", "blip", "serve", *RANDOM, "--port", "0", "-q"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        server, end = psutil.Process(process.pid), time.monotonic() + 30
+        while len(started := _spawned(server)) < 2:  # the queue's process, then the worker
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        max(started, key=lambda one: one.create_time()).kill()
+        _, said = process.communicate(timeout=30)
+    assert process.returncode == 4
+    assert said.startswith("blip: error: a process that loads the models has ended (exit code -9); if memory is short")
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be held back")
+def test_ctrl_c_while_models_load_is_one_line() -> None:
+    command = [sys.executable, "-m", "blip", "serve", *RANDOM, "--port", "0", "-q"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        server, end = psutil.Process(process.pid), time.monotonic() + 30
+        while len(_spawned(server)) < 2:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.5)  # while the worker imports
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (130, "blip: error: interrupted\n")
+
+
+def _spawned(server: psutil.Process) -> list[psutil.Process]:
+    return [one for one in server.children() if "spawn_main" in " ".join(one.cmdline())]

@@ -137,6 +137,14 @@ def test_links_are_followed_but_not_in_circles(photos: Path) -> None:
     assert [key for key in keys("photos") if "loop" in key or "/c/" in key] == ["photos/c/q.tif"]
 
 
+def test_what_is_no_file_never_hides_the_files_beside_it(photos: Path) -> None:
+    before = [one.key for one in find_inputs([photos])]
+    (photos / "loop.d").symlink_to("loop.d")
+    (photos / "other").symlink_to("loop.d")
+    os.mkfifo(photos / "pipe.jpg")
+    assert [one.key for one in find_inputs([photos])] == before
+
+
 def test_braces_expand() -> None:
     assert expand_braces("a-{08..10}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar"]
     assert expand_braces("{x,y}{1..2}") == ["x1", "x2", "y1", "y2"]

@@ -285,7 +285,7 @@ def _logsumexp(scores: Floats) -> Floats:
 
 
 def _top(values: Floats, k: int) -> tuple[Floats, Ids]:
-    """The k largest of each row, descending, and their places. Of equals the first first, if not all fit any of them."""
+    """The k largest of each row, descending, and their places; of equals any that fit, the first first."""
     k = min(k, values.shape[1])
     places = np.argpartition(-values, k - 1, axis=1)[:, :k]
     places.sort(axis=1)

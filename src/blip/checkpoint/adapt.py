@@ -10,9 +10,11 @@ import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from blip.checkpoint import tables
 from blip.model.blip import BlipModel
@@ -60,10 +62,25 @@ def nlvr_from_pretrained(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return twin
 
 
+class _NoValues(TorchFunctionMode):
+    """Weights are not initialised: torch loads its compiler, for seconds, to draw random numbers that are nowhere."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = kwargs or {}
+        if func is nn.init.normal_:
+            return given["tensor"] if "tensor" in given else args[0]
+        return func(*args, **given)
+
+
+def without_values(config: BlipConfig) -> BlipModel:
+    """A model whose weights have shapes and nothing else (they are on the device `meta`)."""
+    with torch.device("meta"), _NoValues():
+        return BlipModel(config)
+
+
 def expected_shapes(config: BlipConfig) -> dict[str, torch.Size]:
     """Names and shapes of a model's weights, without building them."""
-    with torch.device("meta"):
-        return {name: tensor.shape for name, tensor in BlipModel(config).state_dict().items()}
+    return {name: tensor.shape for name, tensor in without_values(config).state_dict().items()}
 
 
 def for_family(state: Mapping[str, Tensor], config_from: BlipConfig, config_to: BlipConfig) -> Adapted:

@@ -117,8 +117,7 @@ def build(config: BlipConfig, state: Mapping[str, Tensor], name: str, *, strict:
         warnings.warn(str(keys.mismatch(f"model '{name}'", missing, unexpected)) + "; left random", stacklevel=2)
         model = BlipModel(config)
     else:
-        with torch.device("meta"):
-            model = BlipModel(config)
+        model = adapt.without_values(config)
     model.load_state_dict(weights, strict=not missing, assign=True)
     return model.eval()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
@@ -30,7 +31,9 @@ def run(argv: list[str], verbs: Mapping[str, str]) -> int:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     try:
-        return _dispatch(argv, verbs)
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn  # type: ignore[assignment]
+            return _dispatch(argv, verbs)
     except BlipError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
@@ -44,7 +47,10 @@ def run(argv: list[str], verbs: Mapping[str, str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "torch":
+            advice = "caption, ask, match and embed need none with -m FOLDER, which 'blip export' has written"
+            return _fail(f"torch is not installed: pip install torch; {advice}", 4, debug)
         traceback.print_exc()
         return _fail("this is a bug in blip, please report it with the lines above", 70, False)
 
@@ -124,6 +130,10 @@ def _fail(message: str, code: int, debug: bool) -> int:
         traceback.print_exc()
     print(f"blip: error: {' '.join(message.split())}", file=sys.stderr)
     return code
+
+
+def _warn(message: Warning | str, *_: object) -> None:
+    print(f"blip: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:

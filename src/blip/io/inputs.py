@@ -252,7 +252,11 @@ def _walk(top: str, relative: str, listing: Listing, above: frozenset[str]) -> I
     here = os.path.join(top, relative)
     try:
         with os.scandir(here) as scan:
-            entries = [(entry.name, entry.is_dir(), entry.is_symlink()) for entry in scan]
+            entries = [
+                (entry.name, _holds(entry.is_dir), entry.is_symlink())
+                for entry in scan
+                if _holds(entry.is_dir) or _holds(entry.is_file) or entry.is_symlink()  # no pipe, which is waited for
+            ]
     except OSError as error:
         warnings.warn(f"{key_of(here)}: folder skipped ({error.strerror or error})", stacklevel=4)
         return
@@ -266,6 +270,14 @@ def _walk(top: str, relative: str, listing: Listing, above: frozenset[str]) -> I
                 yield path
         elif listing.recursive and not (is_link and os.path.realpath(os.path.join(top, path)) in above):
             yield from _walk(top, path, listing, above)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """Links in a circle are neither file nor folder, and no reason to lose what lies beside them."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _from_shard(name: str, listing: Listing) -> Iterator[Input]:
