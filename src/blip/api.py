@@ -173,8 +173,10 @@ class Model(Face):
         return captions
 
     def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
+        some = range(0, len(pictures), self.images_at_once) or range(1)  # of no pictures `_prepare` tells
         with self._lock, torch.inference_mode():
-            return self.module.encode_image(self._prepare(pictures))
+            parts = (self._prepare(pictures[i : i + self.images_at_once]) for i in some)
+            return torch.cat([self.module.encode_image(part) for part in parts])
 
     def written(self, embeds: Tensor, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
         with self._lock, torch.inference_mode():
@@ -217,14 +219,14 @@ class Model(Face):
         pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
         if pairs:
             opening.check_pairs(len(pictures), len(lines))
-        pixel_values = self._prepare(pictures)
-        with self._lock, torch.inference_mode():
-            embeds = self.module.encode_image(pixel_values, first_only=head == "itc")
-            if head == "itc":
-                features = self.module.project_image(embeds)
+        if head == "itc":
+            features = self.embed_image(pictures).vectors
+            with self._lock, torch.inference_mode():
                 others = inference.embed_text(self.module, self.tokenizer, lines, max_length=max_text_length)
-                itc = (features * others).sum(dim=1) if pairs else features @ others.T
-                return MatchResult(None, _numpy(itc))
+            others = _numpy(others)
+            return MatchResult(None, (features * others).sum(axis=1) if pairs else features @ others.T)
+        embeds = self.encode(pictures)
+        with self._lock, torch.inference_mode():
             found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 

@@ -157,7 +157,8 @@ class _Captioner:
         """With the prompt before it, where that is wanted."""
         if not self.keep_prompt:
             return text
-        return (self.model.config.prompt if self.prompt is None else self.prompt) + text
+        prompt = (self.model.config.prompt if self.prompt is None else self.prompt).rstrip()
+        return f"{prompt} {text}" if prompt else text
 
 
 def _of_clips(inputs: Sequence[Input]) -> list[Input]:
