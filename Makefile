@@ -21,7 +21,7 @@ test: lint types .venv/.dev .venv/.browser .venv/.web  ## everything CI runs
 lint: .venv/.dev  ## ruff, import contract, duplicate code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-signatures=y src/blip lite/src/blip_lite
 
 types: .venv/.dev  ## mypy --strict

@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from blip_lite.paths import ASSETS
 
 if TYPE_CHECKING:
     from blip_lite.model import Model, load
 
-ASSETS = Path(__file__).parent / "assets"
 __all__ = ["ASSETS", "Model", "load"]
 
 

@@ -19,9 +19,9 @@ from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 
-from blip_lite import ASSETS
 from blip_lite.config import BlipConfig, TextConfig
 from blip_lite.errors import CheckpointError, ConfigError
+from blip_lite.paths import ASSETS
 
 First = Literal["cls", "enc", "dec"]
 
