@@ -57,5 +57,9 @@ def test_what_is_no_folder_or_no_query_is_one_line(album: Path, tmp_path: Path) 
                            (EXAMPLES[0], "no such folder")):  # fmt: skip
         with pytest.raises(UsageError, match=message):
             folders.allowed(typed)
+    for typed in ("~no-such-user", "/" + "a" * 300, "a\0b"):
+        for searched in (folders, Folders(tmp_path / "index", album)):
+            with pytest.raises(UsageError, match=r"no such folder|outside of the folder"):
+                searched.allowed(typed)
     with pytest.raises(UsageError, match="nothing to search for"):
         folders.search(blip.load_random("tiny"), str(album), [], 3, lambda done, total: True)

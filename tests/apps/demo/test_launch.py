@@ -23,6 +23,10 @@ def test_a_port_in_use_is_one_line() -> None:
     assert check(Settings(port=0)) > 0
 
 
+def test_hosts_of_ipv6_are_written_with_brackets() -> None:
+    assert [Settings(host=host).written_host for host in ("::1", "0.0.0.0")] == ["[::1]", "0.0.0.0"]
+
+
 def test_a_wrong_host_or_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--host no such host"):
         check(Settings(host="no such host"))

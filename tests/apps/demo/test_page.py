@@ -159,6 +159,9 @@ def test_bad_photos_and_folders_are_one_line_on_the_page(page: Any, tmp_path: Pa
     page.get_by_label("Words").fill("x")
     visible(page, "button", "Search").click()
     page.locator(".toast-body", has_text="no such folder").wait_for()
+    page.get_by_label("Folder").fill("<img src=x>")
+    visible(page, "button", "Search").click()
+    page.locator(".toast-body", has_text="<img src=x>: no such folder").wait_for()
 
 
 def test_other_names_for_this_machine_are_refused(address: str) -> None:
@@ -168,3 +171,15 @@ def test_other_names_for_this_machine_are_refused(address: str) -> None:
         urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=10),
     ):
         pass
+
+
+def test_pages_of_other_sites_cannot_send_here(address: str) -> None:
+    body = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nabc\r\n--X--\r\n'
+    head = {"Content-Type": "multipart/form-data; boundary=X"}  # which a browser sends without asking first
+    request = urllib.request.Request(f"{address}gradio_api/upload", body, head)
+    with urllib.request.urlopen(request, timeout=10) as taken:
+        assert taken.status == 200
+    for origin in ("http://evil.example", "https://127.0.0.1.evil.example", "null"):
+        request.add_header("Origin", origin)
+        with pytest.raises(HTTPError, match="403"), urllib.request.urlopen(request, timeout=10):
+            pass

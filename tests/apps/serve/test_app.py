@@ -77,6 +77,16 @@ def test_a_file_without_good_keys_is_refused(tmp_path: Path, text: str) -> None:
         read_keys(tmp_path / "keys")
 
 
+def test_a_key_of_any_letters_opens_and_so_does_the_first_behind_a_mark(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_bytes("\ufeff0123456789abcdef\nschlüssel-für-alle\n".encode())
+    settings = Settings(key_digests=read_keys(tmp_path / "keys"))
+    with_umlaut = lambda client: client.post(  # noqa: E731
+        "/v1/caption", json={"image": TEXT, "beams": 1}, headers={b"X-API-Key": "schlüssel-für-alle".encode()}
+    )
+    answers = asked(settings, Direct(), caption({"X-API-Key": "0123456789abcdef"}), with_umlaut)
+    assert [answer.status_code for answer in answers] == [200, 200]
+
+
 def test_only_named_origins_may_call() -> None:
     settings = Settings(origins=("https://page.example",))
     ask = [{"Origin": f"https://{name}.example", "Access-Control-Request-Method": "POST"} for name in ("page", "other")]
@@ -110,7 +120,7 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(monkeypatch: pytest.
     gate = Gate(Settings(queue=100, timeout=10.0))
     clock = iter([0.0, 1.0, 2.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock, 2.0))
-    with gate.inside(9):
+    with gate.inside(9), gate.working():
         gate.answered()
         gate.answered()  # one a second
         with gate.inside(1), pytest.raises(Problem, match="10 images are waiting") as caught, gate.inside(1):
@@ -118,6 +128,47 @@ def test_what_cannot_be_answered_in_time_is_refused_at_once(monkeypatch: pytest.
     assert gate.jobs == 0 and caught.value.headers() == {"Retry-After": "5"}
     with gate.inside(30):  # nobody is before it: it may try
         pass
+
+
+def test_a_client_that_sends_slowly_makes_no_slow_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    from blip.apps.serve.limits import Gate
+
+    gate, now = Gate(Settings(timeout=10.0)), [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with gate.inside(1):  # its body takes a minute
+        for _ in range(3):
+            with gate.inside(1), gate.working():
+                now[0] += 0.5
+                gate.answered()
+            now[0] += 20.0
+            with gate.inside(1), gate.working():
+                assert gate.wait() == 0.0
+
+
+def test_more_texts_than_there_are_places_will_never_fit() -> None:
+    many = lambda client: client.post("/v1/embed", json={"kind": "text", "texts": ["a"] * 5})  # noqa: E731
+    (answer,) = asked(Settings(queue=4), Direct(), many)
+    assert error_of(answer) == (413, "too_many", None)
+
+
+def test_half_characters_and_fields_given_twice_are_refused_in_one_line() -> None:
+    kind = {"Content-Type": "application/json"}
+    form = {"Content-Type": "multipart/form-data; boundary=X; charset=utf-7"}
+    part = (
+        b'--X\r\nContent-Disposition: form-data; name="NAME"; filename="+2AA-.png"\r\n\r\n' + png() + b"\r\n--X--\r\n"
+    )
+    sent = [
+        (b'{"image": "%s", "model": "\\ud800"}' % TEXT.encode(), kind),
+        (b'{"image": "%s", "beams": 1, "beams": 2}' % TEXT.encode(), kind),
+        (part.replace(b"NAME", b"+2AA-"), form),
+        (part.replace(b"NAME", b"image"), form),
+    ]
+    calls = [lambda c, body=body, head=head: c.post("/v1/caption", content=body, headers=head) for body, head in sent]
+    *refused, named = asked(Settings(), Direct(), *calls)
+    assert [error_of(answer)[:2] for answer in refused] == [
+        (404, "unknown_model"), (400, "bad_request"), (422, "bad_field"),
+    ]  # fmt: skip
+    assert named.json()["key"] == "?.png"
 
 
 def test_a_late_answer_is_504_and_gives_its_place_back() -> None:

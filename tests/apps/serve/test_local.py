@@ -224,6 +224,28 @@ def test_a_lost_worker_is_replaced_and_sigterm_answers_what_is_inside(tmp_path: 
         assert served.log.read_text().count("\n") == 1  # the address, and no other word
 
 
+def test_a_worker_that_starts_while_the_server_stops_ends_with_it(tmp_path: Path) -> None:
+    with serving(tmp_path, *RANDOM) as served:
+        first = _youngest(served)
+        first.kill()
+        while (second := _youngest(served)).pid == first.pid:
+            time.sleep(0.01)
+        time.sleep(1.2)  # litserve looks every two seconds: now it will while the server stops
+        second.kill()
+        assert served.stop() == 0
+        assert not psutil.pid_exists(served.process.pid) and all_gone([first, second])
+
+
+def _youngest(served: Served) -> psutil.Process:
+    return max(served.processes(), key=lambda process: process.create_time())
+
+
+def test_headers_are_cut_at_a_limit(server: Served) -> None:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as raw:
+        raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 100_000)
+        assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
 @pytest.mark.slow
 def test_without_its_queue_the_server_answers_and_ends_with_4(tmp_path: Path) -> None:
     with serving(tmp_path, *RANDOM) as served, ThreadPoolExecutor(1) as pool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -106,3 +108,36 @@ def test_addresses_inside_are_never_visited(url: str) -> None:
 )  # fmt: skip
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert urls.is_public(ipaddress.ip_address(address)) is public
+
+
+def test_the_name_that_is_resolved_is_the_one_that_is_asked_for() -> None:
+    """German sharp s is a letter of its own in today's names, and was two in those of 2003."""
+    seen = []
+
+    async def resolve(host: str, port: int) -> str:
+        seen.append(host)
+        raise Problem("bad_url", "enough")
+
+    with pytest.raises(Problem, match="enough"):
+        asyncio.run(urls.Fetcher(1000, 5.0, resolve).fetch("http://straße.example/"))
+    assert seen == ["xn--strae-oqa.example"]
+
+
+def test_names_that_never_resolve_hold_up_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    end = threading.Event()
+
+    def hang(*args: Any, **kwargs: Any) -> Any:
+        end.wait(20)
+        raise OSError
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+
+    async def run() -> None:
+        waiting = [asyncio.create_task(urls.public_address("slow.example", 80)) for _ in range(64)]
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(5):
+            await asyncio.to_thread(len, "what everything else needs")
+        end.set()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+    asyncio.run(run())

@@ -32,13 +32,16 @@ class Folders:
         """The folder that was typed. Raises UsageError for what is no folder, or one that may not be named."""
         if not typed or not typed.strip():
             raise UsageError("no folder; type the path of one with photos")
-        path = Path(typed.strip()).expanduser()
-        if self.root is not None:
-            path = (self.root / path).resolve()
-            if not path.is_relative_to(self.root.resolve()):
-                raise UsageError(f"{typed.strip()}: is outside of the folder that this page may search")
-        if not path.is_dir():
-            raise UsageError(f"{typed.strip()}: no such folder")
+        name = typed.strip()
+        try:
+            path = Path(name).expanduser()
+            path = path if self.root is None else (self.root / path).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # no such user, a loop of links, a NUL
+            raise UsageError(f"{name}: no such folder") from error
+        if self.root is not None and not path.is_relative_to(self.root.resolve()):
+            raise UsageError(f"{name}: is outside of the folder that this page may search")
+        if not os.path.isdir(path):  # Path.is_dir raises where a name is too long or may not be looked at
+            raise UsageError(f"{name}: no such folder")
         return path
 
     def search(

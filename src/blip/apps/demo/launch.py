@@ -38,6 +38,11 @@ class Settings:
     def local(self) -> bool:
         return self.host in LOOPBACK
 
+    @property
+    def written_host(self) -> str:
+        """As in an address, which has brackets around IPv6."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
 
 def check(settings: Settings) -> int:
     """The port to use; before models are loaded. Raises where the page could not be served."""
@@ -76,16 +81,18 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
 
     from blip.apps.demo import page
     from blip.apps.demo.folder import Folders
+    from blip.apps.demo.guard import OwnPages
 
     searchable = settings.local or settings.search_root is not None
     folders = Folders(settings.index or scratch / "index", settings.search_root) if searchable else None
     built = page.build(models, settings.limits, folders).queue(max_size=QUEUE, default_concurrency_limit=1)
-    # another site's name that points to this machine is not this page
-    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))] if settings.local else []
+    # another site's name that points to this machine is not this page, and another site's page is not this one
+    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)), Middleware(OwnPages)]
+    guard = guard if settings.local else []
     try:
         _, address, _ = built.launch(
-            server_name=settings.host, server_port=port, share=False, quiet=True, show_error=True, footer_links=[],
-            run_history=False, ssr_mode=False, enable_monitoring=False, prevent_thread_lock=True,
+            server_name=settings.written_host, server_port=port, share=False, quiet=True, show_error=True,
+            footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, prevent_thread_lock=True,
             max_file_size=settings.limits.bytes, theme=page.theme(), css=page.CSS, app_kwargs={"middleware": guard},
         )  # fmt: skip
         with stopping() as stop:

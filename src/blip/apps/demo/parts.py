@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import html
 import traceback
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
@@ -35,7 +36,8 @@ def told(call: Callable[P, R]) -> Callable[P, R]:
 
 
 def _shown(message: str) -> gr.Error:
-    return gr.Error(" ".join(message.split()), duration=SECONDS, print_exception=False)
+    """gradio takes the text as HTML, and texts and names that people typed are in it."""
+    return gr.Error(html.escape(" ".join(message.split())), duration=SECONDS, print_exception=False)
 
 
 def photo_input(label: str = "Photo", example: int | None = 0) -> gr.Image:

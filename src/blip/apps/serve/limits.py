@@ -24,16 +24,16 @@ class Gate:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.jobs = self.buffered = 0
+        self._working = 0  # jobs that are decoded or with the engine
         self._answers: deque[float] = deque(maxlen=REMEMBERED)  # times of the latest, since there is work
 
     @contextmanager
     def inside(self, jobs: int) -> Iterator[None]:
         """Holds places for jobs until they are answered."""
-        if self.jobs + jobs > self.settings.queue or (self.jobs and self.wait(jobs) > self.settings.timeout):
-            raise self.busy()
-        if not self.jobs:
-            self._answers.clear()
-            self._answers.append(time.monotonic())
+        if self.jobs + jobs > self.settings.queue:
+            raise self.busy(f"{self.jobs} images are waiting, at most {self.settings.queue} may")
+        if self.jobs and self.wait(jobs) > self.settings.timeout:
+            raise self.busy(f"{self.jobs} images are waiting, and no more can be answered in time")
         self.jobs += jobs
         try:
             yield
@@ -44,16 +44,27 @@ class Gate:
         """Learns the pace from an answer."""
         self._answers.append(time.monotonic())
 
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Around the work on a job: time in which there is none, as while a slow client sends, makes no slow pace."""
+        if not self._working:
+            self._answers.clear()
+            self._answers.append(time.monotonic())
+        self._working += 1
+        try:
+            yield
+        finally:
+            self._working -= 1
+
     def wait(self, jobs: int = 0) -> float:
         """Seconds until what is inside, and `jobs` more, will be answered, as things go; 0 where nothing is known."""
-        if len(self._answers) < 2:
+        if len(self._answers) < 2 or not self._working:
             return 0.0
         pace = (time.monotonic() - self._answers[0]) / (len(self._answers) - 1)
         return (self.jobs + jobs) * pace
 
-    def busy(self) -> Problem:
-        message = f"{self.jobs} images are waiting, at most {self.settings.queue} may; try again later"
-        return Problem("busy", message, retry_after=min(self.wait() / 2, 60))
+    def busy(self, why: str) -> Problem:
+        return Problem("busy", f"{why}; try again later", retry_after=min(self.wait() / 2, 60))
 
     async def body(self, request: Request, stack: ExitStack) -> AsyncGenerator[bytes, None]:
         """A body as it arrives; its bytes count as buffered until the stack is left. Problem where it is too large."""
@@ -66,7 +77,7 @@ class Gate:
             if seen > limit:
                 raise _too_large(limit)
             if self.buffered + len(part) > self.settings.max_buffered:
-                raise self.busy()
+                raise self.busy(f"bodies of {self.buffered / MEGABYTE:.0f} MB are in memory")
             self.buffered += len(part)
             stack.callback(self._forget, len(part))
             yield part

@@ -9,99 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import multiprocessing
-import os
 import pickle
 import signal
 import socket
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from queue import Empty
 from typing import Any
 
 import uvicorn
-from litserve import LitAPI, LitServer
-from litserve.loops.simple_loops import BatchedLoop
+from litserve import LitServer
 from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus, wrap_litserve_start
 from starlette.applications import Starlette
 
 from blip.apps.serve.app import build_app
 from blip.apps.serve.jobs import Card, Job, Outcome
-from blip.apps.serve.models import Models
 from blip.apps.serve.problems import Problem
 from blip.apps.serve.settings import Settings
-from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem
+from blip.apps.serve.worker import CARDS, PATH, Worker
+from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, UsageError
 
-PATH = "/job"  # litserve's name of the queue; nothing listens there
-IDLE = 1.0  # seconds that an idle worker sleeps before it looks whether the server is still there
 LOOK = 0.1  # seconds between looks at workers that start
 WATCH = 0.5  # seconds between looks at workers that work
 KEEP_ALIVE = 75  # seconds; longer than clients keep theirs, or one may send into a connection that is being closed
-CARDS = b"cards"
-
-
-class PatientLoop(BatchedLoop):  # type: ignore[misc]
-    """litserve's loop, asleep while there is nothing to do: its own asks a thousand times a second."""
-
-    def get_batch_requests(self, lit_api: LitAPI, request_queue: Any, transport: Any) -> tuple[list[Any], list[Any]]:
-        while True:
-            with suppress(Empty):
-                first = request_queue.get(timeout=IDLE)
-                found: tuple[list[Any], list[Any]] = super().get_batch_requests(
-                    lit_api, _After(first, request_queue), transport
-                )
-                return found
-            server = multiprocessing.parent_process()
-            if server is None or not server.is_alive():  # it was killed
-                os._exit(1)
-
-
-class _After:
-    """A queue with one request before it."""
-
-    def __init__(self, first: Any, queue: Any) -> None:
-        self._first, self._queue = [first], queue
-
-    def get(self, timeout: float) -> Any:
-        return self._first.pop() if self._first else self._queue.get(timeout=timeout)
-
-    def get_nowait(self) -> Any:
-        return self._first.pop() if self._first else self._queue.get_nowait()
-
-
-class Worker(LitAPI):  # type: ignore[misc]
-    """One process with all models. Jobs and outcomes are pickles, which the queues' process passes on unread."""
-
-    def __init__(self, settings: Settings, failures: Any) -> None:
-        super().__init__(settings.max_batch, settings.max_wait, api_path=PATH, loop=PatientLoop())
-        self.settings, self.failures = settings, failures
-
-    def setup(self, device: str) -> None:
-        logging.getLogger("litserve").setLevel(logging.CRITICAL)  # late requests are answered, not logged
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server ends this one
-        try:
-            self.models = Models.load(self.settings, int(os.environ.get("LITSERVE_WORKER_ID", "0")))
-        except BlipError as error:
-            self.failures.put(str(error))
-            raise SystemExit(error.exit_code) from None
-
-    def decode_request(self, request: bytes) -> Job | None:
-        return None if request == CARDS else pickle.loads(request)
-
-    def batch(self, inputs: Sequence[Job | None]) -> Sequence[Job | None]:
-        return inputs
-
-    def predict(self, x: Sequence[Job | None]) -> list[Any]:
-        outcomes = iter(self.models.run([job for job in x if job is not None]))
-        return [self.models.cards() if job is None else next(outcomes) for job in x]
-
-    def unbatch(self, output: list[Any]) -> list[Any]:
-        return output
-
-    def encode_response(self, output: Any) -> bytes:
-        return pickle.dumps(output)
+FAILURES: dict[int, type[BlipError]] = {2: UsageError, 4: EnvironmentProblem}  # by exit code
 
 
 class _Answers(dict[str, ResponseBufferItem]):
@@ -136,6 +68,10 @@ class LocalEngine:
     async def submit(self, job: Job, seconds: float) -> Outcome:
         found: Outcome = await self._ask(pickle.dumps(job))
         return found
+
+    def ended(self) -> int | None:
+        """The exit code of a worker that has ended, if one has and no other has taken its place."""
+        return next((process.exitcode for process in self._server.inference_workers if not process.is_alive()), None)
 
     async def started(self) -> None:
         """Waits for a worker and learns what it serves."""
@@ -186,12 +122,15 @@ class LocalEngine:
 
 
 class Server(uvicorn.Server):
-    """Listens. Stops by itself when the models cannot be loaded; refuses new work while it stops."""
+    """Listens. Stops by itself when the models cannot be loaded; refuses new work while it stops.
+
+    By h11, which takes 64 kB of headers; httptools takes any number.
+    """
 
     def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine, failures: Any) -> None:
         super().__init__(
             uvicorn.Config(
-                app, log_level="warning", access_log=False, server_header=False, backlog=2048,
+                app, http="h11", log_level="warning", access_log=False, server_header=False, backlog=2048,
                 timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(settings.timeout) + 1,
             )
         )  # fmt: skip
@@ -200,7 +139,11 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if not self._failures.empty():
-            self.failure = CheckpointError(self._failures.get())
+            code, message = self._failures.get()
+            self.failure = FAILURES.get(code, CheckpointError)(message)
+        elif not self._engine.cards and (ended := self._engine.ended()) is not None:
+            hint = "if memory is short, use smaller models or fewer --workers"
+            self.failure = EnvironmentProblem(f"a process that loads the models has ended (exit code {ended}); {hint}")
         elif self._engine.broken:
             self.failure = EnvironmentProblem("the process that passes messages to the models has ended; start again")
         if self.failure is not None:
@@ -215,7 +158,8 @@ class Server(uvicorn.Server):
 def run(settings: Settings, listening: socket.socket) -> None:
     """Serves until SIGTERM or Ctrl-C, then answers what is inside.
 
-    Raises CheckpointError when a model does not load, EnvironmentProblem when the queue's process has ended.
+    Raises what a worker raised that cannot load its models; EnvironmentProblem where it has ended without a word, or
+    the queue's process has.
     """
     logging.getLogger("litserve").setLevel(logging.CRITICAL)
     multiprocessing.set_start_method("spawn", force=True)  # no process may keep the port open
@@ -230,8 +174,11 @@ def run(settings: Settings, listening: socket.socket) -> None:
     app.response_queue_id = 0  # type: ignore[attr-defined] # where litserve's lifespan looks for it
     server = Server(app, settings, engine, failures)
     try:
+        _hold_interrupts(True)  # also for workers that start later: litserve's thread that starts them does so now
         with wrap_litserve_start(litserve, worker_monitor=True):
-            before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # uvicorn raises it once more at its end
+            _hold_interrupts(False)
+            # uvicorn raises it once more at its end; were it ignored, so it would be by workers that start meanwhile
+            before = signal.signal(signal.SIGTERM, server.handle_exit)
             server.run(sockets=[listening])
             signal.signal(signal.SIGTERM, before)
     except (OSError, EOFError):  # of litserve's tidying up, where nothing is left to tidy
@@ -239,6 +186,12 @@ def run(settings: Settings, listening: socket.socket) -> None:
             raise
     if server.failure is not None:
         raise server.failure
+
+
+def _hold_interrupts(hold: bool) -> None:
+    """Ctrl-C reaches all processes of a terminal. One started while it is held never sees it, whatever it imports."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _lifespan(litserve: LitServer, engine: LocalEngine) -> Any:

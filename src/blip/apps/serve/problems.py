@@ -16,12 +16,17 @@ CODES = {
 STATUS = {code: status for status, codes in CODES.items() for code in codes}
 
 
+def sendable(text: str) -> str:
+    """The text without halves of characters, which JSON can name and UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 class Problem(BlipError):
     """A refused or failed request. `field` names the part of the request that is to blame, if one is."""
 
     def __init__(self, code: str, message: str, field: str | None = None, retry_after: float | None = None) -> None:
-        super().__init__(" ".join(message.split()))
-        self.code, self.field, self.retry_after = code, field, retry_after
+        super().__init__(sendable(" ".join(message.split())))
+        self.code, self.field, self.retry_after = code, field and sendable(field), retry_after
 
     @property
     def status(self) -> int:

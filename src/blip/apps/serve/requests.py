@@ -15,10 +15,11 @@ from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from blip.apps.serve.bodies import Body
-from blip.apps.serve.problems import Problem
+from blip.apps.serve.problems import Problem, sendable
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import did_you_mean
 
+Upload = tuple[str, bytes]  # a file's name and content
 TYPES = "application/json or multipart/form-data"
 
 
@@ -48,7 +49,7 @@ async def read(headers: Headers, stream: AsyncGenerator[bytes, None], kind: type
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     if media == "application/json":
         data = b"".join([part async for part in stream])
-        files: list[UploadFile] = []
+        files: list[Upload] = []
         values = await asyncio.to_thread(_json, data)
     elif media == "multipart/form-data":
         values, files = await _form(headers, stream, kind)
@@ -70,7 +71,7 @@ class Asked:
 
 def _json(data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(data.decode("utf-8"), parse_constant=_no_constant, object_pairs_hook=_once)
     except (ValueError, RecursionError) as error:
         raise Problem("bad_request", f"the body is not JSON ({str(error)[:120]})") from error
 
@@ -79,9 +80,16 @@ def _no_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("a field is given twice")
+    return values
+
+
 async def _form(
     headers: Headers, stream: AsyncGenerator[bytes, None], kind: type[Body]
-) -> tuple[dict[str, Any], list[UploadFile]]:
+) -> tuple[dict[str, Any], list[Upload]]:
     """Fields as values, with the files' place taken by empty texts, and the files."""
     try:
         parser = _InMemory(headers, stream, max_files=1000, max_fields=1000, max_part_size=1 << 20)
@@ -89,7 +97,11 @@ async def _form(
     except (MultiPartException, KeyError, UnicodeError, ValueError) as error:
         reason = getattr(error, "message", None) or str(error)
         raise Problem("bad_request", f"the body is not a form ({reason[:120]})") from error
-    return _fields(form, kind)
+    try:
+        values, files = _fields(form, kind)
+        return values, [(file.filename or "", await file.read()) for file in files]
+    finally:
+        await form.close()
 
 
 def _fields(form: FormData, kind: type[Body]) -> tuple[dict[str, Any], list[UploadFile]]:
@@ -129,12 +141,12 @@ def _checked(values: Any, kind: type[Body], *, strict: bool) -> Body:
         raise Problem("bad_field", f"{name}: {why}" if name else why, field=path[0][:80] if path else None) from None
 
 
-def _sources(body: Body, files: list[UploadFile]) -> list[Source]:
+def _sources(body: Body, files: list[Upload]) -> list[Source]:
     keys = body.keys or [str(i) for i in range(body.count)]
     if files:
-        names = body.keys or _distinct([(file.filename or "")[:500] or str(i) for i, file in enumerate(files)])
+        names = body.keys or _distinct([sendable(name)[:500] or str(i) for i, (name, _) in enumerate(files)])
         field = "image" if body.image is not None else "images"
-        return [Source(name, field, data=file.file.read()) for name, file in zip(names, files, strict=True)]
+        return [Source(name, field, data=data) for name, (_, data) in zip(names, files, strict=True)]
     if urls := body.urls or ([body.url] if body.url is not None else []):
         field = "url" if body.url is not None else "urls"
         return [Source(key, field, url=url) for key, url in zip(body.keys or _distinct(urls), urls, strict=True)]

@@ -65,6 +65,8 @@ class Service:
                 raise Problem("bad_url", "this server fetches no URLs; it runs without --allow-urls", field="url")
             card = self._card(body)
             count = max(1, len(asked.sources) or _texts(body))
+            if count > self.settings.queue:
+                raise Problem("too_many", f"{count} texts; at most {self.settings.queue} in one request")
             with self.gate.inside(count - 1):
                 if not asked.sources:
                     each = [self._submit(_job(verb, card, body, i, _key(body, i), None)) for i in range(count)]
@@ -94,13 +96,18 @@ class Service:
 
     async def _picture(self, source: Source, size: int | None) -> Picture:
         if not source.url:
-            return await self.decoder.picture(await source.decoded(), source.key, size)
+            return await self._decoded(await source.decoded(), source.key, size)
         async with self._downloads:
-            return await self.decoder.picture(await self.fetcher.fetch(source.url), source.key, size)
+            return await self._decoded(await self.fetcher.fetch(source.url), source.key, size)
+
+    async def _decoded(self, data: bytes, key: str, size: int | None) -> Picture:
+        with self.gate.working():
+            return await self.decoder.picture(data, key, size)
 
     async def _submit(self, job: Job) -> list[Record]:
-        outcome: Outcome = await self.engine.submit(job, self.settings.timeout)
-        self.gate.answered()
+        with self.gate.working():
+            outcome: Outcome = await self.engine.submit(job, self.settings.timeout)
+            self.gate.answered()
         self.metrics.images.labels(job.verb).inc()
         if outcome.batch:
             self.metrics.batches.observe(outcome.batch)

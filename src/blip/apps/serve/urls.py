@@ -7,9 +7,11 @@ checked, so that a second look-up cannot lead elsewhere. The same holds for ever
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Resolve = Callable[[str, int], Awaitable[str]]  # host, port -> the address to connect to
 
 REDIRECTS = 5
+# threads of their own: names that are slow to resolve must not hold up those that everything else needs
+_RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")
 NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 
 
@@ -60,10 +64,11 @@ class Fetcher:
         port = target.port if target.port is not None else (443 if target.scheme == "https" else 80)
         if not 0 < port < 65536:
             raise _bad(url, f"port {port}; must be from 1 to 65535")
-        address = await self.resolve(target.host, port)
+        host = target.raw_host.decode("ascii")  # Python's own way from other letters is that of 2003
+        address = await self.resolve(host, port)
         headers = {"Host": target.netloc.decode("ascii"), "Accept-Encoding": "identity", "User-Agent": "blip"}
         request = client.build_request(
-            "GET", target.copy_with(host=address), headers=headers, extensions={"sni_hostname": target.host}
+            "GET", target.copy_with(host=address), headers=headers, extensions={"sni_hostname": host}
         )
         answer = await client.send(request, stream=True)
         try:
@@ -86,8 +91,9 @@ class Fetcher:
 
 async def public_address(host: str, port: int) -> str:
     """The first address of a host, when all of them are public. Raises Problem 422 otherwise."""
+    ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(_RESOLVERS, ask)
     except (OSError, UnicodeError) as error:
         raise _bad(host, "no such host") from error
     addresses = [str(sockaddr[0]) for *_, sockaddr in found]
