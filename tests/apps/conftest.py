@@ -1,4 +1,4 @@
-"""One Chromium for the tests of all pages: Playwright's plain interface can be started once in a process."""
+"""Chromium for a module of page tests. No longer than that: while it runs, no other test could start an event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     sync_api = pytest.importorskip("playwright.sync_api")
     if CHROMIUM is None:
