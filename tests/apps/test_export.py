@@ -17,7 +17,7 @@ import blip_lite.model
 from blip.apps.export.check import check, difference
 from blip.apps.export.graphs import Graph
 from blip.apps.export.weights import places
-from blip.apps.export.write import Exported, Form, export, new_folder
+from blip.apps.export.write import Exported, Form, export
 from blip.checkpoint.files import write_folder
 from blip.model.blip import BlipModel
 from blip_lite.config import FAMILIES, BlipConfig, Family, random_tiny_config
@@ -131,66 +131,6 @@ def test_a_graph_that_gives_no_numbers_is_no_equal() -> None:
     graph = Graph(name="same", module=nn.Identity(), inputs={"x": torch.zeros(2, 3)}, axes={"x": {}}, outputs=["y"])
     engine = Mock(run=lambda name, feeds: [np.full((2, 3), np.nan, np.float32)])
     assert np.isnan(difference(graph, engine, 100))
-
-
-def test_failure_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "out", False) as folder:
-        (folder / "half").write_text("x")
-        raise KeyboardInterrupt
-    assert not any(tmp_path.iterdir())
-
-
-def test_output_that_exists_is_kept(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text("{}")
-    with (
-        pytest.raises(UsageError, match="exists; choose another name or give --overwrite"),
-        new_folder(tmp_path, False),
-    ):
-        pass
-    (tmp_path / "config.json").rename(tmp_path / "notes")
-    with pytest.raises(UsageError, match=r"has no config\.json and so holds other things"), new_folder(tmp_path, True):
-        pass
-    assert (tmp_path / "notes").read_text() == "{}"
-
-
-def test_overwrite_replaces_a_model_folder(tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "config.json").write_text("{}")
-    with new_folder(output, True) as folder:
-        (folder / "new").write_text("x")
-    assert [path.name for path in output.iterdir()] == ["new"] and [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_what_was_there_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    output = tmp_path / "out"
-    output.mkdir()
-    (output / "config.json").write_text("{}")
-    move = Path.rename
-
-    def rename(self: Path, target: Path) -> Path:
-        if self.suffix == ".part":
-            raise KeyboardInterrupt
-        return move(self, target)
-
-    monkeypatch.setattr(Path, "rename", rename)
-    with pytest.raises(KeyboardInterrupt), new_folder(output, True):
-        pass
-    assert (output / "config.json").read_text() == "{}" and [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_a_link_stays_and_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    link, folder = tmp_path / "link", tmp_path / "folder"
-    folder.mkdir()
-    link.symlink_to(folder)
-    with new_folder(link, False) as part:
-        (part / "new").write_text("x")
-    assert link.is_symlink() and (folder / "new").read_text() == "x"
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    monkeypatch.chdir(empty)
-    with pytest.raises(UsageError, match="is the working folder"), new_folder(Path("."), False):
-        pass
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from blip.apps.export import web
+from blip.io.atomic import atomic_folder
 from blip_lite import ASSETS
 from blip_lite.errors import BlipError, CheckpointError, ConfigError, EnvironmentProblem, UsageError
 
@@ -40,6 +41,12 @@ def exported(tmp_path: Path) -> Path:
     return folder
 
 
+def write(exported: Path, output: Path) -> None:
+    """As `blip export --to web` does it."""
+    with atomic_folder(output, web.SITE) as page:
+        web.write(exported, page)
+
+
 def files(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
@@ -47,7 +54,7 @@ def files(folder: Path) -> set[str]:
 @pytest.mark.usefixtures("runtime")
 def test_the_page_has_all_that_it_asks_for_and_no_more(exported: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "page"
-    web.write(exported, output)
+    write(exported, output)
     site = json.loads((output / "site.json").read_text())
     assert site["bundled"] is False
     model = {f"model/{name}" for name in (web.CONFIG, web.VOCAB, web.WEIGHTS, *web.CAPTION, *web.MATCH)}
@@ -63,7 +70,7 @@ def test_the_page_has_all_that_it_asks_for_and_no_more(exported: Path, tmp_path:
 @pytest.mark.usefixtures("runtime")
 def test_the_bundled_model_brings_its_licences(exported: Path, tmp_path: Path) -> None:
     (exported / web.WEIGHTS).write_bytes((web.TINY / web.WEIGHTS).read_bytes())
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     assert json.loads((tmp_path / "page" / "site.json").read_text())["bundled"] is True
     assert {"model/LICENSE.txt", "model/README.txt", "model/LICENSE-APACHE-2.0.txt"} <= files(tmp_path / "page")
 
@@ -72,7 +79,7 @@ def test_the_bundled_model_brings_its_licences(exported: Path, tmp_path: Path) -
 def test_another_model_brings_its_own(exported: Path, tmp_path: Path) -> None:
     (exported / "LICENSE").write_text("mine")
     (exported / "README.md").write_text("about mine")
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     assert (tmp_path / "page" / "model" / "LICENSE.txt").read_text() == "mine"
     assert (tmp_path / "page" / "model" / "README.txt").read_text() == "about mine"
 
@@ -82,13 +89,13 @@ def test_another_model_brings_its_own(exported: Path, tmp_path: Path) -> None:
 def test_a_damaged_config_is_named(exported: Path, tmp_path: Path, text: str) -> None:
     (exported / web.CONFIG).write_text(text)
     with pytest.raises(CheckpointError, match=r"mine.config\.json: "):
-        web.write(exported, tmp_path / "page")
+        write(exported, tmp_path / "page")
 
 
 @pytest.mark.usefixtures("runtime")
 def test_a_model_that_only_captions_gets_a_page_without_matching(exported: Path, tmp_path: Path) -> None:
     (exported / "match.onnx").unlink()
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     graphs = {path.name for path in (tmp_path / "page" / "model").glob("*.onnx")}
     assert graphs == set(web.CAPTION)
 
@@ -97,7 +104,7 @@ def test_a_model_that_only_captions_gets_a_page_without_matching(exported: Path,
 def test_the_bundled_vocabulary_is_put_where_the_model_has_none(exported: Path, tmp_path: Path) -> None:
     config = json.loads((exported / web.CONFIG).read_text())
     (exported / web.CONFIG).write_text(json.dumps(config | {"vocab": "bert-base-uncased"}))
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     wanted = (ASSETS / "bert-base-uncased-vocab.txt").read_bytes()
     assert (tmp_path / "page" / "model" / "vocab.txt").read_bytes() == wanted
 
@@ -106,7 +113,7 @@ def test_the_bundled_vocabulary_is_put_where_the_model_has_none(exported: Path, 
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
 def test_the_page_may_be_read_by_a_server(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()  # an empty folder is no obstacle
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     assert stat.S_IMODE((tmp_path / "page").stat().st_mode) == stat.S_IMODE(exported.stat().st_mode)
 
 
@@ -115,8 +122,8 @@ def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "mine.txt").write_text("mine")
     for output in (tmp_path / "page", tmp_path / "page" / "mine.txt"):
-        with pytest.raises(UsageError, match="exists; name a new or an empty folder"):
-            web.write(exported, output)
+        with pytest.raises(UsageError, match="exists; choose another name or give --overwrite"):
+            write(exported, output)
     assert files(tmp_path / "page") == {"mine.txt"}
 
 
@@ -125,7 +132,7 @@ def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
 def test_a_missing_file_is_named(exported: Path, tmp_path: Path, name: str) -> None:
     (exported / name).unlink()
     with pytest.raises(CheckpointError, match=f"no {name}; the page needs an exported model that captions"):
-        web.write(exported, tmp_path / "page")
+        write(exported, tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 
@@ -135,14 +142,14 @@ def test_a_vocabulary_elsewhere_is_refused_and_leaves_nothing(exported: Path, tm
     config = json.loads((exported / web.CONFIG).read_text())
     (exported / web.CONFIG).write_text(json.dumps(config | {"vocab": vocab}))
     with pytest.raises(ConfigError, match="must be 'bert-base-uncased' or a file in this folder"):
-        web.write(exported, tmp_path / "page")
+        write(exported, tmp_path / "page")
     assert {path.name for path in tmp_path.iterdir()} == {"npm", "mine"}
 
 
 def told(exported: Path) -> str:
     """The one line of an EnvironmentProblem (exit code 4)."""
     with pytest.raises(EnvironmentProblem) as caught:
-        web.write(exported, exported.parent / "page")
+        write(exported, exported.parent / "page")
     assert isinstance(caught.value, BlipError) and caught.value.exit_code == 4
     assert not (exported.parent / "page").exists()
     assert "\n" not in str(caught.value)
@@ -186,5 +193,5 @@ def test_a_failing_npm_is_told_in_one_line(exported: Path, bare: Path) -> None:
 def test_npm_fetches_the_pinned_version(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(web.ORT_FOLDER, raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
-    web.write(exported, tmp_path / "page")
+    write(exported, tmp_path / "page")
     assert (tmp_path / "page" / "ort" / web.ORT_FILES[2]).stat().st_size > 10_000_000

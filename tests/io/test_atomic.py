@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from blip.io.atomic import atomic_path, write_bytes, write_text
-from blip_lite.errors import EnvironmentProblem
+from blip.io.atomic import atomic_folder, atomic_path, write_bytes, write_text
+from blip_lite.errors import EnvironmentProblem, UsageError
+
+MARK = "config.json"
 
 
 def test_file_appears_at_the_end_under_its_name(tmp_path: Path) -> None:
@@ -63,3 +65,66 @@ def test_a_writer_that_puts_its_own_file_there_does_not_choose_who_may_read_it(t
         temporary.unlink()
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600))
     assert target.stat().st_mode == plain.stat().st_mode
+
+
+def test_a_failed_folder_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out", MARK) as folder:
+        (folder / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    with (
+        pytest.raises(UsageError, match="exists; choose another name or give --overwrite"),
+        atomic_folder(tmp_path, MARK),
+    ):
+        pass
+    (tmp_path / "config.json").rename(tmp_path / "notes")
+    with (
+        pytest.raises(UsageError, match=r"has no config\.json and so holds other things"),
+        atomic_folder(tmp_path, MARK, overwrite=True),
+    ):
+        pass
+    assert (tmp_path / "notes").read_text() == "{}"
+
+
+def test_overwrite_replaces_a_folder_with_its_mark(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "config.json").write_text("{}")
+    with atomic_folder(output, MARK, overwrite=True) as folder:
+        (folder / "new").write_text("x")
+    assert [path.name for path in output.iterdir()] == ["new"] and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_was_there_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "config.json").write_text("{}")
+    move = Path.rename
+
+    def rename(self: Path, target: Path) -> Path:
+        if self.suffix == ".part":
+            raise KeyboardInterrupt
+        return move(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(output, MARK, overwrite=True):
+        pass
+    assert (output / "config.json").read_text() == "{}" and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_link_stays_and_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, folder = tmp_path / "link", tmp_path / "folder"
+    folder.mkdir()
+    link.symlink_to(folder)
+    with atomic_folder(link, MARK) as part:
+        (part / "new").write_text("x")
+    assert link.is_symlink() and (folder / "new").read_text() == "x"
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    with pytest.raises(UsageError, match="is the working folder"), atomic_folder(Path("."), MARK):
+        pass

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 GRAPHS = ("onnx", "web")
 FORMS = (*GRAPHS, "safetensors", "hf")
-PAGE = "site.json"  # by which a page is known
 
 
 def export(
@@ -70,12 +69,13 @@ def _write_graphs(name: str, output: Path, form: Form, overwrite: bool, offline:
 
 def _write_page(name: str, output: Path, form: Form, overwrite: bool, offline: bool, quiet: bool) -> None:
     """The page of a model; of one that has its graphs already, as `tiny` has, at once."""
-    from blip.apps.export.web import write
-    from blip.apps.export.write import Form, new_folder
+    from blip.apps.export.web import SITE, write
+    from blip.apps.export.write import Form
     from blip.checkpoint.locate import locate
+    from blip.io.atomic import atomic_folder
     from blip_lite.model import is_exported
 
-    with new_folder(output, overwrite, PAGE) as page, TemporaryDirectory() as folder:
+    with atomic_folder(output, SITE, overwrite=overwrite) as page, TemporaryDirectory() as folder:
         graphs = locate(name).path
         if graphs is None or not is_exported(graphs) or form != Form(tolerance=form.tolerance):
             graphs = Path(folder) / Path(name).name

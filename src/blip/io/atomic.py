@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
+"""Files and folders that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import contextlib
 import errno
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from blip_lite.errors import EnvironmentProblem
+from blip_lite.errors import EnvironmentProblem, UsageError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -39,6 +40,36 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
     finally:
         with contextlib.suppress(OSError):  # gone after the rename
             temporary.unlink()
+
+
+@contextlib.contextmanager
+def atomic_folder(output: Path, mark: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """A folder to fill, which becomes `output` when all went well and is removed otherwise.
+
+    Raises UsageError for an output that holds something; with `overwrite` only where `mark` is not among it.
+    """
+    output = Path(os.path.realpath(output))  # what a link names is replaced, not the link
+    if output == Path(os.path.realpath(".")):
+        raise UsageError(f"{output}: is the working folder, which cannot be replaced; name another")
+    full = output.is_dir() and any(output.iterdir())
+    if output.is_file() or (full and not overwrite):
+        raise UsageError(f"{output} exists; choose another name or give --overwrite")
+    if full and not (output / mark).is_file():
+        raise UsageError(f"{output}: has no {mark} and so holds other things; --overwrite does not replace them")
+    part, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.{end}") for end in ("part", "old"))
+    try:
+        with writing(output):
+            part.mkdir(parents=True)
+        yield part
+        with writing(output):
+            if output.is_dir():
+                output.rename(old)
+            part.rename(output)
+    finally:
+        if not output.exists() and old.exists():  # stopped between the two
+            old.rename(output)
+        for left in (part, old):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

@@ -66,6 +66,7 @@ def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (os.environ.get(web.ORT_FOLDER) or (Path(sys.prefix) / "web" / "node_modules" / web.ORT).is_dir()):
         pytest.skip(f"{web.ORT} is not installed: npm install --prefix .venv/web {web.ORT}@{web.ORT_VERSION}")
     root = tmp_path_factory.mktemp("site")
+    (root / "docs" / "page").mkdir(parents=True)
     web.write(web.TINY, root / "docs" / "page")
     return root
 

@@ -18,9 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import blip_lite
-from blip.io.atomic import writing
 from blip_lite.config import BlipConfig
-from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem, UsageError
+from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
 from blip_lite.tokenizer import BUNDLED
 
 ORT = "onnxruntime-web"
@@ -32,28 +31,27 @@ ORT_SECONDS = 300
 ASSETS = Path(__file__).parents[2] / "assets"
 PAGE, PHOTOS = ASSETS / "web", ASSETS / "examples"
 TINY = blip_lite.ASSETS / "tiny"
+SITE = "site.json"  # by which a page is known
 WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.txt"
 PAPERS = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")
 CAPTION, MATCH = ("vision.onnx", "cross.onnx", "decoder.onnx"), ("text.onnx", "match.onnx")
 
 
-def write(folder: Path, output: Path) -> None:
-    """Writes the page of an exported ONNX folder to `output`, all of it or nothing.
+def write(folder: Path, page: Path) -> None:
+    """Fills the empty folder `page` with the page of an exported ONNX folder.
 
-    Raises CheckpointError where a graph is missing that captions need, UsageError where `output` has files already,
-    EnvironmentProblem without npm and without a folder that has onnxruntime-web.
+    Raises CheckpointError where a graph is missing that captions need, EnvironmentProblem without npm and without a
+    folder that has onnxruntime-web.
     """
     graphs = _graphs(folder)
-    if output.exists() and not (output.is_dir() and not any(output.iterdir())):
-        raise UsageError(f"{output}: exists; name a new or an empty folder")
-    with _runtime() as runtime, _appearing(output) as part:
-        shutil.copytree(PAGE, part, dirs_exist_ok=True)
-        _copy_photos(part / "examples")
+    with _runtime() as runtime:
+        shutil.copytree(PAGE, page, dirs_exist_ok=True)
+        _copy_photos(page / "examples")
         for name in ORT_FILES:
-            shutil.copyfile(runtime / name, part / "ort" / name)
-        _copy_model(folder, graphs, part)
-        site = {"bundled": _is_tiny(folder), "files": _listed(part, graphs)}
-        (part / "site.json").write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")
+            shutil.copyfile(runtime / name, page / "ort" / name)
+    _copy_model(folder, graphs, page / "model")
+    site = {"name": folder.name, "bundled": _is_tiny(folder), "files": _listed(page, graphs)}
+    (page / SITE).write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")
 
 
 def _graphs(folder: Path) -> list[str]:
@@ -71,8 +69,7 @@ def _copy_photos(folder: Path) -> None:
         shutil.copyfile(source, folder / source.name.replace(".md", ".txt"))  # which browsers show
 
 
-def _copy_model(folder: Path, graphs: list[str], part: Path) -> None:
-    model = part / "model"
+def _copy_model(folder: Path, graphs: list[str], model: Path) -> None:
     model.mkdir()
     for name in (CONFIG, WEIGHTS, *graphs):
         shutil.copyfile(folder / name, model / name)
@@ -104,39 +101,16 @@ def _is_tiny(folder: Path) -> bool:
     return filecmp.cmp(folder / WEIGHTS, TINY / WEIGHTS, shallow=False)
 
 
-def _listed(part: Path, graphs: list[str]) -> list[dict[str, str | int]]:
+def _listed(page: Path, graphs: list[str]) -> list[dict[str, str | int]]:
     """What the page downloads before it starts. The version changes with the content, so caches never mix two pages."""
     paths = [f"ort/{ORT_FILES[-1]}", *(f"model/{name}" for name in (CONFIG, VOCAB, *graphs, WEIGHTS))]
     return [
         {
-            "path": path, "bytes": (part / path).stat().st_size,
-            "version": hashlib.sha256((part / path).read_bytes()).hexdigest()[:16],
+            "path": path, "bytes": (page / path).stat().st_size,
+            "version": hashlib.sha256((page / path).read_bytes()).hexdigest()[:16],
         }
         for path in paths
     ]  # fmt: skip
-
-
-@contextmanager
-def _appearing(output: Path) -> Iterator[Path]:
-    """A folder beside `output` that becomes it at the end; on failure nothing is left."""
-    with writing(output):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{output.name}.", suffix=".part", dir=output.parent))
-    try:
-        part.chmod(0o777 & ~_umask())  # mkdtemp makes it readable by its owner alone; a page is to be served
-        with writing(output):
-            yield part
-            if output.exists():
-                output.rmdir()
-            part.rename(output)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

@@ -5,11 +5,8 @@ It appears whole or not at all. `blip.load` opens it too, for it is one of our f
 
 from __future__ import annotations
 
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +24,7 @@ from blip.checkpoint.load import Loaded, load
 from blip.checkpoint.locate import CONFIG, WEIGHTS, locate, obtain
 from blip.checkpoint.quantize import SUFFIX, quantize
 from blip.checkpoint.tables import shared_names
-from blip.io.atomic import writing
+from blip.io.atomic import atomic_folder, writing
 from blip_lite.config import BlipConfig
 from blip_lite.engine import Engine
 from blip_lite.errors import MissingPart, UsageError
@@ -86,7 +83,7 @@ def export(
     when a graph differs too much from torch.
     """
     check_packages()
-    with new_folder(output, overwrite) as folder:
+    with atomic_folder(output, CONFIG, overwrite=overwrite) as folder:
         _write_weights(name, folder, form.int8, offline)
         loaded = load(folder)  # what is compared is what was written
         chosen = [graph for graph in graphs(loaded.model) if graph.name in form.names]
@@ -145,33 +142,3 @@ def _stored(loaded: Loaded, source: Path | None) -> dict[str, Tensor] | None:
     if not wanted - shared_names(loaded.config).keys() <= stored.keys():
         return None
     return {name: x for name, x in stored.items() if name.removesuffix(SUFFIX) in wanted}
-
-
-@contextmanager
-def new_folder(output: Path, overwrite: bool, mark: str = CONFIG) -> Iterator[Path]:
-    """A folder to fill, which becomes `output` when all went well and is removed otherwise.
-
-    Raises UsageError for an output that holds something; with `overwrite` only where `mark` is not among it.
-    """
-    output = Path(os.path.realpath(output))  # what a link names is replaced, not the link
-    if output == Path(os.path.realpath(".")):
-        raise UsageError(f"{output}: is the working folder, which cannot be replaced; name another")
-    full = output.is_dir() and any(output.iterdir())
-    if output.is_file() or (full and not overwrite):
-        raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    if full and not (output / mark).is_file():
-        raise UsageError(f"{output}: has no {mark} and so holds other things; --overwrite does not replace them")
-    part, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.{end}") for end in ("part", "old"))
-    try:
-        with writing(output):
-            part.mkdir(parents=True)
-        yield part
-        with writing(output):
-            if output.is_dir():
-                output.rename(old)
-            part.rename(output)
-    finally:
-        if not output.exists() and old.exists():  # stopped between the two
-            old.rename(output)
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
