@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -27,6 +26,7 @@ from blip.model.packed import pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
 from blip_lite import face, opening
+from blip_lite.backend import Head, Pictures
 from blip_lite.config import Family
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import UsageError
@@ -34,13 +34,11 @@ from blip_lite.face import Face
 from blip_lite.opening import ImageLike
 from blip_lite.results import (
     Caption,
-    Embeddings,
     Explanation,
     MatchResult,
     ScoredText,
-    Verdict,
 )
-from blip_lite.tokenizer import Arrays, clean_caption
+from blip_lite.tokenizer import Arrays
 
 DEFAULT = "tiny"
 GPU_BATCH = 64
@@ -134,11 +132,6 @@ class Model(Face):
         return self.module.vision.cls_token.dtype
 
     @property
-    def capabilities(self) -> frozenset[str]:
-        """Which calls the model's parts can serve."""
-        return face.capabilities(self.config)
-
-    @property
     def images_at_once(self) -> int:
         return face.CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
@@ -151,9 +144,9 @@ class Model(Face):
         """Writes a folder that `load` reads."""
         save(self, folder)
 
-    def captions(
+    def _captions(
         self,
-        pictures: Sequence[Image.Image],
+        pictures: Pictures,
         keys: Sequence[str],
         decoding: Decoding,
         prompt: str | None,
@@ -172,18 +165,18 @@ class Model(Face):
             captions.append(Caption(first.text, first.score, first.tokens, first.logprobs, tuple(texts[1:])))
         return captions
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Tensor:
-        some = range(0, len(pictures), self.images_at_once) or range(1)  # of no pictures `_prepare` tells
+    def _encode(self, pictures: Pictures) -> Tensor:
+        some = range(0, len(pictures), self.images_at_once)
         with self._lock, torch.inference_mode():
             parts = (self._prepare(pictures[i : i + self.images_at_once]) for i in some)
             return torch.cat([self.module.encode_image(part) for part in parts])
 
-    def written(self, embeds: Tensor, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
+    def _written(self, embeds: Tensor, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
         with self._lock, torch.inference_mode():
             rows = inference.answer(self.module, self.tokenizer, embeds, questions, decoding)
         return [[ScoredText(h.text, h.score) for h in row] for row in rows]
 
-    def ranked(
+    def _ranked(
         self, embeds: Tensor, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
     ) -> list[list[ScoredText]]:
         encoded = Encoded(*map(torch.from_numpy, choices))
@@ -195,97 +188,45 @@ class Model(Face):
             for places, totals in zip(found.places.tolist(), found.scores.tolist(), strict=True)
         ]
 
-    def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
-        """Whether a statement is true of two images (NLVR2 models)."""
-        self.require("compare")
-        pictures = [opening.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+    def _true(self, pictures: Pictures, statement: str) -> float:
         with self._lock, torch.inference_mode():
             first, second = self._prepare(pictures).chunk(2)
-            chance = float(inference.reason(self.module, self.tokenizer, first, second, [clean_caption(text)]))
-        return Verdict(value=chance > 0.5, score=chance)
+            return float(inference.reason(self.module, self.tokenizer, first, second, [statement]))
 
-    def match(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        texts: str | Sequence[str],
-        *,
-        pairs: bool = False,
-        head: Literal["itm", "itc", "both"] = "both",
-        max_text_length: int = 35,
+    def _matched(
+        self, pictures: Pictures, texts: Sequence[str], pairs: bool, head: Head, max_length: int
     ) -> MatchResult:
-        """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
-        self.require("match")
-        opening.check_head(head)
-        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
-        if pairs:
-            opening.check_pairs(len(pictures), len(lines))
         if head == "itc":
             features = self.embed_image(pictures).vectors
             with self._lock, torch.inference_mode():
-                others = inference.embed_text(self.module, self.tokenizer, lines, max_length=max_text_length)
-            others = _numpy(others)
+                vectors = inference.embed_text(self.module, self.tokenizer, texts, max_length=max_length)
+            others = _numpy(vectors)
             return MatchResult(None, (features * others).sum(axis=1) if pairs else features @ others.T)
-        embeds = self.encode(pictures)
+        embeds = self._encode(pictures)
         with self._lock, torch.inference_mode():
-            found = inference.match(self.module, self.tokenizer, embeds, lines, pairs=pairs, max_length=max_text_length)
+            found = inference.match(self.module, self.tokenizer, embeds, texts, pairs=pairs, max_length=max_length)
         return MatchResult(_numpy(found.itm), _numpy(found.itc) if head == "both" else None)
 
-    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
-        """ITM logits [N, M, 2] (no match, match), float32. Each image is encoded once; a batch is held at a time."""
-        self.require("match")
-        encoded = self.tokenizer.encode(list(texts), first="enc", max_length=max_text_length)
-        rows = [np.empty((0, len(texts), 2), np.float32)]
-        for batch in opening.batches(images, None, self.images_at_once, "raise"):
-            pixel_values = self._prepare([cast(Image.Image, image) for _, image in batch])
-            with self._lock, torch.inference_mode():
-                embeds = torch.split(self.module.encode_image(pixel_values), 1)
-                rows.append(_numpy(torch.stack([inference.match_logits(self.module, one, encoded) for one in embeds])))
-        return np.concatenate(rows)
-
-    def embed_image(
-        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
-    ) -> Embeddings:
-        """Vectors of images: unit length in the space shared with texts, or the class token's states.
-
-        tokens: the states of all positions, [N, T, D], not projected.
-        """
-        projected = projected and not tokens
-        self.require("match" if projected else "image")
-        _, many = opening.one_or_many(images)
-        rows = []
-        for batch in opening.batches(many, None, self.images_at_once, "raise"):
-            pixel_values = self._prepare([cast(Image.Image, image) for _, image in batch])
-            with self._lock, torch.inference_mode():
-                rows.append(
-                    _numpy(inference.embed_image(self.module, pixel_values, projected=projected, tokens=tokens))
-                )
-        if not rows:
-            raise UsageError("images; must be at least one")
-        return Embeddings(np.concatenate(rows), "image", projected, self.name)
-
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
-        """Vectors of texts: unit length in the space shared with images, or the first token's states.
-
-        tokens: the states of all positions, [N, T, D], not projected, zero after the end of a shorter text.
-        """
-        projected = projected and not tokens
-        self.require("match" if projected else "text")
-        lines = opening.texts_of(texts)
+    def _match_logits(self, pictures: Pictures, texts: Sequence[str], max_length: int) -> Any:
+        encoded = self.tokenizer.encode(texts, first="enc", max_length=max_length)
         with self._lock, torch.inference_mode():
-            vectors = inference.embed_text(self.module, self.tokenizer, lines, projected=projected, tokens=tokens)
-        return Embeddings(_numpy(vectors), "text", projected, self.name)
+            embeds = torch.split(self.module.encode_image(self._prepare(pictures)), 1)
+            return _numpy(torch.stack([inference.match_logits(self.module, one, encoded) for one in embeds]))
 
-    def embed_multimodal(
-        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
-    ) -> Embeddings:
-        """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
-        self.require("text")
-        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
-        opening.check_pairs(len(pictures), len(lines))
-        pixel_values = self._prepare(pictures)
+    def _image_vectors(self, pictures: Pictures, projected: bool, tokens: bool) -> Any:
         with self._lock, torch.inference_mode():
-            vectors = inference.embed_multimodal(self.module, self.tokenizer, pixel_values, lines, tokens=tokens)
-        return Embeddings(_numpy(vectors), "multimodal", False, self.name)
+            pixel_values = self._prepare(pictures)
+            return _numpy(inference.embed_image(self.module, pixel_values, projected=projected, tokens=tokens))
+
+    def _text_vectors(self, texts: Sequence[str], projected: bool, tokens: bool) -> Any:
+        with self._lock, torch.inference_mode():
+            found = inference.embed_text(self.module, self.tokenizer, texts, projected=projected, tokens=tokens)
+            return _numpy(found)
+
+    def _pair_vectors(self, pictures: Pictures, texts: Sequence[str], tokens: bool) -> Any:
+        with self._lock, torch.inference_mode():
+            pixel_values = self._prepare(pictures)
+            return _numpy(inference.embed_multimodal(self.module, self.tokenizer, pixel_values, texts, tokens=tokens))
 
     def explain(
         self,
@@ -309,13 +250,7 @@ class Model(Face):
         maps = _numpy(seen.found.maps)
         return Explanation(seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture)
 
-    def require(self, call: str) -> None:
-        """Raises MissingPart when the model's parts cannot serve a call."""
-        face.require(self.name, self.config, call)
-
     def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
-        if not images:
-            raise UsageError("images; must be at least one")
         config = self.config
         values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return values.to(self.device, self.dtype)

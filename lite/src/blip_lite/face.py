@@ -8,12 +8,25 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from PIL import Image
 
+from blip_lite.backend import Backend, Head
 from blip_lite.config import BlipConfig, Family
 from blip_lite.decoding import Beam, Decoding, decoding_of
 from blip_lite.errors import MissingPart, UsageError
-from blip_lite.opening import ImageLike, OnError, batches, key_of, one_or_many, pairs_of
-from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, ScoredText
-from blip_lite.tokenizer import Arrays, Tokenizer
+from blip_lite.opening import (
+    ImageLike,
+    OnError,
+    batches,
+    check_head,
+    check_pairs,
+    key_of,
+    one_or_many,
+    open_all,
+    open_image,
+    pairs_of,
+    texts_of,
+)  # fmt: skip
+from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, ScoredText, Verdict
+from blip_lite.tokenizer import clean_caption
 
 CPU_BATCH = 8
 
@@ -45,67 +58,22 @@ def capabilities(config: BlipConfig) -> frozenset[str]:
     return frozenset(found)
 
 
-def require(name: str, config: BlipConfig, call: str) -> None:
-    """Raises MissingPart when the family's parts cannot serve a call."""
-    if call not in capabilities(config):
-        raise MissingPart(f"model '{name}' cannot {call}; {ADVICE[call]}")
-
-
-class Face(Protocol):
-    """What users call, whatever computes it; a model says how captions and answers are made, and what it can do."""
-
-    name: str
-    config: BlipConfig
-    tokenizer: Tokenizer
-
-    @property
-    def images_at_once(self) -> int:
-        """So many in a batch where nobody says."""
-        ...
+class Face(Backend, Protocol):
+    """What users call: images of any kind are opened, arguments checked, batches made, whatever computes them."""
 
     @property
     def kind(self) -> Family:
         return self.config.family
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Which calls the model's parts can serve."""
+        return capabilities(self.config)
+
     def require(self, call: str) -> None:
         """Raises MissingPart when the model's parts cannot serve a call."""
-        ...
-
-    def encode(self, pictures: Sequence[Image.Image]) -> Any:
-        """image_embeds [B, N, D] of at least one picture."""
-        ...
-
-    def written(self, embeds: Any, questions: Sequence[str], decoding: Beam) -> Sequence[Sequence[ScoredText]]:
-        """Answers to one question for each of image_embeds [B, N, D], best first."""
-        ...
-
-    def ranked(
-        self, embeds: Any, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
-    ) -> Sequence[Sequence[ScoredText]]:
-        """Of a closed list the `k` kept after their first token, best first; a score is the mean of its tokens."""
-        ...
-
-    def captions(
-        self,
-        pictures: Sequence[Image.Image],
-        keys: Sequence[str],
-        decoding: Decoding,
-        prompt: str | None,
-        seed: int | None,
-        generator: Any,
-    ) -> Sequence[Caption]:
-        """A caption of each of at least one picture."""
-        ...
-
-    def embed_image(
-        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
-    ) -> Embeddings: ...
-
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings: ...
-
-    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
-        """ITM logits [N, M, 2] (no match, match), float32."""
-        ...
+        if call not in self.capabilities:
+            raise MissingPart(f"model '{self.name}' cannot {call}; {ADVICE[call]}")
 
     def caption(
         self,
@@ -161,7 +129,7 @@ class Face(Protocol):
         for batch in batches(images, keys, size, on_error):
             good = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
             names, pictures = [key for key, _ in good], [image for _, image in good]
-            made = self.captions(pictures, names, decoding or Beam(), prompt, seed, generator) if good else ()
+            made = self._captions(pictures, names, decoding or Beam(), prompt, seed, generator) if good else ()
             found = iter(made)
             for _, image in batch:
                 yield image if isinstance(image, ErrorResult) else next(found)
@@ -190,17 +158,84 @@ class Face(Protocol):
             raise UsageError("answers; must be at least one, or None to answer freely")
         choices = None if answers is None else self.tokenizer.arrays(answers, first="dec")
         decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
-        embeds = self.encode(pictures)
+        embeds = self._encode(pictures)
         found: list[Answer] = []
         for start in range(0, len(asked), self.images_at_once):
             part = slice(start, start + self.images_at_once)
             seen, lines = embeds[numbers[part]], asked[part]
             if choices is None or answers is None:
-                found += [answer_of(row, "generate") for row in self.written(seen, lines, decoding)]
+                found += [answer_of(row, "generate") for row in self._written(seen, lines, decoding)]
             else:
-                rows = self.ranked(seen, lines, answers, choices, k)
+                rows = self._ranked(seen, lines, answers, choices, k)
                 found += [answer_of(row[:top], "rank") for row in rows]
         return found[0] if one and isinstance(questions, str) else found
+
+    def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
+        """Whether a statement is true of two images (NLVR2 models)."""
+        self.require("compare")
+        pictures = [open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
+        chance = self._true(pictures, clean_caption(text))
+        return Verdict(value=chance > 0.5, score=chance)
+
+    def match(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        texts: str | Sequence[str],
+        *,
+        pairs: bool = False,
+        head: Head = "both",
+        max_text_length: int = 35,
+    ) -> MatchResult:
+        """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
+        self.require("match")
+        check_head(head)
+        pictures, lines = open_all(images), texts_of(texts)
+        if pairs:
+            check_pairs(len(pictures), len(lines))
+        return self._matched(pictures, lines, pairs, head, max_text_length)
+
+    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
+        """ITM logits [N, M, 2] (no match, match), float32. Each image is encoded once; a batch is held at a time."""
+        self.require("match")
+        rows = [self._match_logits(some, texts, max_text_length) for some in self._some_at_a_time(images)]
+        return np.concatenate([np.empty((0, len(texts), 2), np.float32), *rows])
+
+    def embed_image(
+        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of images: unit length in the space shared with texts, or the class token's states.
+
+        tokens: the states of all positions, [N, T, D], not projected.
+        """
+        projected = projected and not tokens
+        self.require("match" if projected else "image")
+        many = one_or_many(images)[1]
+        rows = [self._image_vectors(some, projected, tokens) for some in self._some_at_a_time(many)]
+        if not rows:
+            raise UsageError("images; must be at least one")
+        return Embeddings(np.concatenate(rows), "image", projected, self.name)
+
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
+        """Vectors of texts: unit length in the space shared with images, or the first token's states.
+
+        tokens: the states of all positions, [N, T, D], not projected, zero after the end of a shorter text.
+        """
+        projected = projected and not tokens
+        self.require("match" if projected else "text")
+        return Embeddings(self._text_vectors(texts_of(texts), projected, tokens), "text", projected, self.name)
+
+    def embed_multimodal(
+        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
+        self.require("text")
+        pictures, lines = open_all(images), texts_of(texts)
+        check_pairs(len(pictures), len(lines))
+        return Embeddings(self._pair_vectors(pictures, lines, tokens), "multimodal", False, self.name)
+
+    def _some_at_a_time(self, images: Iterable[ImageLike]) -> Iterator[list[Image.Image]]:
+        for batch in batches(images, None, self.images_at_once, "raise"):
+            yield [image for _, image in batch if isinstance(image, Image.Image)]
 
     def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
         """Images by how well they fit a text (a `str`) or another image (anything else), best first.

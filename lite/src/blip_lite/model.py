@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from blip_lite import ASSETS, face, inference, opening
+from blip_lite import ASSETS, face, inference
+from blip_lite.backend import Head, Pictures
 from blip_lite.config import BlipConfig
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.engine import Engine
-from blip_lite.errors import CheckpointError, MissingPart, UsageError
+from blip_lite.errors import CheckpointError, MissingPart
 from blip_lite.face import Face
 from blip_lite.image import prepare
 from blip_lite.inference import Parts
-from blip_lite.opening import ImageLike
-from blip_lite.results import Caption, Embeddings, MatchResult, ScoredText, Verdict
+from blip_lite.results import Caption, MatchResult, ScoredText
 from blip_lite.search import Floats, Generated
-from blip_lite.tokenizer import Arrays, Tokenizer, clean_caption
+from blip_lite.tokenizer import Arrays, Tokenizer
 
 CONFIG = "config.json"
 GRAPHS = {  # what each call runs
@@ -84,18 +84,17 @@ class Model(Face):
 
     def require(self, call: str) -> None:
         """Raises MissingPart when the graphs cannot serve a call."""
-        if call not in face.capabilities(self.config):
-            advice = f"{face.ADVICE[call]}, exported with 'blip export -m NAME -o FOLDER'"
-            raise MissingPart(f"model '{self.name}' cannot {call}; {advice}")
-        if call not in GRAPHS:
-            raise MissingPart(f"model '{self.name}' cannot {call}; {face.ADVICE[call]}")
-        missing = [graph for graph in GRAPHS[call] if graph not in self.parts.engine.graphs]
-        if missing:
-            raise MissingPart(f"model '{self.name}' cannot {call}: no {missing[0]}.onnx; export it without --parts")
+        if call in self.capabilities:
+            return
+        advice = f"{face.ADVICE[call]}, exported with 'blip export -m NAME -o FOLDER'"
+        if call in face.capabilities(self.config):
+            lacking = [graph for graph in GRAPHS.get(call, ()) if graph not in self.parts.engine.graphs]
+            advice = f"it has no {lacking[0]}.onnx, export it without --parts" if lacking else face.ADVICE[call]
+        raise MissingPart(f"model '{self.name}' cannot {call}; {advice}")
 
-    def captions(
+    def _captions(
         self,
-        pictures: Sequence[Image.Image],
+        pictures: Pictures,
         keys: Sequence[str],
         decoding: Decoding,
         prompt: str | None,
@@ -103,20 +102,22 @@ class Model(Face):
         generator: Any,
     ) -> list[Caption]:
         """keys, seed, generator: of sampling, which there is none of here."""
-        return [self._caption(row) for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)]
+        return [
+            self._caption_of(row) for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)
+        ]
 
-    def _caption(self, texts: Sequence[Generated]) -> Caption:
+    def _caption_of(self, texts: Sequence[Generated]) -> Caption:
         first, *others = (
             Caption(self.tokenizer.decode(g.ids), g.score, tuple(self.tokenizer.pieces(g.ids)), g.logprobs)
             for g in texts
         )
         return Caption(first.text, first.score, first.tokens, first.logprobs, tuple(others))
 
-    def written(self, embeds: Floats, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
+    def _written(self, embeds: Floats, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
         rows = inference.answer(self.parts, embeds, questions, decoding)
         return [[ScoredText(self.tokenizer.decode(g.ids), g.score) for g in row] for row in rows]
 
-    def ranked(
+    def _ranked(
         self, embeds: Floats, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
     ) -> list[list[ScoredText]]:
         lengths = choices.attention_mask.sum(axis=1) - 1
@@ -126,105 +127,47 @@ class Model(Face):
             for places, totals in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True)
         ]
 
-    def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
-        """Whether a statement is true of two images (NLVR2 models)."""
-        self.require("compare")
-        pictures = [opening.open_image(image, name) for image, name in ((image_a, "image_a"), (image_b, "image_b"))]
-        embeds = self.encode(pictures)
-        chance = float(inference.reason(self.parts, embeds[:1], embeds[1:], [clean_caption(text)])[0])
-        return Verdict(value=chance > 0.5, score=chance)
+    def _true(self, pictures: Pictures, statement: str) -> float:
+        embeds = self._encode(pictures)
+        return float(inference.reason(self.parts, embeds[:1], embeds[1:], [statement])[0])
 
-    def match(
-        self,
-        images: ImageLike | Iterable[ImageLike],
-        texts: str | Sequence[str],
-        *,
-        pairs: bool = False,
-        head: Literal["itm", "itc", "both"] = "both",
-        max_text_length: int = 35,
+    def _matched(
+        self, pictures: Pictures, texts: Sequence[str], pairs: bool, head: Head, max_length: int
     ) -> MatchResult:
-        """How well texts fit images: all combinations [N, M], or with `pairs` row by row [N]."""
-        self.require("match")
-        opening.check_head(head)
-        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
-        if pairs:
-            opening.check_pairs(len(pictures), len(lines))
-        embeds, features = self._seen(pictures)
+        embeds, features = self._run_vision(pictures, ["image_embeds", "image_features"])
         itm = itc = None
         if head != "itc":
-            encoded = self.tokenizer.arrays(lines, first="enc", max_length=max_text_length)
+            encoded = self.tokenizer.arrays(texts, first="enc", max_length=max_length)
             logits = (inference.paired_logits if pairs else inference.match_logits)(self.parts, embeds, encoded)
             itm = inference.chances(logits)
         if head != "itm":
-            others = inference.embed_text(self.parts, lines, max_length=max_text_length)
+            others = inference.embed_text(self.parts, texts, max_length=max_length)
             itc = (features * others).sum(axis=1) if pairs else features @ others.T
         return MatchResult(itm, itc)
 
-    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Any:
-        """ITM logits [N, M, 2] (no match, match), float32. A batch of images is held at a time."""
-        self.require("match")
-        encoded = self.tokenizer.arrays(list(texts), first="enc", max_length=max_text_length)
-        rows = [np.empty((0, len(texts), 2), np.float32)]
-        for batch in opening.batches(images, None, self.images_at_once, "raise"):
-            embeds = self.encode([image for _, image in batch if isinstance(image, Image.Image)])
-            rows.append(inference.match_logits(self.parts, embeds, encoded))
-        return np.concatenate(rows)
+    def _match_logits(self, pictures: Pictures, texts: Sequence[str], max_length: int) -> Floats:
+        encoded = self.tokenizer.arrays(texts, first="enc", max_length=max_length)
+        return inference.match_logits(self.parts, self._encode(pictures), encoded)
 
-    def embed_image(
-        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
-    ) -> Embeddings:
-        """Vectors of images: unit length in the space shared with texts, or the class token's states.
+    def _image_vectors(self, pictures: Pictures, projected: bool, tokens: bool) -> Floats:
+        (found,) = self._run_vision(pictures, ["image_features" if projected else "image_embeds"])
+        return found if tokens or projected else found[:, 0]
 
-        tokens: the states of all positions, [N, T, D], not projected.
-        """
-        projected = projected and not tokens
-        self.require("match" if projected else "image")
-        output = "image_features" if projected else "image_embeds"
-        rows = []
-        for batch in opening.batches(opening.one_or_many(images)[1], None, self.images_at_once, "raise"):
-            pixel_values = self._prepare([image for _, image in batch if isinstance(image, Image.Image)])
-            (found,) = self.parts.engine.run("vision", {"pixel_values": pixel_values}, [output])
-            rows.append(found if tokens or projected else found[:, 0])
-        if not rows:
-            raise UsageError("images; must be at least one")
-        return Embeddings(np.concatenate(rows), "image", projected, self.name)
+    def _text_vectors(self, texts: Sequence[str], projected: bool, tokens: bool) -> Floats:
+        return inference.embed_text(self.parts, texts, projected=projected, tokens=tokens)
 
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
-        """Vectors of texts: unit length in the space shared with images, or the first token's states.
-
-        tokens: the states of all positions, [N, T, D], not projected, zero after the end of a shorter text.
-        """
-        projected = projected and not tokens
-        self.require("match" if projected else "text")
-        vectors = inference.embed_text(self.parts, opening.texts_of(texts), projected=projected, tokens=tokens)
-        return Embeddings(vectors, "text", projected, self.name)
-
-    def embed_multimodal(
-        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
-    ) -> Embeddings:
-        """Vectors of pairs of image and text: the fused state of the first token, or with `tokens` of all."""
-        self.require("text")
-        pictures, lines = opening.open_all(opening.one_or_many(images)[1]), opening.texts_of(texts)
-        opening.check_pairs(len(pictures), len(lines))
-        vectors = inference.embed_multimodal(self.parts, self.encode(pictures), lines, tokens=tokens)
-        return Embeddings(vectors, "multimodal", False, self.name)
+    def _pair_vectors(self, pictures: Pictures, texts: Sequence[str], tokens: bool) -> Floats:
+        return inference.embed_multimodal(self.parts, self._encode(pictures), texts, tokens=tokens)
 
     def _prepare(self, images: Sequence[Image.Image]) -> Floats:
         config = self.config
         return prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
 
-    def encode(self, pictures: Sequence[Image.Image]) -> Floats:
+    def _encode(self, pictures: Pictures) -> Floats:
         """image_embeds [B, N, D], some at a time."""
         return self._run_vision(pictures, ["image_embeds"])[0]
 
-    def _seen(self, pictures: Sequence[Image.Image]) -> tuple[Floats, Floats]:
-        """image_embeds [B, N, D] and image_features [B, E]."""
-        embeds, features = self._run_vision(pictures, ["image_embeds", "image_features"])
-        return embeds, features
-
-    def _run_vision(self, pictures: Sequence[Image.Image], outputs: Sequence[str]) -> list[Floats]:
-        if not pictures:
-            raise UsageError("images; must be at least one")
+    def _run_vision(self, pictures: Pictures, outputs: Sequence[str]) -> list[Floats]:
         parts = [pictures[i : i + self.images_at_once] for i in range(0, len(pictures), self.images_at_once)]
         rows = [self.parts.engine.run("vision", {"pixel_values": self._prepare(part)}, outputs) for part in parts]
         return [np.concatenate(columns) for columns in zip(*rows, strict=True)]

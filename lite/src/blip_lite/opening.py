@@ -90,9 +90,12 @@ def _from_tensor(image: Any) -> NDArray[np.uint8]:
     return pixels
 
 
-def open_all(images: Iterable[Any]) -> list[Image.Image]:
-    """The pictures of images that must all be readable."""
-    return [open_image(image, str(i)) for i, image in enumerate(images)]
+def open_all(images: Any) -> list[Image.Image]:
+    """The pictures of one image or several that must all be readable. Raises UsageError where there is none."""
+    pictures = [open_image(image, str(i)) for i, image in enumerate(one_or_many(images)[1])]
+    if not pictures:
+        raise UsageError("images; must be at least one")
+    return pictures
 
 
 def batches(images: Iterable[Any], keys: Iterable[str] | None, size: int, on_error: OnError) -> Iterator[Opened]:
