@@ -29,7 +29,7 @@ NOT_SETTINGS = (
 
 
 @dataclass(kw_only=True)
-class Flags(o.Columns):
+class Flags(o.Columns, o.Machine):
     """All flags but the task."""
 
     data: Annotated[
@@ -61,17 +61,10 @@ class Flags(o.Columns):
     frames: Annotated[int, typer.Option(min=1, help="Video: frames of a clip.")] = 8
     strategy: Annotated[str, typer.Option(help="Video: uniform as the original, or linspace.")] = "uniform"
     texts: Annotated[Path | None, typer.Option(help="Judgements: the captions' file of Flickr8k.")] = None
-    device: o.Device = "auto"
-    dtype: o.DType = "auto"
-    threads: o.Threads = None
     batch_size: o.BatchSize = None
     workers: o.Workers = None
-    image_size: o.ImageSize = None
-    offline: o.Offline = False
     seed: Annotated[int, typer.Option(help="Of resampling, and of --order random.")] = 0
     no_progress: o.NoProgress = False
-    quiet: o.Quiet = False
-    debug: o.Debug = False
 
 
 @o.flat

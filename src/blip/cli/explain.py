@@ -23,34 +23,10 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Flags:
-    """The flags of `o.Run` that mean something where every input becomes a folder."""
+class Flags(o.Reading):
+    """Here every input becomes a folder."""
 
     existing: Annotated[str | None, typer.Option(help="error, skip, overwrite: a folder with an explanation.")] = None
-    device: o.Device = "auto"
-    dtype: o.DType = "auto"
-    threads: o.Threads = None
-    workers: o.Workers = None
-    image_size: o.ImageSize = None
-    max_megapixels: o.MaxMegapixels = 200.0
-    offline: o.Offline = False
-    recursive: o.Recursive = True
-    hidden: o.Hidden = False
-    glob: o.Glob = None
-    ext: o.Ext = None
-    from_file: o.FromFile = None
-    limit: o.Limit = None
-    shard: o.Shard = None
-    frames: o.Frames = None
-    fps: o.Fps = None
-    null: o.Null = False
-    root: o.Root = None
-    url_timeout: o.UrlTimeout = 20.0
-    strict: o.Strict = False
-    dry_run: o.DryRun = False
-    no_progress: o.NoProgress = False
-    quiet: o.Quiet = False
-    debug: o.Debug = False
 
     def run(self) -> o.Run:
         """The same flags as other verbs have them: one image at a time, no file of records."""

@@ -29,22 +29,15 @@ Model_ = Annotated[
 
 
 @dataclass(kw_only=True)
-class Using:
+class Using(o.Machine):
     """The flags of both verbs."""
 
     index: IndexFolder = None
     model: Model_ = None
-    device: o.Device = "auto"
-    dtype: o.DType = "auto"
-    threads: o.Threads = None
     batch_size: o.BatchSize = None
     workers: o.Workers = None
-    image_size: o.ImageSize = None
     max_megapixels: o.MaxMegapixels = 200.0
-    offline: o.Offline = False
     no_progress: o.NoProgress = False
-    quiet: o.Quiet = False
-    debug: o.Debug = False
 
     def open(self) -> Index:
         """The index, with its model to be loaded when it is needed."""

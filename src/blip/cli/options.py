@@ -119,23 +119,24 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 @dataclass(kw_only=True)
-class Run:
-    """The flags of every verb that takes images. A verb has them as one argument, `flat` spells them out for users."""
+class Machine:
+    """The flags of every verb that runs a model. A verb has them as one argument, `flat` spells them out for users."""
 
-    output: Output = None
-    format: Format = None
-    json: AsJson = False
-    existing: Existing = None
-    resume: Resume = False
     device: Device = "auto"
     dtype: DType = "auto"
     threads: Threads = None
-    batch_size: BatchSize = None
-    workers: Workers = None
     image_size: ImageSize = None
-    max_megapixels: MaxMegapixels = 200.0
-    compile: Compile = False
     offline: Offline = False
+    quiet: Quiet = False
+    debug: Debug = False
+
+
+@dataclass(kw_only=True)
+class Reading(Machine):
+    """Those of every verb that looks at images one after the other."""
+
+    workers: Workers = None
+    max_megapixels: MaxMegapixels = 200.0
     recursive: Recursive = True
     hidden: Hidden = False
     glob: Glob = None
@@ -151,13 +152,6 @@ class Run:
     strict: Strict = False
     dry_run: DryRun = False
     no_progress: NoProgress = False
-    quiet: Quiet = False
-    debug: Debug = False
-
-    @property
-    def form(self) -> str | None:
-        """The format asked for; None: by the output's extension."""
-        return "jsonl" if self.json else self.format
 
     def inputs(self, named: list[str] | None) -> list[Input]:
         """All inputs that the arguments name."""
@@ -174,6 +168,24 @@ class Run:
             video=partial(frame_inputs, frames=self.frames or 8, fps=self.fps),
             stdin=getattr(sys.stdin, "buffer", None),
         )  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class Run(Reading):
+    """Those of every verb that writes a record of each image."""
+
+    output: Output = None
+    format: Format = None
+    json: AsJson = False
+    existing: Existing = None
+    resume: Resume = False
+    batch_size: BatchSize = None
+    compile: Compile = False
+
+    @property
+    def form(self) -> str | None:
+        """The format asked for; None: by the output's extension."""
+        return "jsonl" if self.json else self.format
 
     def load_any(self, name: str | None, default: str = BUNDLED) -> AnyModel:
         """The model to use: that of an exported folder runs without torch, any other by `load`."""
