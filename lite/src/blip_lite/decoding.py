@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from blip_lite.errors import ConfigError
 
@@ -140,3 +140,11 @@ def decoding_of(
         num_beams=max(beams, num_captions), num_captions=num_captions, min_length=min_length, max_length=max_length,
         repetition_penalty=penalty,
     )  # fmt: skip
+
+
+def described(decoding: Decoding) -> dict[str, Any]:
+    """The settings as a record shows them."""
+    lengths = {"min_length": decoding.min_length, "max_length": decoding.max_length}
+    if isinstance(decoding, Nucleus):
+        return {"top_p": decoding.top_p, "top_k": decoding.top_k, "temperature": decoding.temperature, **lengths}
+    return {"beams": decoding.num_beams if isinstance(decoding, Beam) else 1, **lengths}

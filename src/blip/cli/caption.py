@@ -12,6 +12,7 @@ import typer
 
 from blip.cli import options as o
 from blip.cli.flow import Flow, Good, Record
+from blip_lite.decoding import decoding_of, described
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,8 +81,6 @@ def caption(
         wanted = _of_clips(wanted)
         flow.written = _Summary(wanted)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
-    from blip_lite.decoding import decoding_of
-
     decoding = decoding_of(
         beams=beams or 3, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
         max_length=max_length or _length(loaded, prompt, max_new_tokens), num_captions=num_captions,
@@ -149,7 +148,7 @@ class _Captioner:
         ]
         return {
             "schema": "caption/1", "key": one.key, "text": text, "score": found.score, "alternatives": others or None,
-            "itm": scores[0], "model": self.model.name, "params": params(self.decoding),
+            "itm": scores[0], "model": self.model.name, "params": described(self.decoding),
             "width": image.width, "height": image.height,
         }  # fmt: skip
 
@@ -187,13 +186,3 @@ def _quality(row: Record) -> float:
     if "error" in row:
         return float("-inf")
     return float(row["score"] if row["itm"] is None else row["itm"])
-
-
-def params(decoding: Decoding) -> Record:
-    """The decoding's settings as a record shows them."""
-    from blip_lite.decoding import Beam, Nucleus
-
-    lengths = {"min_length": decoding.min_length, "max_length": decoding.max_length}
-    if isinstance(decoding, Nucleus):
-        return {"top_p": decoding.top_p, "top_k": decoding.top_k, "temperature": decoding.temperature, **lengths}
-    return {"beams": decoding.num_beams if isinstance(decoding, Beam) else 1, **lengths}

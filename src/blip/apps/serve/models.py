@@ -86,7 +86,7 @@ def _device(name: str, worker: int) -> str:
 
 
 def caption(model: Model, jobs: Sequence[Job]) -> Rows:
-    from blip_lite.decoding import decoding_of
+    from blip_lite.decoding import decoding_of, described
     from blip_lite.results import Caption
 
     params = dict(jobs[0].params)
@@ -99,14 +99,8 @@ def caption(model: Model, jobs: Sequence[Job]) -> Rows:
     for job, one in zip(jobs, found, strict=True):
         assert isinstance(one, Caption), "pictures cannot fail any more"
         width, height = job.picture.original if job.picture is not None else (0, 0)
-        rows.append([_record("caption", job, one.to_dict(), params=_shown(params), width=width, height=height)])
+        rows.append([_record("caption", job, one.to_dict(), params=described(decoding), width=width, height=height)])
     return rows
-
-
-def _shown(params: Record) -> Record:
-    """The decoding's settings as the command line's records show them."""
-    names = ("top_p", "top_k", "temperature") if params["sample"] else ("beams",)
-    return {name: params[name] for name in (*names, "min_length", "max_length")}
 
 
 def answer(model: Model, jobs: Sequence[Job]) -> Rows:
