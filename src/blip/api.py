@@ -158,12 +158,10 @@ class Model(Face):
             rows = inference.caption(
                 self.module, self.tokenizer, pixel_values, decoding, prompt=prompt, seeds=seeds, generator=generator
             )
-        captions = []
-        for row in rows:
-            texts = [Caption(h.text, h.score, tuple(self.tokenizer.pieces(h.ids)), h.logprobs) for h in row]
-            first = texts[0]
-            captions.append(Caption(first.text, first.score, first.tokens, first.logprobs, tuple(texts[1:])))
-        return captions
+        return [
+            Caption.best_of([Caption(h.text, h.score, tuple(self.tokenizer.pieces(h.ids)), h.logprobs) for h in row])
+            for row in rows
+        ]
 
     def _encode(self, pictures: Pictures) -> Tensor:
         some = range(0, len(pictures), self.images_at_once)

@@ -21,7 +21,7 @@ from blip_lite.face import Face
 from blip_lite.image import prepare
 from blip_lite.inference import Parts
 from blip_lite.results import Caption, MatchResult, ScoredText
-from blip_lite.search import Floats, Generated
+from blip_lite.search import Floats
 from blip_lite.tokenizer import Arrays, Tokenizer
 
 CONFIG = "config.json"
@@ -102,16 +102,11 @@ class Model(Face):
         generator: Any,
     ) -> list[Caption]:
         """keys, seed, generator: of sampling, which there is none of here."""
+        pieces, decode = self.tokenizer.pieces, self.tokenizer.decode
         return [
-            self._caption_of(row) for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)
+            Caption.best_of([Caption(decode(g.ids), g.score, tuple(pieces(g.ids)), g.logprobs) for g in row])
+            for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)
         ]
-
-    def _caption_of(self, texts: Sequence[Generated]) -> Caption:
-        first, *others = (
-            Caption(self.tokenizer.decode(g.ids), g.score, tuple(self.tokenizer.pieces(g.ids)), g.logprobs)
-            for g in texts
-        )
-        return Caption(first.text, first.score, first.tokens, first.logprobs, tuple(others))
 
     def _written(self, embeds: Floats, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
         rows = inference.answer(self.parts, embeds, questions, decoding)

@@ -37,6 +37,11 @@ class Caption:
     alternatives: tuple[Caption, ...] = ()
     itm: float | None = None
 
+    @classmethod
+    def best_of(cls, captions: Sequence[Caption]) -> Caption:
+        """The first, with the others as alternatives."""
+        return replace(captions[0], alternatives=tuple(captions[1:]))
+
     def to_dict(self) -> dict[str, Any]:
         others = [{"text": other.text, "score": other.score} for other in self.alternatives]
         return {"text": self.text, "score": self.score, "alternatives": others or None, "itm": self.itm}
