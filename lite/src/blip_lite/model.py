@@ -86,11 +86,13 @@ class Model(Face):
         """Raises MissingPart when the graphs cannot serve a call."""
         if call in self.capabilities:
             return
-        advice = f"{face.ADVICE[call]}, exported with 'blip export -m NAME -o FOLDER'"
-        if call in face.capabilities(self.config):
-            lacking = [graph for graph in GRAPHS.get(call, ()) if graph not in self.parts.engine.graphs]
-            advice = f"it has no {lacking[0]}.onnx, export it without --parts" if lacking else face.ADVICE[call]
-        raise MissingPart(f"model '{self.name}' cannot {call}; {advice}")
+        why = f"; {face.ADVICE[call]}"
+        if call not in face.capabilities(self.config):
+            why += ", exported with 'blip export -m NAME -o FOLDER'"
+        elif call in GRAPHS:
+            lacking = next(graph for graph in GRAPHS[call] if graph not in self.parts.engine.graphs)
+            why = f": no {lacking}.onnx; export it without --parts"
+        raise MissingPart(f"model '{self.name}' cannot {call}{why}")
 
     def _captions(
         self,

@@ -172,20 +172,25 @@ def run(settings: Settings, listening: socket.socket) -> None:
     engine = LocalEngine(litserve)
     app = build_app(settings, engine, _lifespan(litserve, engine))
     app.response_queue_id = 0  # type: ignore[attr-defined] # where litserve's lifespan looks for it
-    server = Server(app, settings, engine, failures)
+    server, interrupted = Server(app, settings, engine, failures), False
     try:
         _hold_interrupts(True)  # also for workers that start later: litserve's thread that starts them does so now
         with wrap_litserve_start(litserve, worker_monitor=True):
-            _hold_interrupts(False)
-            # uvicorn raises it once more at its end; were it ignored, so it would be by workers that start meanwhile
-            before = signal.signal(signal.SIGTERM, server.handle_exit)
-            server.run(sockets=[listening])
-            signal.signal(signal.SIGTERM, before)
+            try:
+                _hold_interrupts(False)
+                # uvicorn raises it once more at its end; were it ignored, so would it be by workers that start then
+                before = signal.signal(signal.SIGTERM, server.handle_exit)
+                server.run(sockets=[listening])
+                signal.signal(signal.SIGTERM, before)
+            except KeyboardInterrupt:  # kept until all is tidied up, which may fail and hide it
+                interrupted = True
     except (OSError, EOFError):  # of litserve's tidying up, where nothing is left to tidy
-        if server.failure is None:
+        if server.failure is None and not interrupted:
             raise
     if server.failure is not None:
         raise server.failure
+    if interrupted:
+        raise KeyboardInterrupt
 
 
 def _hold_interrupts(hold: bool) -> None:
