@@ -13,8 +13,12 @@ from benchmarks.timing import Limits, Ratio, Times, interleave, limits, load
 
 CASES |= {"retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case)}
 PARTS = "parts"
-PROFILED = {"f32, 1 photo": ("f32", 1), "f32, 8 photos": ("f32", 8), "bf16, 1 photo": ("bf16", 1),
-            "bf16, 8 photos": ("bf16", 8)}  # fmt: skip
+PROFILED = {
+    "f32, 1 photo": ("f32", 1),
+    "f32, 8 photos": ("f32", 8),
+    "bf16, 1 photo": ("bf16", 1),
+    "bf16, 8 photos": ("bf16", 8),
+}
 
 
 def main() -> None:
@@ -52,11 +56,17 @@ def _compared(case: Case, ours: str, peer: str, times: dict[str, Times], best: L
         rate = best.bfloat16 if "bf16" in ours else best.float32
         share = (1e9 * work.gflop / rate + 1e9 * work.gbyte / best.read) / times[ours].median
     return {
-        "ours": ours.removeprefix("ours "), "ours_s": times[ours].median,
-        "peer": peer.removeprefix("peer "), "peer_s": times[peer].median,
-        "ratio": ratio.median, "low": ratio.low, "high": ratio.high, "wall": ratio.wall,
-        "share": share, "remark": remark,
-    }  # fmt: skip
+        "ours": ours.removeprefix("ours "),
+        "ours_s": times[ours].median,
+        "peer": peer.removeprefix("peer "),
+        "peer_s": times[peer].median,
+        "ratio": ratio.median,
+        "low": ratio.low,
+        "high": ratio.high,
+        "wall": ratio.wall,
+        "share": share,
+        "remark": remark,
+    }
 
 
 def _scaled(times: Times, factor: float) -> Times:

@@ -44,9 +44,16 @@ def weights(name: str) -> dict[str, Tensor]:
 def oracle_config(family: Family, **changes: Any) -> BlipConfig:
     """The size of the oracle's models; the two widths differ on purpose."""
     text = TextConfig(
-        vocab_size=4002, width=32, num_layers=8 if family == "nlvr" else 4, num_heads=4, mlp_width=64, max_length=64,
-        dropout=0.0, dec_id=4000, enc_id=4001,
-    )  # fmt: skip
+        vocab_size=4002,
+        width=32,
+        num_layers=8 if family == "nlvr" else 4,
+        num_heads=4,
+        mlp_width=64,
+        max_length=64,
+        dropout=0.0,
+        dec_id=4000,
+        enc_id=4001,
+    )
     vision = VisionConfig(image_size=64, width=48, num_layers=3, num_heads=3, mlp_width=192)
     return replace(BlipConfig(family=family, vision=vision, text=text, proj_width=24), **changes)
 

@@ -33,9 +33,18 @@ MERLION = "https://raw.githubusercontent.com/salesforce/LAVIS/main/docs/_static/
 
 HF_CAPTION, HF_VQA, HF_ITM = (f"Salesforce/blip-{x}" for x in ("image-captioning-base", "vqa-base", "itm-base-coco"))
 NAMES = (
-    "legacy-caption-base", "legacy-vqa-base", "vqa-base-capfilt", "retrieval-coco-base", "retrieval-coco-large",
-    "caption-large", "lavis-caption-base", "pretrain-base-capfilt", HF_CAPTION, HF_VQA, HF_ITM,
-)  # fmt: skip
+    "legacy-caption-base",
+    "legacy-vqa-base",
+    "vqa-base-capfilt",
+    "retrieval-coco-base",
+    "retrieval-coco-large",
+    "caption-large",
+    "lavis-caption-base",
+    "pretrain-base-capfilt",
+    HF_CAPTION,
+    HF_VQA,
+    HF_ITM,
+)
 
 
 @lru_cache(maxsize=1)  # the tests of a model follow each other; two models would be gigabytes more

@@ -112,8 +112,11 @@ def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> N
     done = subprocess.run(
         [sys.executable, "-c", code, "caption", str(ROOT / "examples" / "chelsea.png")],
         env={"PYTHONPATH": str(tmp_path / "installed"), "BLIP_OFFLINE": "1", "PATH": "/usr/bin:/bin"},
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     where, caption = done.stdout.splitlines()
     assert where.startswith(str(tmp_path / "installed")) and caption.startswith("a cat")
 

@@ -30,9 +30,17 @@ FENCE = re.compile(r"^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MU
 PRINTS = "prints"
 # why a block is not run here; readers see the same words as its title
 NOT_RUN = {
-    "installs", "needs a download", "needs a GPU", "needs several machines", "needs a container engine",
-    "needs npm", "runs until stopped", "the original", "LAVIS", "Transformers",
-}  # fmt: skip
+    "installs",
+    "needs a download",
+    "needs a GPU",
+    "needs several machines",
+    "needs a container engine",
+    "needs npm",
+    "runs until stopped",
+    "the original",
+    "LAVIS",
+    "Transformers",
+}
 
 
 @dataclass(frozen=True)

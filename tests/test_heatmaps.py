@@ -51,9 +51,10 @@ def test_a_model_that_only_captions_explains_a_given_caption() -> None:
 
 def test_what_cannot_be_explained_says_what_is_needed() -> None:
     for kind, text, what in (
-        ("retrieval", None, "this model needs a text"), ("vqa", None, "this model needs a question"),
+        ("retrieval", None, "this model needs a text"),
+        ("vqa", None, "this model needs a question"),
         ("vqa", " ", "this model needs a question"),
-    ):  # fmt: skip
+    ):
         with pytest.raises(UsageError, match=what):
             blip.load_random("tiny", kind=kind).explain(CHELSEA, text)  # type: ignore[arg-type]
     with pytest.raises(MissingPart, match="a 'nlvr' model has no heat-maps"):

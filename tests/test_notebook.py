@@ -12,8 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples" / "demo.ipynb"
-PARTS = ["Image captioning", "Visual question answering", "Features", "Image-text matching", "Heat-maps",
-         "Photo search", "Training"]  # fmt: skip
+PARTS = [
+    "Image captioning",
+    "Visual question answering",
+    "Features",
+    "Image-text matching",
+    "Heat-maps",
+    "Photo search",
+    "Training",
+]
 
 
 @pytest.fixture(scope="module")

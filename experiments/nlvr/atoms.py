@@ -11,9 +11,30 @@ from experiments.vqa.photo import Photo
 
 MIN_PHOTOS = 12  # that an atom must be true of, and false of
 THINGS = (
-    "dog", "horse", "bird", "bike", "motorcycle", "skateboard", "surfboard", "ball", "frisbee", "bench", "boat",
-    "swing", "snow", "water", "grass", "beach", "mountain", "building", "wave", "ramp", "guitar", "car", "table",
-)  # fmt: skip
+    "dog",
+    "horse",
+    "bird",
+    "bike",
+    "motorcycle",
+    "skateboard",
+    "surfboard",
+    "ball",
+    "frisbee",
+    "bench",
+    "boat",
+    "swing",
+    "snow",
+    "water",
+    "grass",
+    "beach",
+    "mountain",
+    "building",
+    "wave",
+    "ramp",
+    "guitar",
+    "car",
+    "table",
+)
 MASS = ("snow", "water", "grass")
 NUMBERS = {0: "no", 1: "one", 2: "two", 3: "three", 4: "four", 5: "five"}
 SINGULAR = {"people": "person", "men": "man", "women": "woman", "children": "child"}

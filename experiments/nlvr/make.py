@@ -52,8 +52,13 @@ def write(path: Path, rows: Sequence[Row], split: str, kinds: Sequence[str] | No
             if kinds is not None and row.kind not in kinds:
                 continue
             images = [f"../photos/{split}/{key}.jpg" for key in (row.left, row.right)]
-            values = {"images": images, "sentence": row.sentence, "label": str(row.label),
-                      "identifier": f"{split}-{i}", "kind": row.kind}  # fmt: skip
+            values = {
+                "images": images,
+                "sentence": row.sentence,
+                "label": str(row.label),
+                "identifier": f"{split}-{i}",
+                "kind": row.kind,
+            }
             file.write(json.dumps(values) + "\n")
 
 

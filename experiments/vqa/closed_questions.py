@@ -18,16 +18,23 @@ from experiments.vqa.parse import (
     gerund,
     is_near_color,
     word_set,
-)  # fmt: skip
+)
 from experiments.vqa.photo import PLACES, PLURAL_NAMES, Photo, absent
 
 ASKED: dict[str, dict[str, dict[str, str]]] = tomllib.loads((Path(__file__).parent / "asked.toml").read_text())
 MASS = ("snow", "water", "grass")
 PERSONS = word_set("man woman boy girl men women boys girls people child children person lady guy kids")
 COUNTED = {
-    "dogs": ("dog",), "people": HUMANS, "men": ("man",), "women": ("woman",), "boys": ("boy",), "girls": ("girl",),
-    "children": ("boy", "girl", "child"), "horses": ("horse",), "birds": ("bird",),
-}  # fmt: skip
+    "dogs": ("dog",),
+    "people": HUMANS,
+    "men": ("man",),
+    "women": ("woman",),
+    "boys": ("boy",),
+    "girls": ("girl",),
+    "children": ("boy", "girl", "child"),
+    "horses": ("horse",),
+    "birds": ("bird",),
+}
 WHO = ("man", "woman", "boy", "girl", "child", "person", "dog", *PLURAL_NAMES.values())
 IN_PLACE = {"water": "in the water", "grass": "on the grass", "snow": "in the snow", "beach": "on the beach"}
 SILENT = {"hold", "carry", "wear"}  # said beside what one does
@@ -146,8 +153,10 @@ def there(thing: str) -> list[str]:
     if thing in MASS:
         return [f"is there {thing}?", f"is there any {thing} in the picture?", f"do you see {thing}?"]
     one = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
-    more = {"child": ["are there children?", "are there any children in the picture?"],
-            "person": ["are there people?", "are there any people in the picture?"]}.get(thing, [])  # fmt: skip
+    more = {
+        "child": ["are there children?", "are there any children in the picture?"],
+        "person": ["are there people?", "are there any people in the picture?"],
+    }.get(thing, [])
     return [
         f"is there {one}?",
         f"is there {one} in the picture?",

@@ -122,8 +122,15 @@ def ten(answers: Mapping[str, int]) -> list[str]:
 def write(path: Path, rows: Sequence[Row], split: str) -> None:
     with path.open("w") as file:
         for i, row in enumerate(rows):
-            values = {"image": f"../photos/{split}/{row.key}.jpg", "question_id": i, "question": row.question,
-                      "answer": ten(row.answers), "kind": row.kind, "form": row.form, "key": row.key}  # fmt: skip
+            values = {
+                "image": f"../photos/{split}/{row.key}.jpg",
+                "question_id": i,
+                "question": row.question,
+                "answer": ten(row.answers),
+                "kind": row.kind,
+                "form": row.form,
+                "key": row.key,
+            }
             file.write(json.dumps(values) + "\n")
 
 
@@ -132,9 +139,15 @@ def write_coco(shard: Path, output: Path) -> None:
     with (output / "vqa" / "coco.jsonl").open("w") as file:
         for key, values in read_shards([shard], output / "photos" / "coco"):
             for one in values.get("questions") or ():
-                row = {"image": f"../photos/coco/{key}.jpg", "question_id": one["question_id"],
-                       "question": one["question"], "answer": one["answers"], "kind": one["answer_type"],
-                       "form": one["question_type"], "key": key}  # fmt: skip
+                row = {
+                    "image": f"../photos/coco/{key}.jpg",
+                    "question_id": one["question_id"],
+                    "question": one["question"],
+                    "answer": one["answers"],
+                    "kind": one["answer_type"],
+                    "form": one["question_type"],
+                    "key": key,
+                }
                 file.write(json.dumps(row) + "\n")
 
 

@@ -23,12 +23,27 @@ from experiments.vqa.photo import PLACES, Photo
 
 SPORTS = {name: word_set(words) for name, words in WORDS["sports"].items()}
 SCENES = [place for place in PLACES if place not in word_set("bench couch bed boat swing stairs rock court stage")]
-GROUNDS = {"snow": "snow snowy", "grass": "grass grassy lawn", "sand": "sand sandy", "dirt": "dirt",
-           "water": "water ocean", "rocks": "rocky rocks", "leaves": "leaves", "carpet": "carpet"}  # fmt: skip
+GROUNDS = {
+    "snow": "snow snowy",
+    "grass": "grass grassy lawn",
+    "sand": "sand sandy",
+    "dirt": "dirt",
+    "water": "water ocean",
+    "rocks": "rocky rocks",
+    "leaves": "leaves",
+    "carpet": "carpet",
+}
 HEADGEAR = word_set("hat helmet cap headband bandanna hood beanie goggles crown wig")
 VAGUE = {*WORDS["verbs"]["vague"].split()}
-RIDING = {"bike": "riding bike", "horse": "riding horse", "motorcycle": "riding motorcycle", "wave": "surfing",
-          "skateboard": "skateboarding", "surfboard": "surfing", "snowboard": "snowboarding"}  # fmt: skip
+RIDING = {
+    "bike": "riding bike",
+    "horse": "riding horse",
+    "motorcycle": "riding motorcycle",
+    "wave": "surfing",
+    "skateboard": "skateboarding",
+    "surfboard": "surfing",
+    "snowboard": "snowboarding",
+}
 PLURALS = WORDS["colors"]["plural"].split()
 
 

@@ -13,16 +13,32 @@ from typing import NamedTuple
 
 WORDS = tomllib.loads((Path(__file__).parent / "words.toml").read_text())
 PHRASES = [
-    (r"\b(t|tee) ?-? ?shirt", "shirt"), (r"\bin front of\b", "in_front_of"), (r"\b(next|close) to\b", "next_to"),
-    (r"\b(on|on the) top of\b|\batop\b", "on_top_of"), (r"\bin the middle of\b", "in"), (r"\btank top", "top"),
-    (r"\b(bathing|swim|swimming) suit", "swimsuit"), (r"\b(life|safety) (jacket|vest)", "lifejacket"),
-    (r"\b(swim|swimming) trunks", "trunks"), (r"\bdirt ?bik(e|er)", r"dirtbik\1"), (r"\bmotor bike", "motorbike"),
-    (r"\boff of\b", "off"), (r"\bout of\b", "from"), (r"\binside( of)?\b", "in"), (r"\bice cream", "icecream"),
-    (r"\b(baseball|soccer|football) (cap|hat|uniform|jersey|helmet)", r"\2"), (r"\bunderneath\b", "under"),
-    (r"\bonto\b|\bupon\b", "on"), (r"\btowards\b", "toward"), (r"\bbeside\b", "next_to"), (r"\bcell phone", "phone"),
-    (r"\b(light|dark|bright|brightly|multi)[ -]+(?=colou?red|[a-z]+)", ""), (r"\bmales\b", "men"),
-    (r"\bfemales\b", "women"), (r"-", " "),
-]  # fmt: skip
+    (r"\b(t|tee) ?-? ?shirt", "shirt"),
+    (r"\bin front of\b", "in_front_of"),
+    (r"\b(next|close) to\b", "next_to"),
+    (r"\b(on|on the) top of\b|\batop\b", "on_top_of"),
+    (r"\bin the middle of\b", "in"),
+    (r"\btank top", "top"),
+    (r"\b(bathing|swim|swimming) suit", "swimsuit"),
+    (r"\b(life|safety) (jacket|vest)", "lifejacket"),
+    (r"\b(swim|swimming) trunks", "trunks"),
+    (r"\bdirt ?bik(e|er)", r"dirtbik\1"),
+    (r"\bmotor bike", "motorbike"),
+    (r"\boff of\b", "off"),
+    (r"\bout of\b", "from"),
+    (r"\binside( of)?\b", "in"),
+    (r"\bice cream", "icecream"),
+    (r"\b(baseball|soccer|football) (cap|hat|uniform|jersey|helmet)", r"\2"),
+    (r"\bunderneath\b", "under"),
+    (r"\bonto\b|\bupon\b", "on"),
+    (r"\btowards\b", "toward"),
+    (r"\bbeside\b", "next_to"),
+    (r"\bcell phone", "phone"),
+    (r"\b(light|dark|bright|brightly|multi)[ -]+(?=colou?red|[a-z]+)", ""),
+    (r"\bmales\b", "men"),
+    (r"\bfemales\b", "women"),
+    (r"-", " "),
+]
 NUMBERS: dict[str, int] = WORDS["numbers"]
 GRAMMAR = {name: set(words.split()) for name, words in WORDS["grammar"].items()}
 DETERMINERS, CONJUNCTIONS, ADVERBS = GRAMMAR["determiners"], GRAMMAR["conjunctions"], GRAMMAR["adverbs"]

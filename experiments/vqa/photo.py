@@ -27,10 +27,17 @@ from experiments.vqa.parse import (
     heads_of,
     tokens_of,
     word_set,
-)  # fmt: skip
+)
 
-PLURAL_NAMES = {"person": "people", "man": "men", "woman": "women", "boy": "boys", "girl": "girls",
-                "child": "children", "dog": "dogs"}  # fmt: skip
+PLURAL_NAMES = {
+    "person": "people",
+    "man": "men",
+    "woman": "women",
+    "boy": "boys",
+    "girl": "girls",
+    "child": "children",
+    "dog": "dogs",
+}
 PLACES = {name: word_set(words) for name, words in WORDS["places"].items()}
 
 

@@ -28,8 +28,14 @@ _HOME = {
     **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random", "save"), "blip.api"),
     **dict.fromkeys(
         (
-            "BlipError", "CheckpointError", "ConfigError", "MissingExtra", "MissingPart", "OfflineError",
-            "UnknownModel", "UnreadableImage",
+            "BlipError",
+            "CheckpointError",
+            "ConfigError",
+            "MissingExtra",
+            "MissingPart",
+            "OfflineError",
+            "UnknownModel",
+            "UnreadableImage",
         ),
         "blip_lite.errors",
     ),
@@ -39,13 +45,35 @@ _HOME = {
     ),
     "Index": "blip.apps.search.index",
     "Tokenizer": "blip.tokenizer",
-}  # fmt: skip
+}
 
 __all__ = [
-    "Answer", "BlipError", "Caption", "CheckpointError", "ConfigError", "Embeddings", "ErrorResult", "Explanation",
-    "Hit", "Index", "MatchResult", "MissingExtra", "MissingPart", "Model", "OfflineError", "Tokenizer",
-    "UnknownModel", "UnreadableImage", "Verdict", "download", "info", "list_models", "load", "load_random", "save",
-]  # fmt: skip
+    "Answer",
+    "BlipError",
+    "Caption",
+    "CheckpointError",
+    "ConfigError",
+    "Embeddings",
+    "ErrorResult",
+    "Explanation",
+    "Hit",
+    "Index",
+    "MatchResult",
+    "MissingExtra",
+    "MissingPart",
+    "Model",
+    "OfflineError",
+    "Tokenizer",
+    "UnknownModel",
+    "UnreadableImage",
+    "Verdict",
+    "download",
+    "info",
+    "list_models",
+    "load",
+    "load_random",
+    "save",
+]
 
 _PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone
 

@@ -115,8 +115,11 @@ class Model(Face):
 
     def __init__(self, loaded: Loaded) -> None:
         self.module, self.config, self.tokenizer, self.name = (
-            loaded.model, loaded.config, loaded.tokenizer, loaded.name,
-        )  # fmt: skip
+            loaded.model,
+            loaded.config,
+            loaded.tokenizer,
+            loaded.name,
+        )
         self.vocab = loaded.vocab  # the vocabulary file where it is not the bundled one
         self._lock = threading.Lock()
 

@@ -16,9 +16,14 @@ from blip_lite.results import Explanation
 
 MAPS = np.random.default_rng(0).random((6, 7, 7), dtype=np.float32)
 FOUND = Explanation(
-    ("[ENC]", "a/b", "skate", "##board", "?", "[SEP]"), MAPS, "gradcam", 2, 0.9, text="a/b skateboard?",
+    ("[ENC]", "a/b", "skate", "##board", "?", "[SEP]"),
+    MAPS,
+    "gradcam",
+    2,
+    0.9,
+    text="a/b skateboard?",
     image=Image.new("RGB", (200, 100), (9, 9, 9)),
-)  # fmt: skip
+)
 
 
 def test_each_word_has_a_picture_and_the_numbers_fit_them(tmp_path: Path) -> None:

@@ -82,8 +82,10 @@ def test_weights_are_stored_once(folder: Path, captioner: Path) -> None:
             if isinstance(tensor, onnx_ir.ExternalTensor):
                 place = stored[tensor.name]
                 assert (tensor.location, tensor.offset, tensor.length) == (
-                    "model.safetensors", place.offset, place.length
-                )  # fmt: skip
+                    "model.safetensors",
+                    place.offset,
+                    place.length,
+                )
             else:
                 assert tensor.nbytes <= 64, value.name
 

@@ -88,9 +88,10 @@ def test_pretraining_ties_the_modules_that_the_original_ties() -> None:
     tied = {
         name.removeprefix("text_encoder").removesuffix(".weight").replace(".", "/")
         for name, tensor in state.items()
-        if name.startswith("text_encoder.") and name.endswith(".weight")
+        if name.startswith("text_encoder.")
+        and name.endswith(".weight")
         and tensor.data_ptr() == state[name.replace("text_encoder.", "text_decoder.bert.")].data_ptr()
-    }  # fmt: skip
+    }
     assert tied == {line.removesuffix(" is tied") for line in values("pretrain")["tied"]}
     # what is trained: each shared tensor once, under one of its names
     names: dict[object, set[str]] = {}

@@ -52,33 +52,59 @@ def numbers(shapes: dict[str, tuple[int, ...]]) -> State:
 
 def timm_state() -> State:
     shapes: dict[str, tuple[int, ...]] = {
-        "cls_token": (1, 1, D), "pos_embed": (1, 5, D), "patch_embed.proj.weight": (D, 3, 16, 16),
-        "patch_embed.proj.bias": (D,), "norm.weight": (D,), "norm.bias": (D,), "head.weight": (7, D), "head.bias": (7,),
-    }  # fmt: skip
+        "cls_token": (1, 1, D),
+        "pos_embed": (1, 5, D),
+        "patch_embed.proj.weight": (D, 3, 16, 16),
+        "patch_embed.proj.bias": (D,),
+        "norm.weight": (D,),
+        "norm.bias": (D,),
+        "head.weight": (7, D),
+        "head.bias": (7,),
+    }
     for i in range(2):
         block: dict[str, tuple[int, ...]] = {
-            "norm1.weight": (D,), "norm1.bias": (D,), "attn.qkv.weight": (3 * D, D), "attn.qkv.bias": (3 * D,),
-            "attn.proj.weight": (D, D), "attn.proj.bias": (D,), "norm2.weight": (D,), "norm2.bias": (D,),
-            "mlp.fc1.weight": (MLP, D), "mlp.fc1.bias": (MLP,), "mlp.fc2.weight": (D, MLP), "mlp.fc2.bias": (D,),
-        }  # fmt: skip
+            "norm1.weight": (D,),
+            "norm1.bias": (D,),
+            "attn.qkv.weight": (3 * D, D),
+            "attn.qkv.bias": (3 * D,),
+            "attn.proj.weight": (D, D),
+            "attn.proj.bias": (D,),
+            "norm2.weight": (D,),
+            "norm2.bias": (D,),
+            "mlp.fc1.weight": (MLP, D),
+            "mlp.fc1.bias": (MLP,),
+            "mlp.fc2.weight": (D, MLP),
+            "mlp.fc2.bias": (D,),
+        }
         shapes |= {f"blocks.{i}.{name}": shape for name, shape in block.items()}
     return numbers(shapes)
 
 
 def flax_state() -> State:
     shapes: dict[str, tuple[int, ...]] = {
-        "cls": (1, 1, D), "embedding/kernel": (16, 16, 3, D), "embedding/bias": (D,), "head/kernel": (D, 7),
-        "head/bias": (7,), "Transformer/posembed_input/pos_embedding": (1, 5, D),
-        "Transformer/encoder_norm/scale": (D,), "Transformer/encoder_norm/bias": (D,),
-    }  # fmt: skip
+        "cls": (1, 1, D),
+        "embedding/kernel": (16, 16, 3, D),
+        "embedding/bias": (D,),
+        "head/kernel": (D, 7),
+        "head/bias": (7,),
+        "Transformer/posembed_input/pos_embedding": (1, 5, D),
+        "Transformer/encoder_norm/scale": (D,),
+        "Transformer/encoder_norm/bias": (D,),
+    }
     for i in range(2):
         attention = "MultiHeadDotProductAttention_1/"
         block: dict[str, tuple[int, ...]] = {
-            "LayerNorm_0/scale": (D,), "LayerNorm_0/bias": (D,), "LayerNorm_2/scale": (D,), "LayerNorm_2/bias": (D,),
-            "MlpBlock_3/Dense_0/kernel": (D, MLP), "MlpBlock_3/Dense_0/bias": (MLP,),
-            "MlpBlock_3/Dense_1/kernel": (MLP, D), "MlpBlock_3/Dense_1/bias": (D,),
-            f"{attention}out/kernel": (HEADS, D // HEADS, D), f"{attention}out/bias": (D,),
-        }  # fmt: skip
+            "LayerNorm_0/scale": (D,),
+            "LayerNorm_0/bias": (D,),
+            "LayerNorm_2/scale": (D,),
+            "LayerNorm_2/bias": (D,),
+            "MlpBlock_3/Dense_0/kernel": (D, MLP),
+            "MlpBlock_3/Dense_0/bias": (MLP,),
+            "MlpBlock_3/Dense_1/kernel": (MLP, D),
+            "MlpBlock_3/Dense_1/bias": (D,),
+            f"{attention}out/kernel": (HEADS, D // HEADS, D),
+            f"{attention}out/bias": (D,),
+        }
         for part in ("query", "key", "value"):
             block |= {f"{attention}{part}/kernel": (D, HEADS, D // HEADS), f"{attention}{part}/bias": (HEADS, 4)}
         shapes |= {f"Transformer/encoderblock_{i}/{name}": shape for name, shape in block.items()}
@@ -92,18 +118,27 @@ def bert_state() -> State:
         "bert.embeddings.word_embeddings.weight": (PIECES, width),
         "bert.embeddings.position_embeddings.weight": (20, width),
         "bert.embeddings.token_type_embeddings.weight": (2, width),
-        "bert.embeddings.LayerNorm.gamma": (width,), "bert.embeddings.LayerNorm.beta": (width,),
-        "bert.pooler.dense.weight": (width, width), "bert.pooler.dense.bias": (width,),
-        "cls.predictions.transform.dense.weight": (width, width), "cls.predictions.transform.dense.bias": (width,),
-        "cls.predictions.transform.LayerNorm.gamma": (width,), "cls.predictions.transform.LayerNorm.beta": (width,),
-        "cls.predictions.bias": (PIECES,), "cls.seq_relationship.weight": (2, width), "cls.seq_relationship.bias": (2,),
-    }  # fmt: skip
+        "bert.embeddings.LayerNorm.gamma": (width,),
+        "bert.embeddings.LayerNorm.beta": (width,),
+        "bert.pooler.dense.weight": (width, width),
+        "bert.pooler.dense.bias": (width,),
+        "cls.predictions.transform.dense.weight": (width, width),
+        "cls.predictions.transform.dense.bias": (width,),
+        "cls.predictions.transform.LayerNorm.gamma": (width,),
+        "cls.predictions.transform.LayerNorm.beta": (width,),
+        "cls.predictions.bias": (PIECES,),
+        "cls.seq_relationship.weight": (2, width),
+        "cls.seq_relationship.bias": (2,),
+    }
     for i in range(2):
         dense = {
-            "attention.self.query": (width, width), "attention.self.key": (width, width),
-            "attention.self.value": (width, width), "attention.output.dense": (width, width),
-            "intermediate.dense": (mlp, width), "output.dense": (width, mlp),
-        }  # fmt: skip
+            "attention.self.query": (width, width),
+            "attention.self.key": (width, width),
+            "attention.self.value": (width, width),
+            "attention.output.dense": (width, width),
+            "intermediate.dense": (mlp, width),
+            "output.dense": (width, mlp),
+        }
         for name, shape in dense.items():
             shapes |= {
                 f"bert.encoder.layer.{i}.{name}.weight": shape,
@@ -307,8 +342,9 @@ def test_model_keeps_its_own_rows_for_new_words_and_what_the_files_lack(tmp_path
     assert model.encoder.embed.word.weight is model.decoder.embed.word.weight
     assert all(torch.equal(state[name], before[name]) for name in random)
     heads = {name for name in random if ".cross" not in name}
-    assert heads == {f"{head}.{kind}" for head in ("vision_proj", "text_proj", "itm_head")
-                     for kind in ("weight", "bias")} | {"temperature"}  # fmt: skip
+    assert heads == {
+        f"{head}.{kind}" for head in ("vision_proj", "text_proj", "itm_head") for kind in ("weight", "bias")
+    } | {"temperature"}
     assert sum(".cross" in name for name in random) == 2 * 2 * 10  # encoder and decoder, two layers
 
 
@@ -378,7 +414,7 @@ def test_text_towers_compute_what_bert_computes(tmp_path: Path) -> None:
         (lambda: {"head.bias": torch.zeros(7)}, "no weights in it"),
         (bert_state, r"as an image tower of 2 layers: \d+ unexpected keys"),
     ],
-)  # fmt: skip
+)
 def test_image_tower_that_does_not_fit_is_refused(tmp_path: Path, state: object, message: str) -> None:
     path = write(tmp_path / "a.pth", state())  # type: ignore[operator]
     with pytest.raises(CheckpointMismatch, match=message) as error:

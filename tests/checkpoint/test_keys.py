@@ -13,9 +13,14 @@ from blip_lite.errors import CheckpointMismatch, ConfigError
 from tests.oracle_files import oracle_config, values, weights
 
 FAMILY_OF: dict[str, Family] = {
-    "base": "features", "decoder": "caption", "itm": "retrieval", "retrieval": "retrieval", "vqa": "vqa",
-    "nlvr": "nlvr", "pretrain": "pretrain",
-}  # fmt: skip
+    "base": "features",
+    "decoder": "caption",
+    "itm": "retrieval",
+    "retrieval": "retrieval",
+    "vqa": "vqa",
+    "nlvr": "nlvr",
+    "pretrain": "pretrain",
+}
 LISTS = [f"{name}_{size}" for name in FAMILY_OF for size in ("base", "large")]
 HF_LISTS = {"hf_caption": "caption", "hf_vqa": "vqa", "hf_itm": "retrieval", "hf_model": "features"}
 
@@ -141,8 +146,11 @@ def test_unequal_copies_of_a_tied_tensor_are_refused() -> None:
 
 
 def test_tied_tensor_may_be_stored_under_either_name() -> None:
-    state = keys.from_ours(keys.to_ours(weights("decoder"), oracle_config("caption"), "original")[0],
-                           oracle_config("caption"), "transformers")  # fmt: skip
+    state = keys.from_ours(
+        keys.to_ours(weights("decoder"), oracle_config("caption"), "original")[0],
+        oracle_config("caption"),
+        "transformers",
+    )
     expected, _ = keys.to_ours(dict(state), oracle_config("caption"), "transformers")
     del state["text_decoder.bert.embeddings.word_embeddings.weight"], state["text_decoder.cls.predictions.decoder.bias"]
     ours, _ = keys.to_ours(state, oracle_config("caption"), "transformers")
@@ -163,8 +171,15 @@ def test_shared_tensors_of_pretraining_are_one_object() -> None:
 
 def test_training_state_is_kept_under_our_names() -> None:
     _, training = keys.to_ours(weights("retrieval"), oracle_config("retrieval"), "original")
-    assert {"image_queue", "text_queue", "idx_queue", "queue_ptr", "momentum.vision.blocks.0.attn.q.weight",
-            "momentum.encoder.embed.word.weight", "momentum.text_proj.bias"} <= set(training)  # fmt: skip
+    assert {
+        "image_queue",
+        "text_queue",
+        "idx_queue",
+        "queue_ptr",
+        "momentum.vision.blocks.0.attn.q.weight",
+        "momentum.encoder.embed.word.weight",
+        "momentum.text_proj.bias",
+    } <= set(training)
 
 
 def test_file_without_momentum_is_accepted() -> None:

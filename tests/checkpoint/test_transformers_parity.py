@@ -120,14 +120,20 @@ def their_config(config: BlipConfig) -> Any:
     return TheirConfig(
         image_text_hidden_size=config.proj_width,
         vision_config={
-            "hidden_size": vision.width, "num_hidden_layers": vision.num_layers, "intermediate_size": vision.mlp_width,
-            "num_attention_heads": vision.num_heads, "image_size": vision.image_size,
+            "hidden_size": vision.width,
+            "num_hidden_layers": vision.num_layers,
+            "intermediate_size": vision.mlp_width,
+            "num_attention_heads": vision.num_heads,
+            "image_size": vision.image_size,
         },
         text_config={
-            "hidden_size": text.width, "num_hidden_layers": text.num_layers, "intermediate_size": text.mlp_width,
-            "max_position_embeddings": text.max_length, "label_smoothing": text.label_smoothing,
+            "hidden_size": text.width,
+            "num_hidden_layers": text.num_layers,
+            "intermediate_size": text.mlp_width,
+            "max_position_embeddings": text.max_length,
+            "label_smoothing": text.label_smoothing,
         },
-    )  # fmt: skip
+    )
 
 
 def from_theirs(theirs: Any, folder: Path) -> Pair:

@@ -32,9 +32,12 @@ def test_every_question_is_asked_of_every_picture(blip: Blip, photos: Path, tmp_
     assert said.code == 1 and "c.jpg: truncated" in said.err and "5 inputs, 4 done, 1 failed" in said.err
     assert [problem(row) for row in rows] == [None] * 9
     assert [(Path(row["key"]).name, row.get("question")) for row in rows[:5]] == [
-        ("a.png", "what is it?"), ("a.png", "how many?"), ("b.jpg", "what is it?"), ("b.jpg", "how many?"),
+        ("a.png", "what is it?"),
+        ("a.png", "how many?"),
+        ("b.jpg", "what is it?"),
+        ("b.jpg", "how many?"),
         ("c.jpg", None),
-    ]  # fmt: skip
+    ]
     assert list(rows[0])[:6] == ["schema", "key", "question", "text", "score", "mode"]
     assert rows[0]["mode"] == "generate" and rows[4]["error"]["type"] == "UnreadableImage"
     table = blip("ask", photos / "a.png", "-q", "what is it?", "-q", "how many?", *RANDOM).out.splitlines()

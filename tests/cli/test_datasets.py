@@ -127,9 +127,18 @@ def test_check_takes_columns_and_root(blip: Blip, tmp_path: Path) -> None:
     (tmp_path / "photos/a.png").write_bytes(png())
     path = write_json(tmp_path / "d.json", [{"file": "a.png", "alt": "x", "id": i} for i in (1, 1)])
     said = blip(
-        "datasets", "check", path, "--root", tmp_path / "photos", "--image-column", "file", "--text-column", "alt",
-        "--key-column", "id",
-    )  # fmt: skip
+        "datasets",
+        "check",
+        path,
+        "--root",
+        tmp_path / "photos",
+        "--image-column",
+        "file",
+        "--text-column",
+        "alt",
+        "--key-column",
+        "id",
+    )
     assert said.out == f"{path}:2: key '1' again\n"
 
 
@@ -208,9 +217,10 @@ def test_fetch_images_names_the_shards(blip: Blip, uvx: Path, tmp_path: Path) ->
     lines = said.err.splitlines()
     assert lines[0].startswith("3 addresses, 1 rows without; uvx img2dataset --url_list=")
     assert lines[1:] == [
-        "downloading", "1 failed: HTTP Error 404: Not Found",
+        "downloading",
+        "1 failed: HTTP Error 404: Not Found",
         f"2 images done, 1 failed; use them with --data '{tmp_path}/o/00000.tar'",
-    ]  # fmt: skip
+    ]
     assert blip("datasets", "check", said.out.strip()).err == "2 rows, 2 images, 2 texts, 0 problems\n"
 
 

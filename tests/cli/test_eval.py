@@ -37,9 +37,13 @@ def lists(folder: Path) -> dict[str, Path]:
 
 
 MODELS = {
-    "caption": "random-tiny", "nocaps": "random-tiny", "retrieval": "random-tiny", "vqa": "random-tiny-vqa",
-    "nlvr": "random-tiny-nlvr", "judgements": "random-tiny",
-}  # fmt: skip
+    "caption": "random-tiny",
+    "nocaps": "random-tiny",
+    "retrieval": "random-tiny",
+    "vqa": "random-tiny-vqa",
+    "nlvr": "random-tiny-nlvr",
+    "judgements": "random-tiny",
+}
 
 
 @pytest.mark.parametrize("task", MODELS)

@@ -15,8 +15,11 @@ def test_every_text_is_scored_against_every_picture(blip: Blip, photos: Path) ->
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert said.code == 0
     assert [(Path(r["key"]).name, r["text"], r["text_index"]) for r in rows] == [
-        ("a.png", "a cat", 0), ("a.png", "a dog", 1), ("b.jpg", "a cat", 0), ("b.jpg", "a dog", 1),
-    ]  # fmt: skip
+        ("a.png", "a cat", 0),
+        ("a.png", "a dog", 1),
+        ("b.jpg", "a cat", 0),
+        ("b.jpg", "a dog", 1),
+    ]
     assert all(0 <= r["itm"] <= 1 and -1 <= r["itc"] <= 1 for r in rows)
 
 

@@ -52,7 +52,7 @@ def test_a_port_in_use_is_one_line_and_4(blip: Blip) -> None:
         (("-m", "caption-base", "--offline"), 3, "model 'caption-base' is not cached and --offline is set"),
         (("-m", "missing.pth"), 3, "missing.pth: no such file or folder"),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_one_line(
     blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], code: int, message: str
 ) -> None:

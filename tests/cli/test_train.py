@@ -96,9 +96,11 @@ def test_every_task_takes_a_table_with_columns_of_its_own(blip: Blip, tmp_path: 
     photos, run = write_photos(tmp_path / "photos"), tmp_path / "run"
     header = {"retrieval": "file,about", "itm": "file,about", "vqa": "file,ask,said", "nlvr": "images,claim,true"}[task]
     row = {
-        "retrieval": "{0}.png,a {0} wall", "itm": "{0}.png,a {0} wall", "vqa": "{0}.png,which colour?,{0}",
+        "retrieval": "{0}.png,a {0} wall",
+        "itm": "{0}.png,a {0} wall",
+        "vqa": "{0}.png,which colour?,{0}",
         "nlvr": '"[""{0}.png"", ""red.png""]",both are red,{1}',
-    }[task]  # fmt: skip
+    }[task]
     lines = [header, *(row.format(name, name == "red") for name in COLOURS)]
     (photos / "mine.csv").write_text("\n".join(lines))
     columns = {

@@ -109,8 +109,11 @@ def test_bad_rows_and_files_do_not_end_the_check(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text("[" + json.dumps(good | {"caption": "y"}))
     found = lines(tmp_path / "a.jsonl", tmp_path / "none.tar", tmp_path / "b.json")
     assert [line.split(": ")[0] for line in found] == [
-        f"{tmp_path}/a.jsonl:1", f"{tmp_path}/a.jsonl:2", f"{tmp_path}/none.tar", f"{tmp_path}/b.json",
-    ]  # fmt: skip
+        f"{tmp_path}/a.jsonl:1",
+        f"{tmp_path}/a.jsonl:2",
+        f"{tmp_path}/none.tar",
+        f"{tmp_path}/b.json",
+    ]
     assert "no such file" in found[2] and "not JSON" in found[3]
 
 

@@ -17,10 +17,10 @@ from blip_lite.errors import BadRecord, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 
 ROWS = [
-    {"image": "a.png", "caption": ["one, \"two\"", "drei\tüöä"], "image_id": 7, "source": "x"},
+    {"image": "a.png", "caption": ['one, "two"', "drei\tüöä"], "image_id": 7, "source": "x"},
     {"image": "sub/b.png", "caption": "[not a list]", "image_id": 8, "source": None},
     {"image": "c.png", "image_id": 9, "source": "y"},
-]  # fmt: skip
+]
 
 
 @pytest.fixture

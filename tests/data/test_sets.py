@@ -74,14 +74,36 @@ def test_every_file_of_the_original_has_its_address() -> None:
     # data/*.py and README.md of the original; LAVIS for scoring VQA without a server
     names = {file.name for entry in ENTRIES for file in entry.files}
     assert {
-        "coco_karpathy_train.json", "coco_karpathy_val.json", "coco_karpathy_test.json", "coco_karpathy_val_gt.json",
-        "coco_karpathy_test_gt.json", "flickr30k_train.json", "flickr30k_val.json", "flickr30k_test.json",
-        "vqa_train.json", "vqa_val.json", "vqa_test.json", "vg_qa.json", "answer_list.json", "nlvr_train.json",
-        "nlvr_dev.json", "nlvr_test.json", "nocaps_val.json", "nocaps_test.json", "msrvtt_test.jsonl",
-        "vg_caption.json", "ccs_filtered.json", "ccs_synthetic_filtered.json", "ccs_synthetic_filtered_large.json",
-        "laion_filtered.json", "laion_synthetic_filtered.json", "laion_synthetic_filtered_large.json",
-        "vqa_val_eval.json", "v2_OpenEnded_mscoco_val2014_questions.json", "v2_mscoco_val2014_annotations.json",
-    } == names  # fmt: skip
+        "coco_karpathy_train.json",
+        "coco_karpathy_val.json",
+        "coco_karpathy_test.json",
+        "coco_karpathy_val_gt.json",
+        "coco_karpathy_test_gt.json",
+        "flickr30k_train.json",
+        "flickr30k_val.json",
+        "flickr30k_test.json",
+        "vqa_train.json",
+        "vqa_val.json",
+        "vqa_test.json",
+        "vg_qa.json",
+        "answer_list.json",
+        "nlvr_train.json",
+        "nlvr_dev.json",
+        "nlvr_test.json",
+        "nocaps_val.json",
+        "nocaps_test.json",
+        "msrvtt_test.jsonl",
+        "vg_caption.json",
+        "ccs_filtered.json",
+        "ccs_synthetic_filtered.json",
+        "ccs_synthetic_filtered_large.json",
+        "laion_filtered.json",
+        "laion_synthetic_filtered.json",
+        "laion_synthetic_filtered_large.json",
+        "vqa_val_eval.json",
+        "v2_OpenEnded_mscoco_val2014_questions.json",
+        "v2_mscoco_val2014_annotations.json",
+    } == names
     assert find("coco").files[0].url == (
         "https://storage.googleapis.com/sfr-vision-language-research/datasets/coco_karpathy_train.json"
     )

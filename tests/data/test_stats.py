@@ -19,13 +19,19 @@ def counted(path: Path, **how: Any) -> dict[str, Any]:
 
 def test_texts_and_words_are_counted(tmp_path: Path) -> None:
     rows = [
-        {"image": "a.png", "caption": ["A dog's bone, a dog.", "Two"]}, {"image": "b.png", "caption": "two DOGS"},
-        {"image": "a.png", "caption": "a"}, {"caption": "lost"},
-    ]  # fmt: skip
+        {"image": "a.png", "caption": ["A dog's bone, a dog.", "Two"]},
+        {"image": "b.png", "caption": "two DOGS"},
+        {"image": "a.png", "caption": "a"},
+        {"caption": "lost"},
+    ]
     found = counted(write_json(tmp_path / "a.json", rows), sample=0)
     assert {k: found[k] for k in ("rows", "bad_rows", "images", "texts", "texts_per_image")} == {
-        "rows": 4, "bad_rows": 1, "images": 2, "texts": 4, "texts_per_image": 2.0,
-    }  # fmt: skip
+        "rows": 4,
+        "bad_rows": 1,
+        "images": 2,
+        "texts": 4,
+        "texts_per_image": 2.0,
+    }
     assert found["words_per_text"] == {"mean": 9 / 4, "median": 1, "p95": 5, "max": 5}
     assert found["vocabulary"] == len({"a", "dog's", "bone", "dog", "two", "dogs"})
     assert found["longest"] == "A dog's bone, a dog."

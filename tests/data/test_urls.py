@@ -49,11 +49,11 @@ def uvx(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 ROWS = [
-    {"url": "http://a.example/1.jpg", "caption": "a, \"b\"\nc"},
+    {"url": "http://a.example/1.jpg", "caption": 'a, "b"\nc'},
     {"url": "http://a.example/2,.jpg", "caption": ["first", "second"]},
     {"url": "ftp://a.example/3.jpg", "caption": "x"},
     {"caption": "y"},
-]  # fmt: skip
+]
 
 
 def listed(path: Path) -> list[tuple[str, str]]:
@@ -96,10 +96,19 @@ def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) 
     made = urls.UrlList(path=tmp_path / "o/urls.csv", rows=1, has_texts=True, bad=0)
     call = urls.command(made, image_size=224, processes=2)
     assert call == [
-        "uvx", "img2dataset", f"--url_list={tmp_path}/o/urls.csv", "--input_format=csv", "--url_col=url",
-        "--caption_col=caption", "--output_format=webdataset", f"--output_folder={tmp_path}/o", "--image_size=224",
-        "--resize_mode=keep_ratio", "--resize_only_if_bigger=True", "--processes_count=2",
-    ]  # fmt: skip
+        "uvx",
+        "img2dataset",
+        f"--url_list={tmp_path}/o/urls.csv",
+        "--input_format=csv",
+        "--url_col=url",
+        "--caption_col=caption",
+        "--output_format=webdataset",
+        f"--output_folder={tmp_path}/o",
+        "--image_size=224",
+        "--resize_mode=keep_ratio",
+        "--resize_only_if_bigger=True",
+        "--processes_count=2",
+    ]
     assert not any("disallowed_header_directives" in word for word in call)
     assert "--caption_col=caption" not in urls.command(urls.UrlList(path=tmp_path, rows=1, has_texts=False, bad=0))
 
@@ -120,8 +129,10 @@ def test_the_shards_that_were_written_are_counted(tmp_path: Path, uvx: Path, cap
     assert capfd.readouterr() == ("", "downloading\n")
     found = urls.read_shards(tmp_path / "o")
     assert (found.spec, found.images, found.reasons) == (
-        f"{tmp_path}/o/00000.tar", 2, {"HTTP Error 404: Not Found": 1},
-    )  # fmt: skip
+        f"{tmp_path}/o/00000.tar",
+        2,
+        {"HTTP Error 404: Not Found": 1},
+    )
 
 
 def test_a_failing_program_is_an_error_of_the_environment(tmp_path: Path, uvx: Path) -> None:

@@ -15,11 +15,13 @@ from tests.train.photos import COLOURS
 
 ROWS = [
     {
-        "images": [f"{name}.png", "red.png"], "sentence": "The left image is blue.", "label": name == "blue",
+        "images": [f"{name}.png", "red.png"],
+        "sentence": "The left image is blue.",
+        "label": name == "blue",
         "identifier": f"dev-1-{i}-{i % 2}",
     }
     for i, name in enumerate(COLOURS)
-]  # fmt: skip
+]
 
 
 def test_accuracy_chance_and_consistency(tmp_path: Path) -> None:

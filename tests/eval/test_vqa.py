@@ -16,10 +16,13 @@ ROWS: list[dict[str, Any]] = [
     {"image": "red.png", "question_id": 1, "question": "Is it red?", "answer": ["yes"] * 10, "answer_type": "yes/no"},
     {"image": "blue.png", "question_id": 2, "question": "Is it red?", "answer": ["no"] * 10, "answer_type": "yes/no"},
     {
-        "image": "red.png", "question_id": 3, "question": "Which?", "answer": ["red"] * 2 + ["a"] * 8,
+        "image": "red.png",
+        "question_id": 3,
+        "question": "Which?",
+        "answer": ["red"] * 2 + ["a"] * 8,
         "answer_type": "other",
     },
-]  # fmt: skip
+]
 
 
 def test_answers_are_scored_by_the_official_rule_and_by_kind(tmp_path: Path) -> None:

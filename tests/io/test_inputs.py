@@ -89,8 +89,10 @@ def test_nothing_is_opened_while_listing(photos: Path, monkeypatch: pytest.Monke
 def test_duplicates_are_numbered_with_one_warning(photos: Path) -> None:
     with pytest.warns(UserWarning, match=r"photos/a.jpg: listed more than once") as warned:
         assert keys("photos/a.jpg", "photos/a.jpg", "photos/a.jpg") == [
-            "photos/a.jpg", "photos/a.jpg (2)", "photos/a.jpg (3)",
-        ]  # fmt: skip
+            "photos/a.jpg",
+            "photos/a.jpg (2)",
+            "photos/a.jpg (3)",
+        ]
     assert len(warned) == 1
 
 
@@ -227,9 +229,13 @@ def test_bad_rows_are_inputs_that_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
-    [("m.csv", "img,text\n", "no column 'image'; columns are img, text"), ("m.json", "{}", "must be a JSON list"),
-     ("m.json", "[", "m.json:1: not JSON"), ("m.parquet", "x", "not a readable Parquet file")],
-)  # fmt: skip
+    [
+        ("m.csv", "img,text\n", "no column 'image'; columns are img, text"),
+        ("m.json", "{}", "must be a JSON list"),
+        ("m.json", "[", "m.json:1: not JSON"),
+        ("m.parquet", "x", "not a readable Parquet file"),
+    ],
+)
 def test_files_that_are_no_manifests_are_usage_errors(name: str, text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=reason):
@@ -243,8 +249,10 @@ def two_frames(path: Path, *, key: str) -> list[Input]:
 def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
     (photos / "V.MP4").touch()
     assert keys("photos/V.MP4", "photos/a.jpg", video=two_frames) == [
-        "photos/V.MP4#t=0.500", "photos/V.MP4#t=1.500", "photos/a.jpg",
-    ]  # fmt: skip
+        "photos/V.MP4#t=0.500",
+        "photos/V.MP4#t=1.500",
+        "photos/a.jpg",
+    ]
     assert keys("-", stdin=io.BytesIO(b"photos/V.MP4"), video=two_frames, limit=1) == ["photos/V.MP4#t=0.500"]
     with pytest.raises(UsageError, match=r"photos/V.MP4 is a video; only images are taken here"):
         keys("photos/V.MP4")

@@ -58,8 +58,11 @@ def test_text_of_one_input_is_the_bare_value() -> None:
 def test_text_on_a_terminal_is_aligned() -> None:
     batches = [caption("a.jpg"), caption("中.jpg")], [caption("long.jpg")]
     assert write(None, *batches, stream=Terminal()).splitlines() == [
-        "key     text", "a.jpg   a dog", "中.jpg  a dog", "long.jpg  a dog",
-    ]  # fmt: skip
+        "key     text",
+        "a.jpg   a dog",
+        "中.jpg  a dog",
+        "long.jpg  a dog",
+    ]
 
 
 def test_jsonl_is_flushed_per_batch_and_holds_errors(tmp_path: Path) -> None:

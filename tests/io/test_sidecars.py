@@ -31,9 +31,12 @@ def test_folder_mirrors_the_tree_and_cannot_be_left(tmp_path: Path) -> None:
     sidecars = Sidecars(folder=tmp_path)
     shard = TarMember(Path("s.tar"), "d/1.png", 0, 0)
     for key, place in (
-        ("photos/x/a.jpg", "photos/x/a.txt"), ("s.tar/d/1", "s.tar/d/1.txt"), ("../../etc/a.jpg", "etc/a.txt"),
-        ("/abs/a.png", "abs/a.txt"), ("https://h/a.jpg?x=1", "https_/h/a.jpg_x=1.txt"),
-    ):  # fmt: skip
+        ("photos/x/a.jpg", "photos/x/a.txt"),
+        ("s.tar/d/1", "s.tar/d/1.txt"),
+        ("../../etc/a.jpg", "etc/a.txt"),
+        ("/abs/a.png", "abs/a.txt"),
+        ("https://h/a.jpg?x=1", "https_/h/a.jpg_x=1.txt"),
+    ):
         assert sidecars.path(Input(key=key, source=shard)) == tmp_path / place
     with pytest.raises(UsageError, match="use --sidecar-dir"):
         Sidecars().path(Input(key="s.tar/d/1", source=shard))

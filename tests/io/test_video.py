@@ -24,9 +24,16 @@ from tests.oracle_files import values
 
 STEP = 4  # grey levels from one frame to the next
 CONTAINERS = [
-    ("v.mp4", "libx264"), ("v.mov", "mpeg4"), ("v.avi", "mpeg4"), ("v.mkv", "libx264"), ("v.webm", "libvpx"),
-    ("v.mpg", "mpeg2video"), ("v.wmv", "wmv2"), ("v.flv", "flv"), ("v.ts", "libx264"),
-]  # fmt: skip
+    ("v.mp4", "libx264"),
+    ("v.mov", "mpeg4"),
+    ("v.avi", "mpeg4"),
+    ("v.mkv", "libx264"),
+    ("v.webm", "libvpx"),
+    ("v.mpg", "mpeg2video"),
+    ("v.wmv", "wmv2"),
+    ("v.flv", "flv"),
+    ("v.ts", "libx264"),
+]
 
 
 def grey(number: int) -> Image.Image:
@@ -233,9 +240,10 @@ def test_broken_clips_say_why_in_one_line(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "v.mp4").read_bytes()
     path = tmp_path / "w.mp4"
     for data, wanted in (
-        (b"", "empty file (0 bytes)"), (b"no video" * 99, "damaged or not a video (Invalid data"),
+        (b"", "empty file (0 bytes)"),
+        (b"no video" * 99, "damaged or not a video (Invalid data"),
         (whole[: len(whole) // 2], "damaged or not a video ("),
-    ):  # fmt: skip
+    ):
         path.write_bytes(data)
         assert reason(path).startswith(wanted)
     assert reason(tmp_path / "none.mp4") == "no such file"

@@ -11,9 +11,14 @@ from blip_lite.results import Explanation
 
 MAPS = np.arange(6 * 4, dtype=np.float32).reshape(6, 2, 2)
 FOUND = Explanation(
-    ("[ENC]", "a", "skate", "##board", ",", "[SEP]"), MAPS, "gradcam", 2, 0.9, text="a skateboard,",
+    ("[ENC]", "a", "skate", "##board", ",", "[SEP]"),
+    MAPS,
+    "gradcam",
+    2,
+    0.9,
+    text="a skateboard,",
     image=Image.new("RGB", (32, 16)),
-)  # fmt: skip
+)
 
 
 def test_words_join_pieces_and_leave_out_special_tokens() -> None:

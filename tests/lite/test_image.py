@@ -21,8 +21,16 @@ from blip_lite.errors import MissingExtra, UnreadableImage
 from blip_lite.image import read, to_rgb
 from tests.oracle_files import tensors
 
-FORMATS = {"a.jpg": "JPEG", "a.png": "PNG", "a.webp": "WEBP", "a.avif": "AVIF", "a.tif": "TIFF", "a.gif": "GIF",
-           "a.bmp": "BMP", "a.jp2": "JPEG2000"}  # fmt: skip
+FORMATS = {
+    "a.jpg": "JPEG",
+    "a.png": "PNG",
+    "a.webp": "WEBP",
+    "a.avif": "AVIF",
+    "a.tif": "TIFF",
+    "a.gif": "GIF",
+    "a.bmp": "BMP",
+    "a.jp2": "JPEG2000",
+}
 
 
 def picture(width: int = 40, height: int = 30) -> Image.Image:
@@ -162,9 +170,13 @@ def test_missing_empty_folder_and_text_mode_have_their_reasons(tmp_path: Path) -
 
 @pytest.mark.parametrize(
     ("data", "words"),
-    [(b"<!DOCTYPE html><p>404", "an HTML page"), (b"%PDF-1.7", "a PDF document"), (bytes(100), "bytes are zero"),
-     (b"\0\0\0\x20ftypisom" + bytes(20), "a video")],
-)  # fmt: skip
+    [
+        (b"<!DOCTYPE html><p>404", "an HTML page"),
+        (b"%PDF-1.7", "a PDF document"),
+        (bytes(100), "bytes are zero"),
+        (b"\0\0\0\x20ftypisom" + bytes(20), "a video"),
+    ],
+)
 def test_other_files_are_named(data: bytes, words: str) -> None:
     assert words in reason(data)
 
@@ -245,8 +257,18 @@ def test_huge_files_are_not_loaded(tmp_path: Path) -> None:
     assert reason(tmp_path / "huge.jpg") == "file of 1,048,576 MiB; at most 1,589 MiB are read"
 
 
-CASES = ["rgb_gradient_100x37", "rgb_noise_33x65", "rgb_checks_120x90", "l_noise_50x41", "rgba_noise_31x47",
-         "la_noise_20x30", "cmyk_noise_24x18", "rgb_one_pixel", "rgb_exact_64x64", "rgb_wide_300x5"]  # fmt: skip
+CASES = [
+    "rgb_gradient_100x37",
+    "rgb_noise_33x65",
+    "rgb_checks_120x90",
+    "l_noise_50x41",
+    "rgba_noise_31x47",
+    "la_noise_20x30",
+    "cmyk_noise_24x18",
+    "rgb_one_pixel",
+    "rgb_exact_64x64",
+    "rgb_wide_300x5",
+]
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -16,11 +16,18 @@ from blip_lite.search import Floats, Ids, generate
 
 TEXT = TextConfig(vocab_size=24, width=8, num_heads=2, max_length=32, sep_id=3, dec_id=22, enc_id=23)
 DECODINGS: list[Decoding] = [
-    Greedy(), Greedy(min_length=1, max_length=9), Greedy(repetition_penalty=1.7, no_repeat_ngram=2),
-    Beam(), Beam(num_beams=1), Beam(num_beams=5, num_captions=4, min_length=1), Beam(repetition_penalty=1.4),
-    Beam(length_norm="new", length_penalty=2.0), Beam(early_stopping=True, min_length=1),
-    Beam(no_repeat_ngram=2, banned=((7,), (4, 5))), Beam(num_beams=3, max_length=4, min_length=1),
-]  # fmt: skip
+    Greedy(),
+    Greedy(min_length=1, max_length=9),
+    Greedy(repetition_penalty=1.7, no_repeat_ngram=2),
+    Beam(),
+    Beam(num_beams=1),
+    Beam(num_beams=5, num_captions=4, min_length=1),
+    Beam(repetition_penalty=1.4),
+    Beam(length_norm="new", length_penalty=2.0),
+    Beam(early_stopping=True, min_length=1),
+    Beam(no_repeat_ngram=2, banned=((7,), (4, 5))),
+    Beam(num_beams=3, max_length=4, min_length=1),
+]
 
 
 class Table:

@@ -42,9 +42,11 @@ def task(data: Path, **options: Any) -> NlvrTask:
 def test_the_loss_equals_the_original() -> None:
     recorded, images = tensors("nlvr"), tensors("inputs")["images"]
     batch = {
-        "pixel_values": images[:6].unflatten(0, (2, 3)).transpose(0, 1), "input_ids": recorded["input_ids"],
-        "attention_mask": recorded["attention_mask"], "labels": recorded["targets"],
-    }  # fmt: skip
+        "pixel_values": images[:6].unflatten(0, (2, 3)).transpose(0, 1),
+        "input_ids": recorded["input_ids"],
+        "attention_mask": recorded["attention_mask"],
+        "labels": recorded["targets"],
+    }
     loss = NlvrTask(data="unused").loss(oracle_model("nlvr").train(), batch, Step(0, 0, 1))["loss"]
     assert_close(loss, recorded["loss"], atol=0, rtol=1e-5)
 

@@ -49,11 +49,16 @@ def stemmed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_path: Path) -> None:
     task = PretrainTask(
-        data=str(write_photos(tmp_path / "photos")), start=Start(init=str(stemmed / "init")), queue_size=6,
-        imagined=str(stemmed / "imagined"), imagined_per_image=0.5, reward=Reward(samples=3), same_image_ids=True,
+        data=str(write_photos(tmp_path / "photos")),
+        start=Start(init=str(stemmed / "init")),
+        queue_size=6,
+        imagined=str(stemmed / "imagined"),
+        imagined_per_image=0.5,
+        reward=Reward(samples=3),
+        same_image_ids=True,
         texts_per_image=2,
         tune=Tune(freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),)),
-    )  # fmt: skip
+    )
     model, data = task.build_model().train(), task.dataset("train")
     batch = task.collate([data[SampleRef(i, 0, i)] for i in range(4)])
     assert batch["lm_ids"].shape[0] == 8 and batch["input_ids"].shape[0] == 4
@@ -108,8 +113,12 @@ def test_a_teacher_speaks_of_the_captions_and_the_decoder_may_rest(stemmed: Path
     losses["loss"].backward()
     trained = {name for name, p in model.named_parameters() if p.grad is not None}
     assert {name.split(".")[1] for name in trained} == {
-        "encoder", "vision_proj", "text_proj", "itm_head", "temperature"
-    }  # fmt: skip
+        "encoder",
+        "vision_proj",
+        "text_proj",
+        "itm_head",
+        "temperature",
+    }
 
 
 def test_imagined_photos_are_made_of_cells_and_patches_of_the_classes() -> None:

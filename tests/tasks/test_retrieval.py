@@ -40,9 +40,12 @@ def captions(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def task(data: Path, **options: Any) -> RetrievalTask:
     given = {
-        "start": Start(init="random-tiny", dropout=0.0), "queue_size": 10,
-        "augment": Augment(min_scale=0.9, rand_augment=False), "evaluation": RetrievalEval(k=4), **options,
-    }  # fmt: skip
+        "start": Start(init="random-tiny", dropout=0.0),
+        "queue_size": 10,
+        "augment": Augment(min_scale=0.9, rand_augment=False),
+        "evaluation": RetrievalEval(k=4),
+        **options,
+    }
     return RetrievalTask(data=str(data), **given)
 
 

@@ -27,12 +27,21 @@ def test_deeper_layers_learn_more_slowly(twinned: bool) -> None:
     model = tune.prepare(start_model(TINY, "pretrain"))
     found = {k.removeprefix("model."): v[0] for k, v in scales(tune, Twinned(model, 4) if twinned else model).items()}
     expected = {
-        "vision.patch_embed.weight": 0.125, "vision.cls_token": 0.125, "vision.pos_embed": 0.125,
-        "vision.blocks.0.attn.q.weight": 0.25, "vision.blocks.1.mlp.fc1.bias": 0.5, "vision.norm.weight": 1.0,
-        "encoder.blocks.0.attn.q.weight": 0.25, "encoder.blocks.1.attn.q.weight": 0.5,
-        "decoder.embed.word.weight": 0.0125, "decoder.blocks.0.cross.k.weight": 0.025, "decoder.lm_head.bias": 0.1,
-        "temperature": 1.0, "vision_proj.weight": 1.0, "itm_head.bias": 1.0,
-    }  # fmt: skip
+        "vision.patch_embed.weight": 0.125,
+        "vision.cls_token": 0.125,
+        "vision.pos_embed": 0.125,
+        "vision.blocks.0.attn.q.weight": 0.25,
+        "vision.blocks.1.mlp.fc1.bias": 0.5,
+        "vision.norm.weight": 1.0,
+        "encoder.blocks.0.attn.q.weight": 0.25,
+        "encoder.blocks.1.attn.q.weight": 0.5,
+        "decoder.embed.word.weight": 0.0125,
+        "decoder.blocks.0.cross.k.weight": 0.025,
+        "decoder.lm_head.bias": 0.1,
+        "temperature": 1.0,
+        "vision_proj.weight": 1.0,
+        "itm_head.bias": 1.0,
+    }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
     assert len(found) == len(list(model.parameters()))
 
@@ -41,9 +50,10 @@ def test_norms_biases_and_embeddings_can_do_without_weight_decay() -> None:
     tune = Tune(no_decay=True)
     found = scales(tune, tune.prepare(start_model(TINY, "pretrain")))
     decayed = {name for name, (_, decay) in found.items() if decay is None}
-    assert all(name.endswith(".weight") and "norm" not in name and "embed." not in name for name in decayed - {
-        "vision.patch_embed.weight"
-    })  # fmt: skip
+    assert all(
+        name.endswith(".weight") and "norm" not in name and "embed." not in name
+        for name in decayed - {"vision.patch_embed.weight"}
+    )
     assert {"vision.patch_embed.weight", "vision.blocks.0.attn.q.weight", "decoder.lm_head.fc.weight"} <= decayed
     for name in ("temperature", "vision.cls_token", "vision.pos_embed", "decoder.embed.word.weight", "itm_head.bias"):
         assert found[name][1] == 0.0

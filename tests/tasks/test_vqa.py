@@ -48,10 +48,13 @@ def test_the_loss_equals_the_original(scope: Any) -> None:
     recorded, model = tensors("vqa"), oracle_model("vqa").train()
     batch = {
         "pixel_values": tensors("inputs")["images"][:4],
-        "input_ids": recorded["train.question_ids"], "attention_mask": recorded["train.question_mask"],
-        "answer_ids": recorded["train.answer_ids"], "answer_mask": recorded["train.answer_mask"],
-        "weights": recorded["train.weights"], "counts": recorded["train.n"],
-    }  # fmt: skip
+        "input_ids": recorded["train.question_ids"],
+        "attention_mask": recorded["train.question_mask"],
+        "answer_ids": recorded["train.answer_ids"],
+        "answer_mask": recorded["train.answer_mask"],
+        "weights": recorded["train.weights"],
+        "counts": recorded["train.n"],
+    }
     loss = VqaTask(data="unused", smoothing_scope=scope).loss(model, batch, Step(0, 0, 1))["loss"]
     if scope == "valid":
         assert_close(loss, recorded["train.loss"], atol=0, rtol=1e-5)

@@ -15,9 +15,15 @@ from blip.tasks.start import Start
 from blip.train import TrainConfig
 
 COLOURS = {
-    "red": (220, 20, 20), "green": (20, 200, 40), "blue": (20, 40, 220), "yellow": (230, 220, 20),
-    "white": (250, 250, 250), "black": (5, 5, 5), "orange": (250, 140, 10), "purple": (130, 20, 140),
-}  # fmt: skip
+    "red": (220, 20, 20),
+    "green": (20, 200, 40),
+    "blue": (20, 40, 220),
+    "yellow": (230, 220, 20),
+    "white": (250, 250, 250),
+    "black": (5, 5, 5),
+    "orange": (250, 140, 10),
+    "purple": (130, 20, 140),
+}
 
 
 def write_photos(folder: Path) -> Path:

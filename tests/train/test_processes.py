@@ -124,9 +124,14 @@ def test_one_process_has_the_whole_batch_anyway(data: Path, tmp_path: Path, name
 def everything(folder: Path, data: Path, init: Path) -> None:
     """All losses of pre-training, with fewer imagined photos than processes."""
     task = pretrain_task(
-        data, start=Start(init=str(init / "init"), dropout=0.0), whole_batch=True, reward=Reward(samples=2),
-        imagined=str(init / "imagined"), imagined_per_image=0.13, teacher=str(init / "teacher"),
-    )  # fmt: skip
+        data,
+        start=Start(init=str(init / "init"), dropout=0.0),
+        whole_batch=True,
+        reward=Reward(samples=2),
+        imagined=str(init / "imagined"),
+        imagined_per_image=0.13,
+        teacher=str(init / "teacher"),
+    )
     fit(task, three_steps(), folder, quiet=True)
 
 

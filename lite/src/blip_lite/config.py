@@ -200,8 +200,13 @@ LARGE_VISION = VisionConfig(width=1024, num_layers=24, num_heads=16, mlp_width=4
 
 # The image size that the published files of each family were made for (blip-spec 2.3, 4.6).
 PUBLISHED_IMAGE_SIZE: dict[str, int] = {
-    "features": 224, "caption": 384, "retrieval": 384, "vqa": 480, "nlvr": 384, "pretrain": 224,
-}  # fmt: skip
+    "features": 224,
+    "caption": 384,
+    "retrieval": 384,
+    "vqa": 480,
+    "nlvr": 384,
+    "pretrain": 224,
+}
 
 
 def published_config(family: Family, size: Literal["base", "large"] = "base") -> BlipConfig:

@@ -131,15 +131,23 @@ def decoding_of(
     penalty = repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0)
     if sample:
         return Nucleus(
-            top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length, max_length=max_length,
-            num_captions=num_captions, repetition_penalty=penalty,
-        )  # fmt: skip
+            top_p=top_p,
+            top_k=top_k,
+            temperature=temperature,
+            min_length=min_length,
+            max_length=max_length,
+            num_captions=num_captions,
+            repetition_penalty=penalty,
+        )
     if beams == 1 and num_captions == 1:
         return Greedy(min_length=min_length, max_length=max_length, repetition_penalty=penalty)
     return Beam(
-        num_beams=max(beams, num_captions), num_captions=num_captions, min_length=min_length, max_length=max_length,
+        num_beams=max(beams, num_captions),
+        num_captions=num_captions,
+        min_length=min_length,
+        max_length=max_length,
         repetition_penalty=penalty,
-    )  # fmt: skip
+    )
 
 
 def described(decoding: Decoding) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from blip_lite.opening import (
     open_image,
     pairs_of,
     texts_of,
-)  # fmt: skip
+)
 from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, ScoredText, Verdict
 from blip_lite.tokenizer import clean_caption
 
@@ -102,9 +102,16 @@ class Face(Backend, Protocol):
         """
         self.require("sample" if sample else "caption")
         decoding = decoding_of(
-            beams=beams, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
-            max_length=max_length, num_captions=num_captions, repetition_penalty=repetition_penalty,
-        )  # fmt: skip
+            beams=beams,
+            sample=sample,
+            top_p=top_p,
+            top_k=top_k,
+            temperature=temperature,
+            min_length=min_length,
+            max_length=max_length,
+            num_captions=num_captions,
+            repetition_penalty=repetition_penalty,
+        )
         one, many = one_or_many(images)
         found = self.caption_iter(
             many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error

@@ -14,17 +14,33 @@ from PIL import Image
 _AVIF = frozenset({b"avif", b"avis"})
 _HEIC = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1"})
 _STARTS = (
-    (b"\xff\xd8\xff", "JPEG"), (b"\x89PNG\r\n\x1a\n", "PNG"), (b"GIF87a", "GIF"), (b"GIF89a", "GIF"),
-    (b"BM", "BMP"), (b"II*\0", "TIFF"), (b"MM\0*", "TIFF"), (b"II+\0", "TIFF"), (b"MM\0+", "TIFF"),
-    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"), (b"\xff\x4f\xff\x51", "JPEG 2000"),
-)  # fmt: skip
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"GIF87a", "GIF"),
+    (b"GIF89a", "GIF"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+    (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
+    (b"\xff\x4f\xff\x51", "JPEG 2000"),
+)
 _OTHERS = (
-    (b"%PDF", "a PDF document"), (b"<!doctype", "an HTML page"), (b"<html", "an HTML page"),
-    (b"<svg", "an SVG drawing"), (b"<?xml", "an XML document"), (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"), (b"\x1aE\xdf\xa3", "a Matroska or WebM video"), (b"8BPS", "a Photoshop file"),
-    (b"%!PS", "a PostScript file"), (b"\0\0\1\0", "an icon file"),
-    (b"\x93numpy", "a NumPy array"), (b"version https://git-lfs", "a Git LFS pointer"),
-)  # fmt: skip
+    (b"%PDF", "a PDF document"),
+    (b"<!doctype", "an HTML page"),
+    (b"<html", "an HTML page"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?xml", "an XML document"),
+    (b"PK\x03\x04", "a ZIP archive"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\x1aE\xdf\xa3", "a Matroska or WebM video"),
+    (b"8BPS", "a Photoshop file"),
+    (b"%!PS", "a PostScript file"),
+    (b"\0\0\1\0", "an icon file"),
+    (b"\x93numpy", "a NumPy array"),
+    (b"version https://git-lfs", "a Git LFS pointer"),
+)
 
 
 def kind(data: bytes) -> str:

@@ -24,23 +24,52 @@ from blip_lite.errors import MissingExtra, UnreadableImage
 
 MAX_PIXELS = 200_000_000
 EXTENSIONS = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".avif", ".tif", ".tiff", ".gif", ".bmp", ".dib",
-    ".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf", ".heic", ".heif", ".hif",
-)  # fmt: skip
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".apng",
+    ".webp",
+    ".avif",
+    ".tif",
+    ".tiff",
+    ".gif",
+    ".bmp",
+    ".dib",
+    ".jp2",
+    ".j2k",
+    ".jpx",
+    ".j2c",
+    ".jpc",
+    ".jpf",
+    ".heic",
+    ".heif",
+    ".hif",
+)
 
 _BYTES_PER_PIXEL = 8  # 16-bit RGBA, the largest usual one: bounds the file size by the pixel limit
 _FILE_ALLOWANCE = 64 << 20  # metadata, thumbnails, later frames
 _PLUGINS = {
-    "JPEG": "PIL.JpegImagePlugin", "PNG": "PIL.PngImagePlugin", "WebP": "PIL.WebPImagePlugin",
-    "AVIF": "PIL.AvifImagePlugin", "TIFF": "PIL.TiffImagePlugin", "GIF": "PIL.GifImagePlugin",
-    "BMP": "PIL.BmpImagePlugin", "JPEG 2000": "PIL.Jpeg2KImagePlugin",
-}  # fmt: skip
+    "JPEG": "PIL.JpegImagePlugin",
+    "PNG": "PIL.PngImagePlugin",
+    "WebP": "PIL.WebPImagePlugin",
+    "AVIF": "PIL.AvifImagePlugin",
+    "TIFF": "PIL.TiffImagePlugin",
+    "GIF": "PIL.GifImagePlugin",
+    "BMP": "PIL.BmpImagePlugin",
+    "JPEG 2000": "PIL.Jpeg2KImagePlugin",
+}
 _ORIENTATION = 0x0112
 _TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
-}  # fmt: skip
+}
 
 
 def read(

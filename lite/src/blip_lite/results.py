@@ -132,9 +132,13 @@ class Hit:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "rank": self.rank, "path": self.path, "score": self.score, "itc": self.itc, "itm": self.itm,
+            "rank": self.rank,
+            "path": self.path,
+            "score": self.score,
+            "itc": self.itc,
+            "itm": self.itm,
             "caption": self.caption,
-        }  # fmt: skip
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +202,13 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         return {
-            "subject": self.subject, "text": self.text, "score": self.score, "method": self.method,
-            "layer": self.layer, "tokens": list(self.tokens),
-        }  # fmt: skip
+            "subject": self.subject,
+            "text": self.text,
+            "score": self.score,
+            "method": self.method,
+            "layer": self.layer,
+            "tokens": list(self.tokens),
+        }
 
 
 def _special(token: str) -> bool:

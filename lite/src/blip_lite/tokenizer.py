@@ -31,9 +31,17 @@ _CAPTION_MARKS = re.compile(r'[.!"()*#:;~]')
 _SPACES = re.compile(r"\s{2,}")
 # Source: transformers 4.15.0 `clean_up_tokenization`, in its order.
 _CLEAN_UP = (
-    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"), (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"),
-    (" 've", "'ve"), (" 're", "'re"),
-)  # fmt: skip
+    (" .", "."),
+    (" ?", "?"),
+    (" !", "!"),
+    (" ,", ","),
+    (" ' ", "'"),
+    (" n't", "n't"),
+    (" 'm", "'m"),
+    (" 's", "'s"),
+    (" 've", "'ve"),
+    (" 're", "'re"),
+)
 
 
 class Arrays(NamedTuple):
@@ -55,8 +63,15 @@ class Tokenizer:
         self._words = _WordPieces(WordPiece(vocabulary, unk_token=self._pieces[config.unk_id]))
         self._words.normalizer = BertNormalizer(lowercase=True)
         self._words.pre_tokenizer = BertPreTokenizer()
-        named = {"[PAD]": config.pad_id, "[UNK]": config.unk_id, "[CLS]": config.cls_id, "[SEP]": config.sep_id,
-                 "[MASK]": config.mask_id, "[DEC]": config.dec_id, "[ENC]": config.enc_id}  # fmt: skip
+        named = {
+            "[PAD]": config.pad_id,
+            "[UNK]": config.unk_id,
+            "[CLS]": config.cls_id,
+            "[SEP]": config.sep_id,
+            "[MASK]": config.mask_id,
+            "[DEC]": config.dec_id,
+            "[ENC]": config.enc_id,
+        }
         self._special = {i: name for name, i in named.items()}
 
     @classmethod

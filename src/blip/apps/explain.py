@@ -52,9 +52,13 @@ def write(
     width, height = scaled(found.image, size).size
     _write_numbers(folder / NUMBERS, shown, (width, height))
     record = {
-        "schema": "explain/1", **about, **shown.to_dict(), "files": [*pictures, NUMBERS], "width": width,
+        "schema": "explain/1",
+        **about,
+        **shown.to_dict(),
+        "files": [*pictures, NUMBERS],
+        "width": width,
         "height": height,
-    }  # fmt: skip
+    }
     atomic.write_text(folder / SUMMARY, json.dumps(record, ensure_ascii=False, indent=1) + "\n")
     return record
 

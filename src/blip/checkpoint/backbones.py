@@ -62,9 +62,15 @@ NORM = re.compile(r"(LayerNorm_\d|encoder_norm)/")
 FLAX_PREFIX = "opt/target/"  # of files that hold an optimizer's state too
 # No part of BLIP: classifiers, sentence pairs, and BERT's token types (not folded into the words either).
 UNUSED = (
-    "head.", "head/", "pre_logits.", "pre_logits/",
-    "pooler.", "cls.seq_relationship.", "embeddings.token_type_embeddings.", "embeddings.position_ids",
-)  # fmt: skip
+    "head.",
+    "head/",
+    "pre_logits.",
+    "pre_logits/",
+    "pooler.",
+    "cls.seq_relationship.",
+    "embeddings.token_type_embeddings.",
+    "embeddings.position_ids",
+)
 GROWN = re.compile(r"(encoder|decoder)\.embed\.word\.weight|decoder\.lm_head\.bias")  # one row a word piece
 
 

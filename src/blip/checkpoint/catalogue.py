@@ -70,51 +70,127 @@ PUBLISHED = (
     _published("pretrain-base", "pretrain", "model_base.pth", 224, f"{_TR}, CapFilt-B"),
     _published("pretrain-base-capfilt", "pretrain", "model_base_capfilt_large.pth", 224, _CAPFILT),
     _published("pretrain-large", "pretrain", "model_large.pth", 224, _CAPFILT),
-    _published("caption-base", "caption", "model_base_caption_capfilt_large.pth", 384, f"{_CAPFILT}, then COCO",
-               "COCO B@4 39.7, CIDEr 133.3; NoCaps CIDEr 109.6, SPICE 14.7"),
-    _published("caption-large", "caption", "model_large_caption.pth", 384, _COCO,
-               "COCO B@4 40.4, CIDEr 136.7; NoCaps CIDEr 113.2, SPICE 14.8"),
+    _published(
+        "caption-base",
+        "caption",
+        "model_base_caption_capfilt_large.pth",
+        384,
+        f"{_CAPFILT}, then COCO",
+        "COCO B@4 39.7, CIDEr 133.3; NoCaps CIDEr 109.6, SPICE 14.7",
+    ),
+    _published(
+        "caption-large",
+        "caption",
+        "model_large_caption.pth",
+        384,
+        _COCO,
+        "COCO B@4 40.4, CIDEr 136.7; NoCaps CIDEr 113.2, SPICE 14.8",
+    ),
     _published("vqa-base", "vqa", "model_vqa.pth", 480, f"{_TR}, then VQA v2", "VQA v2 test-dev 78.24, test-std 78.17"),
-    _published("vqa-base-capfilt", "vqa", "model_base_vqa_capfilt_large.pth", 480, f"{_CAPFILT}, then VQA v2",
-               "VQA v2 test-dev 78.25, test-std 78.32"),
-    _published("retrieval-coco-base", "retrieval", "model_base_retrieval_coco.pth", 384, _COCO,
-               "COCO TR@1 81.9, IR@1 64.3"),
-    _published("retrieval-coco-large", "retrieval", "model_large_retrieval_coco.pth", 384, _COCO,
-               "COCO TR@1 82.4, IR@1 65.1"),
-    _published("retrieval-flickr-base", "retrieval", "model_base_retrieval_flickr.pth", 384, _FLICKR,
-               "Flickr30k TR@1 97.3, IR@1 87.3"),
-    _published("retrieval-flickr-large", "retrieval", "model_large_retrieval_flickr.pth", 384, _FLICKR,
-               "Flickr30k TR@1 97.4, IR@1 87.6"),
-    _published("nlvr-base", "nlvr", "model_base_nlvr.pth", 384, f"{_TR}, then NLVR2",
-               "NLVR2 dev 82.48, test-P 83.08"),
-)  # fmt: skip
+    _published(
+        "vqa-base-capfilt",
+        "vqa",
+        "model_base_vqa_capfilt_large.pth",
+        480,
+        f"{_CAPFILT}, then VQA v2",
+        "VQA v2 test-dev 78.25, test-std 78.32",
+    ),
+    _published(
+        "retrieval-coco-base", "retrieval", "model_base_retrieval_coco.pth", 384, _COCO, "COCO TR@1 81.9, IR@1 64.3"
+    ),
+    _published(
+        "retrieval-coco-large", "retrieval", "model_large_retrieval_coco.pth", 384, _COCO, "COCO TR@1 82.4, IR@1 65.1"
+    ),
+    _published(
+        "retrieval-flickr-base",
+        "retrieval",
+        "model_base_retrieval_flickr.pth",
+        384,
+        _FLICKR,
+        "Flickr30k TR@1 97.3, IR@1 87.3",
+    ),
+    _published(
+        "retrieval-flickr-large",
+        "retrieval",
+        "model_large_retrieval_flickr.pth",
+        384,
+        _FLICKR,
+        "Flickr30k TR@1 97.4, IR@1 87.6",
+    ),
+    _published("nlvr-base", "nlvr", "model_base_nlvr.pth", 384, f"{_TR}, then NLVR2", "NLVR2 dev 82.48, test-P 83.08"),
+)
 
 _OLD = "older file name with a literal asterisk; may no longer be served"
 LEGACY = (
-    Entry(name="legacy-caption-base", family="caption", location=BLIP_URL + "model*_base_caption.pth",
-          data="superseded by caption-base", note=_OLD),
-    Entry(name="legacy-vqa-base", family="vqa", location=BLIP_URL + "model*_vqa.pth", image_size=480,
-          data="superseded by vqa-base-capfilt", note=_OLD),
-)  # fmt: skip
+    Entry(
+        name="legacy-caption-base",
+        family="caption",
+        location=BLIP_URL + "model*_base_caption.pth",
+        data="superseded by caption-base",
+        note=_OLD,
+    ),
+    Entry(
+        name="legacy-vqa-base",
+        family="vqa",
+        location=BLIP_URL + "model*_vqa.pth",
+        image_size=480,
+        data="superseded by vqa-base-capfilt",
+        note=_OLD,
+    ),
+)
 
 LAVIS = (
-    Entry(name="lavis-caption-base", family="caption", location=LAVIS_URL + "blip_coco_caption_base.pth",
-          data=_COCO, scores="COCO B@4 39.9, CIDEr 133.5, SPICE 23.7; NoCaps CIDEr 109.1, SPICE 14.7"),
-    Entry(name="lavis-okvqa", family="vqa", location=LAVIS_URL + "blip_okvqa.pth", image_size=480,
-          data=f"{_TR}, then OK-VQA", scores="OK-VQA 55.4"),
-    Entry(name="lavis-aokvqa", family="vqa", location=LAVIS_URL + "blip_aokvqa.pth", image_size=480,
-          data=f"{_TR}, then A-OKVQA", scores="A-OKVQA val 56.2, test 50.1"),
-    Entry(name="lavis-retrieval-coco", family="retrieval", location=LAVIS_URL + "blip_coco_retrieval.pth",
-          data=_COCO, scores="COCO TR 82.0/95.8/98.1, IR 64.5/86.0/91.7"),
-    Entry(name="lavis-retrieval-flickr", family="retrieval", location=LAVIS_URL + "blip_flickr_retrieval.pth",
-          data=_FLICKR, scores="Flickr30k TR 96.9/99.9/100, IR 87.5/97.6/98.9"),
-)  # fmt: skip
+    Entry(
+        name="lavis-caption-base",
+        family="caption",
+        location=LAVIS_URL + "blip_coco_caption_base.pth",
+        data=_COCO,
+        scores="COCO B@4 39.9, CIDEr 133.5, SPICE 23.7; NoCaps CIDEr 109.1, SPICE 14.7",
+    ),
+    Entry(
+        name="lavis-okvqa",
+        family="vqa",
+        location=LAVIS_URL + "blip_okvqa.pth",
+        image_size=480,
+        data=f"{_TR}, then OK-VQA",
+        scores="OK-VQA 55.4",
+    ),
+    Entry(
+        name="lavis-aokvqa",
+        family="vqa",
+        location=LAVIS_URL + "blip_aokvqa.pth",
+        image_size=480,
+        data=f"{_TR}, then A-OKVQA",
+        scores="A-OKVQA val 56.2, test 50.1",
+    ),
+    Entry(
+        name="lavis-retrieval-coco",
+        family="retrieval",
+        location=LAVIS_URL + "blip_coco_retrieval.pth",
+        data=_COCO,
+        scores="COCO TR 82.0/95.8/98.1, IR 64.5/86.0/91.7",
+    ),
+    Entry(
+        name="lavis-retrieval-flickr",
+        family="retrieval",
+        location=LAVIS_URL + "blip_flickr_retrieval.pth",
+        data=_FLICKR,
+        scores="Flickr30k TR 96.9/99.9/100, IR 87.5/97.6/98.9",
+    ),
+)
 
 
 def _hub(repo: str, family: Family, data: str, vit: Literal["base", "large"] = "base") -> Entry:
     name = f"Salesforce/{repo}"
-    return Entry(name=name, family=family, location=name, source="hub", vit=vit, data=data,
-                 note="Transformers' form: LayerNorm eps 1e-5 in the image tower, 384 pixels")  # fmt: skip
+    return Entry(
+        name=name,
+        family=family,
+        location=name,
+        source="hub",
+        vit=vit,
+        data=data,
+        note="Transformers' form: LayerNorm eps 1e-5 in the image tower, 384 pixels",
+    )
 
 
 HUB = (
@@ -128,13 +204,37 @@ HUB = (
     _hub("blip-itm-large-flickr", "retrieval", _FLICKR, "large"),
 )
 
-TINY = Entry(name="tiny", family="pretrain", location="tiny", source="bundled", vit="tiny", image_size=224,
-             data="see its model card", note="bundled in the package: works at once, offline")  # fmt: skip
-TINY_VQA = Entry(name="tiny-vqa", family="vqa", location="tiny-vqa", source="bundled", vit="tiny", image_size=224,
-                 data="see its model card", note="bundled in the package: the default of 'blip ask'")  # fmt: skip
-RANDOM_TINY = Entry(name="random-tiny", family="pretrain", location="", source="random", vit="tiny", image_size=32,
-                    data="none: seeded random weights", licence="none",
-                    note="for tests; other families as random-tiny-caption, random-tiny-vqa, …")  # fmt: skip
+TINY = Entry(
+    name="tiny",
+    family="pretrain",
+    location="tiny",
+    source="bundled",
+    vit="tiny",
+    image_size=224,
+    data="see its model card",
+    note="bundled in the package: works at once, offline",
+)
+TINY_VQA = Entry(
+    name="tiny-vqa",
+    family="vqa",
+    location="tiny-vqa",
+    source="bundled",
+    vit="tiny",
+    image_size=224,
+    data="see its model card",
+    note="bundled in the package: the default of 'blip ask'",
+)
+RANDOM_TINY = Entry(
+    name="random-tiny",
+    family="pretrain",
+    location="",
+    source="random",
+    vit="tiny",
+    image_size=32,
+    data="none: seeded random weights",
+    licence="none",
+    note="for tests; other families as random-tiny-caption, random-tiny-vqa, …",
+)
 
 ENTRIES: tuple[Entry, ...] = (*PUBLISHED, TINY, TINY_VQA, RANDOM_TINY, *LEGACY, *LAVIS, *HUB)
 BY_NAME = {entry.name: entry for entry in ENTRIES}
@@ -155,5 +255,13 @@ def find(name: str) -> Entry:
 
 def _random(name: str) -> Entry:
     family = next(known for known in FAMILIES if known == name)
-    return Entry(name=f"random-tiny-{family}", family=family, location="", source="random", vit="tiny",  # type: ignore[arg-type]
-                 image_size=32, data=RANDOM_TINY.data, licence="none")  # fmt: skip
+    return Entry(
+        name=f"random-tiny-{family}",
+        family=family,
+        location="",
+        source="random",
+        vit="tiny",  # type: ignore[arg-type]
+        image_size=32,
+        data=RANDOM_TINY.data,
+        licence="none",
+    )

@@ -198,20 +198,31 @@ def hf_config(config: BlipConfig) -> dict[str, Any]:
         "image_text_hidden_size": config.proj_width,
         "vision_config": {
             "model_type": "blip_vision_model",
-            "hidden_size": vision.width, "num_hidden_layers": vision.num_layers,
-            "num_attention_heads": vision.num_heads, "intermediate_size": vision.mlp_width,
-            "image_size": vision.image_size, "patch_size": vision.patch_size, "layer_norm_eps": vision.norm_eps,
+            "hidden_size": vision.width,
+            "num_hidden_layers": vision.num_layers,
+            "num_attention_heads": vision.num_heads,
+            "intermediate_size": vision.mlp_width,
+            "image_size": vision.image_size,
+            "patch_size": vision.patch_size,
+            "layer_norm_eps": vision.norm_eps,
         },
         "text_config": {
             "model_type": "blip_text_model",
-            "hidden_size": text.width, "num_hidden_layers": text.num_layers,
-            "num_attention_heads": text.num_heads, "intermediate_size": text.mlp_width,
-            "encoder_hidden_size": vision.width, "max_position_embeddings": text.max_length,
-            "vocab_size": text.vocab_size, "layer_norm_eps": text.norm_eps, "pad_token_id": text.pad_id,
-            "bos_token_id": text.dec_id, "sep_token_id": text.sep_id, "eos_token_id": text.sep_id,
+            "hidden_size": text.width,
+            "num_hidden_layers": text.num_layers,
+            "num_attention_heads": text.num_heads,
+            "intermediate_size": text.mlp_width,
+            "encoder_hidden_size": vision.width,
+            "max_position_embeddings": text.max_length,
+            "vocab_size": text.vocab_size,
+            "layer_norm_eps": text.norm_eps,
+            "pad_token_id": text.pad_id,
+            "bos_token_id": text.dec_id,
+            "sep_token_id": text.sep_id,
+            "eos_token_id": text.sep_id,
             "label_smoothing": text.label_smoothing,  # their default is 0, and with it another loss
         },
-    }  # fmt: skip
+    }
 
 
 def _templates(layout: Layout) -> dict[str, list[str]]:
@@ -219,10 +230,13 @@ def _templates(layout: Layout) -> dict[str, list[str]]:
     if layout == "ours":
         return {}
     everything = [
-        *tables.VISION[layout], *tables.LM_HEAD, *tables.MATCHING, *tables.NLVR_HEAD,
+        *tables.VISION[layout],
+        *tables.LM_HEAD,
+        *tables.MATCHING,
+        *tables.NLVR_HEAD,
         *(rule.under(*tables.ENCODER) for rule in (*tables.REST, *tables.SELF, *tables.CROSS, tables.MERGE)),
         *(rule.under(*tables.DECODER) for rule in (*tables.REST, *tables.SELF, *tables.CROSS)),
-    ]  # fmt: skip
+    ]
     found: dict[str, list[str]] = {}
     for rule in everything:
         for kind in ("weight", "bias") if rule.ours.endswith("*") else ("",):

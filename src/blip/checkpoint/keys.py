@@ -19,9 +19,15 @@ from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointMismatch, ConfigError
 
 __all__ = [
-    "Layout", "detect_layout", "for_family", "from_ours", "infer_config", "nlvr_from_pretrained",
-    "resize_positions", "to_ours",
-]  # fmt: skip
+    "Layout",
+    "detect_layout",
+    "for_family",
+    "from_ours",
+    "infer_config",
+    "nlvr_from_pretrained",
+    "resize_positions",
+    "to_ours",
+]
 
 State = dict[str, Tensor]
 DEFAULT_TEMPERATURE = 0.07  # the original's start value; its matcher and Transformers store none

@@ -24,19 +24,35 @@ def processor_files(config: BlipConfig, tokenizer: Tokenizer) -> dict[str, str]:
     """File name -> content of the files that make a processor for a model of Transformers."""
     first = _FIRST[config.family]
     named = {
-        "unk_token": "[UNK]", "sep_token": "[SEP]", "pad_token": "[PAD]", "cls_token": first, "mask_token": "[MASK]",
+        "unk_token": "[UNK]",
+        "sep_token": "[SEP]",
+        "pad_token": "[PAD]",
+        "cls_token": first,
+        "mask_token": "[MASK]",
         "additional_special_tokens": [t for t in ("[CLS]", "[DEC]", "[ENC]") if t != first],
-    }  # fmt: skip
+    }
     texts = {
-        "tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": config.text.max_length,
-        "model_input_names": ["input_ids", "attention_mask"], "processor_class": "BlipProcessor", **named,
-    }  # fmt: skip
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": True,
+        "model_max_length": config.text.max_length,
+        "model_input_names": ["input_ids", "attention_mask"],
+        "processor_class": "BlipProcessor",
+        **named,
+    }
     size = config.vision.image_size
     pictures = {
-        "image_processor_type": "BlipImageProcessor", "processor_class": "BlipProcessor", "do_convert_rgb": True,
-        "do_resize": True, "size": {"height": size, "width": size}, "resample": 3, "do_rescale": True,
-        "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": config.image_mean, "image_std": config.image_std,
-    }  # fmt: skip
+        "image_processor_type": "BlipImageProcessor",
+        "processor_class": "BlipProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": size, "width": size},
+        "resample": 3,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": config.image_mean,
+        "image_std": config.image_std,
+    }
     return {
         VOCAB: "".join(f"{piece}\n" for piece in _every_piece(tokenizer)),
         "tokenizer_config.json": _json(texts),

@@ -96,13 +96,17 @@ def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str
         return [
             [
                 {
-                    "schema": "answer/1", "key": one.key, "pair": str(pair), "question": line,
-                    **loaded.compare(image, second, line).to_dict(), "model": loaded.name,
+                    "schema": "answer/1",
+                    "key": one.key,
+                    "pair": str(pair),
+                    "question": line,
+                    **loaded.compare(image, second, line).to_dict(),
+                    "model": loaded.name,
                 }
                 for line in statements
             ]
             for one, image in good
-        ]  # fmt: skip
+        ]
 
     return flow.run(found, len(found), loaded, describe)
 
@@ -170,10 +174,14 @@ class _Answerer:
         return [
             [
                 {
-                    "schema": "answer/1", "key": one.key, "question": line, **next(found).to_dict(),
-                    "question_id": number, "model": self.model.name,
+                    "schema": "answer/1",
+                    "key": one.key,
+                    "question": line,
+                    **next(found).to_dict(),
+                    "question_id": number,
+                    "model": self.model.name,
                 }
                 for line, number in self.wanted[one.key]
             ]
             for one, _ in good
-        ]  # fmt: skip
+        ]

@@ -82,10 +82,16 @@ def caption(
         flow.written = _Summary(wanted)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
     decoding = decoding_of(
-        beams=beams or 3, sample=sample, top_p=top_p, top_k=top_k, temperature=temperature, min_length=min_length,
-        max_length=max_length or _length(loaded, prompt, max_new_tokens), num_captions=num_captions,
+        beams=beams or 3,
+        sample=sample,
+        top_p=top_p,
+        top_k=top_k,
+        temperature=temperature,
+        min_length=min_length,
+        max_length=max_length or _length(loaded, prompt, max_new_tokens),
+        num_captions=num_captions,
         repetition_penalty=repetition_penalty,
-    )  # fmt: skip
+    )
     describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, seed, beside)
     return flow.run(wanted, len(found), loaded, describe)
 
@@ -127,9 +133,13 @@ class _Captioner:
 
     def __call__(self, good: Good) -> list[list[Record]]:
         captions = self.model.caption_iter(
-            [image for _, image in good], self.decoding, prompt=self.prompt, seed=self.seed, batch_size=len(good),
+            [image for _, image in good],
+            self.decoding,
+            prompt=self.prompt,
+            seed=self.seed,
+            batch_size=len(good),
             keys=[one.key for one, _ in good],
-        )  # fmt: skip
+        )
         return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
 
     def record(self, one: Input, image: Image, found: Caption | ErrorResult) -> Record:
@@ -147,10 +157,17 @@ class _Captioner:
             for c, s in zip(texts[1:], scores[1:], strict=True)
         ]
         return {
-            "schema": "caption/1", "key": one.key, "text": text, "score": found.score, "alternatives": others or None,
-            "itm": scores[0], "model": self.model.name, "params": described(self.decoding),
-            "width": image.width, "height": image.height,
-        }  # fmt: skip
+            "schema": "caption/1",
+            "key": one.key,
+            "text": text,
+            "score": found.score,
+            "alternatives": others or None,
+            "itm": scores[0],
+            "model": self.model.name,
+            "params": described(self.decoding),
+            "width": image.width,
+            "height": image.height,
+        }
 
     def kept(self, text: str) -> str:
         """With the prompt before it, where that is wanted."""

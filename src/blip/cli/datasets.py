@@ -121,9 +121,13 @@ def check(
 
     names, columns, has_texts = _source(specs, roots, image_column, text_column, key_column)
     one = Check(
-        names=names, columns=columns, decode=decode, need_text=need_text and has_texts,
-        workers=workers or o.default_workers(), tick=_ticker(quiet),
-    )  # fmt: skip
+        names=names,
+        columns=columns,
+        decode=decode,
+        need_text=need_text and has_texts,
+        workers=workers or o.default_workers(),
+        tick=_ticker(quiet),
+    )
     for line in one:
         typer.echo(line)
     o.note(f"{one.rows:,} rows, {one.images:,} images, {one.texts:,} texts, {one.problems:,} problems", quiet)
@@ -298,14 +302,19 @@ def _record(entry: DataSet) -> dict[str, Any]:
 
     folder = remembered(entry.name)
     return {
-        "name": entry.name, "doc": entry.doc, "splits": list(entry.splits), "home": entry.home,
-        "licence": entry.licence, "folder": str(folder) if folder else None, "image_root": entry.image_root,
+        "name": entry.name,
+        "doc": entry.doc,
+        "splits": list(entry.splits),
+        "home": entry.home,
+        "licence": entry.licence,
+        "folder": str(folder) if folder else None,
+        "image_root": entry.image_root,
         "files": [
             {"name": f.name, "split": f.split or None, "rows": f.rows, "schema": f.schema, "url": f.url}
             for f in entry.files
         ],
         "images": [{"folder": p.folder, "what": p.what, "where": p.where} for p in entry.photos],
-    }  # fmt: skip
+    }
 
 
 def _tell(fetched: Fetched, quiet: bool) -> None:

@@ -49,9 +49,12 @@ def demo(
     from blip.apps.demo.uploads import Limits
 
     settings = launch.Settings(
-        host=host, port=port, limits=Limits(int(max_upload_mb * (1 << 20)), int(max_megapixels * 1e6)), index=index,
+        host=host,
+        port=port,
+        limits=Limits(int(max_upload_mb * (1 << 20)), int(max_megapixels * 1e6)),
+        index=index,
         search_root=search_root,
-    )  # fmt: skip
+    )
     free = launch.check(settings)
 
     def loader(name: str) -> Model:

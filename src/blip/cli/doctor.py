@@ -21,16 +21,35 @@ from blip.cli import options as o
 PACKAGES = ("blip-vlm", "torch", "tokenizers", "safetensors", "pillow", "numpy", "huggingface-hub", "httpx2", "typer")
 # every module that an extra brings: one of them may be there for another's sake
 EXTRAS = {
-    "data": ("pyarrow",), "train": ("tensorboard",), "heif": ("pillow_heif",), "video": ("av",),
-    "java": ("pycocoevalcap",), "search": ("usearch",), "serve": ("litserve", "prometheus_client", "python_multipart"),
-    "demo": ("gradio", "usearch"), "ray": ("ray",), "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "docs": ("mkdocs", "material", "mkdocstrings"), "notebook": ("nbclient", "ipykernel"),
-}  # fmt: skip
+    "data": ("pyarrow",),
+    "train": ("tensorboard",),
+    "heif": ("pillow_heif",),
+    "video": ("av",),
+    "java": ("pycocoevalcap",),
+    "search": ("usearch",),
+    "serve": ("litserve", "prometheus_client", "python_multipart"),
+    "demo": ("gradio", "usearch"),
+    "ray": ("ray",),
+    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "docs": ("mkdocs", "material", "mkdocstrings"),
+    "notebook": ("nbclient", "ipykernel"),
+}
 CODECS = {"AVIF": "avif", "WebP": "webp", "JPEG 2000": "jpg_2000", "JPEG": "jpg", "TIFF": "libtiff"}
 VARIABLES = (
-    "BLIP_HOME", "BLIP_CACHE", "BLIP_MODEL", "BLIP_OFFLINE", "BLIP_DEVICE", "BLIP_DTYPE", "BLIP_THREADS", "HF_HOME",
-    "HF_HUB_OFFLINE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY",
-)  # fmt: skip
+    "BLIP_HOME",
+    "BLIP_CACHE",
+    "BLIP_MODEL",
+    "BLIP_OFFLINE",
+    "BLIP_DEVICE",
+    "BLIP_DTYPE",
+    "BLIP_THREADS",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "NO_PROXY",
+)
 # files in the working folder that an extra reads
 NEEDS = {"heif": (".heic", ".heif", ".hif"), "video": (".mp4", ".mov", ".mkv", ".webm", ".avi"), "data": (".parquet",)}
 Report = dict[str, dict[str, Any]]

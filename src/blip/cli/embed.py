@@ -92,6 +92,12 @@ class _Embedder:
         if self.tokens and self.kind != "image":  # without what longer texts of the same batch have added
             vector = vector[: int(vector.any(axis=1).nonzero()[0].max(initial=-1)) + 1]
         return {
-            "schema": "embedding/1", "key": key, "kind": self.kind, "projected": self.projected,
-            "dim": vector.shape[-1], "dtype": self.dtype, "vector": vector.astype(self.dtype), "model": self.model.name,
-        }  # fmt: skip
+            "schema": "embedding/1",
+            "key": key,
+            "kind": self.kind,
+            "projected": self.projected,
+            "dim": vector.shape[-1],
+            "dtype": self.dtype,
+            "vector": vector.astype(self.dtype),
+            "model": self.model.name,
+        }

@@ -18,14 +18,30 @@ if TYPE_CHECKING:
     from blip.eval.base import Report
 
 NEEDS = {  # what a model must be able to do
-    "caption": "caption", "nocaps": "caption", "retrieval": "match", "vqa": "answer", "nlvr": "compare",
-    "video-retrieval": "match", "judgements": "match",
-}  # fmt: skip
+    "caption": "caption",
+    "nocaps": "caption",
+    "retrieval": "match",
+    "vqa": "answer",
+    "nlvr": "compare",
+    "video-retrieval": "match",
+    "judgements": "match",
+}
 TASKS = tuple(NEEDS)
 NOT_SETTINGS = (
-    "output", "existing", "quiet", "debug", "no_progress", "compare", "submit", "least", "bootstrap", "threads",
-    "workers", "metrics", "data",
-)  # fmt: skip
+    "output",
+    "existing",
+    "quiet",
+    "debug",
+    "no_progress",
+    "compare",
+    "submit",
+    "least",
+    "bootstrap",
+    "threads",
+    "workers",
+    "metrics",
+    "data",
+)
 
 
 @dataclass(kw_only=True)
@@ -132,14 +148,16 @@ def _evaluation(task: str, flags: Flags) -> Any:
     settings: dict[str, Mapping[str, Any]] = {
         "caption": {"decoding": {"max_length": 20, "min_length": 5, **beam}, "prompt": flags.prompt},
         "vqa": {
-            "decoding": {"max_length": 10, "min_length": 1, **beam}, "answers": answers, **k,
+            "decoding": {"max_length": 10, "min_length": 1, **beam},
+            "answers": answers,
+            **k,
             "mode": flags.mode or ("rank" if answers else "generate"),
         },
         "retrieval": k,
         "nlvr": {"order": flags.order, "seed": flags.seed},
         "video-retrieval": {"frames": flags.frames, "strategy": flags.strategy, **k},
         "judgements": {},
-    }  # fmt: skip
+    }
     if task in ("caption", "nocaps"):
         chosen = {**settings["caption"], "name": task, "use_java": flags.java}
         if task == "nocaps":
@@ -183,16 +201,25 @@ def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
     default = o.ANSWERER if task == "vqa" else o.BUNDLED
     o.notice(flags.model, default, flags.quiet)
     model = api.load(
-        o.model_name(flags.model, default), device=flags.device, dtype=flags.dtype, threads=flags.threads,
-        image_size=flags.image_size, offline=flags.offline or None,
-    )  # fmt: skip
+        o.model_name(flags.model, default),
+        device=flags.device,
+        dtype=flags.dtype,
+        threads=flags.threads,
+        image_size=flags.image_size,
+        offline=flags.offline or None,
+    )
     model.require(NEEDS[task])
     photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
     drawn = Progress(len(source), not (flags.no_progress or flags.quiet))
     report = run(
-        evaluation, model.module, model.tokenizer, source, limit=flags.limit, photos=photos,
+        evaluation,
+        model.module,
+        model.tokenizer,
+        source,
+        limit=flags.limit,
+        photos=photos,
         tick=lambda done, total: drawn.at(done),
-    )  # fmt: skip
+    )
     drawn.clear()
     return model.name, report
 
@@ -226,9 +253,14 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
         compared = paired(report.rows, results.read_examples(flags.compare), flags.bootstrap, flags.seed)
     settings = {k: str(v) for k, v in asdict(flags).items() if v not in (None, False) and k not in NOT_SETTINGS}
     about = results.About(
-        task=task, data=" ".join(flags.data or ()), split=flags.split, model=name, n=len(report.rows),
-        seconds=seconds, settings=settings,
-    )  # fmt: skip
+        task=task,
+        data=" ".join(flags.data or ()),
+        split=flags.split,
+        model=name,
+        n=len(report.rows),
+        seconds=seconds,
+        settings=settings,
+    )
     metrics = results.summary(about, report, flags.bootstrap, flags.seed, compared)
     if flags.output is not None:
         results.write(flags.output, report, metrics)

@@ -102,10 +102,16 @@ class Flow:
                 raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
             return VectorFile(flags.output)
         return open_records(
-            flags.output, schema=self.schema, stream=sys.stdout, format=flags.form, resume=flags.resume,
-            existing=o.existing_of(flags.existing), order=[one.key for one in inputs], per_key=self.per_key,
+            flags.output,
+            schema=self.schema,
+            stream=sys.stdout,
+            format=flags.form,
+            resume=flags.resume,
+            existing=o.existing_of(flags.existing),
+            order=[one.key for one in inputs],
+            per_key=self.per_key,
             single=len({one.key for one in inputs}) * self.per_key == 1,
-        )  # fmt: skip
+        )
 
     def _failed(self, one: Input, error: UnreadableImage, drawn: Progress) -> Record:
         from blip.io.records import error_record

@@ -53,10 +53,17 @@ def index(
     from blip.apps.search.walk import Rules
     from blip_lite.errors import UsageError
 
-    alone = [name for name, given in (
-        ("--prune-only", prune_only), ("--status", status), ("--rebuild", rebuild),
-        ("--remove-captions", remove_captions), ("--write-captions", write_captions is not None),
-    ) if given]  # fmt: skip
+    alone = [
+        name
+        for name, given in (
+            ("--prune-only", prune_only),
+            ("--status", status),
+            ("--rebuild", rebuild),
+            ("--remove-captions", remove_captions),
+            ("--write-captions", write_captions is not None),
+        )
+        if given
+    ]
     if len(alone) > 1:
         raise UsageError(f"{alone[0]} with {alone[1]}; must be one of the two")
     if captioner is not None and not captions:
@@ -165,11 +172,18 @@ def _show(status: Status, as_json: bool) -> int:
 
     model = status.model
     rows = {
-        "index": str(status.folder), "model": None if model is None else model.model,
-        "weights": None if model is None else model.weights, "image_size": None if model is None else model.image_size,
-        "folders": status.folders, "files": status.files, "pictures": status.pictures, "frames": status.frames,
-        "captions": status.captions, "failed": len(status.failed), "bytes": status.bytes,
-    }  # fmt: skip
+        "index": str(status.folder),
+        "model": None if model is None else model.model,
+        "weights": None if model is None else model.weights,
+        "image_size": None if model is None else model.image_size,
+        "folders": status.folders,
+        "files": status.files,
+        "pictures": status.pictures,
+        "frames": status.frames,
+        "captions": status.captions,
+        "failed": len(status.failed),
+        "bytes": status.bytes,
+    }
     if as_json:
         show.lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
         return 0

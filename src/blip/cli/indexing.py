@@ -75,9 +75,13 @@ class Using(o.Machine):
             o.notice(named, o.BUNDLED, self.quiet)
         size = self.image_size or (known.image_size if known is not None and not named else None)
         return api.load(
-            name, device=self.device, dtype=self.dtype, threads=self.threads, image_size=size,
+            name,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            image_size=size,
             offline=self.offline or None,
-        )  # fmt: skip
+        )
 
     def work(self, index: Index, stop: Stop, captioner: str | None = None) -> Work:
         """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
@@ -105,9 +109,12 @@ class Using(o.Machine):
             )
 
         return index.work(
-            None if captioner is None else loaded, workers=self.workers or o.default_workers(),
-            batch_size=self.batch_size, max_pixels=int(self.max_megapixels * 1e6), tick=tick,
-        )  # fmt: skip
+            None if captioner is None else loaded,
+            workers=self.workers or o.default_workers(),
+            batch_size=self.batch_size,
+            max_pixels=int(self.max_megapixels * 1e6),
+            tick=tick,
+        )
 
 
 def summary(report: Report) -> str:

@@ -85,12 +85,16 @@ def _rows(
     scores = model.match(image, lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]
     return [
         {
-            "schema": "match/1", "key": key, "text": text, "text_index": number,
+            "schema": "match/1",
+            "key": key,
+            "text": text,
+            "text_index": number,
             "itm": None if scores.itm is None else float(scores.itm[0, i]),
-            "itc": None if scores.itc is None else float(scores.itc[0, i]), "model": model.name,
+            "itc": None if scores.itc is None else float(scores.itc[0, i]),
+            "model": model.name,
         }
         for i, (number, text) in enumerate(texts)
-    ]  # fmt: skip
+    ]
 
 
 def _chosen(rows: list[Record], sort: bool, top: int | None, threshold: float | None) -> list[Record]:

@@ -208,9 +208,16 @@ def _rows() -> list[dict[str, Any]]:
     for config_path in folders:
         config = json.loads(config_path.read_text(encoding="utf-8"))
         rows.append(
-            {"name": config_path.parent.name, "family": config["family"], "vit": "", "scores": "",
-             "image_size": config["vision"]["image_size"], "source": "imported", "cached": True}
-        )  # fmt: skip
+            {
+                "name": config_path.parent.name,
+                "family": config["family"],
+                "vit": "",
+                "scores": "",
+                "image_size": config["vision"]["image_size"],
+                "source": "imported",
+                "cached": True,
+            }
+        )
     return rows
 
 
@@ -218,10 +225,19 @@ def _record(entry: Entry) -> dict[str, Any]:
     from blip.checkpoint.locate import is_cached
 
     return {
-        "name": entry.name, "family": entry.family, "vit": entry.vit, "image_size": entry.image_size,
-        "source": entry.source, "location": entry.location, "data": entry.data, "scores": entry.scores,
-        "licence": entry.licence, "sha256": entry.sha256, "note": entry.note, "cached": is_cached(entry),
-    }  # fmt: skip
+        "name": entry.name,
+        "family": entry.family,
+        "vit": entry.vit,
+        "image_size": entry.image_size,
+        "source": entry.source,
+        "location": entry.location,
+        "data": entry.data,
+        "scores": entry.scores,
+        "licence": entry.licence,
+        "sha256": entry.sha256,
+        "note": entry.note,
+        "cached": is_cached(entry),
+    }
 
 
 def _entry(name: str) -> Entry | None:

@@ -162,12 +162,21 @@ class Reading(Machine):
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames with --fps; must be one of the two")
         return find_inputs(
-            named or [], recursive=self.recursive, hidden=self.hidden, globs=tuple(self.glob or ()),
-            from_file=self.from_file, limit=self.limit, shard=_shard(self.shard), null=self.null, root=self.root,
-            offline=self.offline, url_timeout=self.url_timeout, exts=tuple(e for e in (self.ext or "").split(",") if e),
+            named or [],
+            recursive=self.recursive,
+            hidden=self.hidden,
+            globs=tuple(self.glob or ()),
+            from_file=self.from_file,
+            limit=self.limit,
+            shard=_shard(self.shard),
+            null=self.null,
+            root=self.root,
+            offline=self.offline,
+            url_timeout=self.url_timeout,
+            exts=tuple(e for e in (self.ext or "").split(",") if e),
             video=partial(frame_inputs, frames=self.frames or 8, fps=self.fps),
             stdin=getattr(sys.stdin, "buffer", None),
-        )  # fmt: skip
+        )
 
 
 @dataclass(kw_only=True)
@@ -196,9 +205,11 @@ class Run(Reading):
         if not is_exported(Path(named).expanduser()):
             return self.load(name, default)
         other = {
-            "--device": self.device not in ("auto", "cpu"), "--dtype": self.dtype not in ("auto", "fp32"),
-            "--image-size": self.image_size is not None, "--compile": self.compile,
-        }  # fmt: skip
+            "--device": self.device not in ("auto", "cpu"),
+            "--dtype": self.dtype not in ("auto", "fp32"),
+            "--image-size": self.image_size is not None,
+            "--compile": self.compile,
+        }
         for flag in (flag for flag, given in other.items() if given):
             raise UsageError(f"{flag}; must be left out: an exported model runs on the CPU as it was written")
         return load(named, threads=self.threads)
@@ -209,9 +220,14 @@ class Run(Reading):
 
         notice(name, default, self.quiet)
         return api.load(
-            model_name(name, default), device=self.device, dtype=self.dtype, threads=self.threads,
-            image_size=self.image_size, compile=self.compile, offline=self.offline or None,
-        )  # fmt: skip
+            model_name(name, default),
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            image_size=self.image_size,
+            compile=self.compile,
+            offline=self.offline or None,
+        )
 
     def images_at_once(self, model: AnyModel) -> int:
         """What the user has said, else what suits the device."""
@@ -237,10 +253,14 @@ class Columns:
         given = {
             "root": None if self.root is None else str(self.root),
             "image": None if self.image_column == Columns.image_column else self.image_column,
-            "text": self.text_column, "key": self.key_column, "question": self.question_column,
-            "answer": self.answer_column, "sentence": self.sentence_column, "label": self.label_column,
+            "text": self.text_column,
+            "key": self.key_column,
+            "question": self.question_column,
+            "answer": self.answer_column,
+            "sentence": self.sentence_column,
+            "label": self.label_column,
             "skip_bad": self.skip_bad or None,
-        }  # fmt: skip
+        }
         return {name: value for name, value in given.items() if value is not None}
 
 

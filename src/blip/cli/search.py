@@ -78,9 +78,16 @@ def search(
 
     words = list(inputs or [])
     out = _Out(
-        output=output, form="jsonl" if json else format, existing=existing, files_only=files_only, null=null,
-        thumbnails=thumbnails, launch=launch, title=" ".join(words), quiet=run.quiet,
-    )  # fmt: skip
+        output=output,
+        form="jsonl" if json else format,
+        existing=existing,
+        files_only=files_only,
+        null=null,
+        thumbnails=thumbnails,
+        launch=launch,
+        title=" ".join(words),
+        quiet=run.quiet,
+    )
     if not _must_write(out):
         return 0
     if duplicates:
@@ -203,9 +210,13 @@ def _records(hits: Sequence[Hit], out: _Out, columns: tuple[str, ...]) -> None:
     from blip.io.records import open_records
 
     with open_records(
-        out.output, schema="hit/1", stream=sys.stdout, format=out.form, existing=o.existing_of(out.existing),
+        out.output,
+        schema="hit/1",
+        stream=sys.stdout,
+        format=out.form,
+        existing=o.existing_of(out.existing),
         columns=columns,
-    ) as records:  # fmt: skip
+    ) as records:
         records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
 
 

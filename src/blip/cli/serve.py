@@ -59,11 +59,22 @@ def serve(
 
     names = tuple(model or filter(None, [os.environ.get("BLIP_MODEL")]))
     settings = Settings(
-        **({"models": names} if names else {}), max_batch=max_batch, max_wait=max_wait_ms / 1000, queue=queue,
-        timeout=timeout, max_upload=int(max_upload_mb * MEGABYTE), max_pixels=int(max_megapixels * 1e6),
-        allow_urls=allow_urls, key_digests=read_keys(api_key_file) if api_key_file is not None else (),
-        origins=tuple(cors or ()), workers=workers, device=device, dtype=dtype, threads=threads, offline=offline,
-    )  # fmt: skip
+        **({"models": names} if names else {}),
+        max_batch=max_batch,
+        max_wait=max_wait_ms / 1000,
+        queue=queue,
+        timeout=timeout,
+        max_upload=int(max_upload_mb * MEGABYTE),
+        max_pixels=int(max_megapixels * 1e6),
+        allow_urls=allow_urls,
+        key_digests=read_keys(api_key_file) if api_key_file is not None else (),
+        origins=tuple(cors or ()),
+        workers=workers,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        offline=offline,
+    )
     _obtain(settings)
     if not names:
         o.note("serving the bundled models tiny and tiny-vqa; published ones are far better: -m caption-base", quiet)

@@ -19,9 +19,11 @@ TEXT_TOWERS = ("encoder", "decoder")
 LR = {"caption": 1e-5, "retrieval": 1e-5, "itm": 1e-5, "vqa": 2e-5, "nlvr": 3e-5}  # the original's
 SMALL_LR = 2e-4  # for models of the size of `tiny`
 USE = {
-    "retrieval": "match PHOTO -t TEXT", "itm": "match PHOTO -t TEXT", "vqa": "ask PHOTO -q QUESTION",
+    "retrieval": "match PHOTO -t TEXT",
+    "itm": "match PHOTO -t TEXT",
+    "vqa": "ask PHOTO -q QUESTION",
     "nlvr": "ask PHOTO --pair OTHER -q STATEMENT",
-}  # fmt: skip
+}
 COLUMNS = o.Columns()
 
 
@@ -81,17 +83,36 @@ def train(
         config,
         set or [],
         {
-            "task": task, "data": data, "val": val, "start.init": init, "start.image_size": image_size,
-            "tune.freeze": None if freeze is None else _prefixes(freeze), "tune.lora.rank": lora,
-            "tune.layer_decay": layer_decay, "queue_size": queue_size,
-            "train.epochs": epochs, "train.steps": steps, "train.batch_size": batch_size, "train.lr": lr,
-            "train.accumulate": accumulate, "train.grad_checkpoint": grad_checkpoint, "train.device": device,
-            "train.dtype": dtype, "train.threads": threads, "train.workers": workers, "train.compile": compile,
-            "train.eval_every": eval_every, "train.save_every": save_every, "train.keep": keep, "train.seed": seed,
-            "train.max_minutes": max_minutes, "train.patience": patience, "train.strategy": strategy,
+            "task": task,
+            "data": data,
+            "val": val,
+            "start.init": init,
+            "start.image_size": image_size,
+            "tune.freeze": None if freeze is None else _prefixes(freeze),
+            "tune.lora.rank": lora,
+            "tune.layer_decay": layer_decay,
+            "queue_size": queue_size,
+            "train.epochs": epochs,
+            "train.steps": steps,
+            "train.batch_size": batch_size,
+            "train.lr": lr,
+            "train.accumulate": accumulate,
+            "train.grad_checkpoint": grad_checkpoint,
+            "train.device": device,
+            "train.dtype": dtype,
+            "train.threads": threads,
+            "train.workers": workers,
+            "train.compile": compile,
+            "train.eval_every": eval_every,
+            "train.save_every": save_every,
+            "train.keep": keep,
+            "train.seed": seed,
+            "train.max_minutes": max_minutes,
+            "train.patience": patience,
+            "train.strategy": strategy,
             **{f"reading.{name}": value for name, value in run.reading().items()},
         },
-    )  # fmt: skip
+    )
     if not values.get("task"):
         raise UsageError("no task; must be 'blip train TASK' or --config with one ('blip train --list' shows presets)")
     if not values.get("data"):

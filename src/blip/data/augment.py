@@ -159,10 +159,17 @@ def _by_channel(image: Pixels, function: Callable[[Pixels], Pixels]) -> Pixels:
 
 # The order matters: a draw is an index into it.
 _OPS: dict[str, Callable[..., Pixels]] = {
-    "Identity": identity, "AutoContrast": auto_contrast, "Brightness": brightness, "Sharpness": sharpness,
-    "Equalize": equalize, "ShearX": shear_x, "ShearY": shear_y, "TranslateX": translate_x, "TranslateY": translate_y,
+    "Identity": identity,
+    "AutoContrast": auto_contrast,
+    "Brightness": brightness,
+    "Sharpness": sharpness,
+    "Equalize": equalize,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
     "Rotate": rotate,
-}  # fmt: skip
+}
 OPS = tuple(_OPS)
 
 

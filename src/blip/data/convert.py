@@ -35,9 +35,16 @@ TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _PARQUET_ROWS = 256  # of a group: one group of images is in memory when they are read
 _NAMED_LISTS = ("answers",)  # besides captions: the columns that csv can hold as lists and give back
 _SUFFIXES = {
-    "JPEG": ".jpg", "PNG": ".png", "GIF": ".gif", "BMP": ".bmp", "TIFF": ".tif", "WebP": ".webp", "AVIF": ".avif",
-    "HEIC": ".heic", "JPEG 2000": ".jp2",
-}  # fmt: skip
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "WebP": ".webp",
+    "AVIF": ".avif",
+    "HEIC": ".heic",
+    "JPEG 2000": ".jp2",
+}
 OnBad = Callable[[BadRecord], None]
 
 

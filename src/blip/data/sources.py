@@ -117,9 +117,14 @@ class Reading:
     ) -> Records:
         """The records of `spec`; `check` raises `BadRecord` for a row that the task cannot use."""
         found = open_source(
-            spec, root=self.root, image_column=self.image, text_column=self.text, key_column=self.key,
-            require_text=need_text, skip_bad=self.skip_bad,
-        )  # fmt: skip
+            spec,
+            root=self.root,
+            image_column=self.image,
+            text_column=self.text,
+            key_column=self.key,
+            require_text=need_text,
+            skip_bad=self.skip_bad,
+        )
         renamed = [self._renamed(record) for record in found.records]
         bad = list(found.skipped)
         good = [record for record in renamed if self._is_good(record, check, bad)]

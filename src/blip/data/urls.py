@@ -86,11 +86,17 @@ def command(
 ) -> list[str]:
     """The call of img2dataset: tar shards beside the list, shorter sides of `image_size` pixels, none enlarged."""
     options = {
-        "url_list": listed.path, "input_format": "csv", "url_col": "url",
+        "url_list": listed.path,
+        "input_format": "csv",
+        "url_col": "url",
         **({"caption_col": "caption"} if listed.has_texts else {}),
-        "output_format": "webdataset", "output_folder": listed.path.parent, "image_size": image_size,
-        "resize_mode": "keep_ratio", "resize_only_if_bigger": True, "processes_count": processes or os.cpu_count() or 1,
-    }  # fmt: skip
+        "output_format": "webdataset",
+        "output_folder": listed.path.parent,
+        "image_size": image_size,
+        "resize_mode": "keep_ratio",
+        "resize_only_if_bigger": True,
+        "processes_count": processes or os.cpu_count() or 1,
+    }
     return [*find_runner(runner), "img2dataset", *(f"--{name}={value}" for name, value in options.items())]
 
 

@@ -65,9 +65,12 @@ class CaptionEval:
         records = list(known.values())
         measures, skipped = self._measures(records, rows)
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in kept], skipped=skipped,
+            measures=measures,
+            rows=rows,
+            predictions=[dict(p) for p in kept],
+            skipped=skipped,
             images=[(record.image,) for record in records],
-        )  # fmt: skip
+        )
 
     def _measures(self, records: Sequence[Record], rows: list[Row]) -> tuple[dict[str, Measure], dict[str, str]]:
         """Metrics of the set and reasons for those left out; each row gets its own scores."""

@@ -12,6 +12,11 @@ from blip.eval.video import VideoEval
 from blip.eval.vqa import VqaEval
 
 EVALUATIONS: dict[str, type[Any]] = {
-    "caption": CaptionEval, "nocaps": CaptionEval, "retrieval": RetrievalEval, "vqa": VqaEval, "nlvr": NlvrEval,
-    "video-retrieval": VideoEval, "judgements": JudgementsEval,
-}  # fmt: skip
+    "caption": CaptionEval,
+    "nocaps": CaptionEval,
+    "retrieval": RetrievalEval,
+    "vqa": VqaEval,
+    "nlvr": NlvrEval,
+    "video-retrieval": VideoEval,
+    "judgements": JudgementsEval,
+}

@@ -60,10 +60,12 @@ class JudgementsEval:
             scores = {head: float(given[one.key, one.text][head]) for head in HEADS}
             rows.append(
                 {
-                    "task": self.name, "key": one.key, "text": one.text,
+                    "task": self.name,
+                    "key": one.key,
+                    "text": one.text,
                     "scores": {**scores, "rating": float(np.mean(one.ratings))},
                 }
-            )  # fmt: skip
+            )
         measures: dict[str, Measure] = {}
         for head in HEADS:
             stats = [
@@ -74,9 +76,12 @@ class JudgementsEval:
         own = sum(one.own for one in judged)
         skipped = {"own captions": f"{own} captions rated with their own photo"} if own else {}
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in predictions], skipped=skipped,
+            measures=measures,
+            rows=rows,
+            predictions=[dict(p) for p in predictions],
+            skipped=skipped,
             images=[(one.image,) for one in rated],
-        )  # fmt: skip
+        )
 
 
 def _correlations(head: str, stats: Sequence[Stats]) -> dict[str, Measure]:

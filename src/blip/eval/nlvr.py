@@ -69,10 +69,14 @@ class NlvrEval:
                 scores["true"] = given["score"]
             rows.append(
                 {
-                    "task": "nlvr", "key": identifier(record), "sentence": pair.sentence, "prediction": answer,
-                    "references": [truth], "scores": scores,
+                    "task": "nlvr",
+                    "key": identifier(record),
+                    "sentence": pair.sentence,
+                    "prediction": answer,
+                    "references": [truth],
+                    "scores": scores,
                 }
-            )  # fmt: skip
+            )
         right = np.array([row["scores"]["accuracy"] for row in rows])
         labels = np.array([pair.label for pair in pairs], dtype=float)
         measures = {"accuracy": measure(right, unit="share", chance=_majority(labels))}

@@ -43,12 +43,20 @@ def summary(
 ) -> dict[str, Any]:
     """`metrics.json`: every metric with its interval, unit and chance level."""
     values: dict[str, Any] = {
-        "schema": "metrics/1", "task": about.task, "data": about.data, "split": about.split, "n": about.n,
-        "model": about.model, "metrics": {name: _one(m, draws, seed) for name, m in report.measures.items()},
-        "skipped": dict(report.skipped) or None, "failed": len(report.failed) or None,
+        "schema": "metrics/1",
+        "task": about.task,
+        "data": about.data,
+        "split": about.split,
+        "n": about.n,
+        "model": about.model,
+        "metrics": {name: _one(m, draws, seed) for name, m in report.measures.items()},
+        "skipped": dict(report.skipped) or None,
+        "failed": len(report.failed) or None,
         "compared": {name: d.to_dict() for name, d in (compared or {}).items()} or None,
-        "seconds": about.seconds, "config_sha256": about.config_sha256, "settings": dict(about.settings) or None,
-    }  # fmt: skip
+        "seconds": about.seconds,
+        "config_sha256": about.config_sha256,
+        "settings": dict(about.settings) or None,
+    }
     found: dict[str, Any] = clean({k: v for k, v in values.items() if v is not None})
     return found
 
@@ -57,8 +65,13 @@ def _one(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
     low, high = interval(measure, draws, seed) or (None, None)
     n = None if measure.stats is None else len(measure.stats)
     values = {
-        "value": measure.value, "low": low, "high": high, "unit": measure.unit or None, "chance": measure.chance, "n": n
-    }  # fmt: skip
+        "value": measure.value,
+        "low": low,
+        "high": high,
+        "unit": measure.unit or None,
+        "chance": measure.chance,
+        "n": n,
+    }
     return {k: v for k, v in values.items() if v is not None}
 
 

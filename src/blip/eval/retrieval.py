@@ -57,9 +57,17 @@ class RetrievalEval:
             features.append(model.project_image(embeds))
             seen += [merged[i] for i in numbers]
         return rank_queries(
-            model, tokenizer, seen, features, store, k=self.k, max_length=self.max_length, max_words=self.max_words,
-            ways=(TO_TEXT, TO_IMAGE), tick=tick,
-        )  # fmt: skip
+            model,
+            tokenizer,
+            seen,
+            features,
+            store,
+            k=self.k,
+            max_length=self.max_length,
+            max_words=self.max_words,
+            ways=(TO_TEXT, TO_IMAGE),
+            tick=tick,
+        )
 
     def score(self, source: Source, predictions: Predictions) -> Report:
         merged = merged_by_image(source)
@@ -93,9 +101,17 @@ def rank_queries(
     text_features = inference.embed_text(model, tokenizer, texts.texts, max_length=max_length)
     numbers = [str(i) for i in range(len(texts.texts))]
     to_texts, to_images = rank_pairs(
-        model, tokenizer, encode, torch.cat(list(features)), text_features, texts.texts, texts.text_to_image,
-        k=k, max_length=max_length, tick=tick,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        encode,
+        torch.cat(list(features)),
+        text_features,
+        texts.texts,
+        texts.text_to_image,
+        k=k,
+        max_length=max_length,
+        tick=tick,
+    )
     return [*_queries(ways[0], keys, to_texts, numbers), *_queries(ways[1], numbers, to_images, keys)]
 
 
@@ -103,11 +119,13 @@ def _queries(way: str, queries: Sequence[str], found: Ranked, named: Sequence[st
     lists = zip(queries, found.ranks.tolist(), found.top.tolist(), found.scores.tolist(), strict=True)
     return [
         {
-            "direction": way, "query": query, "rank": rank + 1,
+            "direction": way,
+            "query": query,
+            "rank": rank + 1,
             "top": [[named[i], score] for i, score in zip(top, scores, strict=True)],
         }
         for query, rank, top, scores in lists
-    ]  # fmt: skip
+    ]
 
 
 def retrieval_report(
@@ -143,9 +161,13 @@ def _row(prediction: Mapping[str, Any], own: set[str]) -> Row:
     behind = len(top)
     rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in own), behind) + 1))
     return {
-        "task": "retrieval", "key": str(prediction["query"]), "direction": prediction["direction"], "rank": rank,
-        "top": [[name, f"{score:.4g}"] for name, score in top], "scores": {f"r{k}": int(rank <= k) for k in KS},
-    }  # fmt: skip
+        "task": "retrieval",
+        "key": str(prediction["query"]),
+        "direction": prediction["direction"],
+        "rank": rank,
+        "top": [[name, f"{score:.4g}"] for name, score in top],
+        "scores": {f"r{k}": int(rank <= k) for k in KS},
+    }
 
 
 def _recalls(ranks: Any, owners: Sequence[int], names: tuple[str, str]) -> dict[str, Measure]:

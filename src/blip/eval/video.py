@@ -87,9 +87,17 @@ class VideoEval:
             features.append(vector)
             seen.append(merged[i])
         return rank_queries(
-            model, tokenizer, seen, features, store, k=self.k, max_length=self.max_length, max_words=self.max_words,
-            ways=(TO_TEXT, TO_VIDEO), tick=tick,
-        )  # fmt: skip
+            model,
+            tokenizer,
+            seen,
+            features,
+            store,
+            k=self.k,
+            max_length=self.max_length,
+            max_words=self.max_words,
+            ways=(TO_TEXT, TO_VIDEO),
+            tick=tick,
+        )
 
     def _pixels(self, record: Record, model: BlipModel) -> Tensor:
         """Frames of a clip [1, K, 3, S, S]; resized to a square like photos, as in the original."""

@@ -108,10 +108,13 @@ def references(record: Record) -> list[str]:
 def _row(record: Record, answer: str) -> Row:
     people = references(record)
     row: Row = {
-        "task": "vqa", "key": str(question_id(record)), "question": str(record.fields["question"]),
-        "prediction": answer, "references": people,
+        "task": "vqa",
+        "key": str(question_id(record)),
+        "question": str(record.fields["question"]),
+        "prediction": answer,
+        "references": people,
         "scores": {"accuracy": vqa_accuracy(answer, people)} if people else {},
-    }  # fmt: skip
+    }
     kind = record.fields.get("answer_type", record.fields.get("kind"))
     return row | {"kind": str(kind)} if kind else row
 

@@ -29,12 +29,21 @@ Format = Literal["text", "jsonl", "csv", "tsv", "parquet", "coco"]
 Existing = Literal["error", "skip", "overwrite"]
 
 _BY_SUFFIX: dict[str, Format] = {
-    ".jsonl": "jsonl", ".ndjson": "jsonl", ".csv": "csv", ".tsv": "tsv", ".parquet": "parquet", ".txt": "text",
-}  # fmt: skip
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
 _TEXT_COLUMNS = {
-    "caption": ("key", "text"), "answer": ("key", "question", "text"), "match": ("key", "text", "itm", "itc"),
-    "hit": ("score", "path"), "embedding": ("key", "kind", "dim"), "capfilt": ("key", "chosen"),
-}  # fmt: skip
+    "caption": ("key", "text"),
+    "answer": ("key", "question", "text"),
+    "match": ("key", "text", "itm", "itc"),
+    "hit": ("score", "path"),
+    "embedding": ("key", "kind", "dim"),
+    "capfilt": ("key", "chosen"),
+}
 
 
 def clean(value: Any) -> Any:

@@ -35,10 +35,14 @@ _GO_ON_SECONDS = 10  # in a file without an index: what is nearer is reached by 
 _INEXACT = "mpeg"  # the container (.mpg) in which frames have the times of their neighbours after a seek
 _NO_TIMES = 0x80  # AVFMT_NOTIMESTAMPS
 _TURNS = {  # by where the display matrix sends the axes: x to (a, b), y to (c, d)
-    (-1, 0, 0, -1): Transpose.ROTATE_180, (0, 1, -1, 0): Transpose.ROTATE_270, (0, -1, 1, 0): Transpose.ROTATE_90,
-    (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT, (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
-    (0, 1, 1, 0): Transpose.TRANSPOSE, (0, -1, -1, 0): Transpose.TRANSVERSE,
-}  # fmt: skip
+    (-1, 0, 0, -1): Transpose.ROTATE_180,
+    (0, 1, -1, 0): Transpose.ROTATE_270,
+    (0, -1, 1, 0): Transpose.ROTATE_90,
+    (-1, 0, 0, 1): Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Transpose.FLIP_TOP_BOTTOM,
+    (0, 1, 1, 0): Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Transpose.TRANSVERSE,
+}
 _kept = threading.local()  # .reader: the clip that this thread has read from last
 
 

@@ -15,8 +15,12 @@ from blip_lite.config import from_values
 from blip_lite.errors import UsageError, did_you_mean
 
 TASKS: dict[str, type[Any]] = {
-    "pretrain": PretrainTask, "caption": CaptionTask, "retrieval": RetrievalTask, "vqa": VqaTask, "nlvr": NlvrTask,
-}  # fmt: skip
+    "pretrain": PretrainTask,
+    "caption": CaptionTask,
+    "retrieval": RetrievalTask,
+    "vqa": VqaTask,
+    "nlvr": NlvrTask,
+}
 
 
 # Tasks under a name of their own that are another one with other values.

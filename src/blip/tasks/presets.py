@@ -16,18 +16,30 @@ from blip.tasks.presets_tiny import TINY
 Values = Mapping[str, Any]
 
 _PRETRAIN_LOOP: Values = {
-    "epochs": 20, "batch_size": 600, "lr": 3e-4, "min_lr": 1e-6, "warmup_lr": 1e-6, "warmup_steps": 3000,
-    "lr_decay_rate": 0.9, "weight_decay": 0.05, "schedule": "pretrain",
-}  # fmt: skip
+    "epochs": 20,
+    "batch_size": 600,
+    "lr": 3e-4,
+    "min_lr": 1e-6,
+    "warmup_lr": 1e-6,
+    "warmup_steps": 3000,
+    "lr_decay_rate": 0.9,
+    "weight_decay": 0.05,
+    "schedule": "pretrain",
+}
 _PRETRAIN: Values = {"queue_size": 57600, "alpha": 0.4, "data": ["coco", "vg"]}
 
 
 def _fine_tune(epochs: int, lr: float, batch_size: int = 256, grad_checkpoint: int = 0) -> Values:
     """The original's fine-tuning loop: AdamW, half a cosine by epochs, no warm-up."""
     return {
-        "epochs": epochs, "batch_size": batch_size, "lr": lr, "min_lr": 0.0, "weight_decay": 0.05,
-        "schedule": "cosine_epoch", "grad_checkpoint": grad_checkpoint,
-    }  # fmt: skip
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "min_lr": 0.0,
+        "weight_decay": 0.05,
+        "schedule": "cosine_epoch",
+        "grad_checkpoint": grad_checkpoint,
+    }
 
 
 def _start(init: str, image_size: int) -> Values:
@@ -45,8 +57,10 @@ _COCO_RETRIEVAL: Values = {
     "negatives": {"source": "online", "floor": 0.0, "all_ranks": True},
 }
 _FLICKR_RETRIEVAL: Values = {
-    **_of("flickr30k"), **_RETRIEVAL, "negatives": {"source": "online", "floor": 0.0, "all_ranks": False},
-}  # fmt: skip
+    **_of("flickr30k"),
+    **_RETRIEVAL,
+    "negatives": {"source": "online", "floor": 0.0, "all_ranks": False},
+}
 _CAPTION: Values = {**_of("coco"), "prompt": "a picture of "}
 _VQA: Values = {"data": ["vqa@train+val+vg"]}
 
@@ -141,4 +155,4 @@ PRESETS: dict[str, Preset] = {
         doc="ViT-L: blip eval video-retrieval --data msrvtt -m retrieval-coco-large. Video to text R@1 39.7.",
     ),
     **TINY,
-}  # fmt: skip
+}

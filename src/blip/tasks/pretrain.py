@@ -128,9 +128,16 @@ class PretrainTask:
         alpha = alpha_ramp(self.alpha, step, epochs=2)
         frozen = None if grid.requires_grad else grid
         itc = contrast(
-            twinned, batch["pixel_values"], image_embeds, ids, mask, alpha, image_ids, frozen,
+            twinned,
+            batch["pixel_values"],
+            image_embeds,
+            ids,
+            mask,
+            alpha,
+            image_ids,
+            frozen,
             self.whole_batch,
-        )  # fmt: skip
+        )
         drawn = draw(itc, online.temperature, self.negatives, image_ids)
         fused_ids = with_first(ids, self._started.config.text.enc_id)
         itm, _ = match(online, fused_ids, mask, image_embeds, drawn)
@@ -154,9 +161,15 @@ class PretrainTask:
         assert self.reward is not None
         images = batch["image_ids"].tolist()
         loss, _ = self_critical_loss(
-            model, self._started.tokenizer, image_embeds, images, self._reward, self.reward, step.index,
+            model,
+            self._started.tokenizer,
+            image_embeds,
+            images,
+            self._reward,
+            self.reward,
+            step.index,
             self.whole_batch,
-        )  # fmt: skip
+        )
         return self.reward.weight * loss
 
     def _imagined_lm(self, model: BlipModel, imagined: Imagined, grid: Tensor, step: Step) -> Tensor:

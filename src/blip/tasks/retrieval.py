@@ -77,8 +77,11 @@ class RetrievalTask:
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         twinned = cast(Twinned, model)
         online, ids, mask, images = (
-            twinned.online, batch["input_ids"], batch["attention_mask"], batch["image_ids"],
-        )  # fmt: skip
+            twinned.online,
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["image_ids"],
+        )
         grid, guesses = online.vision.read_pixels(batch["pixel_values"])
         embeds = online.vision.encode_grid(grid, guesses)
         alpha = alpha_ramp(self.alpha, step, epochs=1)

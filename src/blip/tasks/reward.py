@@ -70,9 +70,13 @@ def self_critical_loss(
     was_training = model.training
     model.eval()
     sampling = Nucleus(
-        top_p=1.0, top_k=config.top_k, repetition_penalty=1.0, num_captions=config.samples, min_length=1,
+        top_p=1.0,
+        top_k=config.top_k,
+        repetition_penalty=1.0,
+        num_captions=config.samples,
+        min_length=1,
         max_length=config.max_length,
-    )  # fmt: skip
+    )
     seeds = [mixed_bits(seed, image) for image in images]
     with torch.no_grad():
         drawn = inference.caption_embeds(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)

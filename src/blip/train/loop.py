@@ -96,18 +96,26 @@ class _Run:
         start = self.folder.resume_from(self.resume)
         self.config = config = self.with_batch_size(None if start is None else start[1])
         self.sampler = EpochSampler(
-            getattr(self.data, "epoch_length", len(self.data)), self.batch_size, config.seed, rank=runtime.rank(),
-            world_size=runtime.world_size(), parts=config.accumulate,
-        )  # fmt: skip
+            getattr(self.data, "epoch_length", len(self.data)),
+            self.batch_size,
+            config.seed,
+            rank=runtime.rank(),
+            world_size=runtime.world_size(),
+            parts=config.accumulate,
+        )
         self.config = config = guess.length(config, self.sampler.steps_in(0))
         self.total = config.steps or self.sampler.first_step(config.epochs or 0)
         if start is not None:
             self.restore(*start)
         self.trained.start()
         self.log = TrainLog(
-            self.folder.path, active=self.is_main, start_step=self.done, total_steps=self.total,
-            batch_size=self.batch_size, quiet=self.quiet,
-        )  # fmt: skip
+            self.folder.path,
+            active=self.is_main,
+            start_step=self.done,
+            total_steps=self.total,
+            batch_size=self.batch_size,
+            quiet=self.quiet,
+        )
 
     @property
     def is_main(self) -> bool:
@@ -153,9 +161,14 @@ class _Run:
     def train(self) -> None:
         config = self.config
         parts = batches(
-            self.data, self.task.collate, self.sampler, self.done * config.accumulate, config.workers,
-            stop_step=self.total * config.accumulate, pin_memory=self.device.type == "cuda",
-        )  # fmt: skip
+            self.data,
+            self.task.collate,
+            self.sampler,
+            self.done * config.accumulate,
+            config.workers,
+            stop_step=self.total * config.accumulate,
+            pin_memory=self.device.type == "cuda",
+        )
         since, since_step = time.monotonic(), self.done
         while self.done < self.total:
             step = self.next_step()
@@ -217,10 +230,13 @@ class _Run:
         self.log.row(
             self.done,
             {
-                "epoch": step.epoch, **named, **values, "seconds": self.seconds + time.monotonic() - self.started,
+                "epoch": step.epoch,
+                **named,
+                **values,
+                "seconds": self.seconds + time.monotonic() - self.started,
                 "mem_mb": _memory_mb(self.device),
             },
-        )  # fmt: skip
+        )
 
     def is_due(self, every: int) -> bool:
         ends = self.done == self.sampler.first_step(self.sampler.epoch(self.done - 1) + 1)

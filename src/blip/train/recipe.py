@@ -15,23 +15,52 @@ from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did
 
 # original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
 ORIGINAL_KEYS: dict[str, str | None] = {
-    "vit": "start.size", "image_size": "start.image_size", "pretrained": "start.init", "prompt": "prompt",
-    "queue_size": "queue_size", "alpha": "alpha", "negative_all_rank": "negatives.all_ranks", "k_test": "evaluation.k",
-    "inference": "evaluation.mode", "max_length": "decoding.max_length", "min_length": "decoding.min_length",
-    "num_beams": "decoding.num_beams", "init_lr": "train.lr", "min_lr": "train.min_lr", "warmup_lr": "train.warmup_lr",
-    "warmup_steps": "train.warmup_steps", "lr_decay_rate": "train.lr_decay_rate", "weight_decay": "train.weight_decay",
-    "max_epoch": "train.epochs", "batch_size": "train.batch_size", "batch_size_train": "train.batch_size",
-    "vit_ckpt_layer": "train.grad_checkpoint", "train_file": "data", "laion_path": "web",
-    **dict.fromkeys((
-        "vit_grad_ckpt", "image_root", "ann_root", "coco_gt_root", "vqa_root", "vg_root", "video_root", "train_files",
-        "dataset", "batch_size_test",
-    )),
-}  # fmt: skip
+    "vit": "start.size",
+    "image_size": "start.image_size",
+    "pretrained": "start.init",
+    "prompt": "prompt",
+    "queue_size": "queue_size",
+    "alpha": "alpha",
+    "negative_all_rank": "negatives.all_ranks",
+    "k_test": "evaluation.k",
+    "inference": "evaluation.mode",
+    "max_length": "decoding.max_length",
+    "min_length": "decoding.min_length",
+    "num_beams": "decoding.num_beams",
+    "init_lr": "train.lr",
+    "min_lr": "train.min_lr",
+    "warmup_lr": "train.warmup_lr",
+    "warmup_steps": "train.warmup_steps",
+    "lr_decay_rate": "train.lr_decay_rate",
+    "weight_decay": "train.weight_decay",
+    "max_epoch": "train.epochs",
+    "batch_size": "train.batch_size",
+    "batch_size_train": "train.batch_size",
+    "vit_ckpt_layer": "train.grad_checkpoint",
+    "train_file": "data",
+    "laion_path": "web",
+    **dict.fromkeys(
+        (
+            "vit_grad_ckpt",
+            "image_root",
+            "ann_root",
+            "coco_gt_root",
+            "vqa_root",
+            "vg_root",
+            "video_root",
+            "train_files",
+            "dataset",
+            "batch_size_test",
+        )
+    ),
+}
 # task -> keys that only its YAML file has
 ORIGINAL_TASKS: dict[str, tuple[str, ...]] = {
-    "pretrain": ("warmup_steps",), "vqa": ("vqa_root", "inference"), "retrieval": ("negative_all_rank",),
+    "pretrain": ("warmup_steps",),
+    "vqa": ("vqa_root", "inference"),
+    "retrieval": ("negative_all_rank",),
     "caption": ("prompt",),
-}  # fmt: skip
+}
 
 
 def recipe(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:

@@ -53,8 +53,12 @@ def test_only_the_root_may_be_searched_where_there_is_one(album: Path, tmp_path:
 
 def test_what_is_no_folder_or_no_query_is_one_line(album: Path, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "index")
-    for typed, message in (("", "no folder; type"), (None, "no folder; type"), (str(album / "x"), "no such folder"),
-                           (EXAMPLES[0], "no such folder")):  # fmt: skip
+    for typed, message in (
+        ("", "no folder; type"),
+        (None, "no folder; type"),
+        (str(album / "x"), "no such folder"),
+        (EXAMPLES[0], "no such folder"),
+    ):
         with pytest.raises(UsageError, match=message):
             folders.allowed(typed)
     for typed in ("~no-such-user", "/" + "a" * 300, "a\0b"):

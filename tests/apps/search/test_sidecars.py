@@ -38,8 +38,9 @@ def test_files_of_others_are_never_touched(index: Index, photos: Path, model: bl
     report = index.write_captions(".txt")
     assert report.done == 5
     assert {Path(path).name: reason.split("/")[0] for path, reason in report.kept} == {
-        "0.txt": "is not ours", "1.txt": "is that of ",
-    }  # fmt: skip
+        "0.txt": "is not ours",
+        "1.txt": "is that of ",
+    }
     (photos / "2.txt").write_text("changed by me")
     (photos / "3.txt").unlink()
     report = index.remove_captions()

@@ -166,8 +166,10 @@ def test_half_characters_and_fields_given_twice_are_refused_in_one_line() -> Non
     calls = [lambda c, body=body, head=head: c.post("/v1/caption", content=body, headers=head) for body, head in sent]
     *refused, named = asked(Settings(), Direct(), *calls)
     assert [error_of(answer)[:2] for answer in refused] == [
-        (404, "unknown_model"), (400, "bad_request"), (422, "bad_field"),
-    ]  # fmt: skip
+        (404, "unknown_model"),
+        (400, "bad_request"),
+        (422, "bad_field"),
+    ]
     assert named.json()["key"] == "?.png"
 
 

@@ -56,8 +56,11 @@ def test_several_files_of_a_form_are_a_list(server: Served) -> None:
 def test_answers_and_matches_of_every_pair(server: Served) -> None:
     rows = server.post("answer", {"images": [TEXT, TEXT], "questions": ["what?", "who?"]}).json()
     assert [(row["key"], row["question"]) for row in rows] == [
-        ("0", "what?"), ("0", "who?"), ("1", "what?"), ("1", "who?"),
-    ]  # fmt: skip
+        ("0", "what?"),
+        ("0", "who?"),
+        ("1", "what?"),
+        ("1", "who?"),
+    ]
     assert all(row["model"] == "random-tiny-vqa" and schemas.problem(row) is None for row in rows)
     one = server.post("answer", {"image": TEXT, "question": "what?", "answers": ["yes", "no"], "top": 2}).json()
     assert {one["text"], one["alternatives"][0]["text"]} == {"yes", "no"} and one["mode"] == "rank"
@@ -124,7 +127,7 @@ def test_results_do_not_depend_on_who_else_asks(server: Served) -> None:
         ("explain", {"image": TEXT, "text": "a cat", "layer": 40}, (422, "bad_field", None)),
         ("embed", {"image": TEXT, "text": "a cat"}, (422, "bad_field", None)),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_one_line_with_its_field(
     server: Served, verb: str, body: object, expected: tuple[int, str, str | None]
 ) -> None:
@@ -146,7 +149,7 @@ def test_what_is_wrong_is_one_line_with_its_field(
         (b"x=1", "application/x-www-form-urlencoded", (415, "unsupported_type", None)),
         (b"x" * 1_000_001, "application/json", (413, "too_large", None)),
     ],
-)  # fmt: skip
+)
 def test_bodies_that_are_none(server: Served, content: bytes, media: str, expected: tuple[int, str, None]) -> None:
     assert error_of(server.client.post("/v1/caption", content=content, headers={"Content-Type": media})) == expected
 

@@ -83,14 +83,36 @@ def test_redirects_and_sizes_are_checked_too(port: int, path: str, reason: str) 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://localhost/a.png", "http://127.0.0.1/", "http://127.1/", "http://2130706433/", "http://0x7f.1/",
-        "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[::]/", "http://0.0.0.0/", "http://10.1.2.3/",
-        "http://192.168.0.1/", "http://172.16.0.1/", "http://169.254.169.254/latest/meta-data", "http://100.64.0.1/",
-        "http://[fe80::1]/", "http://[fc00::1]/", "http://224.0.0.1/", "http://[ff02::1]/", "http://240.0.0.1/",
-        "http://user:pass@photos.example/", "ftp://photos.example/", "//photos.example", "http://", "nonsense",
-        "http://no-such-host.invalid/", "http://photos.example:99999/", "http://a\x00b/", "http://[::1",
+        "http://localhost/a.png",
+        "http://127.0.0.1/",
+        "http://127.1/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[::]/",
+        "http://0.0.0.0/",
+        "http://10.1.2.3/",
+        "http://192.168.0.1/",
+        "http://172.16.0.1/",
+        "http://169.254.169.254/latest/meta-data",
+        "http://100.64.0.1/",
+        "http://[fe80::1]/",
+        "http://[fc00::1]/",
+        "http://224.0.0.1/",
+        "http://[ff02::1]/",
+        "http://240.0.0.1/",
+        "http://user:pass@photos.example/",
+        "ftp://photos.example/",
+        "//photos.example",
+        "http://",
+        "nonsense",
+        "http://no-such-host.invalid/",
+        "http://photos.example:99999/",
+        "http://a\x00b/",
+        "http://[::1",
     ],
-)  # fmt: skip
+)
 def test_addresses_inside_are_never_visited(url: str) -> None:
     with pytest.raises(Problem) as caught:
         fetch(url)
@@ -100,12 +122,20 @@ def test_addresses_inside_are_never_visited(url: str) -> None:
 @pytest.mark.parametrize(
     ("address", "public"),
     [
-        ("93.184.216.34", True), ("2606:2800:220:1:248:1893:25c8:1946", True), ("::ffff:93.184.216.34", True),
-        ("::ffff:10.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False), ("2001:0:1::1", False),
-        ("fec0::1", False), ("192.0.2.1", False), ("198.18.0.1", False), ("255.255.255.255", False),
+        ("93.184.216.34", True),
+        ("2606:2800:220:1:248:1893:25c8:1946", True),
+        ("::ffff:93.184.216.34", True),
+        ("::ffff:10.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("2001:0:1::1", False),
+        ("fec0::1", False),
+        ("192.0.2.1", False),
+        ("198.18.0.1", False),
+        ("255.255.255.255", False),
         ("fe80::1%eth0", False),
     ],
-)  # fmt: skip
+)
 def test_which_addresses_are_public(address: str, public: bool) -> None:
     assert urls.is_public(ipaddress.ip_address(address)) is public
 

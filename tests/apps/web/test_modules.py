@@ -105,20 +105,47 @@ def test_pixels_of_the_example_photos_equal_pythons(node: Run) -> None:
 
 
 TEXTS = (
-    "", "   ", "Ein Café in Zürich — naïve façade, garçon!", "ΟΔΥΣΣΕΥΣ στην ΙΘΑΚΗ ς", "Ещё одна фотография с ёлкой",
-    "猫が寝ています", "一只猫 on a 桌子", "고양이", "قطة على الطاولة", "हिन्दी में एक बिल्ली", "İstanbul'da bir KEDİ",
-    "ﬁne ﬂower", "a\tman\nwith\u00a0a\u3000hat\u200b!", "e\u0301te\u0301", "🐱 on a 🛋️", "$5 + 3% = <b>`x`|~^",
+    "",
+    "   ",
+    "Ein Café in Zürich — naïve façade, garçon!",
+    "ΟΔΥΣΣΕΥΣ στην ΙΘΑΚΗ ς",
+    "Ещё одна фотография с ёлкой",
+    "猫が寝ています",
+    "一只猫 on a 桌子",
+    "고양이",
+    "قطة على الطاولة",
+    "हिन्दी में एक बिल्ली",
+    "İstanbul'da bir KEDİ",
+    "ﬁne ﬂower",
+    "a\tman\nwith\u00a0a\u3000hat\u200b!",
+    "e\u0301te\u0301",
+    "🐱 on a 🛋️",
+    "$5 + 3% = <b>`x`|~^",
     "don't can't it's we're i'm",
-    "x" * 100, "x" * 101, "a\x00b\ufffdc\u0085d\x7f", "Straße STRASSE ẞ", "[CLS] a cat [SEP]", "it ' s", "word" * 40,
-)  # fmt: skip
+    "x" * 100,
+    "x" * 101,
+    "a\x00b\ufffdc\u0085d\x7f",
+    "Straße STRASSE ẞ",
+    "[CLS] a cat [SEP]",
+    "it ' s",
+    "word" * 40,
+)
 
 
 def fuzz() -> list[str]:
     """Texts of marks, accents and letters of many scripts, without characters newer than the tokenizer's tables."""
     blocks = (
-        range(0x20, 0x250), range(0x300, 0x530), range(0x590, 0x610), range(0x620, 0x780), range(0x900, 0x980),
-        range(0xE00, 0xE60), range(0x1E00, 0x2070), range(0x3000, 0x3100), range(0x4E00, 0x4F00), range(0xAC00, 0xAD00),
-    )  # fmt: skip
+        range(0x20, 0x250),
+        range(0x300, 0x530),
+        range(0x590, 0x610),
+        range(0x620, 0x780),
+        range(0x900, 0x980),
+        range(0xE00, 0xE60),
+        range(0x1E00, 0x2070),
+        range(0x3000, 0x3100),
+        range(0x4E00, 0x4F00),
+        range(0xAC00, 0xAD00),
+    )
     letters = [chr(i) for block in blocks for i in block]
     generator = random.Random(0)
     return ["".join(generator.choices([*letters, *" " * 500], k=30)) for _ in range(500)]
@@ -222,9 +249,12 @@ def test_whole_jpegs_are_taken_whatever_follows_them(node: Run) -> None:
 
 def test_other_files_are_refused_by_name(node: Run) -> None:
     files = {
-        b"": "empty file (0 bytes)", b"%PDF-1.7": "not an image but a PDF document",
+        b"": "empty file (0 bytes)",
+        b"%PDF-1.7": "not an image but a PDF document",
         b"\n <svg/>": "not an image but an SVG drawing",
-        b"\0\0\0\x18ftypmp42\0\0\0\0": "not an image but a video", b"hello": "not an image", b"\xff": "not an image",
+        b"\0\0\0\x18ftypmp42\0\0\0\0": "not an image but a video",
+        b"hello": "not an image",
+        b"\xff": "not an image",
         b"PK\x03\x04": "not an image but a ZIP archive",
-    }  # fmt: skip
+    }
     assert node(INSPECT, [packed(data) for data in files]) == list(files.values())

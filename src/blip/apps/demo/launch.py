@@ -19,9 +19,11 @@ from blip_lite.errors import EnvironmentProblem, MissingExtra, UsageError
 QUEUE = 20  # people that wait; more are told that it is full
 LOOPBACK = ("127.0.0.1", "localhost")
 SETTINGS = {  # before gradio is imported: it reads them then
-    "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1", "GRADIO_MCP_SERVER": "False",
+    "GRADIO_ANALYTICS_ENABLED": "False",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "GRADIO_MCP_SERVER": "False",
     "GRADIO_SHARE": "False",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -91,10 +93,21 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
     guard = guard if settings.local else []
     try:
         _, address, _ = built.launch(
-            server_name=settings.written_host, server_port=port, share=False, quiet=True, show_error=True,
-            footer_links=[], run_history=False, ssr_mode=False, enable_monitoring=False, prevent_thread_lock=True,
-            max_file_size=settings.limits.bytes, theme=page.theme(), css=page.CSS, app_kwargs={"middleware": guard},
-        )  # fmt: skip
+            server_name=settings.written_host,
+            server_port=port,
+            share=False,
+            quiet=True,
+            show_error=True,
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            enable_monitoring=False,
+            prevent_thread_lock=True,
+            max_file_size=settings.limits.bytes,
+            theme=page.theme(),
+            css=page.CSS,
+            app_kwargs={"middleware": guard},
+        )
         with stopping() as stop:
             ready(address)
             while not stop.reason:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from blip.api import Model
 
 NEEDED = {  # what to start the page with where no model can
-    "caption": "caption-base", "answer": "vqa-base", "match": "retrieval-coco-base", "compare": "nlvr-base",
-}  # fmt: skip
+    "caption": "caption-base",
+    "answer": "vqa-base",
+    "match": "retrieval-coco-base",
+    "compare": "nlvr-base",
+}
 
 
 @dataclass(frozen=True)

@@ -43,9 +43,13 @@ def _shown(message: str) -> gr.Error:
 def photo_input(label: str = "Photo", example: int | None = 0) -> gr.Image:
     """A place to drop a photo, with an example in it. It gives the file's path; nothing has looked into it yet."""
     image = gr.Image(
-        value=None if example is None else EXAMPLES[example], label=label, type="filepath", height=320,
-        sources=["upload", "clipboard"], buttons=["fullscreen"],
-    )  # fmt: skip
+        value=None if example is None else EXAMPLES[example],
+        label=label,
+        type="filepath",
+        height=320,
+        sources=["upload", "clipboard"],
+        buttons=["fullscreen"],
+    )
     # gradio's own would open the file, without our limits
     setattr(image, "preprocess", lambda payload: payload.path if payload else None)  # noqa: B010
     return image
@@ -59,9 +63,16 @@ def examples(image: gr.Image) -> None:
 def photos_input() -> gr.Gallery:
     """A place to drop several photos, and a button that puts the examples there."""
     gallery = gr.Gallery(
-        label="Photos", type="filepath", height="auto", object_fit="contain", interactive=True,
-        file_types=["image"], sources=["upload", "clipboard"], buttons=[], elem_classes="pictures",
-    )  # fmt: skip
+        label="Photos",
+        type="filepath",
+        height="auto",
+        object_fit="contain",
+        interactive=True,
+        file_types=["image"],
+        sources=["upload", "clipboard"],
+        buttons=[],
+        elem_classes="pictures",
+    )
     button = gr.Button("Use the example photos", size="sm")
     button.click(lambda: list(EXAMPLES), outputs=gallery, show_progress="hidden", queue=False, api_visibility="private")
     return gallery
@@ -76,9 +87,15 @@ def maps_output(label: str) -> gr.Gallery:
 def pictures_output(label: str, look: str = "pictures large") -> gr.Gallery:
     """Pictures with texts under them, as many rows as they need."""
     return gr.Gallery(
-        label=label, show_label=False, columns=4, height="auto", object_fit="contain", interactive=False,
-        buttons=["fullscreen"], elem_classes=look,
-    )  # fmt: skip
+        label=label,
+        show_label=False,
+        columns=4,
+        height="auto",
+        object_fit="contain",
+        interactive=False,
+        buttons=["fullscreen"],
+        elem_classes=look,
+    )
 
 
 def model_line(text: str) -> None:

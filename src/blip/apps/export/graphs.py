@@ -164,9 +164,12 @@ def _vision(model: BlipModel) -> Graph:
     side = model.config.vision.image_size
     outputs = ["image_embeds", "image_features"] if model.config.parts.matching else ["image_embeds"]
     return Graph(
-        name="vision", module=Vision(model), inputs={"pixel_values": torch.randn(2, 3, side, side)},
-        axes={"pixel_values": {0: IMAGES}}, outputs=outputs,
-    )  # fmt: skip
+        name="vision",
+        module=Vision(model),
+        inputs={"pixel_values": torch.randn(2, 3, side, side)},
+        axes={"pixel_values": {0: IMAGES}},
+        outputs=outputs,
+    )
 
 
 def _text(model: BlipModel) -> Graph:
@@ -203,9 +206,12 @@ def _reason(model: BlipModel) -> Graph:
 def _cross(model: BlipModel) -> Graph:
     width = model.config.vision.width if model.config.parts.decoder_reads == "image" else model.config.text.width
     return Graph(
-        name="cross", module=Cross(model.decoder), inputs={"source": torch.randn(2, 7, width)},
-        axes={"source": {0: IMAGES, 1: TOKENS}}, outputs=layers("cross_", model.config.text.num_layers),
-    )  # fmt: skip
+        name="cross",
+        module=Cross(model.decoder),
+        inputs={"source": torch.randn(2, 7, width)},
+        axes={"source": {0: IMAGES, 1: TOKENS}},
+        outputs=layers("cross_", model.config.text.num_layers),
+    )
 
 
 def _decoder(model: BlipModel, masked: bool) -> Graph:

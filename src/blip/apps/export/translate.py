@@ -32,10 +32,17 @@ def translate(graph: Graph, *, opset: int) -> Any:
     shapes = {name: {i: dims[axis] for i, axis in axes.items()} for name, axes in graph.axes.items()}
     with _quietly(), torch.no_grad():
         program = torch.onnx.export(
-            graph.module.eval(), arguments(graph.inputs), dynamo=True, opset_version=opset, optimize=False,
-            verbose=False, input_names=list(graph.inputs), output_names=list(graph.outputs),
-            dynamic_shapes=arguments(shapes), custom_translation_table=_translations(),
-        )  # fmt: skip
+            graph.module.eval(),
+            arguments(graph.inputs),
+            dynamo=True,
+            opset_version=opset,
+            optimize=False,
+            verbose=False,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=arguments(shapes),
+            custom_translation_table=_translations(),
+        )
         assert program is not None
         weights = {name for name, _ in graph.module.named_parameters(remove_duplicate=False)}
         optimize_ir(program.model, input_size_limit=SMALL, should_fold=lambda node: _may_fold(node, weights))
@@ -66,9 +73,15 @@ def _translations() -> dict[Any, Any]:
 
 
 def _attention(
-    query: Any, key: Any, value: Any, attn_mask: Any = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
-) -> Any:  # fmt: skip
+    query: Any,
+    key: Any,
+    value: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
     """Attention in the fewest operations: the few queries are scaled, not the many keys; masks are bool and never
     hide all, so that no row needs a guard."""
     from onnxscript import opset20 as op

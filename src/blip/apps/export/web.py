@@ -106,11 +106,12 @@ def _listed(page: Path, graphs: list[str]) -> list[dict[str, str | int]]:
     paths = [f"ort/{ORT_FILES[-1]}", *(f"model/{name}" for name in (CONFIG, VOCAB, *graphs, WEIGHTS))]
     return [
         {
-            "path": path, "bytes": (page / path).stat().st_size,
+            "path": path,
+            "bytes": (page / path).stat().st_size,
             "version": hashlib.sha256((page / path).read_bytes()).hexdigest()[:16],
         }
         for path in paths
-    ]  # fmt: skip
+    ]
 
 
 @contextmanager
@@ -158,9 +159,14 @@ def _install(folder: str) -> None:
     try:
         done = subprocess.run(
             [*command, f"{ORT}@{ORT_VERSION}"],
-            cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-            timeout=ORT_SECONDS, check=False,
-        )  # fmt: skip
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ORT_SECONDS,
+            check=False,
+        )
     except subprocess.TimeoutExpired as error:
         raise EnvironmentProblem(
             f"npm did not fetch {ORT} within {ORT_SECONDS} seconds; try again, or {hint}"

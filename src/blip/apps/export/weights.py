@@ -88,7 +88,7 @@ def _external(graph: Any, name: str, place: Place, shape: tuple[int, ...]) -> An
     dtype = ir.DataType[TYPES[place.dtype]]
     tensor = ir.ExternalTensor(
         WEIGHTS, place.offset, place.length, dtype, shape=ir.Shape(shape), name=name, base_dir=""
-    )  # fmt: skip
+    )
     value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype), const_value=tensor)
     graph.register_initializer(value)
     return value

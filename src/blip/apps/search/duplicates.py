@@ -27,8 +27,9 @@ def groups(db: sqlite3.Connection, state: Vectors, threshold: float, under: byte
     low, high = (b"", b"\xff") if under is None else below(under)
     rows = db.execute(
         "SELECT DISTINCT p.id FROM pictures p JOIN files f ON f.hash = p.hash"
-        " WHERE p.at = ? AND f.path >= ? AND f.path < ? ORDER BY p.id", (STILL, low, high),
-    )  # fmt: skip
+        " WHERE p.at = ? AND f.path >= ? AND f.path < ? ORDER BY p.id",
+        (STILL, low, high),
+    )
     ids, vectors = state.of(np.array([row[0] for row in rows], np.int64))
     parents = np.arange(len(ids))
     pairs = _all_pairs(vectors, threshold) if len(ids) <= EXACT else _near_pairs(state, ids, vectors, threshold)

@@ -154,9 +154,13 @@ class Index:
             return found
 
         return Work(
-            model=self.model, captioner=None if captioner is None else captions, workers=workers,
-            batch_size=batch_size, max_pixels=max_pixels, tick=tick or (lambda done, total: True),
-        )  # fmt: skip
+            model=self.model,
+            captioner=None if captioner is None else captions,
+            workers=workers,
+            batch_size=batch_size,
+            max_pixels=max_pixels,
+            tick=tick or (lambda done, total: True),
+        )
 
     def update(
         self,

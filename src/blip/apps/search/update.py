@@ -103,9 +103,12 @@ class Updater:
         if not todo:
             return
         reader = Reader(
-            sizes=self._sizes(), frames=root.rules.frames, max_pixels=self.work.max_pixels, workers=self.work.workers,
+            sizes=self._sizes(),
+            frames=root.rules.frames,
+            max_pixels=self.work.max_pixels,
+            workers=self.work.workers,
             skip=self.hashes.__contains__,
-        )  # fmt: skip
+        )
         batch: list[Content] = []
         contents = reader.all(todo)
         for done, content in enumerate(contents, 1):

@@ -42,13 +42,18 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Starlette] 
         Route("/openapi.json", _got(service, _openapi)),
     ]
     cors = Middleware(
-        CORSMiddleware, allow_origins=settings.origins, allow_methods=["GET", "POST"], allow_headers=ALLOWED_HEADERS,
+        CORSMiddleware,
+        allow_origins=settings.origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=ALLOWED_HEADERS,
         expose_headers=["Retry-After"],
-    )  # fmt: skip
+    )
     app = Starlette(
-        routes=routes, lifespan=lifespan, middleware=[cors] if settings.origins else [],
+        routes=routes,
+        lifespan=lifespan,
+        middleware=[cors] if settings.origins else [],
         exception_handlers={HTTPException: _http_error},
-    )  # fmt: skip
+    )
     app.state.service = service
     return app
 
@@ -113,12 +118,16 @@ def _models(service: Service) -> Response:
     return _json(
         [
             {
-                "name": card.name, "kind": card.kind, "capabilities": list(card.capabilities),
-                "image_size": card.image_size, "device": card.device, "dtype": card.dtype,
+                "name": card.name,
+                "kind": card.kind,
+                "capabilities": list(card.capabilities),
+                "image_size": card.image_size,
+                "device": card.device,
+                "dtype": card.dtype,
             }
             for card in service.engine.cards
         ]
-    )  # fmt: skip
+    )
 
 
 def _metrics(service: Service) -> Response:

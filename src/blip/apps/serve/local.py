@@ -130,10 +130,16 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine, failures: Any) -> None:
         super().__init__(
             uvicorn.Config(
-                app, http="h11", log_level="warning", access_log=False, server_header=False, backlog=2048,
-                timeout_keep_alive=KEEP_ALIVE, timeout_graceful_shutdown=int(settings.timeout) + 1,
+                app,
+                http="h11",
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                backlog=2048,
+                timeout_keep_alive=KEEP_ALIVE,
+                timeout_graceful_shutdown=int(settings.timeout) + 1,
             )
-        )  # fmt: skip
+        )
         self.failure: BlipError | None = None
         self._service, self._engine, self._failures = app.state.service, engine, failures
 
@@ -165,9 +171,13 @@ def run(settings: Settings, listening: socket.socket) -> None:
     multiprocessing.set_start_method("spawn", force=True)  # no process may keep the port open
     failures: Any = multiprocessing.SimpleQueue()
     litserve = LitServer(
-        Worker(settings, failures), accelerator="cpu", devices=1, workers_per_device=settings.workers,
-        timeout=settings.timeout, restart_workers=True,
-    )  # fmt: skip
+        Worker(settings, failures),
+        accelerator="cpu",
+        devices=1,
+        workers_per_device=settings.workers,
+        timeout=settings.timeout,
+        restart_workers=True,
+    )
     litserve.response_buffer = _Answers()
     engine = LocalEngine(litserve)
     app = build_app(settings, engine, _lifespan(litserve, engine))

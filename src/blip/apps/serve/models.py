@@ -40,11 +40,15 @@ class Models:
     def cards(self) -> tuple[Card, ...]:
         return tuple(
             Card(
-                name, model.kind, tuple(sorted(model.capabilities)), model.config.vision.image_size,
-                str(model.device), str(model.dtype).removeprefix("torch."),
+                name,
+                model.kind,
+                tuple(sorted(model.capabilities)),
+                model.config.vision.image_size,
+                str(model.device),
+                str(model.dtype).removeprefix("torch."),
             )
             for name, model in self._by_name.items()
-        )  # fmt: skip
+        )
 
     def run(self, jobs: Sequence[Job]) -> list[Outcome]:
         """The outcome of each job, in order. Jobs that differ in nothing but image and text are done together."""
@@ -175,5 +179,9 @@ def _png(image: Any) -> str:
 
 
 VERBS: dict[str, Callable[[Any, Sequence[Job]], Rows]] = {
-    "caption": caption, "answer": answer, "match": match, "embed": embed, "explain": explain,
-}  # fmt: skip
+    "caption": caption,
+    "answer": answer,
+    "match": match,
+    "embed": embed,
+    "explain": explain,
+}

@@ -14,16 +14,23 @@ Schema = dict[str, Any]
 
 DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"  # a PNG
 REASONS = {
-    400: "Not JSON, or not a form.", 401: "No API key, or a wrong one.", 404: "No such model, or none that can.",
-    413: "Body too large, or too many images.", 415: "Neither JSON nor a form.",
-    422: "A field is wrong, or the image is no image.", 429: "Too much is waiting; see Retry-After.",
-    503: "The models are not there, or were lost at work.", 504: "No answer in time.",
-}  # fmt: skip
+    400: "Not JSON, or not a form.",
+    401: "No API key, or a wrong one.",
+    404: "No such model, or none that can.",
+    413: "Body too large, or too many images.",
+    415: "Neither JSON nor a form.",
+    422: "A field is wrong, or the image is no image.",
+    429: "Too much is waiting; see Retry-After.",
+    503: "The models are not there, or were lost at work.",
+    504: "No answer in time.",
+}
 EXAMPLES = {
-    "caption": {"image": DOT}, "answer": {"image": DOT, "question": "what colour is it?"},
-    "match": {"image": DOT, "texts": ["a cat", "a dog"]}, "embed": {"kind": "text", "text": "a cat"},
+    "caption": {"image": DOT},
+    "answer": {"image": DOT, "question": "what colour is it?"},
+    "match": {"image": DOT, "texts": ["a cat", "a dog"]},
+    "embed": {"kind": "text", "text": "a cat"},
     "explain": {"image": DOT, "text": "a cat"},
-}  # fmt: skip
+}
 
 
 def description(settings: Settings) -> Schema:
@@ -46,7 +53,7 @@ def description(settings: Settings) -> Schema:
         document["components"]["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
             "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
-        }  # fmt: skip
+        }
     return document
 
 
@@ -59,22 +66,28 @@ def _post(verb: str, kind: type[Body], secured: list[Schema]) -> Schema:
     form = {"multipart/form-data": {"schema": {"$ref": f"#/components/schemas/{kind.__name__}Form"}}}
     statuses = [status for status in REASONS if status != 401 or secured]
     return {
-        "operationId": verb, "summary": (kind.__doc__ or "").strip(), "security": secured,
+        "operationId": verb,
+        "summary": (kind.__doc__ or "").strip(),
+        "security": secured,
         "requestBody": {"required": True, "content": asked | form},
         "responses": {"200": _content("A record; a list of them where a list was given.", found)} | _errors(*statuses),
-    }  # fmt: skip
+    }
 
 
 def _told(secured: list[Schema]) -> Schema:
     """The routes that only tell something."""
     card = {
-        "type": "object", "required": ["name", "kind", "capabilities", "image_size", "device", "dtype"],
+        "type": "object",
+        "required": ["name", "kind", "capabilities", "image_size", "device", "dtype"],
         "properties": {
-            "name": {"type": "string"}, "kind": {"type": "string"}, "device": {"type": "string"},
-            "capabilities": {"type": "array", "items": {"type": "string"}}, "dtype": {"type": "string"},
+            "name": {"type": "string"},
+            "kind": {"type": "string"},
+            "device": {"type": "string"},
+            "capabilities": {"type": "array", "items": {"type": "string"}},
+            "dtype": {"type": "string"},
             "image_size": {"type": "integer"},
         },
-    }  # fmt: skip
+    }
     status = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
     closed = (401,) if secured else ()
     text = {"description": "Prometheus metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -120,9 +133,10 @@ def _record(name: str) -> Schema:
 def _error() -> Schema:
     codes = [code for status in CODES.values() for code in status]
     error = {
-        "type": "object", "required": ["code", "message"],
+        "type": "object",
+        "required": ["code", "message"],
         "properties": {"code": {"enum": codes}, "message": {"type": "string"}, "field": {"type": "string"}},
-    }  # fmt: skip
+    }
     return {"type": "object", "required": ["error"], "properties": {"error": error}}
 
 

@@ -8,11 +8,18 @@ from typing import Any
 from blip_lite.errors import BlipError
 
 CODES = {
-    400: ("bad_request",), 401: ("unauthorized",), 404: ("not_found", "unknown_model", "no_model"),
-    405: ("method_not_allowed",), 413: ("too_large", "too_many"), 415: ("unsupported_type",),
-    422: ("bad_field", "bad_image", "bad_url"), 429: ("busy",), 500: ("internal",),
-    503: ("not_ready", "worker_lost"), 504: ("timeout",),
-}  # fmt: skip
+    400: ("bad_request",),
+    401: ("unauthorized",),
+    404: ("not_found", "unknown_model", "no_model"),
+    405: ("method_not_allowed",),
+    413: ("too_large", "too_many"),
+    415: ("unsupported_type",),
+    422: ("bad_field", "bad_image", "bad_url"),
+    429: ("busy",),
+    500: ("internal",),
+    503: ("not_ready", "worker_lost"),
+    504: ("timeout",),
+}
 STATUS = {code: status for status, codes in CODES.items() for code in codes}
 
 

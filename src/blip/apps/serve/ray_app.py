@@ -72,13 +72,18 @@ def build(settings: Settings) -> Any:
     together = serve.batch(max_batch_size=settings.max_batch, batch_wait_timeout_s=settings.max_wait)
     batching = type(MODELS, (Replica,), {"run": together(Replica.run)})
     replicas = serve.deployment(
-        batching, name=MODELS, num_replicas=settings.workers, max_ongoing_requests=settings.queue,
+        batching,
+        name=MODELS,
+        num_replicas=settings.workers,
+        max_ongoing_requests=settings.queue,
         ray_actor_options={"num_cpus": 1, "num_gpus": 0 if settings.device == "cpu" else _gpus()},
-    ).bind(settings)  # fmt: skip
+    ).bind(settings)
     web = serve.deployment(
-        serve.ingress(lambda: _web(settings))(Web), name="web", max_ongoing_requests=4 * settings.queue,
+        serve.ingress(lambda: _web(settings))(Web),
+        name="web",
+        max_ongoing_requests=4 * settings.queue,
         ray_actor_options={"num_cpus": 0},
-    )  # fmt: skip
+    )
     return web.bind(replicas)
 
 

@@ -25,8 +25,12 @@ from blip_lite.errors import UnreadableImage
 Record = dict[str, Any]
 
 BODIES: dict[str, type[Body]] = {
-    "caption": CaptionBody, "answer": AnswerBody, "match": MatchBody, "embed": EmbedBody, "explain": ExplainBody,
-}  # fmt: skip
+    "caption": CaptionBody,
+    "answer": AnswerBody,
+    "match": MatchBody,
+    "embed": EmbedBody,
+    "explain": ExplainBody,
+}
 SCHEMAS = {"caption": "caption", "answer": "answer", "match": "match", "embed": "embedding", "explain": "explain"}
 DOWNLOADS = 8  # images fetched and decoded at once: bounds their memory
 DRAINING = 2.0  # seconds that a server which stops asks its clients to wait

@@ -43,8 +43,12 @@ def build(models: Models, limits: Limits) -> None:
             captions = gr.Radio([], label="Captions, with the mean log-probability of their words", visible=False)
             looked = parts.maps_output("Where the model looked for each word")
     way.change(
-        lambda chosen: gr.Row(visible=chosen == NUCLEUS), way, sampling, show_progress="hidden", queue=False,
+        lambda chosen: gr.Row(visible=chosen == NUCLEUS),
+        way,
+        sampling,
+        show_progress="hidden",
+        queue=False,
         api_visibility="private",
-    )  # fmt: skip
+    )
     button.click(describe, [path, way, count, top_p, seed], [captions, looked], api_visibility="private")
     captions.input(maps, [path, captions], looked, api_visibility="private")

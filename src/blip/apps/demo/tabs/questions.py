@@ -32,9 +32,12 @@ def build(models: Models, limits: Limits) -> None:
             parts.model_line(models.by("answer"))
         with gr.Column():
             table = gr.Dataframe(
-                headers=["answer", "score"], interactive=False, label="Answers, the best first", buttons=[],
+                headers=["answer", "score"],
+                interactive=False,
+                label="Answers, the best first",
+                buttons=[],
                 elem_classes="answers",
-            )  # fmt: skip
+            )
             looked = parts.maps_output("Where the model looked for its own answer")
     gr.on(
         [button.click, question.submit], ask, [path, question, choices, top], [table, looked], api_visibility="private"

@@ -53,6 +53,9 @@ def build(models: Models, limits: Limits, folders: Folders | None) -> None:
     parts.model_line(f"{models.by('match')} A folder is read at its first search; later ones read what has changed.")
     found = parts.pictures_output("Found")
     gr.on(
-        [button.click, folder.submit, words.submit], search, [folder, words, path, top], found,
+        [button.click, folder.submit, words.submit],
+        search,
+        [folder, words, path, top],
+        found,
         api_visibility="private",
-    )  # fmt: skip
+    )

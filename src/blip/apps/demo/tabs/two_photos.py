@@ -25,5 +25,10 @@ def build(models: Models, limits: Limits) -> None:
     button = gr.Button("True or false?", variant="primary", interactive=model is not None)
     parts.model_line(models.by("compare"))
     verdict = gr.Label(label="Verdict")
-    gr.on([button.click, statement.submit] if model else button.click, judge, [left, right, statement], verdict,
-          api_visibility="private")  # fmt: skip
+    gr.on(
+        [button.click, statement.submit] if model else button.click,
+        judge,
+        [left, right, statement],
+        verdict,
+        api_visibility="private",
+    )
