@@ -18,8 +18,8 @@ import torch
 import blip
 import blip_lite
 from blip.apps.export.write import Form, export
-from blip.data.samples import merged_by_image
 from blip.data.sources import open_source
+from blip.data.task_rows import merged_by_image
 from blip.metrics.caption import score_captions
 from blip_lite.face import Face
 

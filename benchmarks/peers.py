@@ -12,10 +12,10 @@ import transformers
 from torch import Tensor
 
 from blip.checkpoint.infer import hf_config
-from blip.checkpoint.keys import from_ours
+from blip.checkpoint.state_dict import from_ours
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig, Family, published_config, with_image_size
 from blip_lite.image import read

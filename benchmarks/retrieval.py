@@ -31,13 +31,13 @@ from benchmarks.peers import pair
 from benchmarks.timing import Call, limits, load
 from blip import inference
 from blip.checkpoint.load import load as load_model
-from blip.data.samples import merged_by_image, retrieval_texts
 from blip.data.sources import open_source
+from blip.data.task_rows import merged_by_image, retrieval_texts
 from blip.eval.pairs import Pairs, TokenStore, best_pairs, match_pairs, rank_by_score
 from blip.eval.photos import Photos
 from blip.eval.retrieval import KS
 from blip.model.blip import BlipModel
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip.model.text import TextTransformer
 from blip.tokenizer import Encoded, Tokenizer
 

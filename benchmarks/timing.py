@@ -71,17 +71,17 @@ class Limits:
 
 def limits(repetitions: int = 40) -> Limits:
     """The machine's own: 577x768x3072 as `F.linear` has it and on packed weights, and a sum over 256 MB."""
-    from blip.model import packed
+    from blip.model import mkldnn_linear
 
     x, weight, bias = torch.randn(577, 768), torch.randn(3072, 768), torch.zeros(3072)
     x2, weight2, bias2 = (t.bfloat16() for t in (x, weight, bias))
     operations, block = 2.0 * 577 * 768 * 3072, torch.zeros(64 << 20)
     with torch.inference_mode():
-        single, double = packed.Packed(), packed.Packed()
+        single, double = mkldnn_linear.PackedWeight(), mkldnn_linear.PackedWeight()
         return Limits(
             plain=operations / _best(lambda: F.linear(x, weight, bias), repetitions),
-            float32=operations / _best(lambda: packed.linear(x, weight, bias, single), repetitions),
-            bfloat16=operations / _best(lambda: packed.linear(x2, weight2, bias2, double), repetitions),
+            float32=operations / _best(lambda: mkldnn_linear.linear(x, weight, bias, single), repetitions),
+            bfloat16=operations / _best(lambda: mkldnn_linear.linear(x2, weight2, bias2, double), repetitions),
             read=4.0 * block.numel() / _best(block.sum, 10),
         )
 

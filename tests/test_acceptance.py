@@ -19,7 +19,7 @@ from blip.api import Model
 from blip.checkpoint import catalogue
 from blip.io import fetch
 from blip.io.image import prepare
-from blip.model.search import generate
+from blip.model.generation import generate
 from blip.model.stepper import TextStepper
 from blip_lite.decoding import Greedy
 from blip_lite.errors import CheckpointError

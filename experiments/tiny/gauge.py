@@ -19,7 +19,7 @@ from blip.data.sources import open_source
 from blip.eval.pairs import best_pairs, match_pairs, rank_by_score
 from blip.eval.photos import Photos
 from blip.eval.retrieval import KS
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip_lite.tokenizer import clean_caption
 
 SCALES = (0.0, 0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1.0)

@@ -23,7 +23,7 @@ from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
 from blip.inference import match
 from blip.metrics.caption import tokenize
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip_lite.tokenizer import clean_caption
 
 SYNONYMS = Path(__file__).parent / "synonyms.json"  # COCO class -> words that name it

@@ -22,16 +22,16 @@ from blip.checkpoint.locate import locate, obtain
 from blip.heatmaps import Subject, heatmaps
 from blip.io.image import prepare
 from blip.model.explain import Method
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
-from blip_lite import face, opening
+from blip_lite import face, image_inputs
 from blip_lite.backend import Head, Pictures
 from blip_lite.config import Family
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import UsageError
 from blip_lite.face import Face
-from blip_lite.opening import ImageLike
+from blip_lite.image_inputs import ImageLike
 from blip_lite.results import (
     Caption,
     Explanation,
@@ -135,7 +135,7 @@ class Model(Face):
         return self.module.vision.cls_token.dtype
 
     @property
-    def images_at_once(self) -> int:
+    def default_batch_size(self) -> int:
         return face.CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Model:
@@ -167,9 +167,9 @@ class Model(Face):
         ]
 
     def _encode(self, pictures: Pictures) -> Tensor:
-        some = range(0, len(pictures), self.images_at_once)
+        some = range(0, len(pictures), self.default_batch_size)
         with self._lock, torch.inference_mode():
-            parts = (self._prepare(pictures[i : i + self.images_at_once]) for i in some)
+            parts = (self._prepare(pictures[i : i + self.default_batch_size]) for i in some)
             return torch.cat([self.module.encode_image(part) for part in parts])
 
     def _written(self, embeds: Tensor, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
@@ -244,7 +244,7 @@ class Model(Face):
         method: gradcam, attention (of one layer), or rollout (of all layers up to one). layer: from 0, None = the
         middle one (of rollout the last). subject: "caption" takes a text as a caption, not as one to match.
         """
-        picture = opening.open_image(image, "image")
+        picture = image_inputs.open_image(image, "image")
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(self._prepare([picture]))
             seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer, subject)

@@ -11,14 +11,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from blip.model.blip import BlipModel
+from blip.model.generation import generate
 from blip.model.losses import Scope, at_least_float32, lm_loss
-from blip.model.search import generate
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
 from blip.tokenizer import Encoded, Tokenizer
+from blip_lite.beam_search import Generated
 from blip_lite.decoding import Decoding
 from blip_lite.errors import ConfigError
-from blip_lite.search import Generated
 from blip_lite.tokenizer import First
 
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from blip.checkpoint import adapt, keys
+from blip.checkpoint import adapt, state_dict
 from blip.model.blip import BlipModel
 from blip_lite.config import Family, published_config, with_image_size
 from blip_lite.errors import CheckpointMismatch
@@ -15,7 +15,7 @@ from tests.oracle_files import oracle_config, values, weights
 
 
 def pretrained() -> dict[str, torch.Tensor]:
-    return keys.to_ours(weights("pretrain"), oracle_config("pretrain"), "original")[0]
+    return state_dict.to_ours(weights("pretrain"), oracle_config("pretrain"), "original")[0]
 
 
 @pytest.mark.parametrize("family", ["caption", "retrieval", "features"])
@@ -26,14 +26,14 @@ def test_pretrained_weights_complete_other_families(family: Family) -> None:
 
 
 def test_pretrained_base_weights_complete_vqa() -> None:
-    state = keys.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
+    state = state_dict.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
     small = with_image_size(published_config("vqa"), 224)
     assert adapt.for_family(state, published_config("pretrain"), small).random == ()
 
 
 def test_pretrained_large_weights_leave_vqa_decoder_keys_and_values_random() -> None:
     # original: (768, 1024) against (768, 768) in 12 layers, dropped in silence
-    state = keys.to_ours(key_list("pretrain_large"), published_config("pretrain", "large"), "original")[0]
+    state = state_dict.to_ours(key_list("pretrain_large"), published_config("pretrain", "large"), "original")[0]
     target = with_image_size(published_config("vqa", "large"), 224)
     adapted = adapt.for_family(state, published_config("pretrain", "large"), target)
     assert len(adapted.random) == 24
@@ -41,7 +41,7 @@ def test_pretrained_large_weights_leave_vqa_decoder_keys_and_values_random() -> 
 
 
 def test_nlvr_takes_one_cross_attention_twice() -> None:
-    state = keys.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
+    state = state_dict.to_ours(key_list("pretrain_base"), published_config("pretrain"), "original")[0]
     target = with_image_size(published_config("nlvr"), 224)
     adapted = adapt.for_family(state, published_config("pretrain"), target)
     assert {name.split(".")[0] for name in adapted.random if "cross_merge" not in name} == {"nlvr_head"}
@@ -69,12 +69,12 @@ def test_nlvr_takes_each_weight_from_where_the_original_takes_it() -> None:
     before = replace(oracle_config("retrieval"), text=oracle_config("nlvr").text)
     torch.manual_seed(0)
     state = BlipModel(before).state_dict()
-    theirs = keys.from_ours(state, before, "original")
+    theirs = state_dict.from_ours(state, before, "original")
     target = oracle_config("nlvr")
     adapted = adapt.for_family(state, before, target)
     shapes = adapt.expected_shapes(target)
     filled = adapted.state | {name: torch.full(shapes[name], torch.nan) for name in adapted.random}
-    found = keys.from_ours(filled, target, "original")
+    found = state_dict.from_ours(filled, target, "original")
     assert set(found) == set(notes["init.origin"])
     for name, origin in notes["init.origin"].items():
         assert found[name].isnan().all() if origin is None else torch.equal(found[name], theirs[origin]), name
@@ -84,7 +84,7 @@ def test_nlvr_takes_each_weight_from_where_the_original_takes_it() -> None:
 
 def test_pretraining_ties_the_modules_that_the_original_ties() -> None:
     model = BlipModel(oracle_config("pretrain"))
-    state = keys.from_ours(model.state_dict(), model.config, "original")
+    state = state_dict.from_ours(model.state_dict(), model.config, "original")
     tied = {
         name.removeprefix("text_encoder").removesuffix(".weight").replace(".", "/")
         for name, tensor in state.items()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from blip.checkpoint import files, keys
+from blip.checkpoint import files, state_dict
 from blip.checkpoint.quantize import quantize
 from blip.model.blip import BlipModel
 from blip_lite.config import BlipConfig, random_tiny_config
@@ -77,7 +77,7 @@ def test_our_folder_round_trips_bit_for_bit(tmp_path: Path, family: str) -> None
     state, config = small(family)
     files.write_folder(tmp_path / "m", state, config)
     stored = files.read(tmp_path / "m")
-    ours, _ = keys.to_ours(stored.state, config, "ours")
+    ours, _ = state_dict.to_ours(stored.state, config, "ours")
     assert stored.config == config
     assert ours.keys() == state.keys() and all(torch.equal(ours[key], state[key]) for key in state)
 
@@ -91,7 +91,7 @@ def test_shared_tensors_are_stored_once(tmp_path: Path) -> None:
 def test_quantised_folder_is_read_as_floats(tmp_path: Path) -> None:
     state, config = small("pretrain")
     files.write_folder(tmp_path, quantize(state), config)
-    ours, _ = keys.to_ours(files.read(tmp_path).state, config, "ours")
+    ours, _ = state_dict.to_ours(files.read(tmp_path).state, config, "ours")
     assert ours.keys() == state.keys()
     assert all(torch.allclose(ours[key], state[key], atol=float(state[key].abs().max()) / 200) for key in state)
 
@@ -133,7 +133,7 @@ def test_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_original_file_is_written_with_shared_names(tmp_path: Path, suffix: str) -> None:
     config = oracle_config("pretrain")
-    ours, training = keys.to_ours(weights("pretrain"), config, "original")
+    ours, training = state_dict.to_ours(weights("pretrain"), config, "original")
     path = tmp_path / f"out{suffix}"
     files.write_original(path, ours, config, training)
     again = files.read_state(path)
@@ -152,7 +152,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    ours, _ = keys.to_ours(weights("decoder"), oracle_config("caption"), "original")
+    ours, _ = state_dict.to_ours(weights("decoder"), oracle_config("caption"), "original")
     with pytest.raises(EnvironmentProblem, match="no space left"):
         files.write_original(path, ours, oracle_config("caption"))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from blip.checkpoint import files, keys
+from blip.checkpoint import files, state_dict
 from blip.checkpoint.adapt import without_values
 from blip.checkpoint.load import load, random_tiny, start_from
 from blip.checkpoint.locate import imported_dir, locate
@@ -80,7 +80,7 @@ def test_bare_original_file_loads(tmp_path: Path, name: str) -> None:
 
 
 def test_half_precision_file_loads_as_float32(tmp_path: Path) -> None:
-    state = keys.from_ours(BlipModel(SMALL).state_dict(), SMALL, "original")
+    state = state_dict.from_ours(BlipModel(SMALL).state_dict(), SMALL, "original")
     torch.save({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, tmp_path / "a.pth")
     assert {tensor.dtype for tensor in load(tmp_path / "a.pth").model.state_dict().values()} == {torch.float32}
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from blip.data import sets
+from blip.data import known_datasets
 from tests.cli.conftest import Blip
 from tests.data.test_sets import Host, home, host  # noqa: F401
 from tests.data.test_sources import png, sample, write_json, write_tar
@@ -35,11 +35,11 @@ def table(tmp_path: Path) -> Path:
 
 
 def test_bare_verb_and_list_name_all_sets_and_their_folders(blip: Blip, tmp_path: Path) -> None:
-    sets.remember("nlvr2", tmp_path)
+    known_datasets.remember("nlvr2", tmp_path)
     said = blip("datasets")
     assert said.code == 0 and said.out == blip("datasets", "list").out
     lines = [line.split("\t") for line in said.out.splitlines()]
-    assert [line[0] for line in lines] == [entry.name for entry in sets.ENTRIES]
+    assert [line[0] for line in lines] == [entry.name for entry in known_datasets.ENTRIES]
     assert lines[3][:3] == ["nlvr2", "train,val,test", str(tmp_path)] and lines[0][2] == "-"
     records = [json.loads(line) for line in blip("datasets", "list", "--json").out.splitlines()]
     assert records[4]["files"][0]["rows"] == 4500 and records[3]["folder"] == str(tmp_path)
@@ -70,13 +70,14 @@ def test_get_fetches_tells_what_failed_and_what_is_left_to_do(blip: Blip, coco: 
     assert lines[1].startswith("coco_karpathy_val.json: SHA-256 ")
     assert lines[1].endswith("is recorded beside it (none is published); 1 rows, but 5,000 were published")
     assert lines[4] == (
-        f"coco_karpathy_test_gt.json: {sets.HOST}/datasets/coco_karpathy_test_gt.json: the server answers HTTP 404; "
+        f"coco_karpathy_test_gt.json: {known_datasets.HOST}/datasets/coco_karpathy_test_gt.json: "
+        "the server answers HTTP 404; "
         f"or put a copy of your own at {coco}/coco_karpathy_test_gt.json"
     )
     assert (
         lines[5] == "images you must fetch yourself: images/train2014, images/val2014; the folder must look like this"
     )
-    assert lines[6:] == sets.tree(sets.find("coco"), coco)
+    assert lines[6:] == known_datasets.tree(known_datasets.find("coco"), coco)
 
 
 def test_get_asks_once_and_remembers_the_folder(blip: Blip, coco: Path, host: Host) -> None:  # noqa: F811
@@ -84,14 +85,14 @@ def test_get_asks_once_and_remembers_the_folder(blip: Blip, coco: Path, host: Ho
     assert host.asked == ["datasets/coco_karpathy_val.json", "datasets/coco_karpathy_test.json"]
     again = blip("datasets", "get", "coco", "--only", "test", "-q")
     assert (again.code, again.out, again.err) == (0, f"{coco}/coco_karpathy_test.json\n", "")
-    assert len(host.asked) == 2 and sets.resolve("coco", "test")[1] == coco / "images"
+    assert len(host.asked) == 2 and known_datasets.resolve("coco", "test")[1] == coco / "images"
 
 
 def test_get_offline_names_address_and_place(blip: Blip, tmp_path: Path) -> None:
     said = blip("datasets", "get", "ccs-filtered", "--to", tmp_path / "c", "--offline")
     assert said.code == 1 and said.out == ""
     line, images = said.err.splitlines()
-    assert f"{sets.HOST}/BLIP/datasets/ccs_filtered.json" in line and "--offline is set" in line
+    assert f"{known_datasets.HOST}/BLIP/datasets/ccs_filtered.json" in line and "--offline is set" in line
     assert f"put a copy of your own at {tmp_path}/c/ccs_filtered.json" in line
     assert images == "images: blip datasets fetch-images ccs-filtered -o DIR"
 
@@ -211,7 +212,7 @@ def test_convert_to_a_folder_names_what_it_cannot_hold(blip: Blip, tmp_path: Pat
 def test_fetch_images_names_the_shards(blip: Blip, uvx: Path, tmp_path: Path) -> None:  # noqa: F811
     rows = [{"url": f"http://a.example/{n}.jpg", "caption": n} for n in ("1", "2", "gone")] + [{"caption": "no"}]
     write_json(tmp_path / "ccs_filtered.json", rows)
-    sets.remember("ccs-filtered", tmp_path)
+    known_datasets.remember("ccs-filtered", tmp_path)
     said = blip("datasets", "fetch-images", "ccs-filtered", "-o", tmp_path / "o", "--processes", "1")
     assert said.code == 1 and said.out == f"{tmp_path}/o/00000.tar\n"
     lines = said.err.splitlines()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blip.cli import VERBS, checks, doctor
+from blip.cli import VERBS, doctor, selftest
 from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 
@@ -27,14 +27,14 @@ def test_the_report_names_what_is_here_that_captions_are_right_and_what_to_type(
     assert set(report["extras"]) == set(project["optional-dependencies"]) - {"dev", "all"}
     assert "tiny" in report["models"]["here"].split(", ")
     assert all(value.startswith("ok, ") for value in report["checks"].values())
-    assert f"'{checks.CAPTION}'" in report["checks"]["tiny, cpu fp32"]
+    assert f"'{selftest.CAPTION}'" in report["checks"]["tiny, cpu fp32"]
     assert report["next"]["command"].startswith("blip caption ")
 
 
 def test_the_last_line_is_the_next_command(
     blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(checks, "trials", lambda: iter(()))  # the photo went through them above
+    monkeypatch.setattr(selftest, "trials", lambda: iter(()))  # the photo went through them above
     monkeypatch.chdir(photos)
     said = blip("doctor")
     assert "checks\n  random-tiny       ok" in said.out
@@ -64,11 +64,11 @@ def test_the_next_command_depends_on_what_is_found(
 
 
 def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = checks.Trial(device="cpu", dtype="fp32", needed=True)
-    monkeypatch.setattr(checks, "VECTOR", (*checks.VECTOR[:-1], checks.VECTOR[-1] + 1e-2))
-    assert "vector differs by 1.0e-02; at most 1e-03 is rounding" in checks.outcome(checks.parity, trial)
-    monkeypatch.setattr(checks, "CAPTION", "a dog")
-    said = checks.outcome(checks.parity, trial)
+    trial = selftest.Trial(device="cpu", dtype="fp32", needed=True)
+    monkeypatch.setattr(selftest, "VECTOR", (*selftest.VECTOR[:-1], selftest.VECTOR[-1] + 1e-2))
+    assert "vector differs by 1.0e-02; at most 1e-03 is rounding" in selftest.outcome(selftest.parity, trial)
+    monkeypatch.setattr(selftest, "CAPTION", "a dog")
+    said = selftest.outcome(selftest.parity, trial)
     assert said.startswith("wrong: 'a black and white cat") and said.endswith("the caption must be 'a dog'")
 
 
@@ -82,7 +82,7 @@ def test_the_unrelated_package_of_the_same_name_is_noticed(
 
 
 def test_a_missing_extra_is_named_with_its_install_line(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "trials", lambda: iter(()))
+    monkeypatch.setattr(selftest, "trials", lambda: iter(()))
     monkeypatch.setitem(doctor.EXTRAS, "data", ("json", "no_such_module"))  # one part of it is not enough
     found = json.loads(blip("doctor", "--json").out)["extras"]["data"]
     assert found == 'missing; pip install "blip-vlm[data]"'

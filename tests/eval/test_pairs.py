@@ -26,7 +26,7 @@ from blip.eval.pairs import (
     rank_pairs,
 )
 from blip.model.blip import BlipModel
-from blip.model.packed import pack
+from blip.model.mkldnn_linear import pack
 from blip.tokenizer import Tokenizer
 from blip_lite.config import random_tiny_config
 from blip_lite.errors import ConfigError, MissingPart, UsageError

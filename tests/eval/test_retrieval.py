@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from blip import inference
-from blip.data.samples import retrieval_texts
 from blip.data.sources import Records, open_source
+from blip.data.task_rows import retrieval_texts
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from blip.io.byte_sources import Url
 from blip.io.inputs import Input, expand_braces, find_inputs, glob_allows
-from blip.io.places import Url
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 

@@ -7,8 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from blip.io.byte_sources import TarMember
 from blip.io.inputs import Input
-from blip.io.places import TarMember
 from blip.io.sidecars import Sidecars, xmp
 from blip_lite.errors import BadRecord, UsageError
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from blip.checkpoint import keys
+from blip.checkpoint import state_dict
 from blip.model.losses import lm_loss
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks.contrastive import Contrast, Drawn, Negatives, contrast, draw, match
 from blip.tasks.images import with_first
 from blip_lite.config import Family
@@ -23,12 +23,12 @@ LOSS = {"atol": 0.0, "rtol": 1e-5}
 SIMS = {"atol": 1e-4, "rtol": 1e-5}
 
 
-def twinned(family: Family) -> Twinned:
+def twinned(family: Family) -> MomentumModel:
     """Our training state with the oracle's weights, momentum copies and queues."""
     model = oracle_model(family)
     state = weights(family)
-    twin = Twinned(model, queue_size=12)
-    _, training = keys.to_ours(state, oracle_config(family), "original")
+    twin = MomentumModel(model, queue_size=12)
+    _, training = state_dict.to_ours(state, oracle_config(family), "original")
     momentum = {k.removeprefix("momentum."): v for k, v in training.items() if k.startswith("momentum.")}
     twin.twin.load_state_dict(momentum)
     twin.queue.image.copy_(state["image_queue"])
@@ -38,12 +38,12 @@ def twinned(family: Family) -> Twinned:
     return twin.train()
 
 
-def original_gradients(twin: Twinned, family: Family) -> dict[str, Tensor]:
+def original_gradients(twin: MomentumModel, family: Family) -> dict[str, Tensor]:
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in twin.model.named_parameters(remove_duplicate=False)
     }
-    return keys.from_ours(grads, oracle_config(family), "original")
+    return state_dict.from_ours(grads, oracle_config(family), "original")
 
 
 def check_gradients(found: dict[str, Tensor], norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:
@@ -66,7 +66,9 @@ class Ran:
     lm: Tensor | None
 
 
-def step(twin: Twinned, ids: Tensor, mask: Tensor, images: Tensor, alpha: float, seed: int, **options: Any) -> Ran:
+def step(
+    twin: MomentumModel, ids: Tensor, mask: Tensor, images: Tensor, alpha: float, seed: int, **options: Any
+) -> Ran:
     model, negatives = twin.online, options.get("negatives", Negatives())
     torch.manual_seed(seed)
     twin.before_step()

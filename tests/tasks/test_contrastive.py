@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from blip.checkpoint import keys
+from blip.checkpoint import state_dict
 from blip.model.losses import itc_loss
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks.contrastive import Negatives, hard_targets
 from blip.tasks.images import with_first
 from blip_lite.config import Family
@@ -44,11 +44,11 @@ def run_steps(family: Family, **options: Any) -> None:
         check_after(twin, family, after, notes[f"step{i}.state_after"])
 
 
-def check_after(twin: Twinned, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
+def check_after(twin: MomentumModel, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
     momentum = {f"momentum.{name}": tensor for name, tensor in twin.twin.state_dict().items()}
-    found = keys.from_ours(twin.model.state_dict(), config, "original", momentum)
+    found = state_dict.from_ours(twin.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
         assert_close(found[name], expected, atol=2e-6, rtol=0, msg=name)

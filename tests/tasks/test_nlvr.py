@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from blip.data.loader import SampleRef
 from blip.tasks.base import Step
 from blip.tasks.images import Augment
+from blip.tasks.initialize import Start, Tune
 from blip.tasks.nlvr import NlvrTask
-from blip.tasks.start import Start, Tune
 from blip.train import fit
 from blip_lite.errors import BadRecord
 from tests.oracle_files import oracle_model, tensors

@@ -17,12 +17,12 @@ from blip.checkpoint.files import write_folder
 from blip.data.loader import SampleRef
 from blip.data.sources import open_source
 from blip.model.blip import BlipModel
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks.base import Step
 from blip.tasks.imagined import class_prototypes, imagine, read_imagined
+from blip.tasks.initialize import Start, Tune
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.reward import Reward
-from blip.tasks.start import Start, Tune
 from blip_lite.config import BlipConfig, TextConfig, VisionConfig
 from blip_lite.errors import BadRecord, ConfigError
 from blip_lite.tokenizer import clean_caption
@@ -78,7 +78,7 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
 def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tmp_path: Path) -> None:
     source = str(write_photos(tmp_path / "photos"))
     plain = PretrainTask(data=source, start=Start(init=str(stemmed / "init")), queue_size=6)
-    twinned = cast(Twinned, plain.build_model().eval())
+    twinned = cast(MomentumModel, plain.build_model().eval())
     data, vision = plain.dataset("train"), twinned.online.vision
     with torch.no_grad():
         pixels = torch.stack([data[SampleRef(i, 0, i)].pixel_values for i in range(len(data))])

@@ -12,13 +12,13 @@ from torch.testing import assert_close
 
 from blip.data.loader import SampleRef
 from blip.eval.retrieval import RetrievalEval
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks import build_task
 from blip.tasks.base import Step
 from blip.tasks.contrastive import Negatives
 from blip.tasks.images import Augment
+from blip.tasks.initialize import Start
 from blip.tasks.retrieval import RetrievalTask
-from blip.tasks.start import Start
 from blip.train import fit
 from tests.oracle_files import tensors, values
 from tests.tasks.oracle_steps import batch, twinned
@@ -77,7 +77,7 @@ def test_a_run_learns_to_find(captions: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [(0,), (0, 8)], ids=["one photo", "one photo twice"])
 def test_a_batch_of_one_photo_has_no_negatives(captions: Path, rows: tuple[int, ...]) -> None:
     wanted = task(captions)
-    model, data = cast(Twinned, wanted.build_model().train()), wanted.dataset("train")
+    model, data = cast(MomentumModel, wanted.build_model().train()), wanted.dataset("train")
     losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in rows]), Step(0, 0, 1))
     losses["loss"].backward()
     assert torch.isfinite(losses["loss"]) and losses["itm"] > 0  # its positives alone
@@ -90,6 +90,6 @@ def test_an_epoch_may_end_with_a_queue_that_no_batch_divides(captions: Path, tmp
 
 def test_matching_alone_is_a_task_of_its_own(captions: Path) -> None:
     wanted = cast(RetrievalTask, build_task("itm", {"data": str(captions), "start": {"init": "random-tiny"}}))
-    model, data = cast(Twinned, wanted.build_model().train()), wanted.dataset("train")
+    model, data = cast(MomentumModel, wanted.build_model().train()), wanted.dataset("train")
     losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in range(4)]), Step(0, 0, 1))
     assert wanted.name == "itm" and losses["loss"] == losses["itm"] != losses["itc"]

@@ -14,7 +14,7 @@ from blip.data.loader import SampleRef
 from blip.eval.vqa import VqaEval
 from blip.tasks.base import Step
 from blip.tasks.images import Augment
-from blip.tasks.start import Start
+from blip.tasks.initialize import Start
 from blip.tasks.vqa import VqaTask
 from blip.train import fit
 from blip_lite.errors import BadRecord, UsageError

@@ -10,8 +10,8 @@ from PIL import Image
 
 from blip.tasks.caption import CaptionTask
 from blip.tasks.images import Augment
+from blip.tasks.initialize import Start
 from blip.tasks.pretrain import PretrainTask
-from blip.tasks.start import Start
 from blip.train import TrainConfig
 
 COLOURS = {

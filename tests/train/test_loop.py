@@ -24,10 +24,10 @@ from torch.testing import assert_close
 import blip.api
 from blip.data.loader import SampleRef
 from blip.model.lora import Lora
+from blip.tasks.initialize import Tune
 from blip.tasks.reward import Reward
-from blip.tasks.start import Tune
 from blip.train import fit, log
-from blip.train.state import STATE, RunFolder
+from blip.train.checkpoints import STATE, RunFolder
 from blip_lite.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
 from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
 
@@ -117,7 +117,7 @@ def test_sigterm_to_all_processes_saves_and_the_same_command_goes_on(photos: Pat
 
 
 def _start() -> Any:
-    from blip.tasks.start import Start
+    from blip.tasks.initialize import Start
 
     return Start(init="random-tiny")
 

@@ -17,10 +17,10 @@ from safetensors.torch import load_file
 
 from blip.data.sources import open_source
 from blip.tasks.images import Augment
+from blip.tasks.initialize import Start
 from blip.tasks.nlvr import NlvrTask
 from blip.tasks.retrieval import RetrievalTask
 from blip.tasks.reward import Reward
-from blip.tasks.start import Start
 from blip.tasks.vqa import VqaTask
 from blip.train import TrainConfig, fit
 from blip_lite.tokenizer import clean_caption

@@ -12,7 +12,7 @@ import torch.distributed as dist
 import blip.api
 from blip.tasks.reward import Reward
 from blip.train import TrainConfig, fit
-from blip.train.state import PARTS, STATE, VALUES, RunFolder, load_state
+from blip.train.checkpoints import PARTS, STATE, VALUES, RunFolder, load_state
 from blip_lite.errors import CheckpointError, ConfigError
 from tests.train.photos import caption_task, loop, write_photos
 from tests.train.processes import spawn

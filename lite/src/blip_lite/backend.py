@@ -24,7 +24,7 @@ class Backend(Protocol):
     tokenizer: Tokenizer
 
     @property
-    def images_at_once(self) -> int:
+    def default_batch_size(self) -> int:
         """So many in a batch where nobody says."""
         ...
 

@@ -92,7 +92,7 @@ def _check_range(name: str, value: object, ok: bool, allowed: str) -> None:
         raise ConfigError(f"{name} {value}: must be {allowed}")
 
 
-def is_free(decoding: Decoding, length: int) -> bool:
+def is_noop(decoding: Decoding, length: int) -> bool:
     """Whether `process` leaves the scores of rows of this length as they are."""
     blocks = decoding.no_repeat_ngram or decoding.banned
     return decoding.repetition_penalty == 1.0 and length >= decoding.min_length and not blocks
@@ -114,7 +114,7 @@ def _ends_with(row: Sequence[int], words: tuple[int, ...]) -> bool:
     return len(words) <= len(row) and tuple(row[len(row) - len(words) :]) == words
 
 
-def decoding_of(
+def make_decoding(
     *,
     beams: int,
     sample: bool,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from blip_lite.beam_search import Floats, Ids
 from blip_lite.errors import CheckpointError, MissingExtra
-from blip_lite.search import Floats, Ids
 
 WEIGHTS = "model.safetensors"
 Feeds = Mapping[str, NDArray[Any]]
@@ -67,7 +67,7 @@ class Engine:
 
 
 class GraphStepper:
-    """A `blip_lite.search.Stepper` over the decoder's graph: rows are picked inside it, nothing is copied here."""
+    """A `blip_lite.beam_search.Stepper` over the decoder's graph: rows are picked inside it, nothing is copied here."""
 
     def __init__(self, engine: Engine, cross: Sequence[Floats], mask: Ids | None = None) -> None:
         """cross: what the graph `cross` gave of I sources; mask [I, N], 1 = look there."""

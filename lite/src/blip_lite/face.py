@@ -10,16 +10,16 @@ from PIL import Image
 
 from blip_lite.backend import Backend, Head
 from blip_lite.config import BlipConfig, Family
-from blip_lite.decoding import Beam, Decoding, decoding_of
+from blip_lite.decoding import Beam, Decoding, make_decoding
 from blip_lite.errors import MissingPart, UsageError
-from blip_lite.opening import (
+from blip_lite.image_inputs import (
     ImageLike,
     OnError,
+    as_batch,
     batches,
     check_head,
     check_pairs,
     key_of,
-    one_or_many,
     open_all,
     open_image,
     pairs_of,
@@ -101,7 +101,7 @@ class Face(Backend, Protocol):
         sample.
         """
         self.require("sample" if sample else "caption")
-        decoding = decoding_of(
+        decoding = make_decoding(
             beams=beams,
             sample=sample,
             top_p=top_p,
@@ -112,7 +112,7 @@ class Face(Backend, Protocol):
             num_captions=num_captions,
             repetition_penalty=repetition_penalty,
         )
-        one, many = one_or_many(images)
+        one, many = as_batch(images)
         found = self.caption_iter(
             many, decoding, prompt=prompt, seed=seed, batch_size=batch_size, generator=generator, on_error=on_error
         )
@@ -132,7 +132,7 @@ class Face(Backend, Protocol):
     ) -> Iterator[Caption | ErrorResult]:
         """`caption` of a stream, batch by batch, in its order."""
         self.require("caption")
-        size = self.images_at_once if batch_size == "auto" else batch_size
+        size = self.default_batch_size if batch_size == "auto" else batch_size
         for batch in batches(images, keys, size, on_error):
             good = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
             names, pictures = [key for key, _ in good], [image for _, image in good]
@@ -159,7 +159,7 @@ class Face(Backend, Protocol):
         top: so many answers a question, the others are `alternatives`.
         """
         self.require("answer")
-        one, many = one_or_many(images)
+        one, many = as_batch(images)
         pictures, numbers, asked = pairs_of(many, questions)
         if answers is not None and not answers:
             raise UsageError("answers; must be at least one, or None to answer freely")
@@ -167,8 +167,8 @@ class Face(Backend, Protocol):
         decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
         embeds = self._encode(pictures)
         found: list[Answer] = []
-        for start in range(0, len(asked), self.images_at_once):
-            part = slice(start, start + self.images_at_once)
+        for start in range(0, len(asked), self.default_batch_size):
+            part = slice(start, start + self.default_batch_size)
             seen, lines = embeds[numbers[part]], asked[part]
             if choices is None or answers is None:
                 found += [answer_of(row, "generate") for row in self._written(seen, lines, decoding)]
@@ -216,7 +216,7 @@ class Face(Backend, Protocol):
         """
         projected = projected and not tokens
         self.require("match" if projected else "image")
-        many = one_or_many(images)[1]
+        many = as_batch(images)[1]
         rows = [self._image_vectors(some, projected, tokens) for some in self._some_at_a_time(many)]
         if not rows:
             raise UsageError("images; must be at least one")
@@ -241,7 +241,7 @@ class Face(Backend, Protocol):
         return Embeddings(self._pair_vectors(pictures, lines, tokens), "multimodal", False, self.name)
 
     def _some_at_a_time(self, images: Iterable[ImageLike]) -> Iterator[list[Image.Image]]:
-        for batch in batches(images, None, self.images_at_once, "raise"):
+        for batch in batches(images, None, self.default_batch_size, "raise"):
             yield [image for _, image in batch if isinstance(image, Image.Image)]
 
     def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:

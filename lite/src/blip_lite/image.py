@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from blip_lite import header
+from blip_lite import sniff
 from blip_lite.errors import MissingExtra, UnreadableImage
 
 MAX_PIXELS = 200_000_000
@@ -85,10 +85,10 @@ def read(
     data = _bytes(source, key, max_pixels * _BYTES_PER_PIXEL + _FILE_ALLOWANCE)
     if not data:
         raise UnreadableImage(key, "empty file (0 bytes)")
-    kind = header.kind(data)
+    kind = sniff.kind(data)
     if kind not in _PLUGINS and kind != "HEIC":
-        raise UnreadableImage(key, header.describe(data))
-    _check_size(key, header.size(data, kind), max_pixels)
+        raise UnreadableImage(key, sniff.describe(data))
+    _check_size(key, sniff.size(data, kind), max_pixels)
     try:
         image = _open(data, kind, key)
         _check_size(key, image.size, max_pixels)
@@ -101,7 +101,7 @@ def read(
     except (UnreadableImage, MissingExtra):
         raise
     except Exception as error:  # decoders raise almost any type on damaged files
-        raise UnreadableImage(key, header.why(data, kind, error)) from error
+        raise UnreadableImage(key, sniff.why(data, kind, error)) from error
     return picture if turn is None else picture.transpose(turn)
 
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from blip_lite.beam_search import Floats, Generated, Ids, generate
 from blip_lite.config import BlipConfig
 from blip_lite.decoding import Decoding
 from blip_lite.engine import Engine, Feeds, GraphStepper
 from blip_lite.errors import ConfigError
-from blip_lite.search import Floats, Generated, Ids, generate
 from blip_lite.tokenizer import Arrays, Tokenizer
 
 TOKENS_A_PASS = 4096  # bounds the memory of many texts

@@ -13,6 +13,7 @@ from PIL import Image
 
 from blip_lite import ASSETS, face, inference
 from blip_lite.backend import Head, Pictures
+from blip_lite.beam_search import Floats
 from blip_lite.config import BlipConfig
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.engine import Engine
@@ -21,7 +22,6 @@ from blip_lite.face import Face
 from blip_lite.image import prepare
 from blip_lite.inference import Parts
 from blip_lite.results import Caption, MatchResult, ScoredText
-from blip_lite.search import Floats
 from blip_lite.tokenizer import Arrays, Tokenizer
 
 CONFIG = "config.json"
@@ -64,7 +64,7 @@ class Model(Face):
     """An exported model: the calls and results of `blip.Model`, over onnxruntime. Several threads may call it."""
 
     @property
-    def images_at_once(self) -> int:
+    def default_batch_size(self) -> int:
         return face.CPU_BATCH
 
     def __init__(self, parts: Parts, name: str) -> None:
@@ -165,6 +165,6 @@ class Model(Face):
         return self._run_vision(pictures, ["image_embeds"])[0]
 
     def _run_vision(self, pictures: Pictures, outputs: Sequence[str]) -> list[Floats]:
-        parts = [pictures[i : i + self.images_at_once] for i in range(0, len(pictures), self.images_at_once)]
+        parts = [pictures[i : i + self.default_batch_size] for i in range(0, len(pictures), self.default_batch_size)]
         rows = [self.parts.engine.run("vision", {"pixel_values": self._prepare(part)}, outputs) for part in parts]
         return [np.concatenate(columns) for columns in zip(*rows, strict=True)]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip.checkpoint import files, keys, tables
+from blip.checkpoint import files, state_dict, tables
 from blip.checkpoint.adapt import expected_shapes
 from blip.checkpoint.locate import HF_WEIGHTS, HUB_ID, SUFFIXES, cached_url
 from blip.checkpoint.tables import Rule
@@ -274,7 +274,7 @@ def _without_unused(state: Mapping[str, Tensor]) -> State:
 def _check_names(state: Mapping[str, Tensor], names: Names, what: str) -> None:
     unexpected = [name for name in state if name not in names]
     if unexpected:
-        raise keys.mismatch(what, [], unexpected)
+        raise state_dict.mismatch(what, [], unexpected)
     if not state:
         raise CheckpointMismatch(f"{what}: no weights in it")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from blip_lite.config import FAMILIES, BlipConfig, Family, published_config, random_tiny_config, with_image_size
+from blip_lite.config import BlipConfig, Family, published_config, random_tiny_config, with_image_size
 from blip_lite.errors import UnknownModel, did_you_mean
 
 Source = Literal["url", "hub", "bundled", "random"]
@@ -247,20 +247,19 @@ def find(name: str) -> Entry:
     for entry in ENTRIES:
         if entry.source == "url" and name in (entry.location, entry.location.rsplit("/", 1)[-1]):
             return entry
-    family = name.removeprefix("random-tiny-")
-    if family != name and family in get_args(Family):
-        return _random(family)
+    for family in get_args(Family):
+        if name == f"random-tiny-{family}":
+            return _random(family)
     raise UnknownModel(f"unknown model '{name}'{did_you_mean(name, BY_NAME) or ';'} 'blip models' lists all")
 
 
-def _random(name: str) -> Entry:
-    family = next(known for known in FAMILIES if known == name)
+def _random(family: Family) -> Entry:
     return Entry(
         name=f"random-tiny-{family}",
         family=family,
         location="",
         source="random",
-        vit="tiny",  # type: ignore[arg-type]
+        vit="tiny",
         image_size=32,
         data=RANDOM_TINY.data,
         licence="none",

@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from blip.checkpoint.infer import hf_config
-from blip.checkpoint.keys import from_ours
 from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, PICKLES, SUFFIXES, WEIGHTS
 from blip.checkpoint.processor import processor_files
 from blip.checkpoint.quantize import dequantize
+from blip.checkpoint.state_dict import from_ours
 from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_path, write_text
 from blip_lite.config import BlipConfig

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from blip.checkpoint import adapt, files, keys
+from blip.checkpoint import adapt, files, state_dict
 from blip.checkpoint.locate import Located, locate, obtain
 from blip.checkpoint.processor import with_own_vocabulary
 from blip.io import fetch
@@ -59,7 +59,7 @@ def load(
     config, state, training = under_our_names(stored, found, strict=strict)
     if image_size is not None and image_size != config.vision.image_size:
         config = with_image_size(config, image_size)
-        state, training = keys.resize_positions(state, config), keys.resize_positions(training, config)
+        state, training = state_dict.resize_positions(state, config), state_dict.resize_positions(training, config)
     model = build(config, state, found.name, strict=strict)
     return Loaded(
         model=model,
@@ -92,13 +92,15 @@ def under_our_names(
     stored: files.Stored, found: Located, *, strict: bool = True
 ) -> tuple[BlipConfig, dict[str, Tensor], dict[str, Tensor]]:
     """Config, weights and training state of what was read, whatever the layout."""
-    layout = keys.detect_layout(stored.state)
-    config = stored.config or with_own_vocabulary(keys.infer_config(stored.state, stored.hf_config), stored.folder)
+    layout = state_dict.detect_layout(stored.state)
+    config = stored.config or with_own_vocabulary(
+        state_dict.infer_config(stored.state, stored.hf_config), stored.folder
+    )
     if found.entry is not None and found.entry.source == "url" and found.entry.family != config.family:
         raise CheckpointMismatch(
             f"model '{found.name}': the file holds a '{config.family}' model; must be '{found.entry.family}'"
         )
-    ours, training = keys.to_ours(stored.state, config, layout, strict=strict)
+    ours, training = state_dict.to_ours(stored.state, config, layout, strict=strict)
     return config, ours, training
 
 
@@ -108,13 +110,13 @@ def build(config: BlipConfig, state: Mapping[str, Tensor], name: str, *, strict:
     missing = [key for key in wanted if key not in state]
     unexpected = [key for key in state if key not in wanted]
     if (missing or unexpected) and strict:
-        raise keys.mismatch(f"model '{name}'", missing, unexpected)
+        raise state_dict.mismatch(f"model '{name}'", missing, unexpected)
     for key, tensor in state.items():
         if key in wanted and tensor.shape != wanted[key]:
             raise CheckpointMismatch(f"model '{name}': {key} is {list(tensor.shape)}; must be {list(wanted[key])}")
     weights = {key: tensor.float() for key, tensor in state.items() if key in wanted}
     if missing:
-        warnings.warn(str(keys.mismatch(f"model '{name}'", missing, unexpected)) + "; left random", stacklevel=2)
+        warnings.warn(str(state_dict.mismatch(f"model '{name}'", missing, unexpected)) + "; left random", stacklevel=2)
         model = BlipModel(config)
     else:
         model = adapt.without_values(config)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
-from blip.cli.flow import Flow, Good, Record
+from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
     from blip.io.inputs import Input
@@ -155,9 +155,13 @@ def _own(one: Input) -> list[Question]:
 
 def _unasked(one: Input) -> Input:
     """The input as one that fails when it is read, as a broken row does by itself."""
-    from blip.io.places import Nowhere
+    from blip.io.byte_sources import MissingSource
 
-    return one if isinstance(one.source, Nowhere) else replace(one, source=Nowhere(one.key, "no question in its row"))
+    return (
+        one
+        if isinstance(one.source, MissingSource)
+        else replace(one, source=MissingSource(one.key, "no question in its row"))
+    )
 
 
 @dataclass

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli import options as o
-from blip.cli.flow import Flow, Good, Record
-from blip_lite.decoding import decoding_of, described
+from blip.cli.batch_run import Flow, Good, Record
+from blip_lite.decoding import described, make_decoding
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +81,7 @@ def caption(
         wanted = _of_clips(wanted)
         flow.written = _Summary(wanted)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
-    decoding = decoding_of(
+    decoding = make_decoding(
         beams=beams or 3,
         sample=sample,
         top_p=top_p,

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
-from blip.cli import show
+from blip.cli.output import lines, progress_bar, table
 
 if TYPE_CHECKING:
     from blip.data.formats import Columns, Found
-    from blip.data.sets import DataSet, Fetched
+    from blip.data.known_datasets import DataSet, Fetched
     from blip_lite.errors import BadRecord
 
 app = typer.Typer(help="Known data sets: list, fetch, check, convert.", no_args_is_help=False)
@@ -42,19 +42,19 @@ def datasets(context: typer.Context, as_json: Json = False) -> None:
 @app.command("list")
 def list_sets(as_json: Json = False) -> None:
     """List the known data sets, and where yours lie."""
-    from blip.data.sets import ENTRIES
+    from blip.data.known_datasets import ENTRIES
 
     if as_json:
         _print_records(_record(entry) for entry in ENTRIES)
         return
     rows = [(row["name"], ",".join(row["splits"]), row["folder"] or "-", row["doc"]) for row in map(_record, ENTRIES)]
-    show.table(("name", "splits", "folder", "what"), rows)
+    table(("name", "splits", "folder", "what"), rows)
 
 
 @app.command("info")
 def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")], as_json: Json = False) -> None:
     """Show the files of a data set, what their rows are, its licence, and how its folder must look."""
-    from blip.data.sets import find, remembered, tree
+    from blip.data.known_datasets import find, remembered, tree
 
     found = find(name)
     record = _record(found)
@@ -63,10 +63,10 @@ def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")
         return
     for key in ("name", "doc", "home", "licence", "folder"):
         if record[key]:
-            show.lines([f"{key}\t{record[key]}"])
+            lines([f"{key}\t{record[key]}"])
     rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in found.files]
-    show.table(("file", "split", "rows", "what", "url"), rows)
-    show.lines(tree(found, remembered(name) or "DIR"))
+    table(("file", "split", "rows", "what", "url"), rows)
+    lines(tree(found, remembered(name) or "DIR"))
 
 
 @app.command("get")
@@ -82,17 +82,17 @@ def get(
     Images are not fetched: what belongs where is printed. The SHA-256 of each file is recorded beside it and checked
     when it is asked for again.
     """
-    from blip.data import sets
+    from blip.data import known_datasets
     from blip_lite.errors import UsageError
 
     failed = 0
-    for found in [sets.find(name) for name in names]:
-        folder = to or sets.remembered(found.name)
+    for found in [known_datasets.find(name) for name in names]:
+        folder = to or known_datasets.remembered(found.name)
         if folder is None:
             raise UsageError(f"no folder for '{found.name}'; give --to DIR")
-        files = sets.chosen_files(found, [one.strip() for one in only.split(",")] if only else ())
-        sets.remember(found.name, folder)
-        for fetched in sets.obtain(files, folder, offline=offline, progress=show.progress_bar):
+        files = known_datasets.chosen_files(found, [one.strip() for one in only.split(",")] if only else ())
+        known_datasets.remember(found.name, folder)
+        for fetched in known_datasets.obtain(files, folder, offline=offline, progress=progress_bar):
             failed += bool(fetched.problem)
             _tell(fetched, quiet)
         _tell_images(found, folder, quiet)
@@ -154,7 +154,7 @@ def stats(
     if as_json:
         _print_records([counts])
         return
-    show.table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
+    table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
 
 
 @app.command("answers")
@@ -213,7 +213,7 @@ def convert(
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
     done = write(names, columns, output, shard_size=shard_size, on_bad=_note_bad if skip_bad else None)
-    show.lines(str(path) for path in done.paths)
+    lines(str(path) for path in done.paths)
     if done.dropped:
         o.note(f"left out, as a folder has no place for them: columns {', '.join(done.dropped)}", quiet)
     o.note(f"{done.rows:,} rows written, {done.skipped:,} bad ones left out", quiet)
@@ -241,19 +241,19 @@ def fetch_images(
     img2dataset is not installed here: uvx (or --runner 'pipx run') runs it in an environment of its own. Sites that
     opt out by their headers are left alone. Prints what to give as --data.
     """
-    from blip.data import urls
-    from blip.data.sets import url_lists
+    from blip.data import img2dataset
+    from blip.data.known_datasets import url_lists
     from blip.io.fetch import is_offline
     from blip_lite.errors import OfflineError
 
     if is_offline(offline):
         raise OfflineError("fetch-images downloads, and --offline is set; run it without")
-    urls.find_runner(runner)  # before a long list is written
-    listed = urls.write_list([path for one in lists for path in url_lists(one)], output, url_column, text_column)
-    call = urls.command(listed, runner=runner, image_size=image_size, processes=processes)
+    img2dataset.find_runner(runner)  # before a long list is written
+    listed = img2dataset.write_list([path for one in lists for path in url_lists(one)], output, url_column, text_column)
+    call = img2dataset.command(listed, runner=runner, image_size=image_size, processes=processes)
     o.note(f"{listed.rows:,} addresses, {listed.bad:,} rows without; {' '.join(call)}", quiet)
-    urls.run(call)
-    shards = urls.read_shards(output)
+    img2dataset.run(call)
+    shards = img2dataset.read_shards(output)
     typer.echo(shards.spec)
     for reason, count in sorted(shards.reasons.items(), key=lambda one: -one[1])[:5]:
         o.note(f"{count:,} failed: {reason}", quiet)
@@ -270,7 +270,7 @@ def _source(
     import os
 
     from blip.data.formats import Columns
-    from blip.data.sets import named, resolve
+    from blip.data.known_datasets import named, resolve
     from blip.io.inputs import expand_braces
     from blip_lite.errors import UsageError
 
@@ -298,7 +298,7 @@ def _reading(names: list[str], columns: Columns, quiet: bool) -> Iterator[Found]
 
 
 def _record(entry: DataSet) -> dict[str, Any]:
-    from blip.data.sets import remembered
+    from blip.data.known_datasets import remembered
 
     folder = remembered(entry.name)
     return {
@@ -329,7 +329,7 @@ def _tell(fetched: Fetched, quiet: bool) -> None:
 
 
 def _tell_images(found: DataSet, folder: Path, quiet: bool) -> None:
-    from blip.data.sets import URLS, tree
+    from blip.data.known_datasets import URLS, tree
 
     if URLS in found.splits:
         o.note(f"images: blip datasets fetch-images {found.name} -o DIR", quiet)
@@ -346,7 +346,7 @@ def _note_bad(error: BadRecord) -> None:
 def _print_records(records: Iterable[dict[str, Any]]) -> None:
     from blip.io.records import to_json
 
-    show.lines(to_json(record) for record in records)
+    lines(to_json(record) for record in records)
 
 
 def _cell(value: Any) -> str:
@@ -357,7 +357,7 @@ def _cell(value: Any) -> str:
 
 def _ticker(quiet: bool) -> Callable[[int], None]:
     """Says on standard error now and then how many rows were read."""
-    from blip.cli.flow import PLAIN_SECONDS
+    from blip.cli.batch_run import PLAIN_SECONDS
 
     last = time.monotonic()
 

@@ -63,7 +63,7 @@ def doctor(
     """Say what is here, what is missing, whether captions are right, and what to type next. Example: blip doctor"""
     import json
 
-    from blip.cli import checks
+    from blip.cli import selftest
 
     report: Report = {
         "versions": {"python": sys.version.split()[0], "system": platform.platform(), **_versions()},
@@ -73,14 +73,14 @@ def doctor(
         "folders": _folders(),
         "models": _models(),
         "environment": _environment(),
-        "checks": {"random-tiny": checks.outcome(checks.random_model)},
+        "checks": {"random-tiny": selftest.outcome(selftest.random_model)},
     }
-    trials = list(checks.trials())
-    report["checks"] |= {f"tiny, {t.name}": checks.outcome(checks.parity, t) for t in trials}
+    trials = list(selftest.trials())
+    report["checks"] |= {f"tiny, {t.name}": selftest.outcome(selftest.parity, t) for t in trials}
     needed = ["random-tiny", *(f"tiny, {t.name}" for t in trials if t.needed)]
-    broken = [name for name in needed if not report["checks"][name].startswith(checks.OK)]
+    broken = [name for name in needed if not report["checks"][name].startswith(selftest.OK)]
     if bench and not broken:
-        report["images per second"] = checks.speed()
+        report["images per second"] = selftest.speed()
     report["next"] = {"command": _next(report, broken)}
     _show(report, as_json, json.dumps(report, ensure_ascii=False))
     if broken:

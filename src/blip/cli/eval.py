@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
-from blip.cli import show
+from blip.cli.output import table
 
 if TYPE_CHECKING:
     from blip.eval.base import Report
@@ -168,9 +168,9 @@ def _evaluation(task: str, flags: Flags) -> Any:
 
 def _source(task: str, flags: Flags) -> Any:
     """The rows to measure on."""
-    from blip.data.samples import image_pair, question
-    from blip.data.sets import resolve
+    from blip.data.known_datasets import resolve
     from blip.data.sources import Reading
+    from blip.data.task_rows import image_pair, question
     from blip_lite.config import from_values
 
     found = [resolve(spec, flags.split or "test") for spec in flags.data or ()]
@@ -194,7 +194,7 @@ def _source(task: str, flags: Flags) -> Any:
 def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[str, Report]:
     """The model's name and its report."""
     from blip import api
-    from blip.cli.flow import Progress
+    from blip.cli.batch_run import Progress
     from blip.eval.photos import BATCH, Photos
     from blip.eval.run import run
 
@@ -297,7 +297,7 @@ def _print(metrics: Mapping[str, Any]) -> None:
         ]
         for name, m in metrics["metrics"].items()
     ]
-    show.table(("metric", "value", "95 % interval", "chance"), rows)
+    table(("metric", "value", "95 % interval", "chance"), rows)
     for name, d in metrics.get("compared", {}).items():
         clear = "clear" if d["low"] > 0 or d["high"] < 0 else "not clear"
         o.note(f"{name}: {d['difference']:+.4g} ({_interval(d)}, {d['n']} examples): {clear}")

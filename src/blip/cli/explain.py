@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from blip.cli import options as o
-from blip.cli import show
-from blip.cli.flow import Flow, Good, Record
+from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.output import table
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -108,7 +108,7 @@ class _Pictures:
         record = write(folder, found, tokens=self.tokens, size=self.size, image_format=self.image_format, about=about)
         if not found.mean().any():
             o.note(f"{one.key}: the maps are empty: no word's look at layer {found.layer} bears on the {found.subject}")
-        show.table(("key", "text", "score", "folder"), [(one.key, found.text, f"{found.score:.4f}", str(folder))])
+        table(("key", "text", "score", "folder"), [(one.key, found.text, f"{found.score:.4f}", str(folder))])
         return record
 
 

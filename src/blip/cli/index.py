@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli import options as o
-from blip.cli import show
-from blip.cli.indexing import Using, summary
+from blip.cli.index_options import Using, summary
+from blip.cli.output import lines, table
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
@@ -93,7 +93,7 @@ class _Verb:
     def update(self, rebuild: bool) -> int:
         """Adds the folders named, or brings those known up to date; the exit code."""
         from blip.apps.search.walk import root_of
-        from blip.stop import stopping
+        from blip.signals import stopping
         from blip_lite.errors import UsageError
 
         for folder in self.folders:
@@ -118,7 +118,7 @@ class _Verb:
         """Lists the files that would be read."""
         with self.run.open() as index:
             changes = index.changes(self._wanted(index))
-            show.lines(changes)
+            lines(changes)
             o.note(f"{len(changes)} new or changed files, to {index.folder}", self.run.quiet)
         return 0
 
@@ -185,9 +185,9 @@ def _show(status: Status, as_json: bool) -> int:
         "bytes": status.bytes,
     }
     if as_json:
-        show.lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
+        lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
         return 0
     cells = [(name, value) for name, some in rows.items() for value in (some if isinstance(some, list) else [some])]
     cells += [("failed", f"{path}: {reason}") for path, reason in status.failed]
-    show.table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
+    table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli import options as o
-from blip.cli.flow import Flow, Good, Record
+from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from blip.cli import options as o
-from blip.cli import show
+from blip.cli.output import lines, progress_bar, table
 
 if TYPE_CHECKING:
     from blip.checkpoint.catalogue import Entry
@@ -38,10 +38,10 @@ def list_models(cached: Cached = False, as_json: Json = False) -> None:
     """List all known models."""
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
-        show.lines(json.dumps(row, ensure_ascii=False) for row in rows)
+        lines(json.dumps(row, ensure_ascii=False) for row in rows)
         return
     columns = ("name", "family", "vit", "image_size", "cached", "scores")
-    show.table(columns, [[_cell(row[key]) for key in columns] for row in rows])
+    table(columns, [[_cell(row[key]) for key in columns] for row in rows])
 
 
 @app.command("info")
@@ -56,9 +56,9 @@ def info(name: Name, as_json: Json = False) -> None:
     if found.path is not None and found.path.is_dir():
         record |= {"config": json.loads((found.path / "config.json").read_text(encoding="utf-8"))}
     if as_json:
-        show.lines([json.dumps(record, ensure_ascii=False)])
+        lines([json.dumps(record, ensure_ascii=False)])
         return
-    show.table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
 
 
 @app.command("get")
@@ -71,7 +71,7 @@ def get(names: Names, offline: Offline = None) -> None:
         if found.entry is not None and found.entry.source == "random":
             o.note(f"{name}: made of random numbers, nothing to fetch")
             continue
-        path = obtain(found, offline=offline, progress=show.progress_bar(name))
+        path = obtain(found, offline=offline, progress=progress_bar(name))
         typer.echo(str(path))
 
 
@@ -181,7 +181,7 @@ def diff(
     from blip.checkpoint.exchange import compare
 
     result = compare(first, second)
-    show.table(("what", "where", "A", "B"), list(_differences(result)))
+    table(("what", "where", "A", "B"), list(_differences(result)))
     o.note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
     if not result.same:
         raise typer.Exit(1)

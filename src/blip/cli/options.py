@@ -229,9 +229,9 @@ class Run(Reading):
             offline=self.offline or None,
         )
 
-    def images_at_once(self, model: AnyModel) -> int:
+    def default_batch_size(self, model: AnyModel) -> int:
         """What the user has said, else what suits the device."""
-        return self.batch_size or model.images_at_once
+        return self.batch_size or model.default_batch_size
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from blip.cli import options as o
-from blip.cli.indexing import Using, summary
+from blip.cli.index_options import Using, summary
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
@@ -140,7 +140,7 @@ def _refresh(index: Index, run: Using, no_update: bool) -> None:
     """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
     from blip.apps.search.database import is_writable
     from blip.cli.run import Terminated
-    from blip.stop import stopping
+    from blip.signals import stopping
 
     if no_update or not index.is_there or not index.roots():
         return

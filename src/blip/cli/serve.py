@@ -54,7 +54,7 @@ def serve(
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}; must be local or ray")
     _check_extras(engine)
-    from blip.apps.serve.keys import read_keys
+    from blip.apps.serve.auth import read_keys
     from blip.apps.serve.settings import MEGABYTE, Settings
 
     names = tuple(model or filter(None, [os.environ.get("BLIP_MODEL")]))
@@ -106,7 +106,7 @@ def _check_extras(engine: str) -> None:
 def _obtain(settings: Settings) -> None:
     """Every model on disk, before several processes want it."""
     from blip.checkpoint.locate import locate, obtain
-    from blip.cli.show import progress_bar
+    from blip.cli.output import progress_bar
 
     for name in settings.models:
         found = locate(name)

@@ -133,8 +133,8 @@ def _fit(
 ) -> int:
     from blip.tasks import build_task
     from blip.train import TrainConfig, fit
+    from blip.train.config_sources import at_line
     from blip.train.loop import effective_config
-    from blip.train.recipe import at_line
     from blip_lite.config import from_values
     from blip_lite.errors import ConfigError
 
@@ -163,7 +163,7 @@ def _closing(task: str, fitted: Fitted, folder: Path) -> str:
 
 
 def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
-    from blip.train.recipe import recipe
+    from blip.train.config_sources import recipe
     from blip_lite.errors import UsageError
 
     values = recipe(config, {}, sets)
@@ -200,7 +200,7 @@ def _own_defaults(values: dict[str, Any], quiet: bool) -> None:
 
 def _find_named(values: dict[str, Any]) -> None:
     """Puts files in the place of known sets' names (`coco`, `vqa@train+val`), with the folders of their images."""
-    from blip.data.sets import resolve
+    from blip.data.known_datasets import resolve
 
     roots: list[str] = []
     for key, split in (("data", "train"), ("val", "val")):

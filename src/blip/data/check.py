@@ -21,7 +21,7 @@ from blip.data import formats
 from blip.data.formats import Columns, Found
 from blip.data.records import ImageRef, Record
 from blip.io import manifests
-from blip.io.places import TarMember
+from blip.io.byte_sources import TarMember
 from blip_lite import image
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 

@@ -25,8 +25,8 @@ from blip.data.formats import TEXT_COLUMNS, Columns
 from blip.data.records import ImageRef, Record
 from blip.io import tables
 from blip.io.atomic import atomic_path, writing
-from blip.io.places import TarMember
-from blip_lite import header
+from blip.io.byte_sources import TarMember
+from blip_lite import sniff
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import EXTENSIONS
 
@@ -354,9 +354,9 @@ def _extension(ref: ImageRef, data: bytes, where: str) -> str:
     ending = os.path.splitext(name)[1].lower()
     if ending in EXTENSIONS:
         return ending
-    kind = header.kind(data)
+    kind = sniff.kind(data)
     if kind not in _SUFFIXES:
-        raise BadRecord(where, header.describe(data) if data else "empty image (0 bytes)")
+        raise BadRecord(where, sniff.describe(data) if data else "empty image (0 bytes)")
     return _SUFFIXES[kind]
 
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from blip.data.records import ImageRef, Record
 from blip.io import manifests
-from blip.io.inputs import Listing, is_url, walk
-from blip.io.places import TarMember, tar_members
+from blip.io.byte_sources import TarMember, tar_members
+from blip.io.inputs import ListOptions, is_url, walk
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
 
@@ -187,7 +187,7 @@ def _key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
 
 def folder(path: Path, columns: Columns) -> Iterator[Found]:
     """Images of a folder and those below it, each with a `.txt` beside it: one text a line."""
-    for relative in walk(str(path), Listing()):
+    for relative in walk(str(path), ListOptions()):
         image = path / relative
         where = str(image)
         try:

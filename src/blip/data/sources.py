@@ -19,7 +19,7 @@ from blip.data.records import ImageRef, Record
 from blip.io.inputs import expand_braces
 from blip_lite.errors import BadRecord, UsageError
 
-__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source", "tell_bad"]
+__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source", "warn_bad_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class Reading:
         good = [record for record in renamed if self._is_good(record, check, bad)]
         if not good:
             raise UsageError(f"{spec}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
-        tell_bad(bad)
+        warn_bad_rows(bad)
         return Records(good, bad)
 
     def _renamed(self, record: Record) -> Record:
@@ -154,7 +154,7 @@ class Reading:
         return True
 
 
-def tell_bad(bad: Sequence[BadRecord]) -> None:
+def warn_bad_rows(bad: Sequence[BadRecord]) -> None:
     """Lists rows that are left out, in a warning."""
     if bad:
         logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))

@@ -10,8 +10,8 @@ import torch
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import first_of_each, merged_by_image
 from blip.data.sources import Source
+from blip.data.task_rows import first_of_each, merged_by_image
 from blip.eval import java
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos

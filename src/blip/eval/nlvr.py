@@ -12,8 +12,8 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import ImagePair, first_of_each, image_pair
 from blip.data.sources import Source
+from blip.data.task_rows import ImagePair, first_of_each, image_pair
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.model.blip import BlipModel

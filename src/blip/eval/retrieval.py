@@ -12,8 +12,8 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.records import ImageRef, Record
-from blip.data.samples import merged_by_image, retrieval_texts
 from blip.data.sources import Source
+from blip.data.task_rows import merged_by_image, retrieval_texts
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
 from blip.eval.photos import Photos

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.records import ImageRef, Record
-from blip.data.samples import merged_by_image
-from blip.data.sources import Records, Source, open_source, tell_bad
+from blip.data.sources import Records, Source, open_source, warn_bad_rows
+from blip.data.task_rows import merged_by_image
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.pairs import TokenStore
 from blip.eval.photos import Photos
@@ -36,7 +36,7 @@ def open_clips(spec: Any, root: Path | None = None, skip_bad: bool = False) -> R
     first = next(manifests.rows(Path(names[0]), None), None)
     column = next((c for c in VIDEO_COLUMNS if first is not None and c in first.values), VIDEO_COLUMNS[0])
     found = open_source(names, root=root, image_column=column, require_text=True, skip_bad=skip_bad)
-    tell_bad(found.skipped)
+    warn_bad_rows(found.skipped)
     return Records([_as_clip(found[i], column) for i in range(len(found))], found.skipped)
 
 

@@ -12,8 +12,8 @@ import torch
 
 from blip import inference
 from blip.data.records import Record
-from blip.data.samples import first_of_each, question
 from blip.data.sources import Source
+from blip.data.task_rows import first_of_each, question
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.inference import Scoring

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Protocol
 from PIL.Image import Image
 
 from blip.io import manifests
-from blip.io.places import Nowhere, TarMember, Url, tar_members
+from blip.io.byte_sources import MissingSource, TarMember, Url, tar_members
 from blip_lite import image
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
@@ -61,7 +61,7 @@ class Input:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Listing:
+class ListOptions:
     """How to list; the fields are the flags of the same names."""
 
     recursive: bool = True
@@ -92,13 +92,13 @@ def find_inputs(
     shard: tuple[int, int] | None = None,
     **how: Any,
 ) -> list[Input]:
-    """Every input that the arguments name; `how` are the fields of `Listing`.
+    """Every input that the arguments name; `how` are the fields of `ListOptions`.
 
     Duplicate keys get ` (2)` and a warning. `limit` cuts the list first, then `shard` (i, n) takes the inputs
     i, i+n, …, so the shards together are the whole list. A named file that is missing fails when it is read.
     Raises `UsageError` when nothing is found.
     """
-    listing = Listing(**how)
+    listing = ListOptions(**how)
     _check_slices(limit, shard)
     named = [os.fspath(arg) for arg in args]
     found = _from_args(named, listing)
@@ -158,7 +158,7 @@ def _check_slices(limit: int | None, shard: tuple[int, int] | None) -> None:
         raise UsageError(f"--shard {shard[0]}/{shard[1]}; must be I/N with 0 <= I < N")
 
 
-def _nothing(named: list[str], from_file: object, listing: Listing) -> str:
+def _nothing(named: list[str], from_file: object, listing: ListOptions) -> str:
     if not named and from_file is None:
         return "no inputs given; name files, folders, shards, manifests, URLs or '-'"
     filters = f" and {' '.join(listing.globs)}" if listing.globs else ""
@@ -185,7 +185,7 @@ def _unique(found: Iterable[Input]) -> Iterator[Input]:
         yield one
 
 
-def _from_args(named: Iterable[str], listing: Listing) -> Iterator[Input]:
+def _from_args(named: Iterable[str], listing: ListOptions) -> Iterator[Input]:
     for arg in named:
         if arg == "-":
             if listing.stdin is None:
@@ -198,7 +198,7 @@ def _from_args(named: Iterable[str], listing: Listing) -> Iterator[Input]:
                 yield from _from_name(name, listing)
 
 
-def _list_bytes(path: str | os.PathLike[str], listing: Listing) -> bytes:
+def _list_bytes(path: str | os.PathLike[str], listing: ListOptions) -> bytes:
     if os.fspath(path) == "-" and listing.stdin is not None:
         return listing.stdin.read()
     try:
@@ -207,7 +207,7 @@ def _list_bytes(path: str | os.PathLike[str], listing: Listing) -> bytes:
         raise UsageError(f"--from-file {os.fspath(path)}: cannot be read ({error.strerror or error})") from error
 
 
-def _from_list(data: bytes, listing: Listing) -> Iterator[Input]:
+def _from_list(data: bytes, listing: ListOptions) -> Iterator[Input]:
     lines = data.split(b"\0") if listing.null else [line.removesuffix(b"\r") for line in data.split(b"\n")]
     for line in lines:
         if line:
@@ -218,7 +218,7 @@ def is_url(name: str) -> bool:
     return name.lower().startswith(("http://", "https://"))
 
 
-def _from_name(name: str, listing: Listing) -> Iterator[Input]:
+def _from_name(name: str, listing: ListOptions) -> Iterator[Input]:
     """Inputs of one existing or missing path, or of one URL."""
     suffix = os.path.splitext(name)[1].lower()
     if is_url(name):
@@ -243,12 +243,12 @@ def key_of(path: str) -> str:
     return text if os.sep == "/" else text.replace(os.sep, "/")
 
 
-def walk(folder: str, listing: Listing) -> Iterator[str]:
+def walk(folder: str, listing: ListOptions) -> Iterator[str]:
     """Relative paths of the wanted files below a folder, in byte order. Links are followed, loops are not."""
     yield from _walk(folder, "", listing, frozenset())
 
 
-def _walk(top: str, relative: str, listing: Listing, above: frozenset[str]) -> Iterator[str]:
+def _walk(top: str, relative: str, listing: ListOptions, above: frozenset[str]) -> Iterator[str]:
     here = os.path.join(top, relative)
     try:
         with os.scandir(here) as scan:
@@ -280,7 +280,7 @@ def _holds(test: Callable[[], bool]) -> bool:
         return False
 
 
-def _from_shard(name: str, listing: Listing) -> Iterator[Input]:
+def _from_shard(name: str, listing: ListOptions) -> Iterator[Input]:
     """Samples of a tar: images with the texts of the same name. Neighbours belong together, as in webdataset."""
     prefix = key_of(name)
     sample: list[TarMember] = []
@@ -294,7 +294,7 @@ def _from_shard(name: str, listing: Listing) -> Iterator[Input]:
         if not sample:
             raise
         yield from _sample(prefix, sample, listing)
-        yield Input(key=prefix, source=Nowhere(prefix, str(error).removeprefix(f"{name}: ")))
+        yield Input(key=prefix, source=MissingSource(prefix, str(error).removeprefix(f"{name}: ")))
         return
     yield from _sample(prefix, sample, listing)
 
@@ -303,7 +303,7 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def _sample(prefix: str, members: list[TarMember], listing: Listing) -> Iterator[Input]:
+def _sample(prefix: str, members: list[TarMember], listing: ListOptions) -> Iterator[Input]:
     pictures = [m for m in members if listing.wants(m.name) and (listing.hidden or not _is_hidden(m.name))]
     fields: dict[str, Any] = {}
     for member in members if pictures else ():
@@ -317,7 +317,7 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
 
 
-def _from_manifest(name: str, listing: Listing) -> Iterator[Input]:
+def _from_manifest(name: str, listing: ListOptions) -> Iterator[Input]:
     path = Path(name)
     base = listing.root or path.parent
     for row in manifests.rows(path):
@@ -330,15 +330,15 @@ def _from_manifest(name: str, listing: Listing) -> Iterator[Input]:
             key = str(row.values.get("key", value))
             problem = "a URL in a manifest is not fetched; give it as an argument or download it first"
             if is_url(value):
-                yield Input(key=key, source=Nowhere(key, problem), fields=fields)
+                yield Input(key=key, source=MissingSource(key, problem), fields=fields)
             else:
                 yield from _from_file(key, base / value, listing, fields)
         else:
             key = str(row.values.get("key", where))
-            yield Input(key=key, source=Nowhere(key, row.problem or "row has no 'image'"), fields=fields)
+            yield Input(key=key, source=MissingSource(key, row.problem or "row has no 'image'"), fields=fields)
 
 
-def _from_file(key: str, path: Path, listing: Listing, fields: Mapping[str, Any] | None = None) -> Iterator[Input]:
+def _from_file(key: str, path: Path, listing: ListOptions, fields: Mapping[str, Any] | None = None) -> Iterator[Input]:
     """An image, or the frames of a video: one that was named, or looked for by its extension."""
     if path.suffix.lower() not in VIDEO_EXTENSIONS:
         yield Input(key=key, source=path, fields=fields or {})

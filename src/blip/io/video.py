@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from PIL.Image import Image, Transpose
 
+from blip.io.byte_sources import MissingSource
 from blip.io.inputs import Input, key_of
-from blip.io.places import Nowhere
 from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
 from blip_lite.image import MAX_PIXELS
 
@@ -76,7 +76,7 @@ def frame_inputs(
     try:
         found = frames_of(path, frames, fps)
     except UnreadableImage as error:
-        return [Input(key=key, source=Nowhere(key, error.reason))]
+        return [Input(key=key, source=MissingSource(key, error.reason))]
     return [Input(key=f"{key}#t={frame.milliseconds / 1000:.3f}", source=frame) for frame in found]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from blip_lite.decoding import Decoding, blocked, is_free
+from blip_lite.decoding import Decoding, blocked, is_noop
 
 INFINITY = float("inf")
 
@@ -18,7 +18,7 @@ def process(scores: Tensor, ids: Tensor, decoding: Decoding, end: int) -> Tensor
 
     Returns the scores themselves where nothing is to be done, else a changed copy.
     """
-    if is_free(decoding, ids.shape[1]):
+    if is_noop(decoding, ids.shape[1]):
         return scores
     scores, penalty = scores.clone(), decoding.repetition_penalty
     if penalty != 1.0:

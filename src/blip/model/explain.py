@@ -12,12 +12,12 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
+from blip.model.attention_hooks import gradients, watching
 from blip.model.blip import BlipModel
 from blip.model.layers import Attention
 from blip.model.losses import at_least_float32
 from blip.model.rollout import rollout
 from blip.model.text import TextBlock, TextTransformer
-from blip.model.watched import gradients, watching
 from blip_lite.errors import ConfigError
 
 Method = Literal["gradcam", "attention", "rollout"]

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip.model.packed import Linear
+from blip.model.mkldnn_linear import Linear
 
 KV = tuple[Tensor, Tensor]  # keys and values, each [B, H, N, d]
 BLOCK = 1 << 20  # scores that `blockwise` holds at a time: few enough for the processor's cache

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from blip.model.packed import Linear
+from blip.model.mkldnn_linear import Linear
 from blip_lite.errors import ConfigError
 
 NAMES = ("lora_a", "lora_b")

@@ -86,7 +86,7 @@ class FeatureQueue(nn.Module):
         self.pointer[0] = (int(self.pointer) + len(image_features)) % size
 
 
-class Twinned(nn.Module):
+class MomentumModel(nn.Module):
     """What contrastive training steps: the model, its momentum twin, the queue. Only `model` is what users keep.
 
     training: momentum weights and queues that a file of the original held. A queue is taken only with a whole twin, and

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from blip.model.layers import KV, MLP, Attention
-from blip.model.packed import Linear, Packable, linear
+from blip.model.mkldnn_linear import Linear, Packable, linear
 from blip_lite.config import TextConfig
 
 # Keys and values that one layer's cross-attention looks at: of one image, or of two (NLVR2).

@@ -15,10 +15,10 @@ from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, of_whole_batch
-from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos
+from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
-from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip.tasks.validation import evaluated
 from blip_lite.decoding import Beam
 
 
@@ -50,7 +50,7 @@ class CaptionTask:
     best: Best | None = field(default_factory=lambda: Best(("cider", "bleu4")))  # original: the sum of the two
 
     @cached_property
-    def _started(self) -> Started:
+    def _started(self) -> InitializedModel:
         return start_model(self.start, "caption", self.keep_parts)
 
     @cached_property

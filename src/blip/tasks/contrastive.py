@@ -17,7 +17,7 @@ from torch import Tensor
 from blip.model.blip import BlipModel
 from blip.model.layers import KV
 from blip.model.losses import draw_negatives, hard_negative_weights, itc_loss, itm_loss, soft_targets
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.runtime import from_first, gather, gather_with_grad, largest, rank, share_of_mean, world_size
 
 
@@ -51,7 +51,7 @@ class Contrast:
 
 
 def contrast(
-    twinned: Twinned,
+    twinned: MomentumModel,
     pixel_values: Tensor,
     image_embeds: Tensor,
     input_ids: Tensor,

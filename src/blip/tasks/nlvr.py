@@ -14,15 +14,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
-from blip.data.samples import image_pair
 from blip.data.sources import Reading, Source
+from blip.data.task_rows import image_pair
 from blip.eval.nlvr import NlvrEval
 from blip.model.blip import BlipModel
 from blip.runtime import mixed_bits
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
-from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels
-from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.validation import evaluated
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class NlvrTask:
     best: Best | None = field(default_factory=lambda: Best(("accuracy",)))
 
     @cached_property
-    def _started(self) -> Started:
+    def _started(self) -> InitializedModel:
         return start_model(self.start, "nlvr")
 
     @cached_property

@@ -16,15 +16,15 @@ from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
 from blip.model.blip import BlipModel
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.model.stem import ConvStem
 from blip.runtime import gather, gather_with_grad, rank, world_size
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp, of_whole_batch
 from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
 from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos, collate_pairs, with_first
 from blip.tasks.imagined import Imagined, read_imagined
+from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
-from blip.tasks.start import Start, Started, Tune, save_model, start_model
 from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
 from blip.tasks.web import WebPhotos
 from blip_lite.decoding import Beam
@@ -79,7 +79,7 @@ class PretrainTask:
             raise ConfigError("web: not with reward, which knows the captions of fixed photos only")
 
     @cached_property
-    def _started(self) -> Started:
+    def _started(self) -> InitializedModel:
         return start_model(self.start, "pretrain")
 
     @cached_property
@@ -102,7 +102,7 @@ class PretrainTask:
         return self.reading.open(self.val, need_text=True)
 
     def build_model(self) -> nn.Module:
-        return Twinned(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
+        return MomentumModel(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
         return self.tune.groups(model)
@@ -119,7 +119,7 @@ class PretrainTask:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        twinned = cast(Twinned, model)
+        twinned = cast(MomentumModel, model)
         online = twinned.online
         ids, mask = batch["input_ids"], batch["attention_mask"]
         image_ids = batch["image_ids"] if self.same_image_ids else None
@@ -194,7 +194,7 @@ class PretrainTask:
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:
             return Report()
-        online, source = cast(Twinned, model).online, self._shown
+        online, source = cast(MomentumModel, model).online, self._shown
         tokenizer = self._started.tokenizer
         found = run(RetrievalEval(k=0, max_length=self.max_length), online, tokenizer, source, limit=limit)
         if not self.lm:
@@ -203,4 +203,4 @@ class PretrainTask:
         return replace(captions, measures={**captions.measures, **found.measures})
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_model(cast(Twinned, model).online, self._started, folder)
+        save_model(cast(MomentumModel, model).online, self._started, folder)

@@ -11,15 +11,15 @@ from typing import cast
 from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
-from blip.data.samples import image_ids
 from blip.data.sources import Reading, Source
+from blip.data.task_rows import image_ids
 from blip.eval.retrieval import RetrievalEval
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
 from blip.tasks.contrastive import Negatives, contrast, draw, match
-from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos, collate_pairs, with_first
-from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.validation import evaluated
 
 RETRIEVAL_NEGATIVES = Negatives(source="online", floor=0.0, all_ranks=True)
 
@@ -53,7 +53,7 @@ class RetrievalTask:
     best: Best | None = field(default_factory=lambda: Best(("r_mean",)))
 
     @cached_property
-    def _started(self) -> Started:
+    def _started(self) -> InitializedModel:
         return start_model(self.start, "retrieval")
 
     @cached_property
@@ -62,7 +62,7 @@ class RetrievalTask:
         return self.reading.open(self.val or self.data, need_text=True)
 
     def build_model(self) -> nn.Module:
-        return Twinned(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
+        return MomentumModel(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
         return self.tune.groups(model)
@@ -75,7 +75,7 @@ class RetrievalTask:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        twinned = cast(Twinned, model)
+        twinned = cast(MomentumModel, model)
         online, ids, mask, images = (
             twinned.online,
             batch["input_ids"],
@@ -93,10 +93,12 @@ class RetrievalTask:
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         tokenizer, unseen = self._started.tokenizer, self.val is not None
-        return evaluated(self.evaluation, cast(Twinned, model).online, tokenizer, self._shown, limit, unseen=unseen)
+        return evaluated(
+            self.evaluation, cast(MomentumModel, model).online, tokenizer, self._shown, limit, unseen=unseen
+        )
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_model(cast(Twinned, model).online, self._started, folder)
+        save_model(cast(MomentumModel, model).online, self._started, folder)
 
 
 class TrainingPairs(TrainingPhotos):

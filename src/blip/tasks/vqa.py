@@ -15,15 +15,15 @@ from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
 from blip.data.records import ImageRef, Record
-from blip.data.samples import Question, flat_answers, question
 from blip.data.sources import Reading, Source
+from blip.data.task_rows import Question, flat_answers, question
 from blip.eval.vqa import VqaEval
 from blip.model.blip import BlipModel
 from blip.model.losses import Scope, lm_loss
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
-from blip.tasks.evaluated import evaluated
 from blip.tasks.images import Augment, Pixels
-from blip.tasks.start import Start, Started, Tune, save_model, start_model
+from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.validation import evaluated
 from blip_lite.errors import BadRecord
 
 Sample = tuple[Tensor, list[Question]]
@@ -87,7 +87,7 @@ class VqaTask:
     best: Best | None = field(default_factory=lambda: Best(("accuracy",)))  # original: no validation, every epoch kept
 
     @cached_property
-    def _started(self) -> Started:
+    def _started(self) -> InitializedModel:
         return start_model(self.start, "vqa")
 
     @cached_property

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from blip.data.loader import SampleRef
-from blip.data.samples import pretraining_source
 from blip.data.sources import Records, concatenate
+from blip.data.task_rows import pretraining_source
 from blip.tasks.images import Pixels, Sample, TrainingPhotos
 
 FILE = 2**40  # how far apart the sample numbers of two files are

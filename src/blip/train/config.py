@@ -16,7 +16,7 @@ class TrainConfig:
     """The loop's settings. Lengths are optimizer steps unless they are called epochs or minutes.
 
     batch_size: samples of one optimizer step over all processes; it is cut into `accumulate` parts, one after the
-    other, and each part over the processes; None = a first guess (`blip.train.guess`). schedule: see
+    other, and each part over the processes; None = a first guess (`blip.train.auto_batch`). schedule: see
     `blip.train.optim.rate`. dtype: of autocast, weights stay float32. grad_checkpoint: how many of the last ViT blocks
     recompute their activations in the backward pass. ema: decay of averaged weights, which are evaluated and saved
     (0 = off). eval_every, save_every: 0 = each epoch. keep: checkpoints kept, besides the best. patience: evaluations

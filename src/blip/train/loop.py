@@ -22,14 +22,14 @@ from omegaconf import OmegaConf
 from blip import runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
 from blip.io.atomic import write_text
-from blip.stop import Stop, stopping
+from blip.signals import Stop, stopping
 from blip.tasks.base import Batch, Report, Step, Task
-from blip.train import guess
+from blip.train import auto_batch
+from blip.train.checkpoints import PARTS, STATE, RunFolder
 from blip.train.config import TrainConfig
 from blip.train.log import TrainLog
 from blip.train.optim import rate
-from blip.train.state import PARTS, STATE, RunFolder
-from blip.train.trained import Trained
+from blip.train.trainable import TrainableModel
 from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, TrainingDiverged
 
 SAMPLES = 3  # predictions shown at each evaluation
@@ -91,7 +91,7 @@ class _Run:
         _check_patience(self.task, config)
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
-        self.trained = Trained(self.task, config, self.device)
+        self.trained = TrainableModel(self.task, config, self.device)
         self.data = self.task.dataset("train")
         start = self.folder.resume_from(self.resume)
         self.config = config = self.with_batch_size(None if start is None else start[1])
@@ -103,7 +103,7 @@ class _Run:
             world_size=runtime.world_size(),
             parts=config.accumulate,
         )
-        self.config = config = guess.length(config, self.sampler.steps_in(0))
+        self.config = config = auto_batch.length(config, self.sampler.steps_in(0))
         self.total = config.steps or self.sampler.first_step(config.epochs or 0)
         if start is not None:
             self.restore(*start)
@@ -134,7 +134,7 @@ class _Run:
         if state is not None:
             return replace(config, batch_size=state["batch"][0])
         shares = runtime.world_size() * config.accumulate
-        size, self.guessed = guess.batch_size(
+        size, self.guessed = auto_batch.batch_size(
             len(self.data), shares, self.trained.model, self.device, self.trained.dtype
         )
         # the free memory may differ between devices

@@ -87,7 +87,7 @@ def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
         group["lr"] = value * group["lr_scale"]
 
 
-class Averaged:
+class EMA:
     """Exponential moving average of the trained parameters; decay 0 keeps nothing and costs nothing."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:

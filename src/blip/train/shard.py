@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blip import runtime
 from blip.model.text import TextBlock
 from blip.model.vision import VisionTransformer
-from blip.train.optim import Averaged
+from blip.train.optim import EMA
 from blip_lite.errors import CheckpointError, CheckpointMismatch, ConfigError, EnvironmentProblem
 
 
@@ -68,7 +68,7 @@ def fill(plain: nn.Module | None, model: nn.Module) -> None:
 
 
 def named_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: Averaged, stored: set[str] | None = None
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA, stored: set[str] | None = None
 ) -> dict[str, Tensor]:
     """All tensors of a run by name, as they lie in memory: to change them is to change the run.
 

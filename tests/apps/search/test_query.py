@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from blip.apps.search.query import Part, parse
+from blip.io.byte_sources import Url
 from blip.io.inputs import Input
-from blip.io.places import Url
 from blip_lite.errors import UsageError
 
 

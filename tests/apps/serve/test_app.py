@@ -13,8 +13,8 @@ import pytest
 
 import blip
 from blip.apps.serve.app import build_app
+from blip.apps.serve.auth import read_keys
 from blip.apps.serve.jobs import Card, Job, Outcome
-from blip.apps.serve.keys import read_keys
 from blip.apps.serve.models import Models
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import UsageError

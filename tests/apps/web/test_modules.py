@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from blip_lite import ASSETS
+from blip_lite.beam_search import Floats, Ids, generate
 from blip_lite.config import BlipConfig, TextConfig
 from blip_lite.decoding import Beam
 from blip_lite.image import prepare, read
-from blip_lite.search import Floats, Ids, generate
 from blip_lite.tokenizer import Tokenizer
 from tests.apps.web.conftest import EXAMPLES, Run
 from tests.oracle_files import values

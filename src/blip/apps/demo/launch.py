@@ -13,7 +13,7 @@ from pathlib import Path
 
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
-from blip.stop import stopping
+from blip.signals import stopping
 from blip_lite.errors import EnvironmentProblem, MissingExtra, UsageError
 
 QUEUE = 20  # people that wait; more are told that it is full
@@ -83,13 +83,13 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
 
     from blip.apps.demo import page
     from blip.apps.demo.folder import Folders
-    from blip.apps.demo.guard import OwnPages
+    from blip.apps.demo.same_origin import SameOriginOnly
 
     searchable = settings.local or settings.search_root is not None
     folders = Folders(settings.index or scratch / "index", settings.search_root) if searchable else None
     built = page.build(models, settings.limits, folders).queue(max_size=QUEUE, default_concurrency_limit=1)
     # another site's name that points to this machine is not this page, and another site's page is not this one
-    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)), Middleware(OwnPages)]
+    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)), Middleware(SameOriginOnly)]
     guard = guard if settings.local else []
     try:
         _, address, _ = built.launch(

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from blip.io.byte_sources import Url
 from blip.io.inputs import Input, is_url
-from blip.io.places import Url
 from blip_lite.errors import UsageError
 
 _WEIGHTED = re.compile(r"(\d+(?:\.\d*)?|\.\d+):(.+)", re.DOTALL)

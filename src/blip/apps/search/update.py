@@ -141,7 +141,7 @@ class Updater:
         return sorted({size, self.work.captioner().config.vision.image_size if self.work.captioner else size})
 
     def _batch_size(self) -> int:
-        return self.work.batch_size or self.work.model().images_at_once
+        return self.work.batch_size or self.work.model().default_batch_size
 
     def _commit(self, root: Root, batch: Sequence[Content]) -> None:
         """Embeds and captions what is new in some files, then writes all of it in one transaction."""

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from blip.io.inputs import VIDEO_EXTENSIONS, Listing, walk
+from blip.io.inputs import VIDEO_EXTENSIONS, ListOptions, walk
 from blip_lite.errors import UsageError
 from blip_lite.image import EXTENSIONS
 
@@ -32,9 +32,9 @@ class Rules:
     def from_json(cls, text: str) -> Self:
         return cls(**json.loads(text))
 
-    def listing(self) -> Listing:
+    def listing(self) -> ListOptions:
         exts = (*EXTENSIONS, *VIDEO_EXTENSIONS) if self.video else ()
-        return Listing(recursive=self.recursive, hidden=self.hidden, globs=self.globs, exts=exts)
+        return ListOptions(recursive=self.recursive, hidden=self.hidden, globs=self.globs, exts=exts)
 
 
 @dataclass(frozen=True)

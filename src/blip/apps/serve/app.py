@@ -17,9 +17,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan
 
-from blip.apps.serve import keys, metrics
+from blip.apps.serve import auth, metrics
 from blip.apps.serve.jobs import Engine
-from blip.apps.serve.limits import Inflow
+from blip.apps.serve.limits import BodyTracker
 from blip.apps.serve.openapi import description
 from blip.apps.serve.problems import CODES, Problem
 from blip.apps.serve.service import BODIES, Service
@@ -62,7 +62,7 @@ def _posted(service: Service, verb: str) -> Handler:
     """The route of a verb."""
 
     async def handle(request: Request) -> Response:
-        keys.check(request.headers, service.settings.key_digests)
+        auth.check(request.headers, service.settings.key_digests)
         return _json(await service.answer(verb, request))
 
     return _guarded(service, verb, handle)
@@ -73,7 +73,7 @@ def _got(service: Service, call: Callable[[Service], Response], *, secret: bool 
 
     async def handle(request: Request) -> Response:
         if secret:
-            keys.check(request.headers, service.settings.key_digests)
+            auth.check(request.headers, service.settings.key_digests)
         return call(service)
 
     return _guarded(service, call.__name__.lstrip("_"), handle)
@@ -83,7 +83,7 @@ def _guarded(service: Service, endpoint: str, handle: Handler) -> Handler:
     """The handler, with every failure turned into an answer, and counted."""
 
     async def call(request: Request) -> Response:
-        start, inflow = time.perf_counter(), Inflow(request)
+        start, inflow = time.perf_counter(), BodyTracker(request)
         try:
             answer = await handle(inflow.request)
         except ClientDisconnect:  # nobody is there to read it
@@ -99,7 +99,7 @@ def _guarded(service: Service, endpoint: str, handle: Handler) -> Handler:
     return call
 
 
-async def _refused(service: Service, inflow: Inflow, problem: Problem) -> Response:
+async def _refused(service: Service, inflow: BodyTracker, problem: Problem) -> Response:
     if problem.code != "timeout":  # a client that has not sent its body by now will not
         await inflow.drain(service.settings.max_upload)
     return JSONResponse(problem.body(), problem.status, problem.headers())

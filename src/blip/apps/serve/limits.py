@@ -86,7 +86,7 @@ class Gate:
         self.buffered -= size
 
 
-class Inflow:
+class BodyTracker:
     """A request's `receive` that knows whether the body has ended, which `receive` itself waits for in vain."""
 
     def __init__(self, request: Request) -> None:

@@ -90,12 +90,12 @@ def _device(name: str, worker: int) -> str:
 
 
 def caption(model: Model, jobs: Sequence[Job]) -> Rows:
-    from blip_lite.decoding import decoding_of, described
+    from blip_lite.decoding import described, make_decoding
     from blip_lite.results import Caption
 
     params = dict(jobs[0].params)
     prompt, seed = params.pop("prompt"), params.pop("seed")
-    decoding = decoding_of(**params)
+    decoding = make_decoding(**params)
     found = model.caption_iter(
         _images(jobs), decoding, prompt=prompt, seed=seed, batch_size=len(jobs), keys=[job.key for job in jobs]
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from blip.apps.serve.bodies import IMAGES, Body
 from blip.apps.serve.problems import CODES
+from blip.apps.serve.request_models import IMAGES, Body
 from blip.apps.serve.service import BODIES, SCHEMAS
 from blip.apps.serve.settings import MEGABYTE, Settings
 from blip.io import schemas

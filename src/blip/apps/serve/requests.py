@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from blip.apps.serve.bodies import Body
 from blip.apps.serve.problems import Problem, sendable
+from blip.apps.serve.request_models import Body
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import did_you_mean
 

@@ -10,12 +10,12 @@ from typing import Any
 from starlette.requests import Request
 
 from blip.apps.serve import requests
-from blip.apps.serve.bodies import AnswerBody, Body, CaptionBody, EmbedBody, ExplainBody, MatchBody
 from blip.apps.serve.jobs import Card, Engine, Job, Outcome, Picture
 from blip.apps.serve.limits import Gate
 from blip.apps.serve.metrics import Metrics
 from blip.apps.serve.pictures import Decoder
 from blip.apps.serve.problems import Problem
+from blip.apps.serve.request_models import AnswerBody, Body, CaptionBody, EmbedBody, ExplainBody, MatchBody
 from blip.apps.serve.requests import Asked, Source
 from blip.apps.serve.settings import Settings
 from blip.apps.serve.urls import Fetcher, public_address

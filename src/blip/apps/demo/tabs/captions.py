@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from blip.apps.demo import answers, parts, uploads
+from blip.apps.demo import predictions, uploads, widgets
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
 
@@ -14,34 +14,36 @@ BEAM, NUCLEUS = "beam search", "nucleus sampling"
 def build(models: Models, limits: Limits) -> None:
     model = models.able("caption")
 
-    @parts.told
-    def describe(path: str | None, way: str, count: int, top_p: float, seed: float) -> tuple[object, answers.Shown]:
+    @widgets.told
+    def describe(path: str | None, way: str, count: int, top_p: float, seed: float) -> tuple[object, predictions.Shown]:
         assert model is not None, "the button is off without one"
         photo = uploads.photo(path, limits)
-        found = answers.captions(model, photo, "nucleus" if way == NUCLEUS else "beam", int(count), top_p, int(seed))
+        found = predictions.captions(
+            model, photo, "nucleus" if way == NUCLEUS else "beam", int(count), top_p, int(seed)
+        )
         choices = [(f"{one.text}   ({one.score:.2f})", one.text) for one in found]
         return gr.Radio(choices=choices, value=found[0].text, visible=True), maps(path, found[0].text)
 
-    @parts.told
-    def maps(path: str | None, caption: str) -> answers.Shown:
+    @widgets.told
+    def maps(path: str | None, caption: str) -> predictions.Shown:
         assert model is not None, "the button is off without one"
         photo = uploads.photo(path, limits)
-        return answers.maps(model.explain(photo.image, caption, subject="caption"))
+        return predictions.maps(model.explain(photo.image, caption, subject="caption"))
 
     with gr.Row():
         with gr.Column():
-            path = parts.photo_input()
-            parts.examples(path)
+            path = widgets.photo_input()
+            widgets.examples(path)
             way = gr.Radio([BEAM, NUCLEUS], value=BEAM, label="How words are chosen")
             count = gr.Slider(1, 8, value=3, step=1, label="Captions")
             with gr.Row(visible=False) as sampling:
                 top_p = gr.Slider(0.1, 1.0, value=0.9, step=0.05, label="Top p")
                 seed = gr.Number(value=0, precision=0, label="Seed")
             button = gr.Button("Describe", variant="primary", interactive=model is not None)
-            parts.model_line(models.by("caption"))
+            widgets.model_line(models.by("caption"))
         with gr.Column():
             captions = gr.Radio([], label="Captions, with the mean log-probability of their words", visible=False)
-            looked = parts.maps_output("Where the model looked for each word")
+            looked = widgets.maps_output("Where the model looked for each word")
     way.change(
         lambda chosen: gr.Row(visible=chosen == NUCLEUS),
         way,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from blip.apps.demo import answers, parts, uploads
+from blip.apps.demo import predictions, uploads, widgets
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
 
@@ -12,14 +12,14 @@ from blip.apps.demo.uploads import Limits
 def build(models: Models, limits: Limits) -> None:
     model = models.able("match")
 
-    @parts.told
+    @widgets.told
     def compare(paths: list[tuple[str, str | None]] | None) -> str:
         assert model is not None, "the button is off without one"
-        return answers.similarities(model, uploads.photos(paths, limits))
+        return predictions.similarities(model, uploads.photos(paths, limits))
 
     gr.Markdown("Each photo becomes a vector; the table shows the cosine of every two: 1 for the same photo.")
-    paths = parts.photos_input()
+    paths = widgets.photos_input()
     button = gr.Button("Compare", variant="primary", interactive=model is not None)
-    parts.model_line(models.by("match"))
+    widgets.model_line(models.by("match"))
     table = gr.HTML(label="Similarity")
     button.click(compare, paths, table, api_visibility="private")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from blip.apps.demo import answers, parts, uploads
+from blip.apps.demo import predictions, uploads, widgets
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
 
@@ -14,14 +14,14 @@ TEXTS = "a cat\na cup of coffee\na rocket is launched\na man with a camera"
 def build(models: Models, limits: Limits) -> None:
     model = models.able("match")
 
-    @parts.told
+    @widgets.told
     def match(paths: list[tuple[str, str | None]] | None, lines: str) -> str:
         assert model is not None, "the button is off without one"
-        return answers.matches(model, uploads.photos(paths, limits), uploads.texts(lines))
+        return predictions.matches(model, uploads.photos(paths, limits), uploads.texts(lines))
 
-    paths = parts.photos_input()
+    paths = widgets.photos_input()
     lines = gr.Textbox(TEXTS, label="Texts, one a line", lines=4, max_lines=12)
     button = gr.Button("Match", variant="primary", interactive=model is not None)
-    parts.model_line(models.by("match"))
+    widgets.model_line(models.by("match"))
     table = gr.HTML(label="Matches")
     button.click(match, [paths, lines], table, api_visibility="private")

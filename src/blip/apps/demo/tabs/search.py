@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from blip.apps.demo import parts, uploads
+from blip.apps.demo import uploads, widgets
 from blip.apps.demo.folder import Folders
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
@@ -21,7 +21,7 @@ def build(models: Models, limits: Limits, folders: Folders | None) -> None:
         return
     model = models.able("match")
 
-    @parts.told
+    @widgets.told
     def search(
         folder: str,
         words: str,
@@ -48,10 +48,10 @@ def build(models: Models, limits: Limits, folders: Folders | None) -> None:
             folder = gr.Textbox(label=f"Folder{where}", placeholder="/home/me/Pictures", max_lines=1)
             words = gr.Textbox(label="Words", placeholder="a dog on a beach", max_lines=2)
             top = gr.Slider(1, 48, value=12, step=1, label="Photos")
-        path = parts.photo_input("Or a photo like this", None)
+        path = widgets.photo_input("Or a photo like this", None)
     button = gr.Button("Search", variant="primary", interactive=model is not None)
-    parts.model_line(f"{models.by('match')} A folder is read at its first search; later ones read what has changed.")
-    found = parts.pictures_output("Found")
+    widgets.model_line(f"{models.by('match')} A folder is read at its first search; later ones read what has changed.")
+    found = widgets.pictures_output("Found")
     gr.on(
         [button.click, folder.submit, words.submit],
         search,

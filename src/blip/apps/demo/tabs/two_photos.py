@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from blip.apps.demo import parts, uploads
+from blip.apps.demo import uploads, widgets
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
 
@@ -12,7 +12,7 @@ from blip.apps.demo.uploads import Limits
 def build(models: Models, limits: Limits) -> None:
     model = models.able("compare")
 
-    @parts.told
+    @widgets.told
     def judge(left: str | None, right: str | None, statement: str) -> dict[str, float]:
         assert model is not None, "the button is off without one"
         pictures = [uploads.photo(path, limits).image for path in (left, right)]
@@ -20,10 +20,10 @@ def build(models: Models, limits: Limits) -> None:
         return {"true": verdict.score, "false": 1 - verdict.score}
 
     with gr.Row():
-        left, right = parts.photo_input("Left photo", 0), parts.photo_input("Right photo", 1)
+        left, right = widgets.photo_input("Left photo", 0), widgets.photo_input("Right photo", 1)
     statement = gr.Textbox("The left photo shows a cat and the right one a cup.", label="Statement", max_lines=3)
     button = gr.Button("True or false?", variant="primary", interactive=model is not None)
-    parts.model_line(models.by("compare"))
+    widgets.model_line(models.by("compare"))
     verdict = gr.Label(label="Verdict")
     gr.on(
         [button.click, statement.submit] if model else button.click,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from blip.apps.search.identity import Identity
     from blip.apps.search.index import Index
     from blip.apps.search.update import Report, Work
-    from blip.stop import Stop
+    from blip.signals import Stop
 
 IndexFolder = Annotated[
     Path | None, typer.Option("--index", help="Folder of the index; default 'index' in BLIP_HOME.", show_default=False)
@@ -85,7 +85,7 @@ class Using(o.Machine):
 
     def work(self, index: Index, stop: Stop, captioner: str | None = None) -> Work:
         """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
-        from blip.cli.flow import Progress
+        from blip.cli.batch_run import Progress
 
         shown: list[Progress] = []
 

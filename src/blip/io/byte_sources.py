@@ -74,7 +74,7 @@ class Url:
 
 
 @dataclass(frozen=True, slots=True)
-class Nowhere:
+class MissingSource:
     """An input that was listed but has no image; reading it tells why."""
 
     key: str

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blip_lite.config import TextConfig
-from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus, blocked, is_free
+from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus, blocked, is_noop
 from blip_lite.errors import ConfigError, UsageError
 
 Ids = NDArray[np.int64]
@@ -239,7 +239,7 @@ def process(scores: Floats, ids: Ids, decoding: Decoding, end: int) -> Floats:
 
     Returns the scores themselves where nothing is to be done, else a changed copy.
     """
-    if is_free(decoding, ids.shape[1]):
+    if is_noop(decoding, ids.shape[1]):
         return scores
     scores, penalty = scores.copy(), decoding.repetition_penalty
     if penalty != 1.0:

@@ -72,7 +72,7 @@ class Tune:
         if not 0 < self.layer_decay <= 1:
             raise ConfigError(f"tune.layer_decay {self.layer_decay}: must be above 0 and at most 1")
 
-    def prepare(self, started: Started) -> BlipModel:
+    def prepare(self, started: InitializedModel) -> BlipModel:
         """The model with what is to be trained open to gradients and everything else closed."""
         model = started.model
         if self.lora is not None:
@@ -105,7 +105,7 @@ class Tune:
 
 
 @dataclass(frozen=True)
-class Started:
+class InitializedModel:
     """A model ready to train, with the tokenizer that belongs to it.
 
     vocab: the vocabulary file, where it is not the bundled one. random: weights that what it starts from does not have.
@@ -121,7 +121,7 @@ class Started:
     training: Mapping[str, Tensor] = field(default_factory=dict)
 
 
-def start_model(start: Start, family: Family, keep_family: bool = False) -> Started:
+def start_model(start: Start, family: Family, keep_family: bool = False) -> InitializedModel:
     """The model of a task, of the family that the task needs; with `keep_family` of that it starts from."""
     if start.init is None:
         config = published_config(family, start.size)
@@ -132,7 +132,7 @@ def start_model(start: Start, family: Family, keep_family: bool = False) -> Star
             torch.manual_seed(start.seed)
             model = BlipModel(config)
         random = start_backbones(model, start.vision, start.text) if start.vision or start.text else ()
-        return Started(start, model, config, Tokenizer.from_config(config), random=random)
+        return InitializedModel(start, model, config, Tokenizer.from_config(config), random=random)
     loaded = load(start.init, image_size=start.image_size)
     config = _with_dropout(loaded.config, start.dropout)
     if not keep_family:
@@ -144,7 +144,7 @@ def start_model(start: Start, family: Family, keep_family: bool = False) -> Star
         logger.warning(
             "%d weights are not in '%s' and start random: %s, ...", len(adapted.random), start.init, adapted.random[0]
         )
-    return Started(start, model, config, loaded.tokenizer, loaded.vocab, adapted.random, loaded.training)
+    return InitializedModel(start, model, config, loaded.tokenizer, loaded.vocab, adapted.random, loaded.training)
 
 
 def _with_dropout(config: BlipConfig, dropout: float | None) -> BlipConfig:
@@ -166,6 +166,6 @@ def _layers_above(name: str, depths: dict[str, int]) -> int:
     return blocks + 1 if BELOW.match(name) else 0
 
 
-def save_model(model: BlipModel, started: Started, folder: Path) -> None:
+def save_model(model: BlipModel, started: InitializedModel, folder: Path) -> None:
     """Writes a folder that `blip.load` reads."""
     write_folder(folder, merged_state(model), started.config, vocab=started.vocab)

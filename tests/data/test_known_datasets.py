@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from blip.data import sets
-from blip.data.sets import ENTRIES, File, find, named, obtain, remember, resolve, side_file, split_files, tree
+from blip.data import known_datasets
+from blip.data.known_datasets import ENTRIES, File, find, named, obtain, remember, resolve, side_file, split_files, tree
 from blip.io import fetch
 from blip_lite.errors import ConfigError, UsageError
 
@@ -49,7 +49,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
         monkeypatch.delenv(name, raising=False)
     with Host(("127.0.0.1", 0), Handler) as server:
         server.files, server.statuses, server.asked = {}, {}, []
-        monkeypatch.setattr(sets, "HOST", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setattr(known_datasets, "HOST", f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         yield server
@@ -242,7 +242,7 @@ def test_a_changed_file_is_a_problem(tmp_path: Path, host: Host) -> None:
 
 
 def test_an_unreachable_host_is_tried_long_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sets, "HOST", "http://127.0.0.1:9")
+    monkeypatch.setattr(known_datasets, "HOST", "http://127.0.0.1:9")
     monkeypatch.setattr(fetch, "RETRIES", 1)
     monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
     found = list(obtain([File(path=f"{name}.json", schema="") for name in "ab"], tmp_path, offline=False))

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from blip.apps.demo.launch import LOOPBACK
 
 
-class OwnPages:
+class SameOriginOnly:
     """Refuses what a page of another site sends here: the browser says where a request comes from."""
 
     def __init__(self, app: ASGIApp) -> None:

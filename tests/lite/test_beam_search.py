@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from blip.model import search
+from blip.model import generation
+from blip_lite.beam_search import Floats, Ids, generate
 from blip_lite.config import TextConfig
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 from blip_lite.errors import ConfigError, UsageError
-from blip_lite.search import Floats, Ids, generate
 
 TEXT = TextConfig(vocab_size=24, width=8, num_heads=2, max_length=32, sep_id=3, dec_id=22, enc_id=23)
 DECODINGS: list[Decoding] = [
@@ -78,7 +78,7 @@ class Tensors:
 def test_ids_and_scores_equal_those_of_torch(decoding: Decoding, seed: int) -> None:
     prompt = np.array([[22, 5], [22, 6], [22, 6], [22, 9]])
     ours = generate(Table(seed), prompt, decoding, TEXT)
-    theirs = search.generate(Tensors(seed), torch.from_numpy(prompt), decoding, TEXT)
+    theirs = generation.generate(Tensors(seed), torch.from_numpy(prompt), decoding, TEXT)
     assert [[one.ids for one in row] for row in ours] == [[one.ids for one in row] for row in theirs]
     for mine, other in zip(ours, theirs, strict=True):
         for a, b in zip(mine, other, strict=True):

@@ -59,9 +59,9 @@ class Flow:
 
     def run(self, inputs: Sequence[Input], listed: int, model: o.AnyModel, describe: Describe) -> int:
         """Describes all inputs, some at once, and writes their records in order; the exit code."""
-        from blip.stop import stopping
+        from blip.signals import stopping
 
-        quiet, size = self.flags.quiet, self.flags.images_at_once(model)
+        quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
         start, failed, done = time.perf_counter(), 0, 0
         with ExitStack() as stack:
             stop = stack.enter_context(stopping())

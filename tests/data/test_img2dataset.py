@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blip.data import urls
+from blip.data import img2dataset
 from blip_lite.errors import EnvironmentProblem, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 
@@ -65,8 +65,8 @@ def listed(path: Path) -> list[tuple[str, str]]:
 def test_addresses_and_texts_are_listed_on_one_line_each(tmp_path: Path, name: str) -> None:
     text = json.dumps(ROWS) if name.endswith("json") else "\n".join(map(json.dumps, ROWS))
     (tmp_path / name).write_text(text)
-    made = urls.write_list([str(tmp_path / name)], tmp_path / "out")
-    assert (made.rows, made.bad, made.has_texts, made.path) == (2, 2, True, tmp_path / "out/urls.csv")
+    made = img2dataset.write_list([str(tmp_path / name)], tmp_path / "out")
+    assert (made.rows, made.bad, made.has_texts, made.path) == (2, 2, True, tmp_path / "out/img2dataset.csv")
     assert listed(made.path) == [("http://a.example/1.jpg", 'a, "b" c'), ("http://a.example/2,.jpg", "first")]
 
 
@@ -75,30 +75,33 @@ def test_tables_and_plain_lines_are_lists_too(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("URL,TEXT\nhttp://a/1,x\n")
     parquet.write_table(arrow.table({"URL": ["http://a/2"], "TEXT": ["y"]}), tmp_path / "a.parquet")
     names = [str(tmp_path / "a.csv"), str(tmp_path / "a.parquet")]
-    assert listed(urls.write_list(names, tmp_path, "URL", "TEXT").path) == [("http://a/1", "x"), ("http://a/2", "y")]
+    assert listed(img2dataset.write_list(names, tmp_path, "URL", "TEXT").path) == [
+        ("http://a/1", "x"),
+        ("http://a/2", "y"),
+    ]
     (tmp_path / "a.txt").write_text("http://a/3\n\nhttp://a/4\n")
-    made = urls.write_list([str(tmp_path / "a.txt")], tmp_path)
+    made = img2dataset.write_list([str(tmp_path / "a.txt")], tmp_path)
     assert listed(made.path) == [("http://a/3", ""), ("http://a/4", "")] and not made.has_texts
 
 
 def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": "a.png"}])
     with pytest.raises(UsageError, match=r"a\.json: no addresses in column 'url'"):
-        urls.write_list([str(path)], tmp_path / "out")
-    assert not (tmp_path / "out/urls.csv").exists()
+        img2dataset.write_list([str(path)], tmp_path / "out")
+    assert not (tmp_path / "out/img2dataset.csv").exists()
     with pytest.raises(UsageError, match=r"a\.tar: must be \.txt or one of \.jsonl"):
-        urls.write_list(["a.tar"], tmp_path / "out")
+        img2dataset.write_list(["a.tar"], tmp_path / "out")
     with pytest.raises(UsageError, match=r"none\.txt: cannot be read"):
-        urls.write_list([str(tmp_path / "none.txt")], tmp_path / "out")
+        img2dataset.write_list([str(tmp_path / "none.txt")], tmp_path / "out")
 
 
 def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) -> None:
-    made = urls.UrlList(path=tmp_path / "o/urls.csv", rows=1, has_texts=True, bad=0)
-    call = urls.command(made, image_size=224, processes=2)
+    made = img2dataset.UrlList(path=tmp_path / "o/img2dataset.csv", rows=1, has_texts=True, bad=0)
+    call = img2dataset.command(made, image_size=224, processes=2)
     assert call == [
         "uvx",
         "img2dataset",
-        f"--url_list={tmp_path}/o/urls.csv",
+        f"--url_list={tmp_path}/o/img2dataset.csv",
         "--input_format=csv",
         "--url_col=url",
         "--caption_col=caption",
@@ -110,24 +113,26 @@ def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) 
         "--processes_count=2",
     ]
     assert not any("disallowed_header_directives" in word for word in call)
-    assert "--caption_col=caption" not in urls.command(urls.UrlList(path=tmp_path, rows=1, has_texts=False, bad=0))
+    assert "--caption_col=caption" not in img2dataset.command(
+        img2dataset.UrlList(path=tmp_path, rows=1, has_texts=False, bad=0)
+    )
 
 
 def test_a_missing_runner_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    made = urls.UrlList(path=tmp_path / "urls.csv", rows=1, has_texts=True, bad=0)
+    made = img2dataset.UrlList(path=tmp_path / "img2dataset.csv", rows=1, has_texts=True, bad=0)
     with pytest.raises(EnvironmentProblem, match=r"uvx: not installed; get uv .*, or give --runner 'pipx run'"):
-        urls.command(made)
+        img2dataset.command(made)
     with pytest.raises(EnvironmentProblem, match="pipx run: not installed"):
-        urls.command(made, runner="pipx run")
+        img2dataset.command(made, runner="pipx run")
 
 
 def test_the_shards_that_were_written_are_counted(tmp_path: Path, uvx: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"url": f"http://a/{name}.jpg", "caption": name} for name in ("1", "gone", "2")]
-    made = urls.write_list([str(write_json(tmp_path / "a.json", rows))], tmp_path / "o")
-    urls.run(urls.command(made))
+    made = img2dataset.write_list([str(write_json(tmp_path / "a.json", rows))], tmp_path / "o")
+    img2dataset.run(img2dataset.command(made))
     assert capfd.readouterr() == ("", "downloading\n")
-    found = urls.read_shards(tmp_path / "o")
+    found = img2dataset.read_shards(tmp_path / "o")
     assert (found.spec, found.images, found.reasons) == (
         f"{tmp_path}/o/00000.tar",
         2,
@@ -136,17 +141,19 @@ def test_the_shards_that_were_written_are_counted(tmp_path: Path, uvx: Path, cap
 
 
 def test_a_failing_program_is_an_error_of_the_environment(tmp_path: Path, uvx: Path) -> None:
-    made = urls.write_list([str(write_json(tmp_path / "a.json", ROWS))], tmp_path / "broken")
+    made = img2dataset.write_list([str(write_json(tmp_path / "a.json", ROWS))], tmp_path / "broken")
     with pytest.raises(EnvironmentProblem, match="img2dataset ended with 3; its messages are above"):
-        urls.run(urls.command(made))
+        img2dataset.run(img2dataset.command(made))
     with pytest.raises(EnvironmentProblem, match="img2dataset wrote no shards"):
-        urls.read_shards(tmp_path)
+        img2dataset.read_shards(tmp_path)
 
 
 def test_specs_name_all_shards_and_only_those(tmp_path: Path) -> None:
     for i in (0, 1, 2):
         write_tar(tmp_path / f"0000{i}.tar", sample("a", caption="x"))
     (tmp_path / "00000_stats.json").write_text("[]")
-    assert urls.read_shards(tmp_path) == urls.Shards(spec=f"{tmp_path}/{{00000..00002}}.tar", images=3, reasons={})
+    assert img2dataset.read_shards(tmp_path) == img2dataset.Shards(
+        spec=f"{tmp_path}/{{00000..00002}}.tar", images=3, reasons={}
+    )
     (tmp_path / "00001.tar").unlink()
-    assert urls.read_shards(tmp_path).spec == f"{tmp_path}/{{00000,00002}}.tar"
+    assert img2dataset.read_shards(tmp_path).spec == f"{tmp_path}/{{00000,00002}}.tar"

@@ -15,10 +15,10 @@ from torch.testing import assert_close
 
 import blip
 from blip import inference
-from blip.model import packed
+from blip.model import mkldnn_linear
 from blip.model.blip import BlipModel
 from blip.model.layers import blockwise
-from blip.model.packed import Linear, Packable, Packed, pack
+from blip.model.mkldnn_linear import Linear, Packable, PackedWeight, pack
 from blip.tokenizer import Tokenizer
 from blip_lite.config import Family, random_tiny_config
 from blip_lite.decoding import Beam
@@ -26,8 +26,12 @@ from tests.oracle_files import oracle_model, tensors
 
 CPU = torch.device("cpu")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
-needs_operators = pytest.mark.skipif(not packed.serves(CPU, torch.float32), reason="this torch or processor has none")
-needs_bfloat16 = pytest.mark.skipif(not packed.serves(CPU, torch.bfloat16), reason="this torch or processor has none")
+needs_operators = pytest.mark.skipif(
+    not mkldnn_linear.serves(CPU, torch.float32), reason="this torch or processor has none"
+)
+needs_bfloat16 = pytest.mark.skipif(
+    not mkldnn_linear.serves(CPU, torch.bfloat16), reason="this torch or processor has none"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -117,20 +121,20 @@ def test_operators_that_fail_the_self_test_are_not_used(
 ) -> None:
     model = oracle_model("caption")
     plain = outputs(model)
-    monkeypatch.setattr(packed, operator, broken)
-    packed._works.cache_clear()
+    monkeypatch.setattr(mkldnn_linear, operator, broken)
+    mkldnn_linear._works.cache_clear()
     try:
         pack(model)
-        assert not packed.serves(CPU, torch.float32)
+        assert not mkldnn_linear.serves(CPU, torch.float32)
         assert_close(outputs(model), plain, atol=0, rtol=0)
         assert copies(model) == 0
     finally:
-        packed._works.cache_clear()
+        mkldnn_linear._works.cache_clear()
 
 
 def test_other_devices_and_types_stay_plain() -> None:
-    assert not packed.serves(torch.device("meta"), torch.float32)
-    assert not packed.serves(CPU, torch.float64)
+    assert not mkldnn_linear.serves(torch.device("meta"), torch.float32)
+    assert not mkldnn_linear.serves(CPU, torch.float64)
     layer = Linear(4, 3).double()
     pack(layer)
     assert layer(torch.ones(2, 4).double()).dtype == torch.float64
@@ -155,7 +159,7 @@ def test_copies_of_a_model_bring_no_packed_weights() -> None:
     torch.save(layer, stored)
     stored.seek(0)
     for other in (copy.deepcopy(layer), torch.load(stored, weights_only=False)):
-        assert isinstance(other.packed, Packed) and other.packed._weight is None
+        assert isinstance(other.packed, PackedWeight) and other.packed._weight is None
         assert_close(other(torch.ones(1, 4)), expected)
 
 

@@ -20,8 +20,8 @@ from typing import Any
 from blip.data.formats import TEXT_COLUMNS
 from blip.io import manifests
 from blip.io.atomic import atomic_path
+from blip.io.byte_sources import tar_members
 from blip.io.inputs import is_url
-from blip.io.places import tar_members
 from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
 

@@ -28,7 +28,7 @@ OnError = Literal["raise", "record"]
 Opened = list[tuple[str, Image.Image | ErrorResult]]  # key and picture, or what went wrong
 
 
-def one_or_many(images: Any) -> tuple[bool, Iterable[Any]]:
+def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:
     """Whether it is one image, and the images. An array or tensor with a batch dimension is many."""
     if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
         return True, [images]
@@ -92,7 +92,7 @@ def _from_tensor(image: Any) -> NDArray[np.uint8]:
 
 def open_all(images: Any) -> list[Image.Image]:
     """The pictures of one image or several that must all be readable. Raises UsageError where there is none."""
-    pictures = [open_image(image, str(i)) for i, image in enumerate(one_or_many(images)[1])]
+    pictures = [open_image(image, str(i)) for i, image in enumerate(as_batch(images)[1])]
     if not pictures:
         raise UsageError("images; must be at least one")
     return pictures

@@ -11,9 +11,9 @@ from torch import Tensor
 from blip.model.decoding import nucleus, nucleus_probs, process
 from blip.model.stepper import Stepper
 from blip.runtime import mixed_bits
+from blip_lite.beam_search import BeamSearch, Candidates, Floats, Generated, Ids, check_lengths
 from blip_lite.config import TextConfig
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
-from blip_lite.search import BeamSearch, Candidates, Floats, Generated, Ids, check_lengths
 
 
 @torch.no_grad()
@@ -158,7 +158,7 @@ class _Rows:
 
 
 def _candidates(scores: Tensor, ids: Ids, totals: Floats, decoding: Beam, end: int, k: int) -> Candidates:
-    """`blip_lite.search.candidates` where the scores are: only the k best of each image leave the device."""
+    """`blip_lite.beam_search.candidates` where the scores are: only the k best of each image leave the device."""
     images, before = len(totals), torch.from_numpy(totals).to(scores)
     level = scores.logsumexp(dim=1, keepdim=True)
     if decoding.repetition_penalty != 1.0:

@@ -8,8 +8,8 @@ import pytest
 from torch import nn
 
 from blip.model.lora import NAMES, Lora
-from blip.model.momentum import Twinned
-from blip.tasks.start import Start, Tune, start_model
+from blip.model.momentum import MomentumModel
+from blip.tasks.initialize import Start, Tune, start_model
 from blip_lite.errors import ConfigError
 
 TINY = Start(init="random-tiny")
@@ -25,7 +25,9 @@ def scales(tune: Tune, model: nn.Module) -> dict[str, tuple[float, float | None]
 def test_deeper_layers_learn_more_slowly(twinned: bool) -> None:
     tune = Tune(layer_decay=0.5, rates=(("decoder.*", 0.1),))
     model = tune.prepare(start_model(TINY, "pretrain"))
-    found = {k.removeprefix("model."): v[0] for k, v in scales(tune, Twinned(model, 4) if twinned else model).items()}
+    found = {
+        k.removeprefix("model."): v[0] for k, v in scales(tune, MomentumModel(model, 4) if twinned else model).items()
+    }
     expected = {
         "vision.patch_embed.weight": 0.125,
         "vision.cls_token": 0.125,

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from blip.model.blip import BlipModel
-from blip.train import guess
+from blip.train import auto_batch
 from blip.train.config import TrainConfig
 from blip_lite.config import published_config
 
@@ -16,7 +16,7 @@ from blip_lite.config import published_config
     [(5, 1, 5), (8, 1, 8), (300, 1, 15), (10000, 1, 32), (300, 4, 12), (7, 2, 6), (1, 2, 2)],
 )
 def test_on_a_cpu_the_data_decide(samples: int, shares: int, size: int) -> None:
-    found, reason = guess.batch_size(samples, shares, torch.nn.Module(), torch.device("cpu"), torch.float32)
+    found, reason = auto_batch.batch_size(samples, shares, torch.nn.Module(), torch.device("cpu"), torch.float32)
     assert found == size and f"a 20th of {samples} samples, from 8 to 32 on a CPU" in reason
 
 
@@ -36,14 +36,14 @@ def test_on_a_gpu_memory_decides_too(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
     with torch.device("meta"):
         model = BlipModel(published_config("caption"))
-    found, reason = guess.batch_size(samples, shares, model, torch.device("cuda"), dtype)
+    found, reason = auto_batch.batch_size(samples, shares, model, torch.device("cuda"), dtype)
     assert found == size and "GB are free, a sample takes about" in reason
 
 
 def test_a_run_without_a_length_is_five_epochs_or_a_hundred_steps() -> None:
-    few = guess.length(TrainConfig(), steps_per_epoch=2)
+    few = auto_batch.length(TrainConfig(), steps_per_epoch=2)
     assert (few.epochs, few.steps, few.eval_every, few.save_every) == (None, 100, 20, 20)
-    many = guess.length(TrainConfig(), steps_per_epoch=20)
+    many = auto_batch.length(TrainConfig(), steps_per_epoch=20)
     assert (many.epochs, many.steps, many.eval_every) == (5, None, 0)
     given = TrainConfig(epochs=1)
-    assert guess.length(given, steps_per_epoch=2) == given
+    assert auto_batch.length(given, steps_per_epoch=2) == given

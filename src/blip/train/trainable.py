@@ -14,12 +14,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from blip import runtime
 from blip.model.blip import BlipModel
-from blip.model.momentum import Twinned
+from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Step, Task
 from blip.train import shard
+from blip.train.checkpoints import PARTS, STATE, write_values
 from blip.train.config import TrainConfig
-from blip.train.optim import Averaged, build_optimizer, clip, set_rate
-from blip.train.state import PARTS, STATE, write_values
+from blip.train.optim import EMA, build_optimizer, clip, set_rate
 
 
 class LossModule(nn.Module):
@@ -33,7 +33,7 @@ class LossModule(nn.Module):
         return self.task.loss(self.model, batch, step)
 
 
-class Trained:
+class TrainableModel:
     """A model in training. `model` is as the task has built it; its parameters are parts of the whole where `is_cut`.
 
     Every method is to be called by all processes at the same time.
@@ -51,7 +51,7 @@ class Trained:
             self._whole = deepcopy(self.model).cpu() if runtime.rank() == 0 else None
             shard.cut(self._module, device)
         self.optimizer = build_optimizer(task.param_groups(self.model), config)
-        self.average = Averaged(self.model, config.ema)
+        self.average = EMA(self.model, config.ema)
 
     def start(self) -> None:
         """To be called once the weights are those to start with."""
@@ -62,7 +62,7 @@ class Trained:
 
     def backward(self, batch: Batch, step: Step, *, last: bool) -> dict[str, float]:
         """Losses of one part of a batch; leaves its share of the gradients. last: the batch is complete."""
-        if isinstance(self.model, Twinned):
+        if isinstance(self.model, MomentumModel):
             self.model.before_step()
         on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         # gradients of all processes meet in the last part only; those of a cut model in each

@@ -11,7 +11,7 @@ import torch
 import blip_lite
 from blip import inference
 from blip.model.decoding import nucleus_probs, process
-from blip.model.search import generate
+from blip.model.generation import generate
 from blip.model.stepper import TextStepper
 from blip.tokenizer import Tokenizer
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
@@ -27,7 +27,7 @@ def tokenizer() -> Tokenizer:
     return Tokenizer(vocab.read_text(encoding="utf-8").splitlines()[:4000], oracle_config("caption").text)
 
 
-def decoding_of(run: dict[str, Any]) -> Decoding:
+def make_decoding(run: dict[str, Any]) -> Decoding:
     lengths = {"max_length": run["max_length"], "min_length": run["min_length"]}
     if run.get("sample"):
         return Nucleus(top_p=run["top_p"], num_captions=run.get("repeat_interleave", 1), **lengths)
@@ -47,7 +47,7 @@ def test_ids_and_texts_equal_the_original(number: int) -> None:
     run, prompt = RUNS[number], tokenizer().prompt_ids("a picture of ")
     generator = torch.Generator().manual_seed(run["seed"]) if run.get("sample") else None
     images = tensors("inputs")["images"][slice(*run["images"])]
-    found = inference.caption(oracle_model("caption"), tokenizer(), images, decoding_of(run), generator=generator)
+    found = inference.caption(oracle_model("caption"), tokenizer(), images, make_decoding(run), generator=generator)
     flat = [hypothesis for row in found for hypothesis in row]
     assert len(flat) == len(run["ids"])
     for hypothesis, ids, text in zip(flat, run["ids"], run["captions"], strict=True):

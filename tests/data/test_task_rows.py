@@ -8,7 +8,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 
-from blip.data import samples
+from blip.data import task_rows
 from blip.data.loader import SampleRef
 from blip.data.records import ImageRef, Record
 from blip.data.sources import Records, open_source
@@ -34,19 +34,19 @@ def number(image: ImageRef) -> int:
 
 def test_vqa_answers_and_weights_equal_the_original(tmp_path: Path) -> None:
     source = listed(tmp_path, ORACLE["vqa.annotation"])
-    questions = [samples.question(source[i]) for i in range(len(source))]
+    questions = [task_rows.question(source[i]) for i in range(len(source))]
     items = [[number(q.image), q.question, list(q.answers), list(q.weights)] for q in questions]
     for item, expected in zip(items, ORACLE["vqa.items"], strict=True):
         assert item[:3] == expected[:3]
         assert item[3] == pytest.approx(expected[3])
-    answers, weights, counts = samples.flat_answers(questions)
+    answers, weights, counts = task_rows.flat_answers(questions)
     assert [answers, counts] == [ORACLE["vqa.collated"][2], ORACLE["vqa.collated"][4]]
     np.testing.assert_allclose(weights.numpy(), ORACLE["vqa.collated"][3], rtol=1e-7)
 
 
 def test_vqa_test_rows_have_an_id_and_no_answer(tmp_path: Path) -> None:
     rows, expected = ORACLE["vqa.test"]
-    question = samples.question(listed(tmp_path, rows)[0])
+    question = task_rows.question(listed(tmp_path, rows)[0])
     assert [number(question.image), question.question, question.question_id] == expected
     assert question.answers == ()
 
@@ -55,12 +55,12 @@ def test_vqa_test_rows_have_an_id_and_no_answer(tmp_path: Path) -> None:
 def test_nlvr_pairs_are_swapped_as_in_the_original(tmp_path: Path, seed: int) -> None:
     source = listed(tmp_path, ORACLE["nlvr.annotation"])
     for _, index, expected in [item for item in ORACLE["nlvr.items"] if item[0] == seed]:
-        pair = samples.image_pair(source[index], draw=random.Random(seed).random())
+        pair = task_rows.image_pair(source[index], draw=random.Random(seed).random())
         assert [*map(number, pair.images), pair.sentence, pair.label] == expected
 
 
 def test_nlvr_pairs_without_a_draw_keep_their_order(tmp_path: Path) -> None:
-    pair = samples.image_pair(listed(tmp_path, ORACLE["nlvr.annotation"])[0])
+    pair = task_rows.image_pair(listed(tmp_path, ORACLE["nlvr.annotation"])[0])
     assert [*map(number, pair.images), pair.sentence] == [5, 15, "the left image has a dog"]
     assert pair.swapped().swapped() == pair
 
@@ -79,14 +79,14 @@ def training_items(source: Records, prompt: str) -> list[list[Any]]:
 @pytest.mark.parametrize(("name", "prompt"), [("coco.train", "a picture of "), ("coco.train_no_prompt", "")])
 def test_captions_and_image_ids_equal_the_original(tmp_path: Path, name: str, prompt: str) -> None:
     source = listed(tmp_path, ORACLE["coco.train"][0])
-    ids = samples.image_ids(source)
+    ids = task_rows.image_ids(source)
     items = [[*item, ids[i]] for i, item in enumerate(training_items(source, prompt))]
     assert items == ORACLE[name][-1 if name == "coco.train" else slice(None)]
 
 
 def test_image_ids_without_a_column_go_by_the_image(tmp_path: Path) -> None:
     rows = [{"image": image, "caption": "x"} for image in ("b.png", "a.png", "b.png")]
-    assert samples.image_ids(listed(tmp_path, rows)) == [0, 1, 0]
+    assert task_rows.image_ids(listed(tmp_path, rows)) == [0, 1, 0]
 
 
 def test_coco_ids_are_read_from_file_names(tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_coco_ids_are_read_from_file_names(tmp_path: Path) -> None:
 
 def test_retrieval_texts_equal_the_original(tmp_path: Path) -> None:
     expected = ORACLE["coco.retrieval_eval"]
-    found = samples.retrieval_texts(listed(tmp_path, expected["annotation"]))
+    found = task_rows.retrieval_texts(listed(tmp_path, expected["annotation"]))
     assert list(found.texts) == expected["text"]
     assert {str(i): owner for i, owner in enumerate(found.text_to_image)} == expected["txt2img"]
     assert {str(i): list(texts) for i, texts in enumerate(found.image_to_texts)} == expected["img2txt"]
@@ -117,10 +117,10 @@ def test_pretraining_takes_the_web_file_of_the_epoch(tmp_path: Path) -> None:
         (tmp_path / "web" / f"{name}.json").write_text(json.dumps(rows))
     fixed = tmp_path / "fixed.json"
     fixed.write_text(json.dumps([{"image": "a0.png", "caption": "First. one"}]))
-    lengths = [len(samples.pretraining_source([fixed], tmp_path / "web", epoch)) for epoch in range(4)]
+    lengths = [len(task_rows.pretraining_source([fixed], tmp_path / "web", epoch)) for epoch in range(4)]
     assert lengths == [3, 4, 3, 4]
-    assert samples.pretraining_source([fixed], tmp_path / "web", 0)[1].texts == ("a web (text)",)
-    assert len(samples.pretraining_source([fixed], None, 5)) == 1
+    assert task_rows.pretraining_source([fixed], tmp_path / "web", 0)[1].texts == ("a web (text)",)
+    assert len(task_rows.pretraining_source([fixed], None, 5)) == 1
 
 
 def test_pretraining_captions_equal_the_original(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_pretraining_captions_equal_the_original(tmp_path: Path) -> None:
 
 def test_the_first_row_of_an_id_is_kept() -> None:
     expected = ORACLE["save_result"]
-    assert samples.first_of_each(expected["given"], "image_id") == expected["written"]
+    assert task_rows.first_of_each(expected["given"], "image_id") == expected["written"]
 
 
 @pytest.mark.parametrize(
@@ -147,11 +147,11 @@ def test_the_first_row_of_an_id_is_kept() -> None:
 def test_bad_nlvr_rows_name_file_and_row(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
     record = listed(tmp_path, [{**ORACLE["nlvr.annotation"][0], **change}])[0]
     with pytest.raises(BadRecord, match=rf"rows\.json:1: {reason}"):
-        samples.image_pair(record)
+        task_rows.image_pair(record)
 
 
 @pytest.mark.parametrize("change", [{"answer": []}, {"answer": 3}, {"question": None}])
 def test_bad_vqa_rows_name_file_and_row(tmp_path: Path, change: dict[str, Any]) -> None:
     record = listed(tmp_path, [{**ORACLE["vqa.annotation"][0], **change}])[0]
     with pytest.raises(BadRecord, match=r"rows\.json:1: "):
-        samples.question(record)
+        task_rows.question(record)

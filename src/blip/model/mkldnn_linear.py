@@ -19,7 +19,7 @@ from torch import Tensor, nn
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-class Packed:
+class PackedWeight:
     """The reordered copy of one weight, made at first use and again when the weight has changed.
 
     A copy of it is empty: what is copied or stored with a model is the model's own weight.
@@ -30,8 +30,8 @@ class Packed:
         self._source: Tensor | None = None  # kept, so that no other weight comes to lie at its address
         self._version = 0
 
-    def __reduce__(self) -> tuple[type[Packed], tuple[()]]:
-        return Packed, ()
+    def __reduce__(self) -> tuple[type[PackedWeight], tuple[()]]:
+        return PackedWeight, ()
 
     def of(self, weight: Tensor) -> Tensor:
         """The copy of weight [N, K]."""
@@ -45,12 +45,12 @@ class Packed:
 class Packable(nn.Module):
     """A module that computes with one weight; `packed` is where its reordered copy goes, None = compute plainly."""
 
-    packed: Packed | None = None
+    packed: PackedWeight | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """`to` and the like: the weight moves or changes its type, so the copy of the old one can go."""
         if self.packed is not None:
-            self.packed = Packed()
+            self.packed = PackedWeight()
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
 
@@ -61,7 +61,7 @@ class Linear(Packable, nn.Linear):
         return linear(x, self.weight, self.bias, self.packed, gelu)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: Packed | None, gelu: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight | None, gelu: bool = False) -> Tensor:
     """x [..., K], weight [N, K], bias [N] -> [..., N]; with the packed weight where that is possible."""
     if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and serves(x.device, x.dtype):
         return _linear(x, packed.of(weight), bias, gelu)
@@ -77,7 +77,7 @@ def pack(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, Packable):
-            module.packed = Packed()
+            module.packed = PackedWeight()
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:

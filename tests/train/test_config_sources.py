@@ -9,11 +9,11 @@ import pytest
 
 from blip.model.lora import Lora
 from blip.tasks import build_task
+from blip.tasks.initialize import Tune
 from blip.tasks.presets import PRESETS
-from blip.tasks.start import Tune
 from blip.train.config import TrainConfig
+from blip.train.config_sources import at_line, recipe
 from blip.train.loop import effective_config
-from blip.train.recipe import at_line, recipe
 from blip_lite.config import from_values
 from blip_lite.errors import BlipError, ConfigError, UsageError
 from tests.train.photos import caption_task, loop
