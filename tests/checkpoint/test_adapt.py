@@ -10,7 +10,7 @@ from blip.checkpoint import adapt, state_dict
 from blip.model.blip import BlipModel
 from blip_lite.config import Family, published_config, with_image_size
 from blip_lite.errors import CheckpointMismatch
-from tests.checkpoint.test_keys import key_list
+from tests.checkpoint.test_state_dict import key_list
 from tests.oracle_files import oracle_config, values, weights
 
 

@@ -10,7 +10,7 @@ from blip.checkpoint import state_dict
 from blip.checkpoint.infer import hf_config
 from blip_lite.config import published_config
 from blip_lite.errors import CheckpointMismatch
-from tests.checkpoint.test_keys import hf_weights, key_list
+from tests.checkpoint.test_state_dict import hf_weights, key_list
 from tests.oracle_files import oracle_config, weights
 
 HF_SMALL: dict[str, Any] = {

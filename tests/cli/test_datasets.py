@@ -10,9 +10,9 @@ import pytest
 
 from blip.data import known_datasets
 from tests.cli.conftest import Blip
-from tests.data.test_sets import Host, home, host  # noqa: F401
+from tests.data.test_img2dataset import uvx  # noqa: F401
+from tests.data.test_known_datasets import Host, home, host  # noqa: F401
 from tests.data.test_sources import png, sample, write_json, write_tar
-from tests.data.test_urls import uvx  # noqa: F401
 
 
 @pytest.fixture

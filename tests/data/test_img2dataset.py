@@ -66,7 +66,7 @@ def test_addresses_and_texts_are_listed_on_one_line_each(tmp_path: Path, name: s
     text = json.dumps(ROWS) if name.endswith("json") else "\n".join(map(json.dumps, ROWS))
     (tmp_path / name).write_text(text)
     made = img2dataset.write_list([str(tmp_path / name)], tmp_path / "out")
-    assert (made.rows, made.bad, made.has_texts, made.path) == (2, 2, True, tmp_path / "out/img2dataset.csv")
+    assert (made.rows, made.bad, made.has_texts, made.path) == (2, 2, True, tmp_path / "out/urls.csv")
     assert listed(made.path) == [("http://a.example/1.jpg", 'a, "b" c'), ("http://a.example/2,.jpg", "first")]
 
 
@@ -88,7 +88,7 @@ def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": "a.png"}])
     with pytest.raises(UsageError, match=r"a\.json: no addresses in column 'url'"):
         img2dataset.write_list([str(path)], tmp_path / "out")
-    assert not (tmp_path / "out/img2dataset.csv").exists()
+    assert not (tmp_path / "out/urls.csv").exists()
     with pytest.raises(UsageError, match=r"a\.tar: must be \.txt or one of \.jsonl"):
         img2dataset.write_list(["a.tar"], tmp_path / "out")
     with pytest.raises(UsageError, match=r"none\.txt: cannot be read"):
@@ -120,7 +120,7 @@ def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) 
 
 def test_a_missing_runner_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    made = img2dataset.UrlList(path=tmp_path / "img2dataset.csv", rows=1, has_texts=True, bad=0)
+    made = img2dataset.UrlList(path=tmp_path / "urls.csv", rows=1, has_texts=True, bad=0)
     with pytest.raises(EnvironmentProblem, match=r"uvx: not installed; get uv .*, or give --runner 'pipx run'"):
         img2dataset.command(made)
     with pytest.raises(EnvironmentProblem, match="pipx run: not installed"):
