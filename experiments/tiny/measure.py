@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from blip.checkpoint.load import Loaded, load
-from blip.data.sources import Records, Source, open_source
+from blip.data.sources import SampleList, Source, open_source
 from blip.eval.caption import CaptionEval
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
@@ -99,13 +99,13 @@ def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
     return float((high > low).mean() + 0.5 * (high == low).mean())
 
 
-def measure_coco(loaded: Loaded, coco: Records) -> dict[str, float]:
+def measure_coco(loaded: Loaded, coco: SampleList) -> dict[str, float]:
     """Captions of COCO photos (none was trained on), and how many name an object that is boxed there."""
-    photos = Records([r for r in coco.records if r.texts])
+    photos = SampleList([r for r in coco.samples if r.texts])
     report = run(CaptionEval(), loaded.model, loaded.tokenizer, photos)
     synonyms = json.loads(SYNONYMS.read_text())
     named = []
-    for record, row in zip(photos.records, report.rows, strict=True):
+    for record, row in zip(photos.samples, report.rows, strict=True):
         boxes = record.fields.get("boxes")
         if boxes:
             words = " " + " ".join(tokenize(row["prediction"])) + " "

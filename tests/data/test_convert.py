@@ -12,7 +12,7 @@ import pytest
 
 from blip.data.convert import Converted, convert
 from blip.data.formats import Columns
-from blip.data.sources import Records, open_source
+from blip.data.sources import SampleList, open_source
 from blip_lite.errors import BadRecord, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 
@@ -35,8 +35,8 @@ def write(source: Path | str, target: Path, columns: Columns | None = None, **ho
     return convert([str(source)], columns or Columns(), target, **how)
 
 
-def content(source: Records) -> list[tuple[bytes, tuple[str, ...]]]:
-    return sorted((record.image.read_bytes(), record.texts) for record in source.records)
+def content(source: SampleList) -> list[tuple[bytes, tuple[str, ...]]]:
+    return sorted((record.image.read_bytes(), record.texts) for record in source.samples)
 
 
 def left(folder: Path) -> list[str]:
@@ -63,9 +63,9 @@ def test_key_and_other_columns_are_kept(tmp_path: Path, table: Path, name: str) 
     if name.endswith("parquet"):
         pytest.importorskip("pyarrow")
     found = open_source(str(write(table, tmp_path / name).paths[0]), key_column="key")
-    assert [record.key for record in found.records] == ["a.png", "sub/b.png", "c.png"]
-    assert [record.fields["image_id"] for record in found.records] == [7, 8, 9]
-    assert [record.fields.get("source") for record in found.records] == ["x", None, "y"]
+    assert [record.key for record in found.samples] == ["a.png", "sub/b.png", "c.png"]
+    assert [record.fields["image_id"] for record in found.samples] == [7, 8, 9]
+    assert [record.fields.get("source") for record in found.samples] == ["x", None, "y"]
 
 
 def test_a_json_list_has_the_form_of_the_original(tmp_path: Path, table: Path) -> None:
@@ -119,7 +119,7 @@ def test_other_images_of_one_name_are_kept_apart(tmp_path: Path) -> None:
     rows = [{"key": "k", "image": name, "caption": name} for name in ("a.png", "b.png", "a.png")]
     write(write_json(tmp_path / "d.json", rows), tmp_path / "o")
     found = open_source(tmp_path / "o")
-    assert [(r.key, r.texts) for r in found.records] == [("k-2.png", ("b.png",)), ("k.png", ("a.png", "a.png"))]
+    assert [(r.key, r.texts) for r in found.samples] == [("k-2.png", ("b.png",)), ("k.png", ("a.png", "a.png"))]
 
 
 @pytest.mark.parametrize("key", ["../../up", "/abs/up", ".hidden/.up", "a\0:b", "..", "a/../../up"])
@@ -135,7 +135,7 @@ def test_columns_that_would_hide_image_or_text_get_another_name(tmp_path: Path) 
     (tmp_path / "a.png").write_bytes(png())
     path = write_json(tmp_path / "d.json", [{"file": "a.png", "image": "thumb", "alt": "good", "caption": "old"}])
     write(path, tmp_path / "o.jsonl", Columns(image="file", text="alt"))
-    (record,) = open_source(tmp_path / "o.jsonl").records
+    (record,) = open_source(tmp_path / "o.jsonl").samples
     assert record.texts == ("good",) and record.image.path == tmp_path / "a.png"
     assert record.fields == {"other_image": "thumb", "other_caption": "old"}
 
@@ -146,7 +146,7 @@ def test_pairs_and_lists_of_answers_survive_where_they_can(tmp_path: Path) -> No
     vqa = {"image": "a.png", "question": "q", "answer": ["yes"] * 9 + ["no"], "question_id": 3}
     path = write_json(tmp_path / "d.json", [pair, vqa])
     write(path, tmp_path / "o.jsonl")
-    two, asked = open_source(tmp_path / "o.jsonl").records
+    two, asked = open_source(tmp_path / "o.jsonl").samples
     assert len(two.images) == 2 and two.fields == {"images": ["a.png"] * 2, "sentence": "s", "label": "True"}
     assert asked.fields["answer"] == vqa["answer"] and asked.fields["question_id"] == 3
     for name, reason in (("o.csv", "two images in a row"), ("o.tar", "two images"), ("o", "two images")):

@@ -96,12 +96,12 @@ def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) -> None:
-    made = img2dataset.UrlList(path=tmp_path / "o/img2dataset.csv", rows=1, has_texts=True, bad=0)
+    made = img2dataset.UrlList(path=tmp_path / "o/urls.csv", rows=1, has_texts=True, bad=0)
     call = img2dataset.command(made, image_size=224, processes=2)
     assert call == [
         "uvx",
         "img2dataset",
-        f"--url_list={tmp_path}/o/img2dataset.csv",
+        f"--url_list={tmp_path}/o/urls.csv",
         "--input_format=csv",
         "--url_col=url",
         "--caption_col=caption",

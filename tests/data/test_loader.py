@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from blip.data.loader import EpochSampler, SampleRef, batches, sample_seed
-from blip.data.records import ImageRef, Record
-from blip.data.sources import Records
+from blip.data.sources import SampleList
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
 
 
@@ -18,7 +18,9 @@ class Numbers:
     def __init__(self, length: int, bad: bool = False) -> None:
         self.length, self.bad = length, bad
         refs = [ImageRef(Path(f"{i}.png")) for i in range(length)]
-        self.source = Records([Record(key=str(i), image=ref, where=f"list.json:{i + 1}") for i, ref in enumerate(refs)])
+        self.source = SampleList(
+            [Sample(key=str(i), images=(ref,), where=f"list.json:{i + 1}") for i, ref in enumerate(refs)]
+        )
 
     def __len__(self) -> int:
         return self.length

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blip.data.sources import Records, concatenate, open_source
+from blip.data.sources import SampleList, concatenate, open_source
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import read
 
@@ -34,8 +34,8 @@ def sample(name: str, shade: int = 0, **fields: Any) -> list[tuple[str, bytes]]:
     return [(f"{name}.png", png(shade)), (f"{name}.json", json.dumps(fields).encode())]
 
 
-def texts(source: Records) -> list[tuple[str, ...]]:
-    return [record.texts for record in source.records]
+def texts(source: SampleList) -> list[tuple[str, ...]]:
+    return [record.texts for record in source.samples]
 
 
 def write_json(path: Path, rows: Any) -> Path:
@@ -48,7 +48,7 @@ def test_shards_of_a_brace_range_follow_each_other(tmp_path: Path) -> None:
         write_tar(tmp_path / f"s-0{i}.tar", sample(f"k{i}", i * 9, captions=[f"A {i}.", "b"], split="dev"))
     source = open_source(f"{tmp_path}/s-{{00..02}}.tar")
     assert texts(source) == [(f"A {i}.", "b") for i in range(3)]
-    assert [r.key for r in source.records] == [f"s-0{i}.tar/k{i}" for i in range(3)]
+    assert [r.key for r in source.samples] == [f"s-0{i}.tar/k{i}" for i in range(3)]
     assert source[2].fields == {"split": "dev"}
     assert read(source[2].image.open()).getpixel((0, 0)) == (18, 18, 18)
 
@@ -62,7 +62,7 @@ def test_records_survive_pickling_and_read_their_bytes(tmp_path: Path) -> None:
     path = write_tar(tmp_path / "s.tar", sample("a", 7, caption="x"))
     (tmp_path / "photo.png").write_bytes(png(9))
     source = pickle.loads(pickle.dumps(open_source([path, tmp_path])))
-    assert [record.image.read_bytes() for record in source.records] == [png(7), png(9)]
+    assert [record.image.read_bytes() for record in source.samples] == [png(7), png(9)]
 
 
 @pytest.mark.parametrize("column", ["caption", "captions", "text", "texts"])
@@ -78,7 +78,7 @@ def test_json_lists_hold_one_text_or_several_under_any_known_name(tmp_path: Path
 def test_paths_in_a_table_are_relative_to_it_and_absolute_ones_stay(tmp_path: Path) -> None:
     rows = [{"image": "a.jpg", "caption": "x"}, {"image": "/photos/b.jpg", "caption": "y"}]
     source = open_source(write_json(tmp_path / "a.json", rows))
-    assert [r.image.path for r in source.records] == [tmp_path / "a.jpg", Path("/photos/b.jpg")]
+    assert [r.image.path for r in source.samples] == [tmp_path / "a.jpg", Path("/photos/b.jpg")]
 
 
 def test_jsonl_csv_and_tsv_hold_the_same_records(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_folders_have_a_text_a_line_beside_each_image(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(png())
     (tmp_path / "sub/a.txt").write_text("\ufeffone\r\ntwo\n", "utf-8")
     source = open_source(tmp_path)
-    assert [(r.key, r.texts) for r in source.records] == [("b.png", ()), ("sub/a.png", ("one", "two"))]
+    assert [(r.key, r.texts) for r in source.samples] == [("b.png", ()), ("sub/a.png", ("one", "two"))]
 
 
 def test_named_columns_are_taken_and_others_left_alone(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_cut_shard_gives_its_good_samples_with_skip_bad(tmp_path: Path) -> Non
     path.write_bytes(path.read_bytes()[: 5 * 512 + 10])
     with pytest.raises(BadRecord, match=r"s\.tar: not a readable tar"):
         open_source(path)
-    assert [r.key for r in open_source(path, skip_bad=True).records] == ["s.tar/a"]
+    assert [r.key for r in open_source(path, skip_bad=True).samples] == ["s.tar/a"]
 
 
 @pytest.mark.parametrize(

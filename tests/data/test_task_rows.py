@@ -10,9 +10,9 @@ import pytest
 
 from blip.data import task_rows
 from blip.data.loader import SampleRef
-from blip.data.records import ImageRef, Record
-from blip.data.sources import Records, open_source
+from blip.data.sources import SampleList, open_source
 from blip.eval.caption import image_ids
+from blip.io.samples import ImageRef, Sample
 from blip.tasks.images import Pixels, TrainingPhotos
 from blip_lite.errors import BadRecord
 from tests.oracle_files import values
@@ -21,7 +21,7 @@ ORACLE = values("datasets")
 NUMBERS = {"a0.png": 5, "a1.png": 15, "b0.png": 25, "b1.png": 35}
 
 
-def listed(folder: Path, rows: list[dict[str, Any]]) -> Records:
+def listed(folder: Path, rows: list[dict[str, Any]]) -> SampleList:
     path = folder / "rows.json"
     path.write_text(json.dumps(rows))
     return open_source(path)
@@ -65,10 +65,10 @@ def test_nlvr_pairs_without_a_draw_keep_their_order(tmp_path: Path) -> None:
     assert pair.swapped().swapped() == pair
 
 
-def training_items(source: Records, prompt: str) -> list[list[Any]]:
+def training_items(source: SampleList, prompt: str) -> list[list[Any]]:
     """What the tasks' own data set makes of each row, with the prompt that collation puts before it."""
 
-    def seen(record: Record, image: ImageRef, seed: int) -> Any:
+    def seen(record: Sample, image: ImageRef, seed: int) -> Any:
         return number(image)
 
     data = TrainingPhotos(source, cast(Pixels, seen), 1, 30)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from blip import inference
-from blip.data.sources import Records, open_source
+from blip.data.sources import SampleList, open_source
 from blip.data.task_rows import retrieval_texts
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
@@ -21,12 +21,12 @@ from tests.oracle_files import tensors, values
 
 
 @pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> Records:
+def source(tmp_path_factory: pytest.TempPathFactory) -> SampleList:
     return open_source(write_list(tmp_path_factory.mktemp("eval"), "test.json", caption_rows()))
 
 
 @pytest.mark.parametrize("k", [0, 16])
-def test_recalls_equal_those_of_all_pairs(source: Records, k: int) -> None:
+def test_recalls_equal_those_of_all_pairs(source: SampleList, k: int) -> None:
     loaded = model("retrieval")
     report = run(RetrievalEval(k=k), loaded.model, loaded.tokenizer, source)
     texts = retrieval_texts(source, 30)
@@ -48,7 +48,7 @@ def test_recalls_equal_those_of_all_pairs(source: Records, k: int) -> None:
     assert {name: report.metrics[name] for name in expected} == pytest.approx(expected)
 
 
-def test_rows_tell_rank_and_best_of_both_ways(source: Records) -> None:
+def test_rows_tell_rank_and_best_of_both_ways(source: SampleList) -> None:
     loaded = model("retrieval")
     report = run(RetrievalEval(k=4), loaded.model, loaded.tokenizer, source)
     assert [row["direction"] for row in report.rows] == ["image_to_text"] * 8 + ["text_to_image"] * 16
@@ -57,10 +57,10 @@ def test_rows_tell_rank_and_best_of_both_ways(source: Records) -> None:
     assert report.rows[8]["text"] == "a red wall" and all(name.endswith(".png") for name, _ in report.rows[8]["top"])
 
 
-def test_lists_from_elsewhere_give_ranks(source: Records) -> None:
+def test_lists_from_elsewhere_give_ranks(source: SampleList) -> None:
     lists = [
         {"direction": "image_to_text", "query": record.key, "top": [["0", 1.0], [str(2 * i), 0.5]]}
-        for i, record in enumerate(source.records)
+        for i, record in enumerate(source.samples)
     ] + [
         {"direction": "text_to_image", "query": str(i), "top": [["red.png", 1.0], ["green.png", 0.5]]}
         for i in range(16)
@@ -72,7 +72,7 @@ def test_lists_from_elsewhere_give_ranks(source: Records) -> None:
         RetrievalEval().score(source, lists[:8])
 
 
-def test_chance_is_that_of_a_random_order(source: Records) -> None:
+def test_chance_is_that_of_a_random_order(source: SampleList) -> None:
     loaded = model("retrieval")
     measures = run(RetrievalEval(k=0), loaded.model, loaded.tokenizer, source).measures
     assert measures["txt_r1"].chance == pytest.approx(100 * 2 / 16)
@@ -92,7 +92,7 @@ def test_a_photo_that_cannot_be_read_is_not_ranked(tmp_path: Path) -> None:
 def test_recalls_of_recorded_scores_equal_the_original(tmp_path: Path, case: str) -> None:
     recorded, metrics = tensors("retrieval_eval"), values("retrieval_eval")[f"{case}.metrics"]
     rows = [{"image": f"{i}.png", "caption": [f"{i} a", f"{i} b"]} for i in range(12)]
-    records = open_source(write_list(tmp_path, "test.json", rows)).records
+    records = open_source(write_list(tmp_path, "test.json", rows)).samples
     to_texts, to_images = recorded[f"{case}.score_i2t"].numpy(), recorded[f"{case}.score_t2i"].numpy().T
     owner = np.arange(24) // 2
     said = [
@@ -103,7 +103,7 @@ def test_recalls_of_recorded_scores_equal_the_original(tmp_path: Path, case: str
         )
         for query, rank in zip(queries, found, strict=True)
     ]
-    report = RetrievalEval().score(Records(records), said)
+    report = RetrievalEval().score(SampleList(records), said)
     for k in (1, 5, 10):
         if k <= int(case[1:]):  # beyond, the original ranks unscored pairs by chance
             assert report.metrics[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])

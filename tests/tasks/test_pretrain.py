@@ -85,7 +85,7 @@ def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tm
         grids = vision.read_pixels(pixels)[0]
         assert torch.equal(vision(grids), vision(pixels))
     np.save(tmp_path / "views.npy", grids[:, None].half().numpy())
-    names = [Path(record.key).stem for record in open_source(source).records]
+    names = [Path(record.key).stem for record in open_source(source).samples]
     (tmp_path / "views.json").write_text(json.dumps(names))
     task = replace(plain, views=str(tmp_path / "views.npy"), tune=Tune(freeze=("vision.stem",)))
     batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])

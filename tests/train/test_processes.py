@@ -140,7 +140,7 @@ def test_teacher_reward_and_imagined_photos_are_of_the_whole_batch_too(
     data: Path, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     init = request.getfixturevalue("stemmed")
-    texts = sorted({clean_caption(text) for record in open_source(str(data)).records for text in record.texts})
+    texts = sorted({clean_caption(text) for record in open_source(str(data)).samples for text in record.texts})
     (init / "teacher").mkdir()
     (init / "teacher" / "captions.txt").write_text("".join(text + "\n" for text in texts))
     vectors = np.random.RandomState(0).randn(len(texts), 8)

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from blip.data import formats
 from blip.data.formats import Columns, Found
-from blip.data.records import ImageRef, Record
 from blip.io import manifests
 from blip.io.byte_sources import TarMember
+from blip.io.samples import ImageRef, Sample
 from blip_lite import image
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 
@@ -73,7 +73,7 @@ def batches(items: Iterable[T], size: int = BATCH) -> Iterator[list[T]]:
         yield batch
 
 
-def texts_of(record: Record) -> tuple[str, ...]:
+def texts_of(record: Sample) -> tuple[str, ...]:
     """The texts of a row, or what a VQA or NLVR2 row has in their place."""
     values = (record.fields.get(name) for name in ("question", "sentence"))
     return record.texts or tuple(v for v in values if isinstance(v, str) and v.strip())[:1]
@@ -122,19 +122,19 @@ class Check:
         self.rows += len(batch)
         if self.tick is not None:
             self.tick(self.rows)
-        records = [(i, found) for i, found in enumerate(batch) if isinstance(found, Record)]
+        records = [(i, found) for i, found in enumerate(batch) if isinstance(found, Sample)]
         lines = [(i, str(found)) for i, found in enumerate(batch) if isinstance(found, BadRecord)]
         lines += [(i, f"{record.where}: no text") for i, record in records if self._lacks_text(record)]
         lines += self._image_problems(records, pool)
         lines += self._repeats(records, by_key)
         return [line for _, line in sorted(lines, key=lambda one: one[0])]
 
-    def _lacks_text(self, record: Record) -> bool:
+    def _lacks_text(self, record: Sample) -> bool:
         count = len(texts_of(record))
         self.texts += count
         return self.need_text and not count
 
-    def _image_problems(self, records: Sequence[tuple[int, Record]], pool: ThreadPoolExecutor) -> list[tuple[int, str]]:
+    def _image_problems(self, records: Sequence[tuple[int, Sample]], pool: ThreadPoolExecutor) -> list[tuple[int, str]]:
         """Each image is looked at once, wherever else it comes."""
         refs = [(i, record.where, ref) for i, record in records for ref in record.images]
         before = self._images_seen.add([hash64(image_mark(ref)) for _, _, ref in refs])
@@ -156,7 +156,7 @@ class Check:
             return str(error)
         return ""
 
-    def _repeats(self, records: Sequence[tuple[int, Record]], by_key: bool) -> list[tuple[int, str]]:
+    def _repeats(self, records: Sequence[tuple[int, Sample]], by_key: bool) -> list[tuple[int, str]]:
         named = [by_key or self.columns.key is not None or "key" in record.fields for _, record in records]
         marks = [_mark(record, keyed) for (_, record), keyed in zip(records, named, strict=True)]
         before = self._rows_seen.add([hash64(mark) for mark in marks])
@@ -181,7 +181,7 @@ def image_name(ref: ImageRef) -> str:
     return str(ref.source)
 
 
-def _mark(record: Record, keyed: bool) -> str:
+def _mark(record: Sample, keyed: bool) -> str:
     return f"key {record.key}" if keyed else f"row {record.images!r} {record.texts!r} {dict(record.fields)!r}"
 
 

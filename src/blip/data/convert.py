@@ -22,10 +22,10 @@ from typing import Any
 from blip.data import formats
 from blip.data.check import batches
 from blip.data.formats import TEXT_COLUMNS, Columns
-from blip.data.records import ImageRef, Record
 from blip.io import tables
 from blip.io.atomic import atomic_path, writing
 from blip.io.byte_sources import TarMember
+from blip.io.samples import ImageRef, Sample
 from blip_lite import sniff
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import EXTENSIONS
@@ -98,7 +98,7 @@ class _Source:
     def skipped(self) -> int:
         return len(self._told)
 
-    def __iter__(self) -> Iterator[tuple[int, Record]]:
+    def __iter__(self) -> Iterator[tuple[int, Sample]]:
         """Rows with a running number."""
         self.rows = number = 0
         for name in self._names:
@@ -121,7 +121,7 @@ class _Source:
             self._told.add(error.where)
             self._on_bad(error)
 
-    def key_of(self, record: Record) -> str | None:
+    def key_of(self, record: Sample) -> str | None:
         """The key that a row names itself, else the image's path; None where all there is is the row's number."""
         own = record.fields.get("key") if self._columns.key is None else None
         if own is not None:
@@ -129,7 +129,7 @@ class _Source:
         return None if record.key == record.where and re.search(r":\d+$", record.where) else record.key
 
 
-def _fields(record: Record) -> dict[str, Any]:
+def _fields(record: Sample) -> dict[str, Any]:
     """The other columns, none of which may be taken for the image or the text when the result is read."""
     taken = ("image", "images", *TEXT_COLUMNS)
     pair = record.fields.get("images")
@@ -151,7 +151,7 @@ def _to_shards(source: _Source, target: Path, shard_size: int) -> Converted:
     return Converted(rows=source.rows, skipped=source.skipped, paths=tuple(paths))
 
 
-def _add(tar: tarfile.TarFile, stem: str, record: Record, source: _Source) -> None:
+def _add(tar: tarfile.TarFile, stem: str, record: Sample, source: _Source) -> None:
     """A sample: `STEM.jpg` and `STEM.json` with key, captions and the other columns."""
     try:
         data = _bytes(_only(record), record.where)
@@ -198,7 +198,7 @@ class _Rows(Iterable[dict[str, Any]]):
             else:
                 yield row
 
-    def _row(self, record: Record, number: int) -> dict[str, Any]:
+    def _row(self, record: Sample, number: int) -> dict[str, Any]:
         fields = _fields(record)
         if self._suffix in (".csv", ".tsv"):
             _only(record)
@@ -225,7 +225,7 @@ def _named(key: str | None) -> dict[str, Any]:
     return {} if key is None else {"key": key}
 
 
-def _captions(record: Record) -> dict[str, Any]:
+def _captions(record: Sample) -> dict[str, Any]:
     return {"captions": list(record.texts)} if record.texts else {}
 
 
@@ -335,8 +335,8 @@ def _file_name(key: str) -> str:
     return "/".join(part for part in parts if part.strip("/")) or "image"
 
 
-def _only(record: Record) -> ImageRef:
-    if record.more_images:
+def _only(record: Sample) -> ImageRef:
+    if len(record.images) > 1:
         raise BadRecord(record.where, "two images in a row; such rows can be written as .json or .jsonl alone")
     return record.image
 

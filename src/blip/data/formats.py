@@ -1,6 +1,6 @@
 """Readers of the file formats that hold images with texts: tar shards, tables, JSON lists, folders with sidecars.
 
-Each yields a `Record` for a good row and a `BadRecord` for a bad one, in file order. Images are located, not opened.
+Each yields a `Sample` for a good row and a `BadRecord` for a bad one, in file order. Images are located, not opened.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from blip.data.records import ImageRef, Record
 from blip.io import manifests
 from blip.io.byte_sources import TarMember, tar_members
 from blip.io.inputs import ListOptions, is_url, walk
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
 
 TEXT_COLUMNS = ("caption", "captions", "text", "texts")
-Found = Record | BadRecord
+Found = Sample | BadRecord
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,7 +45,7 @@ class Columns:
             raise BadRecord(where, f"no text in column '{name}'" if name else f"no column of {', '.join(TEXT_COLUMNS)}")
         return name, texts
 
-    def record(self, values: Mapping[str, Any], images: tuple[ImageRef, ...], key: str, where: str) -> Record:
+    def record(self, values: Mapping[str, Any], images: tuple[ImageRef, ...], key: str, where: str) -> Sample:
         """A record of a row's values. Raises `BadRecord`."""
         name, texts = self.texts(values, where)
         if self.key is not None:
@@ -53,7 +53,7 @@ class Columns:
                 raise BadRecord(where, f"no key in column '{self.key}'")
             key = str(values[self.key])
         fields = {k: v for k, v in values.items() if k not in (self.image, name)}
-        return Record(key=key, image=images[0], more_images=images[1:], texts=texts, fields=fields, where=where)
+        return Sample(key=key, images=images, texts=texts, fields=fields, where=where)
 
 
 def _texts(value: Any, name: str | None, where: str) -> tuple[str, ...]:
@@ -75,7 +75,7 @@ def _kind(value: Any) -> str:
 
 
 def read(name: str, columns: Columns) -> Iterator[Found]:
-    """Records of one file or folder, by what it is. Raises `UsageError` where it is nothing that can be read."""
+    """Samples of one file or folder, by what it is. Raises `UsageError` where it is nothing that can be read."""
     suffix = os.path.splitext(name)[1].lower()
     if os.path.isdir(name):
         return folder(Path(name), columns)

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from blip.data.records import ImageRef, Record
 from blip.data.sources import open_source
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 
 RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
@@ -43,7 +43,7 @@ def read_judgements(path: Path, texts: Path | None = None, root: Path | None = N
     return [_of_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
 
 
-def _of_record(record: Record) -> Judged:
+def _of_record(record: Sample) -> Judged:
     value = next((record.fields[name] for name in RATING_COLUMNS if record.fields.get(name) is not None), None)
     if isinstance(value, str):
         value = value.strip("[]").replace(",", " ").split()

@@ -1,6 +1,6 @@
 """Data sources: whatever the user names, as a sequence of records that can be read in any order.
 
-Opening a source reads tables and shard headers once, never an image. Records are small values, so a source can be
+Opening a source reads tables and shard headers once, never an image. Samples are small values, so a source can be
 sent to worker processes.
 """
 
@@ -15,11 +15,11 @@ from typing import Protocol
 
 from blip.data import formats
 from blip.data.formats import Columns
-from blip.data.records import ImageRef, Record
 from blip.io.inputs import expand_braces
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 
-__all__ = ["ImageRef", "Reading", "Record", "Records", "Source", "concatenate", "open_source", "warn_bad_rows"]
+__all__ = ["ImageRef", "Reading", "Sample", "SampleList", "Source", "concatenate", "open_source", "warn_bad_rows"]
 
 logger = logging.getLogger(__name__)
 
@@ -31,20 +31,20 @@ class Source(Protocol):
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Record: ...
+    def __getitem__(self, index: int, /) -> Sample: ...
 
 
-class Records:
+class SampleList:
     """A source held in memory: locations and texts, no images. `skipped` are the rows that were left out."""
 
-    def __init__(self, records: Sequence[Record], skipped: Sequence[BadRecord] = ()) -> None:
-        self.records, self.skipped = tuple(records), tuple(skipped)
+    def __init__(self, samples: Sequence[Sample], skipped: Sequence[BadRecord] = ()) -> None:
+        self.samples, self.skipped = tuple(samples), tuple(skipped)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.samples)
 
-    def __getitem__(self, index: int, /) -> Record:
-        return self.records[index]
+    def __getitem__(self, index: int, /) -> Sample:
+        return self.samples[index]
 
 
 def open_source(
@@ -56,7 +56,7 @@ def open_source(
     key_column: str | None = None,
     require_text: bool = False,
     skip_bad: bool = False,
-) -> Records:
+) -> SampleList:
     """The records of one or several sources, one after the other.
 
     A spec is a folder of images with `.txt` beside them (one text a line), WebDataset shards (`a-{00..05}.tar`; an
@@ -74,20 +74,20 @@ def open_source(
         key=key_column,
         need_text=require_text,
     )
-    records: list[Record] = []
+    samples: list[Sample] = []
     skipped: list[BadRecord] = []
     for name in _names(spec):
         for found in formats.read(name, columns):
-            if isinstance(found, Record):
-                records.append(found)
+            if isinstance(found, Sample):
+                samples.append(found)
             elif skip_bad:
                 skipped.append(found)
             else:
                 raise found
-    if not records:
+    if not samples:
         first = f"; first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
         raise UsageError(f"{spec}: holds no records{first}")
-    return Records(records, skipped)
+    return SampleList(samples, skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,8 +113,8 @@ class Reading:
         spec: Spec | Sequence[Spec],
         *,
         need_text: bool = False,
-        check: Callable[[Record], object] | None = None,
-    ) -> Records:
+        check: Callable[[Sample], object] | None = None,
+    ) -> SampleList:
         """The records of `spec`; `check` raises `BadRecord` for a row that the task cannot use."""
         found = open_source(
             spec,
@@ -125,20 +125,20 @@ class Reading:
             require_text=need_text,
             skip_bad=self.skip_bad,
         )
-        renamed = [self._renamed(record) for record in found.records]
+        renamed = [self._renamed(record) for record in found.samples]
         bad = list(found.skipped)
         good = [record for record in renamed if self._is_good(record, check, bad)]
         if not good:
             raise UsageError(f"{spec}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
         warn_bad_rows(bad)
-        return Records(good, bad)
+        return SampleList(good, bad)
 
-    def _renamed(self, record: Record) -> Record:
+    def _renamed(self, record: Sample) -> Sample:
         columns = {"question": self.question, "answer": self.answer, "sentence": self.sentence, "label": self.label}
         new = {name: record.fields.get(column) for name, column in columns.items() if column is not None}
         return replace(record, fields={**record.fields, **new}) if new else record
 
-    def _is_good(self, record: Record, check: Callable[[Record], object] | None, bad: list[BadRecord]) -> bool:
+    def _is_good(self, record: Sample, check: Callable[[Sample], object] | None, bad: list[BadRecord]) -> bool:
         try:
             if check is not None:
                 check(record)
@@ -160,10 +160,10 @@ def warn_bad_rows(bad: Sequence[BadRecord]) -> None:
         logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
 
 
-def concatenate(sources: Sequence[Source]) -> Records:
+def concatenate(sources: Sequence[Source]) -> SampleList:
     """Several sources as one, in the given order."""
-    records = [source[i] for source in sources for i in range(len(source))]
-    return Records(records, [bad for source in sources for bad in getattr(source, "skipped", ())])
+    samples = [source[i] for source in sources for i in range(len(source))]
+    return SampleList(samples, [bad for source in sources for bad in getattr(source, "skipped", ())])
 
 
 def _names(spec: Spec | Sequence[Spec]) -> list[str]:

@@ -18,7 +18,7 @@ from PIL import Image
 
 from blip.data.check import Seen, batches, hash64, image_mark, texts_of
 from blip.data.formats import Found
-from blip.data.records import ImageRef, Record
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import UnreadableImage
 
 SAMPLE = 500  # images whose headers are read
@@ -35,7 +35,7 @@ def statistics(found: Iterable[Found], *, sample: int = SAMPLE) -> dict[str, Any
     images, texts, answers, labels = _Images(sample), _Texts(), _Answers(), Counter[str]()
     rows = bad = 0
     for batch in batches(found):
-        records = [one for one in batch if isinstance(one, Record)]
+        records = [one for one in batch if isinstance(one, Sample)]
         rows, bad = rows + len(batch), bad + len(batch) - len(records)
         images.add([ref for record in records for ref in record.images])
         texts.add([text for record in records for text in texts_of(record)])
@@ -56,7 +56,7 @@ def answer_list(found: Iterable[Found], min_count: int = MIN_COUNT) -> list[str]
     They are as in the file, since that is what a model learns to write. Of equally common answers to a question the
     one that was given first counts.
     """
-    counts = Counter(given[0] for one in found if isinstance(one, Record) and (given := _by_frequency(one)))
+    counts = Counter(given[0] for one in found if isinstance(one, Sample) and (given := _by_frequency(one)))
     kept = [answer for answer, count in counts.items() if count >= min_count]
     return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
@@ -141,7 +141,7 @@ class _Answers:
         self.questions = self.answered = 0
         self._given, self._kinds = Counter[str](), Counter[str]()
 
-    def add(self, record: Record) -> None:
+    def add(self, record: Sample) -> None:
         if "question" not in record.fields:
             return
         self.questions += 1
@@ -164,7 +164,7 @@ class _Answers:
         }
 
 
-def _by_frequency(record: Record) -> list[str]:
+def _by_frequency(record: Sample) -> list[str]:
     """All answers of a question, the commonest first, each as often as it was given."""
     given = record.fields.get("answer", record.fields.get("answers"))
     values = given if isinstance(given, list) else [given]

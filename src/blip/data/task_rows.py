@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from blip.data.records import ImageRef, Record
-from blip.data.sources import Records, Source, concatenate, open_source
+from blip.data.sources import SampleList, Source, concatenate, open_source
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.tokenizer import clean_caption, clean_question
 
@@ -64,14 +64,14 @@ def image_ids(source: Source, column: str = "image_id") -> list[int]:
     return [seen.setdefault(record.fields.get(column, record.image), len(seen)) for record in records]
 
 
-def merged_by_image(source: Source) -> Records:
+def merged_by_image(source: Source) -> SampleList:
     """One record an image, with the texts of all its rows; the others' keys and fields are dropped."""
-    merged: dict[Any, Record] = {}
+    merged: dict[Any, Sample] = {}
     for i in range(len(source)):
         record = source[i]
         first = merged.get(record.image)
         merged[record.image] = record if first is None else replace(first, texts=(*first.texts, *record.texts))
-    return Records(list(merged.values()))
+    return SampleList(list(merged.values()))
 
 
 def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
@@ -87,7 +87,7 @@ def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
     return RetrievalTexts(tuple(texts), tuple(owners), tuple(groups))
 
 
-def question(record: Record, max_words: int = 50) -> Question:
+def question(record: Sample, max_words: int = 50) -> Question:
     """A VQA row: `question`, `answer` or `answers`, `question_id`; test rows have no answer. Raises `BadRecord`.
 
     A list of answers is weighted by share (VQA), a single text by 0.2 (Visual Genome).
@@ -99,7 +99,7 @@ def question(record: Record, max_words: int = 50) -> Question:
     return Question(record.image, clean_question(text, max_words), answers, weights, record.fields.get("question_id"))
 
 
-def _weighted(record: Record) -> tuple[tuple[str, ...], tuple[float, ...]]:
+def _weighted(record: Sample) -> tuple[tuple[str, ...], tuple[float, ...]]:
     given = record.fields.get("answer", record.fields.get("answers"))
     if isinstance(given, str):
         return (given,), (VG_WEIGHT,)
@@ -117,7 +117,7 @@ def flat_answers(questions: Sequence[Question]) -> tuple[list[str], Tensor, list
     return [a for q in questions for a in q.answers], weights, [len(q.answers) for q in questions]
 
 
-def image_pair(record: Record, draw: float | None = None, max_words: int = 40) -> ImagePair:
+def image_pair(record: Sample, draw: float | None = None, max_words: int = 40) -> ImagePair:
     """An NLVR2 row: `images` (two), `sentence`, `label` True or False. Raises `BadRecord`.
 
     With `draw`, uniform in [0, 1), the pair is swapped from 0.5 on. Give one in training; the original swaps in
@@ -135,7 +135,7 @@ def image_pair(record: Record, draw: float | None = None, max_words: int = 40) -
     return pair if draw is None or draw < 0.5 else pair.swapped()
 
 
-def pretraining_source(fixed: Sequence[str | Path], web: str | Path | None, epoch: int, **columns: Any) -> Records:
+def pretraining_source(fixed: Sequence[str | Path], web: str | Path | None, epoch: int, **columns: Any) -> SampleList:
     """The fixed lists and, of the folder `web`, the list of this epoch: file number epoch modulo their count.
 
     Files are taken in sorted order (the original: as the folder lists them). The length may change with the epoch,

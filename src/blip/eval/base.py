@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from blip.data.records import ImageRef
     from blip.data.sources import Source
     from blip.eval.photos import Photos
+    from blip.io.samples import ImageRef
     from blip.model.blip import BlipModel
     from blip.tokenizer import Tokenizer
 

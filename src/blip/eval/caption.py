@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 
 from blip import inference
-from blip.data.records import Record
 from blip.data.sources import Source
 from blip.data.task_rows import first_of_each, merged_by_image
 from blip.eval import java
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.io.records import image_id as number_in
+from blip.io.samples import Sample
 from blip.metrics.caption import SET_SCORES, caption_scores, caption_statistics
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
@@ -72,7 +72,7 @@ class CaptionEval:
             images=[(record.image,) for record in records],
         )
 
-    def _measures(self, records: Sequence[Record], rows: list[Row]) -> tuple[dict[str, Measure], dict[str, str]]:
+    def _measures(self, records: Sequence[Sample], rows: list[Row]) -> tuple[dict[str, Measure], dict[str, str]]:
         """Metrics of the set and reasons for those left out; each row gets its own scores."""
         if not any(record.texts for record in records):
             return {}, {"all metrics": "the data have no reference captions"}
@@ -97,14 +97,14 @@ def image_ids(source: Source) -> list[Any]:
     return ids if len(set(map(str, ids))) == len(ids) else [record.key for record in records]
 
 
-def _image_id(record: Record) -> Any:
+def _image_id(record: Sample) -> Any:
     given = record.fields.get("image_id", record.fields.get("img_id"))
     if isinstance(given, str) and given.isdecimal():
         return int(given)
     return given if isinstance(given, int | str) else number_in(record.key)
 
 
-def _check_references(records: Sequence[Record]) -> None:
+def _check_references(records: Sequence[Sample]) -> None:
     bare = next((record for record in records if not record.texts), None)
     if bare is not None:
         raise BadRecord(bare.where or bare.key, "no reference caption, where other rows have some; remove the row")

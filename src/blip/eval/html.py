@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from blip.data.records import ImageRef
 from blip.eval.base import Report, Row
 from blip.io.inputs import VIDEO_EXTENSIONS
+from blip.io.samples import ImageRef
 from blip_lite.errors import BlipError
 from blip_lite.image import read
 

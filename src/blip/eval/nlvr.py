@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.records import Record
 from blip.data.sources import Source
 from blip.data.task_rows import ImagePair, first_of_each, image_pair
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
+from blip.io.samples import Sample
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
 
@@ -88,7 +88,7 @@ class NlvrEval:
         )
 
 
-def identifier(record: Record) -> str:
+def identifier(record: Sample) -> str:
     """What names a row: its `identifier`, else its key, else its place."""
     return str(record.fields.get("identifier", record.where or record.key))
 

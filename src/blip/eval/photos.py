@@ -11,9 +11,9 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from blip.data.records import ImageRef
 from blip.data.sources import Source
 from blip.io.image import prepare
+from blip.io.samples import ImageRef
 from blip.model.blip import BlipModel
 from blip_lite.config import BlipConfig
 from blip_lite.errors import BadRecord, UnreadableImage

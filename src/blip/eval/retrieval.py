@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.records import ImageRef, Record
 from blip.data.sources import Source
 from blip.data.task_rows import merged_by_image, retrieval_texts
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
 from blip.eval.photos import Photos
+from blip.io.samples import ImageRef, Sample
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
 from blip_lite.errors import BadRecord, UsageError
@@ -48,7 +48,7 @@ class RetrievalEval:
         """
         model.require("vision_proj")
         merged = merged_by_image(source)
-        seen: list[Record] = []
+        seen: list[Sample] = []
         features: list[Tensor] = []
         store = TokenStore(lambda places: _encode_again(seen, model, places))
         for numbers, pixels in photos.batches(merged, model):
@@ -76,7 +76,7 @@ class RetrievalEval:
         return retrieval_report(records, predictions, (TO_TEXT, TO_IMAGE), ("txt", "img"))
 
 
-def _encode_again(records: Sequence[Record], model: BlipModel, places: Sequence[int]) -> Tensor:
+def _encode_again(records: Sequence[Sample], model: BlipModel, places: Sequence[int]) -> Tensor:
     """Token states of photos that there was no room for."""
     return torch.cat([model.encode_image(pixels) for _, pixels in Photos().batches(records, model, places)])
 
@@ -84,7 +84,7 @@ def _encode_again(records: Sequence[Record], model: BlipModel, places: Sequence[
 def rank_queries(
     model: BlipModel,
     tokenizer: Tokenizer,
-    records: Sequence[Record],
+    records: Sequence[Sample],
     features: Sequence[Tensor],
     encode: Encode,
     *,
@@ -129,7 +129,7 @@ def _queries(way: str, queries: Sequence[str], found: Ranked, named: Sequence[st
 
 
 def retrieval_report(
-    records: Sequence[Record], predictions: Predictions, ways: tuple[str, str], names: tuple[str, str]
+    records: Sequence[Sample], predictions: Predictions, ways: tuple[str, str], names: tuple[str, str]
 ) -> Report:
     """Rows and recalls of the queries of these images; a resampling draws images, each with all its texts."""
     texts = retrieval_texts(records)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blip.data.sources import Records, Source
+from blip.data.sources import SampleList, Source
 from blip.eval.base import Evaluation, Report, Row, Tick
 from blip.eval.photos import Photos
 from blip.io.atomic import write_text
@@ -42,7 +42,7 @@ def first(source: Any, limit: int | None) -> Any:
     """The first `limit` rows of a source (or of a list of rated captions)."""
     if limit is None or limit >= len(source):
         return source
-    return source[:limit] if isinstance(source, list) else Records([source[i] for i in range(limit)])
+    return source[:limit] if isinstance(source, list) else SampleList([source[i] for i in range(limit)])
 
 
 def read_predictions(path: Path) -> list[Row]:

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.records import ImageRef, Record
-from blip.data.sources import Records, Source, open_source, warn_bad_rows
+from blip.data.sources import SampleList, Source, open_source, warn_bad_rows
 from blip.data.task_rows import merged_by_image
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.pairs import TokenStore
@@ -21,6 +20,7 @@ from blip.eval.photos import Photos
 from blip.eval.retrieval import rank_queries, retrieval_report
 from blip.io import manifests
 from blip.io.image import prepare
+from blip.io.samples import ImageRef, Sample
 from blip.io.video import Strategy, read_frames
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
@@ -30,21 +30,21 @@ TO_TEXT, TO_VIDEO = "video_to_text", "text_to_video"
 VIDEO_COLUMNS = ("video", "clip_name", "image")
 
 
-def open_clips(spec: Any, root: Path | None = None, skip_bad: bool = False) -> Records:
+def open_clips(spec: Any, root: Path | None = None, skip_bad: bool = False) -> SampleList:
     """Clips with their texts: a column `video` with a path, or MSRVTT's `clip_name`, whose file ends in .mp4."""
     names = [str(spec)] if isinstance(spec, str | Path) else [str(one) for one in spec]
     first = next(manifests.rows(Path(names[0]), None), None)
     column = next((c for c in VIDEO_COLUMNS if first is not None and c in first.values), VIDEO_COLUMNS[0])
     found = open_source(names, root=root, image_column=column, require_text=True, skip_bad=skip_bad)
     warn_bad_rows(found.skipped)
-    return Records([_as_clip(found[i], column) for i in range(len(found))], found.skipped)
+    return SampleList([_as_clip(found[i], column) for i in range(len(found))], found.skipped)
 
 
-def _as_clip(record: Record, column: str) -> Record:
+def _as_clip(record: Sample, column: str) -> Sample:
     path = record.image.path
     if column != "clip_name" or path is None or path.suffix:
         return record
-    return replace(record, image=ImageRef(path.with_name(path.name + ".mp4")))
+    return replace(record, images=(ImageRef(path.with_name(path.name + ".mp4")),))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class VideoEval:
         """As `RetrievalEval.predict`; a clip is named by its key."""
         model.require("vision_proj")
         merged = merged_by_image(source)
-        seen: list[Record] = []
+        seen: list[Sample] = []
         features: list[Tensor] = []
 
         def encode(places: Sequence[int]) -> Tensor:
@@ -99,7 +99,7 @@ class VideoEval:
             tick=tick,
         )
 
-    def _pixels(self, record: Record, model: BlipModel) -> Tensor:
+    def _pixels(self, record: Sample, model: BlipModel) -> Tensor:
         """Frames of a clip [1, K, 3, S, S]; resized to a square like photos, as in the original."""
         path = record.image.path
         if path is None:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 
 from blip import inference
-from blip.data.records import Record
 from blip.data.sources import Source
 from blip.data.task_rows import first_of_each, question
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.inference import Scoring
+from blip.io.samples import Sample
 from blip.metrics.vqa import vqa_accuracy
 from blip.model.blip import BlipModel
 from blip.tokenizer import Encoded, Tokenizer
@@ -93,19 +93,19 @@ class VqaEval:
         )
 
 
-def question_id(record: Record) -> Any:
+def question_id(record: Sample) -> Any:
     """What names a question: its `question_id`, else its place."""
     given = record.fields.get("question_id")
     return given if isinstance(given, int | str) else record.where or record.key
 
 
-def references(record: Record) -> list[str]:
+def references(record: Sample) -> list[str]:
     """The answers that people gave, as often as they gave them."""
     given = record.fields.get("answers", record.fields.get("answer"))
     return [given] if isinstance(given, str) else [str(answer) for answer in given or ()]
 
 
-def _row(record: Record, answer: str) -> Row:
+def _row(record: Sample, answer: str) -> Row:
     people = references(record)
     row: Row = {
         "task": "vqa",
@@ -119,7 +119,7 @@ def _row(record: Record, answer: str) -> Row:
     return row | {"kind": str(kind)} if kind else row
 
 
-def _measures(rows: Sequence[Row], records: Sequence[Record]) -> dict[str, Measure]:
+def _measures(rows: Sequence[Row], records: Sequence[Sample]) -> dict[str, Measure]:
     scores = np.array([row["scores"]["accuracy"] for row in rows])
     measures = {"accuracy": measure(scores, unit="share", chance=_majority([row["references"] for row in rows]))}
     for kind in sorted({row["kind"] for row in rows if "kind" in row}):

@@ -1,6 +1,6 @@
-"""Where an input's bytes lie when it is not a plain file: in a tar shard, behind a URL, or nowhere.
+"""Sources of an image's bytes other than a file on disk: a member of a tar shard, a URL, or none.
 
-Small frozen values with `read() -> bytes`, so that they can be sent to a worker process and read there.
+Small frozen values, so that they can be sent to a worker process and read there.
 """
 
 from __future__ import annotations
@@ -9,11 +9,17 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 MAX_DOWNLOAD = 256 << 20
+
+
+class ByteSource(Protocol):
+    """Anything that returns the bytes of an image. `read` raises `UnreadableImage`."""
+
+    def read(self) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)

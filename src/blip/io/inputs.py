@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from PIL.Image import Image
 
 from blip.io import manifests
-from blip.io.byte_sources import MissingSource, TarMember, Url, tar_members
+from blip.io.byte_sources import ByteSource, MissingSource, TarMember, Url, tar_members
 from blip_lite import image
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
@@ -27,18 +27,12 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 _MAX_TEXT = 1 << 20  # bytes of a text beside an image in a shard
 
 
-class Place(Protocol):
-    """Where bytes can be had."""
-
-    def read(self) -> bytes: ...
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Input:
     """One image to be read. `fields` are the other columns of its manifest row or shard sample."""
 
     key: str
-    source: Path | Place
+    source: Path | ByteSource
     fields: Mapping[str, Any] = field(default_factory=dict)
 
     def open(self) -> Path | bytes:

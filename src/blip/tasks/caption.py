@@ -15,7 +15,7 @@ from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, of_whole_batch
-from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos
+from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample
 from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.validation import evaluated
@@ -81,7 +81,7 @@ class CaptionTask:
             max_words=self.max_words,
         )
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         tokenizer = self._started.tokenizer
         texts = [self._prompt + text for s in samples for text in s.texts]
         encoded = tokenizer.encode(texts, first="dec", max_length=self.max_length)

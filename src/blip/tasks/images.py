@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from blip.data.loader import SampleRef
-from blip.data.records import ImageRef, Record
 from blip.data.sources import Source
 from blip.data.transforms import TrainTransform
+from blip.io.samples import ImageRef, Sample
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
 from blip_lite.errors import ConfigError
@@ -28,7 +28,7 @@ from blip_lite.tokenizer import clean_caption
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """A photo [3, S, S] (or a stem's grid of it), its training texts, its number in the source."""
 
     pixel_values: Tensor
@@ -71,7 +71,7 @@ class Pixels:
             names = json.loads(Path(views).with_suffix(".json").read_text(encoding="utf-8"))
             self.places = {name: i for i, name in enumerate(names)}
 
-    def __call__(self, record: Record, image: ImageRef, seed: int) -> Tensor:
+    def __call__(self, record: Sample, image: ImageRef, seed: int) -> Tensor:
         """[3, S, S], or the stem's grid [C, s, s]."""
         if self.views is None:
             return self.transform(read(image.open(), key=str(image.path or record.key)), seed)
@@ -91,17 +91,17 @@ class TrainingPhotos:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, ref: SampleRef) -> Sample:
+    def __getitem__(self, ref: SampleRef) -> TrainingSample:
         record = self.source[ref.index]
         rng = np.random.RandomState(ref.seed % 2**32)
         count = min(self.texts_per_image, len(record.texts))
         chosen = rng.choice(len(record.texts), count, replace=False) if len(record.texts) > 1 else [0]
         texts = tuple(clean_caption(record.texts[i], self.max_words) for i in chosen)
         texts += texts[:1] * (self.texts_per_image - count)
-        return Sample(self.pixels(record, record.image, ref.seed), texts, ref.index)
+        return TrainingSample(self.pixels(record, record.image, ref.seed), texts, ref.index)
 
 
-def collate_pairs(samples: Sequence[Sample], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
+def collate_pairs(samples: Sequence[TrainingSample], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
     """One text a photo for ITC and ITM ([CLS] first), all of them for the LM ([DEC] first), image-major."""
     first = tokenizer.encode([s.texts[0] for s in samples], max_length=max_length)
     texts = tokenizer.encode([t for s in samples for t in s.texts], first="dec", max_length=max_length)

@@ -26,7 +26,7 @@ from blip.tasks.validation import evaluated
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """Two photos [2, 3, S, S], a sentence, 1 = true."""
 
     pixel_values: Tensor
@@ -43,11 +43,11 @@ class TrainingPairs:
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, ref: SampleRef) -> Sample:
+    def __getitem__(self, ref: SampleRef) -> TrainingSample:
         record = self.source[ref.index]
         pair = image_pair(record, draw=float(np.random.RandomState(ref.seed % 2**32).random_sample()))
         both = [self.pixels(record, image, mixed_bits(ref.seed, side)) for side, image in enumerate(pair.images)]
-        return Sample(torch.stack(both), pair.sentence, pair.label)
+        return TrainingSample(torch.stack(both), pair.sentence, pair.label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ class NlvrTask:
         pixels = Pixels(self.augment.transform(self._started.config), self.views)
         return TrainingPairs(self.reading.open(self.data, check=image_pair), pixels)
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         limit = min(self.max_length, self._started.config.text.max_length)
         encoded = self._started.tokenizer.encode([s.sentence for s in samples], first="enc", max_length=limit)
         return {

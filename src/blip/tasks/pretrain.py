@@ -21,7 +21,7 @@ from blip.model.stem import ConvStem
 from blip.runtime import gather, gather_with_grad, rank, world_size
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp, of_whole_batch
 from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
-from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos, collate_pairs, with_first
+from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample, collate_pairs, with_first
 from blip.tasks.imagined import Imagined, read_imagined
 from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
@@ -115,7 +115,7 @@ class PretrainTask:
         source = self.reading.open(self.data, need_text=True)
         return TrainingPhotos(source, pixels, self.texts_per_image, self.max_words)
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
 from blip.tasks.contrastive import Negatives, contrast, draw, match
-from blip.tasks.images import Augment, Pixels, Sample, TrainingPhotos, collate_pairs, with_first
+from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample, collate_pairs, with_first
 from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
 from blip.tasks.validation import evaluated
 
@@ -71,7 +71,7 @@ class RetrievalTask:
         pixels = Pixels(self.augment.transform(self._started.config), self.views)
         return TrainingPairs(self.reading.open(self.data, need_text=True), pixels, 1, self.max_words)
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -108,6 +108,6 @@ class TrainingPairs(TrainingPhotos):
     def image_ids(self) -> list[int]:
         return image_ids(self.source)
 
-    def __getitem__(self, ref: SampleRef) -> Sample:
+    def __getitem__(self, ref: SampleRef) -> TrainingSample:
         sample = super().__getitem__(ref)
-        return Sample(sample.pixel_values, sample.texts, self.image_ids[ref.index])
+        return TrainingSample(sample.pixel_values, sample.texts, self.image_ids[ref.index])

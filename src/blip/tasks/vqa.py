@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
-from blip.data.records import ImageRef, Record
 from blip.data.sources import Reading, Source
 from blip.data.task_rows import Question, flat_answers, question
 from blip.eval.vqa import VqaEval
+from blip.io.samples import ImageRef, Sample
 from blip.model.blip import BlipModel
 from blip.model.losses import Scope, lm_loss
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
@@ -26,7 +26,7 @@ from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, sta
 from blip.tasks.validation import evaluated
 from blip_lite.errors import BadRecord
 
-Sample = tuple[Tensor, list[Question]]
+TrainingSample = tuple[Tensor, list[Question]]
 
 
 class TrainingQuestions:
@@ -46,7 +46,7 @@ class TrainingQuestions:
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, ref: SampleRef) -> Sample:
+    def __getitem__(self, ref: SampleRef) -> TrainingSample:
         rows = self.items[ref.index]
         if self.per_image > 1:
             drawn = np.random.RandomState(ref.seed % 2**32).permutation(len(rows))
@@ -55,7 +55,7 @@ class TrainingQuestions:
         return self.pixels(record, record.image, ref.seed), [question(self.source[i], self.max_words) for i in rows]
 
 
-def trainable(record: Record) -> Question:
+def trainable(record: Sample) -> Question:
     """The question of a row that can be learnt from. Raises `BadRecord`."""
     asked = question(record)
     if not asked.answers:
@@ -107,7 +107,7 @@ class VqaTask:
             self.reading.open(self.data, check=trainable), pixels, self.max_words, self.questions_per_image
         )
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
+    def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         """Q questions, those of a photo together; their A answers: `answer_ids` [A, T], `weights` [A], `counts` [Q]."""
         tokenizer, questions = self._started.tokenizer, [one for _, asked in samples for one in asked]
         answers, weights, counts = flat_answers(questions)

@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from blip.data.loader import SampleRef
-from blip.data.sources import Records, concatenate
+from blip.data.sources import SampleList, concatenate
 from blip.data.task_rows import pretraining_source
-from blip.tasks.images import Pixels, Sample, TrainingPhotos
+from blip.tasks.images import Pixels, TrainingPhotos, TrainingSample
 
 FILE = 2**40  # how far apart the sample numbers of two files are
 
@@ -40,11 +40,11 @@ class WebPhotos:
         return self._lengths[turn]
 
     @property
-    def source(self) -> Records:
+    def source(self) -> SampleList:
         """The records of the file that is open."""
         return self._records
 
-    def __getitem__(self, ref: SampleRef) -> Sample:
+    def __getitem__(self, ref: SampleRef) -> TrainingSample:
         turn = ref.epoch % self.files
         if turn != self._turn:
             self._open(turn)

@@ -1,4 +1,4 @@
-"""One row of a data source as a value: where its image lies, its texts, its other columns. Opens nothing by itself."""
+"""The sample that every reader returns: image locations, texts and other columns. Images are opened when read."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip.io.inputs import Place
+from blip.io.byte_sources import ByteSource
 from blip_lite.errors import UnreadableImage
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Where the bytes of an image are: a file, or a place inside a shard or table. Small and picklable."""
+    """Location of an image's bytes: a file, or a byte source such as a member of a shard. Small and picklable."""
 
-    source: Path | Place
+    source: Path | ByteSource
 
     @property
     def path(self) -> Path | None:
-        """The image file on disk, if it is one."""
+        """The image file on disk, or None for other sources."""
         return self.source if isinstance(self.source, Path) else None
 
     def open(self) -> Path | bytes:
-        """What `blip_lite.image.read` takes."""
+        """Return what `blip_lite.image.read` accepts."""
         return self.source if isinstance(self.source, Path) else self.source.read()
 
     def read_bytes(self) -> bytes:
-        """The file's bytes, undecoded. Raises `UnreadableImage`."""
+        """Return the bytes without decoding them. Raises `UnreadableImage`."""
         if not isinstance(self.source, Path):
             return self.source.read()
         try:
@@ -37,16 +37,16 @@ class ImageRef:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Record:
-    """One row. `texts` are as in the file, not cleaned. `fields` are the columns that are neither image nor text."""
+class Sample:
+    """One row of a data source: at least one image, its texts as stored, and all other columns in `fields`."""
 
     key: str
-    image: ImageRef
+    images: tuple[ImageRef, ...]  # NLVR2 rows have two
     texts: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
-    more_images: tuple[ImageRef, ...] = ()  # NLVR2 has two images a row
     where: str = ""  # file and row, for messages
 
     @property
-    def images(self) -> tuple[ImageRef, ...]:
-        return (self.image, *self.more_images)
+    def image(self) -> ImageRef:
+        """The first image."""
+        return self.images[0]
