@@ -25,7 +25,7 @@ PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "prompt": (TextStepper, ("start",)),
     "steps": (TextStepper, ("step",)),
     "head": (TextTransformer, ("logits",)),
-    "cache": (TextStepper, ("widen", "reorder", "keep")),
+    "cache": (TextStepper, ("expand", "reorder", "keep")),
 }
 
 

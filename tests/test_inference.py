@@ -16,7 +16,7 @@ from blip import inference
 from blip.inference import Ranked, Scoring
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
-from blip.model.explain import Looks, grad_cam, match_looks
+from blip.model.explain import AttentionRecord, grad_cam, match_attention
 from blip.model.layers import Attention
 from blip.model.losses import lm_loss
 from blip.tokenizer import Encoded, Tokenizer
@@ -86,7 +86,7 @@ def test_first_tokens_of_answers_are_as_likely_as_in_the_original() -> None:
     logits = vqa().decode(torch.full((5, 1), 4000), None, states, mask)[:, 0]
     assert_close(logits, recorded["rank.first_logits"], **LOGITS)
     found = ranked(20)
-    in_list_order = found.first.gather(1, found.places.argsort(dim=1))
+    in_list_order = found.first.gather(1, found.indices.argsort(dim=1))
     assert_close(in_list_order, recorded["rank.prob_first_token"], atol=1e-7, rtol=1e-4)
 
 
@@ -98,13 +98,13 @@ def test_ranked_answers_equal_the_original(k: int) -> None:
     for row in range(5):
         theirs = recorded[f"rank.k{k}.topk_ids"][row].tolist()
         scores = dict(zip(theirs, recorded[f"rank.k{k}.log_probs_sum"][row].tolist(), strict=True))
-        ours = dict(zip(found.places[row].tolist(), found.scores[row].tolist(), strict=True))
+        ours = dict(zip(found.indices[row].tolist(), found.scores[row].tolist(), strict=True))
         best = int(recorded[f"rank.k{k}.max_ids"][row])
         if k == 1:  # which of the answers that begin alike is kept is arbitrary
-            assert ids[found.places[row, 0], 1] == ids[best, 1]
+            assert ids[found.indices[row, 0], 1] == ids[best, 1]
         else:
             assert set(ours) == set(theirs)
-            assert found.places[row, 0] == best
+            assert found.indices[row, 0] == best
         for place in ours.keys() & scores.keys():
             assert ours[place] == pytest.approx(scores[place], rel=1e-5)
 
@@ -132,7 +132,7 @@ def test_answers_are_scored_as_if_each_stood_alone(scoring: Scoring, monkeypatch
     ids, real = answer_list()
     smoothing = 0.0 if scoring == "nll" else 0.1
     for row in range(5):
-        for place, score in zip(found.places[row].tolist(), found.scores[row].tolist(), strict=True):
+        for place, score in zip(found.indices[row].tolist(), found.scores[row].tolist(), strict=True):
             one, seen = ids[place][None], real[place][None]
             logits = vqa().decode(one, seen, states[row][None], mask[row][None])
             labels = one.masked_fill(seen == 0, -100)
@@ -141,7 +141,7 @@ def test_answers_are_scored_as_if_each_stood_alone(scoring: Scoring, monkeypatch
         assert found.scores[row].tolist() == sorted(found.scores[row].tolist(), reverse=True)
     monkeypatch.setattr(inference, "ANSWERS_A_PASS", 3)  # and whatever shares a pass with it
     in_parts = ranked(8, scoring)
-    assert torch.equal(in_parts.places, found.places)
+    assert torch.equal(in_parts.indices, found.indices)
     assert_close(in_parts.scores, found.scores, **EXACT)
 
 
@@ -149,12 +149,12 @@ def test_ranking_does_not_depend_on_the_other_questions() -> None:
     together = ranked(20)
     for row in range(5):
         alone = ranked(20, rows=slice(row, row + 1))
-        assert torch.equal(alone.places[0], together.places[row])
+        assert torch.equal(alone.indices[0], together.indices[row])
         assert_close(alone.scores[0], together.scores[row], **EXACT)
 
 
 def test_more_candidates_than_answers_are_all_answers_and_none_is_an_error() -> None:
-    assert ranked(500).places.shape == (5, 20)
+    assert ranked(500).indices.shape == (5, 20)
     with pytest.raises(ConfigError, match=r"k 0 of 20 answers: both must be at least 1"):
         ranked(0)
 
@@ -294,7 +294,7 @@ def test_grad_cam_equals_the_original(layer: int, first: First) -> None:
     case = f"block{layer}_{first}."
     recorded = {name.removeprefix(case): x for name, x in tensors("gradcam").items() if name.startswith(case)}
     (ids, mask), embeds = pairs(first, 1)
-    found = match_looks(retrieval(), ids, mask, embeds, layer)
+    found = match_attention(retrieval(), ids, mask, embeds, layer)
     assert_close(found.logits, recorded["itm_logits"], **HIDDEN)
     assert_close(found.attention, recorded["attention"], **HIDDEN)
     assert_close(found.gradient, recorded["gradient"], **relative(recorded["gradient"]))
@@ -304,7 +304,7 @@ def test_grad_cam_equals_the_original(layer: int, first: First) -> None:
 def test_grad_cam_of_a_padded_batch_equals_the_original() -> None:
     recorded = tensors("gradcam")
     (ids, mask), embeds = pairs("enc", 2, width=35)
-    found = match_looks(retrieval(), ids, mask, embeds)  # the middle layer of four
+    found = match_attention(retrieval(), ids, mask, embeds)  # the middle layer of four
     maps, expected = grad_cam(found, mask, 4), recorded["batch_block2_enc.gradcam"]
     assert_close(found.logits, recorded["batch_block2_enc.itm_logits"], **HIDDEN)
     assert_close(maps, expected, **relative(expected))
@@ -317,7 +317,7 @@ def test_gradients_of_attention_are_those_of_the_explicit_softmax() -> None:
     (ids, mask), embeds = pairs("enc", 4)
     embeds = embeds[:2].double()
     with torch.inference_mode():
-        found = match_looks(model, ids.clone(), mask.bool(), embeds.clone(), 1)
+        found = match_attention(model, ids.clone(), mask.bool(), embeds.clone(), 1)
     seen: list[Tensor] = []
 
     def by_softmax(attention: Attention, inputs: tuple[Tensor, tuple[Tensor, Tensor]], _: Tensor) -> Tensor:
@@ -339,10 +339,10 @@ def test_gradients_of_attention_are_those_of_the_explicit_softmax() -> None:
 def test_looking_leaves_no_hooks_and_no_gradients_behind() -> None:
     model, ((ids, mask), embeds) = retrieval(), pairs("enc", 1)
     with pytest.raises(ConfigError, match=r"layer 4: must be from 0 to 3"):
-        match_looks(model, ids, mask, embeds, 4)
+        match_attention(model, ids, mask, embeds, 4)
     with pytest.raises(RuntimeError, match="invalid for input"):
-        match_looks(model, ids, mask, embeds[0], 1)  # no batch of states
-    assert not match_looks(model, ids, mask, embeds, 1).attention.requires_grad
+        match_attention(model, ids, mask, embeds[0], 1)  # no batch of states
+    assert not match_attention(model, ids, mask, embeds, 1).attention.requires_grad
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -350,7 +350,7 @@ def test_looking_leaves_no_hooks_and_no_gradients_behind() -> None:
 def test_a_model_without_the_match_cannot_tell_where_it_looked() -> None:
     model = BlipModel(random_tiny_config("vqa"))
     with pytest.raises(MissingPart, match="has no itm_head"):
-        match_looks(model, torch.zeros(1, 3, dtype=torch.long), None, torch.zeros(1, 5, 32))
+        match_attention(model, torch.zeros(1, 3, dtype=torch.long), None, torch.zeros(1, 5, 32))
     with pytest.raises(MissingPart, match="has no vision_proj"):
         inference.embed_video(model, torch.zeros(1, 2, 3, 64, 64))
 
@@ -359,7 +359,7 @@ def test_guesses_of_a_stem_have_no_place_in_a_map() -> None:
     torch.manual_seed(0)
     attention, mask = torch.rand(1, 2, 4, 1 + 9 + 3), torch.tensor([[1, 1, 1, 0]])
     maps = grad_cam(
-        Looks(
+        AttentionRecord(
             torch.zeros(1, 2),
             attention,
             torch.ones_like(attention),
@@ -378,4 +378,4 @@ def test_guesses_of_a_stem_have_no_place_in_a_map() -> None:
 def test_a_text_without_words_has_an_empty_mean() -> None:
     mask = torch.tensor([[1, 1, 0]])
     attention = torch.ones(1, 2, 3, 5)
-    assert not grad_cam(Looks(torch.zeros(1, 2), attention, attention), mask, 2)[0, 1].any()
+    assert not grad_cam(AttentionRecord(torch.zeros(1, 2), attention, attention), mask, 2)[0, 1].any()

@@ -99,14 +99,14 @@ def download(name: str, *, cache_dir: str | os.PathLike[str] | None = None, offl
     return obtain(locate(name, cache), offline=offline, cache_dir=cache)
 
 
-def save(model: Model, folder: str | os.PathLike[str], form: Literal["blip", "hf"] = "blip") -> None:
+def save(model: Model, folder: str | os.PathLike[str], layout: Literal["blip", "hf"] = "blip") -> None:
     """Writes a folder that `load` reads; with "hf" one that `from_pretrained` of Transformers reads as well.
 
     Raises ConfigError for a model that Transformers has no class for, such as `tiny` with its convolutional stem.
     """
-    if form not in ("blip", "hf"):
-        raise UsageError(f"form '{form}'; must be blip or hf")
-    write = write_hf_folder if form == "hf" else write_folder
+    if layout not in ("blip", "hf"):
+        raise UsageError(f"layout '{layout}'; must be blip or hf")
+    write = write_hf_folder if layout == "hf" else write_folder
     write(Path(folder), model.module.state_dict(), model.config, model.vocab)
 
 
@@ -185,8 +185,8 @@ class Model(Face):
             found = inference.rank_answers(self.module, self.tokenizer, embeds, questions, encoded, k=k)
         lengths = (choices.attention_mask.sum(axis=1) - 1).tolist()
         return [
-            [ScoredText(answers[i], total / lengths[i]) for i, total in zip(places, totals, strict=True)]
-            for places, totals in zip(found.places.tolist(), found.scores.tolist(), strict=True)
+            [ScoredText(answers[i], total / lengths[i]) for i, total in zip(indices, totals, strict=True)]
+            for indices, totals in zip(found.indices.tolist(), found.scores.tolist(), strict=True)
         ]
 
     def _true(self, pictures: Pictures, statement: str) -> float:

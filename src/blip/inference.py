@@ -49,7 +49,7 @@ def caption(
     """Captions of pixel_values [B, 3, S, S]: per photo `decoding.num_captions`, best first.
 
     prompt: one for all or one each; None = the model's own. It is not part of the texts.
-    seeds, generator: see `blip.model.decoding.generate`.
+    seeds, generator: see `blip.model.generation.generate`.
     """
     return caption_embeds(
         model, tokenizer, model.encode_image(pixel_values), decoding, prompt=prompt, seeds=seeds, generator=generator
@@ -88,7 +88,7 @@ def _hypothesis(tokenizer: Tokenizer, generated: Generated) -> Hypothesis:
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Numbers of the rows, those of equal length together."""
+    """Indices of the rows, those of equal length together."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(len(row), []).append(i)
@@ -143,12 +143,12 @@ def match_logits(
 
 
 def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
-    """Texts of equal length together, cut to it: (places, ids [R, T]) of at most TOKENS_A_PASS ids each."""
+    """Texts of equal length together, cut to it: (indices, ids [R, T]) of at most TOKENS_A_PASS ids each."""
     ids = encoded.input_ids if chosen is None else encoded.input_ids[list(chosen)]
     lengths = (encoded.attention_mask if chosen is None else encoded.attention_mask[list(chosen)]).sum(dim=1)
     for length in sorted(set(lengths.tolist())):
-        places = torch.nonzero(lengths == length)[:, 0]
-        for part in torch.split(places, max(1, TOKENS_A_PASS // length)):
+        indices = torch.nonzero(lengths == length)[:, 0]
+        for part in torch.split(indices, max(1, TOKENS_A_PASS // length)):
             yield part.tolist(), ids[part, :length]
 
 
@@ -256,7 +256,7 @@ Scoring = Literal["nll", "valid", "all"]
 class Ranked:
     """The k answers kept for each question, best first, each [B, k]."""
 
-    places: Tensor  # in the list of answers
+    indices: Tensor  # in the list of answers
     scores: Tensor  # log-probability of the whole answer, or minus its smoothed loss
     first: Tensor  # chance of its first token
 
@@ -288,31 +288,31 @@ def rank_answers(
     start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
     hidden = model.decoder(start, cross=cross, cross_mask=mask)[:, 0]
     chances = at_least_float32(model.decoder.logits(hidden)).softmax(dim=-1)[:, ids[:, 1]]
-    first, places = chances.topk(min(k, len(ids)), dim=1)
-    scores = -_answer_losses(model, cross, mask, answers, places, scoring)
+    first, indices = chances.topk(min(k, len(ids)), dim=1)
+    scores = -_answer_losses(model, cross, mask, answers, indices, scoring)
     order = scores.argsort(dim=1, descending=True)
-    return Ranked(*(x.gather(1, order) for x in (places, scores, first)))
+    return Ranked(*(x.gather(1, order) for x in (indices, scores, first)))
 
 
 def _answer_losses(
-    model: BlipModel, cross: Sequence[Cross], mask: Tensor, answers: Encoded, places: Tensor, scoring: Scoring
+    model: BlipModel, cross: Sequence[Cross], mask: Tensor, answers: Encoded, indices: Tensor, scoring: Scoring
 ) -> Tensor:
-    """Loss [B, k] of the answers at places [B, k]; those of similar length share a pass, and a question's its keys."""
+    """Loss [B, k] of the answers at indices [B, k]; those of similar length share a pass, and a question's its keys."""
     smoothing = 0.0 if scoring == "nll" else model.config.text.label_smoothing
     scope: Scope = "all" if scoring == "all" else "valid"
-    ids, real = (x.to(places.device) for x in answers)
-    lengths = real.sum(dim=1)[places]
-    column = len(places) * ids.shape[1] * model.config.text.vocab_size
+    ids, real = (x.to(indices.device) for x in answers)
+    lengths = real.sum(dim=1)[indices]
+    column = len(indices) * ids.shape[1] * model.config.text.vocab_size
     some = max(1, min(ANSWERS_A_PASS, SCORES_A_PASS // column))
     losses: Tensor | None = None
     for columns in torch.split(lengths.argsort(dim=1), some, dim=1):
-        chosen = places.gather(1, columns).flatten()
+        chosen = indices.gather(1, columns).flatten()
         longest = ids.shape[1] if scoring == "all" else int(lengths.gather(1, columns).max())
         rows, seen = ids[chosen, :longest], real[chosen, :longest]
         hidden = model.decoder(rows, seen, cross=cross, cross_mask=mask, causal=True)
         labels = rows.masked_fill(seen == 0, -100)
         loss = lm_loss(model.decoder.logits(hidden), labels, smoothing, "none", scope)
-        losses = loss.new_empty(places.shape) if losses is None else losses
+        losses = loss.new_empty(indices.shape) if losses is None else losses
         losses.scatter_(1, columns, loss.view(columns.shape))
     assert losses is not None, "at least one answer"
     return losses

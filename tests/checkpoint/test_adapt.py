@@ -46,10 +46,10 @@ def test_nlvr_takes_one_cross_attention_twice() -> None:
     adapted = adapt.for_family(state, published_config("pretrain"), target)
     assert {name.split(".")[0] for name in adapted.random if "cross_merge" not in name} == {"nlvr_head"}
     assert sum("cross_merge" in name for name in adapted.random) == 12  # weight and bias of layers 6 to 11
-    twin = adapt.nlvr_from_pretrained(pretrained())
+    dual = adapt.nlvr_from_pretrained(pretrained())
     name = "encoder.blocks.1.cross.{}k.weight"
-    assert torch.equal(twin[name.format("0.")], twin[name.format("1.")])
-    assert torch.equal(twin[name.format("0.")], pretrained()[name.format("")])
+    assert torch.equal(dual[name.format("0.")], dual[name.format("1.")])
+    assert torch.equal(dual[name.format("0.")], pretrained()[name.format("")])
 
 
 def test_position_embeddings_are_resized_and_logged(caplog: pytest.LogCaptureFixture) -> None:

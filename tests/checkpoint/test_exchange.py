@@ -38,11 +38,11 @@ def test_existing_output_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "output", "int8"), [("onnx", "m", False), ("hf", "m", True), ("original", "m", False)]
+    ("layout", "output", "int8"), [("onnx", "m", False), ("hf", "m", True), ("original", "m", False)]
 )
-def test_impossible_conversions_are_usage_errors(tmp_path: Path, form: str, output: str, int8: bool) -> None:
+def test_impossible_conversions_are_usage_errors(tmp_path: Path, layout: str, output: str, int8: bool) -> None:
     with pytest.raises(UsageError):
-        exchange.convert("random-tiny", tmp_path / output, form, int8=int8)  # type: ignore[arg-type]
+        exchange.convert("random-tiny", tmp_path / output, layout, int8=int8)  # type: ignore[arg-type]
 
 
 def test_family_without_transformers_class_is_refused(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def test_our_folder_round_trips_bit_for_bit(tmp_path: Path, family: str) -> None
     state, config = small(family)
     files.write_folder(tmp_path / "m", state, config)
     stored = files.read(tmp_path / "m")
-    ours, _ = state_dict.to_ours(stored.state, config, "ours")
+    ours, _ = state_dict.to_ours(stored.state, config, "blip")
     assert stored.config == config
     assert ours.keys() == state.keys() and all(torch.equal(ours[key], state[key]) for key in state)
 
@@ -91,7 +91,7 @@ def test_shared_tensors_are_stored_once(tmp_path: Path) -> None:
 def test_quantised_folder_is_read_as_floats(tmp_path: Path) -> None:
     state, config = small("pretrain")
     files.write_folder(tmp_path, quantize(state), config)
-    ours, _ = state_dict.to_ours(files.read(tmp_path).state, config, "ours")
+    ours, _ = state_dict.to_ours(files.read(tmp_path).state, config, "blip")
     assert ours.keys() == state.keys()
     assert all(torch.allclose(ours[key], state[key], atol=float(state[key].abs().max()) / 200) for key in state)
 

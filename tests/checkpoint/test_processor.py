@@ -108,12 +108,12 @@ def test_a_vocabulary_of_its_own_is_written_and_read(tmp_path: Path) -> None:
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")("zyblipzylam").input_ids[1:-1] == [2000, 2001]
 
 
-def test_a_model_with_a_stem_has_no_such_form(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="stem 'edgetpu' has no transformers form; use 'blip'"):
+def test_a_model_with_a_stem_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stem 'edgetpu' cannot have the hf layout; use 'blip'"):
         save(blip.load("tiny"), tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
 
 
-def test_an_unknown_form_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="form 'onnx'; must be blip or hf"):
+def test_an_unknown_layout_is_a_usage_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="layout 'onnx'; must be blip or hf"):
         save(blip.load_random(), tmp_path, "onnx")  # type: ignore[arg-type]

@@ -80,7 +80,7 @@ def test_parameter_count_equals_original(name: str) -> None:
 def test_transformers_file_has_our_names_and_shapes(name: str) -> None:
     config = state_dict.infer_config(key_list(name))
     assert (config.family, config.vision.image_size) == (HF_LISTS[name], 384)
-    ours, training = state_dict.to_ours(key_list(name), config, "transformers")
+    ours, training = state_dict.to_ours(key_list(name), config, "hf")
     assert {key: tensor.shape for key, tensor in ours.items()} == adapt.expected_shapes(config)
     assert training == {}
 
@@ -89,7 +89,7 @@ def test_transformers_file_has_our_names_and_shapes(name: str) -> None:
 def test_transformers_file_is_written_with_every_name(name: str) -> None:
     state = key_list(name)
     config = state_dict.infer_config(state)
-    theirs = state_dict.from_ours(state_dict.to_ours(state, config, "transformers")[0], config, "transformers")
+    theirs = state_dict.from_ours(state_dict.to_ours(state, config, "hf")[0], config, "hf")
     assert {key: tensor.shape for key, tensor in theirs.items()} == {key: t.shape for key, t in state.items()}
 
 
@@ -107,7 +107,7 @@ def test_both_layouts_give_equal_weights(hf: str, original: str) -> None:
     config = oracle_config(FAMILY_OF[original])
     first, _ = state_dict.to_ours(weights(original), config, "original")
     state = {key: tensor.float() for key, tensor in hf_weights(hf).items()}
-    second, _ = state_dict.to_ours(state, config, "transformers")
+    second, _ = state_dict.to_ours(state, config, "hf")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first if key != "temperature")
 
@@ -149,11 +149,11 @@ def test_tied_tensor_may_be_stored_under_either_name() -> None:
     state = state_dict.from_ours(
         state_dict.to_ours(weights("decoder"), oracle_config("caption"), "original")[0],
         oracle_config("caption"),
-        "transformers",
+        "hf",
     )
-    expected, _ = state_dict.to_ours(dict(state), oracle_config("caption"), "transformers")
+    expected, _ = state_dict.to_ours(dict(state), oracle_config("caption"), "hf")
     del state["text_decoder.bert.embeddings.word_embeddings.weight"], state["text_decoder.cls.predictions.decoder.bias"]
-    ours, _ = state_dict.to_ours(state, oracle_config("caption"), "transformers")
+    ours, _ = state_dict.to_ours(state, oracle_config("caption"), "hf")
     assert torch.equal(ours["decoder.embed.word.weight"], expected["decoder.embed.word.weight"])
 
 
@@ -195,6 +195,6 @@ def test_unknown_layout_is_refused() -> None:
 
 def test_transformers_cannot_hold_what_it_has_no_class_for() -> None:
     with pytest.raises(ConfigError, match="no class for 'nlvr'"):
-        state_dict.from_ours({}, published_config("nlvr"), "transformers")
+        state_dict.from_ours({}, published_config("nlvr"), "hf")
     with pytest.raises(ConfigError, match="must be equal"):
-        state_dict.from_ours({}, published_config("vqa", "large"), "transformers")
+        state_dict.from_ours({}, published_config("vqa", "large"), "hf")

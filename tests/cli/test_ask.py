@@ -121,7 +121,7 @@ def test_device_and_precision_may_come_from_the_environment(
     args = ("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
     monkeypatch.setenv("BLIP_DEVICE", "cuda:7")
     said = blip(*args)
-    assert said.code == 4 and "device 'cuda:7' is not there" in said.err
+    assert said.code == 4 and "device 'cuda:7' is not available" in said.err
     monkeypatch.setenv("BLIP_DTYPE", "fp7")
     said = blip(*args, "--device", "cpu")
     assert said.code == 2 and "dtype 'fp7'; must be auto, fp32, bf16, fp16" in said.err

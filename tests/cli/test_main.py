@@ -82,7 +82,7 @@ def test_model_problems_exit_3(blip: Blip, photos: Path, tmp_path: Path) -> None
 
 def test_environment_problems_exit_4(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said = blip("caption", photos / "a.png", *RANDOM, "--device", "cuda:7")
-    assert (said.code, said.out) == (4, "") and "device 'cuda:7' is not there" in said.err
+    assert (said.code, said.out) == (4, "") and "device 'cuda:7' is not available" in said.err
 
     def full(*args: object, **options: object) -> None:
         raise EnvironmentProblem("out.txt: no space left on the disk; free some or write elsewhere")

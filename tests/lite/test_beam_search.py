@@ -44,7 +44,7 @@ class Table:
         draw = [np.random.default_rng([self.seed, *row]).normal(size=TEXT.vocab_size) for row in self.rows]
         return 2 * np.array(draw, dtype=np.float32)
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         self.rows = [row for row in self.rows for _ in range(times)]
 
     def step(self, ids: Ids) -> Floats:

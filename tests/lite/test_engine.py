@@ -44,8 +44,8 @@ def test_scores_equal_those_of_torch(engine: Engine, torch_model: blip.Model) ->
     ours, theirs = steppers(engine, torch_model, images=3)
     prompt = np.array([[10000, 7], [10000, 9], [10000, 11]])
     assert alike(ours.start(prompt, 9), theirs.start(torch.from_numpy(prompt), 9))
-    ours.widen(2)
-    theirs.widen(2)
+    ours.expand(2)
+    theirs.expand(2)
     for ids, rows in (([5, 6, 7, 8, 9, 10], [1, 0, 3, 3, 4, 5]), ([11, 12, 13, 14, 15, 16], [0, 0, 2, 3, 5, 4])):
         assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
         ours.reorder(np.array(rows))
@@ -61,7 +61,7 @@ def test_a_fork_leaves_the_other_where_it_was(engine: Engine, torch_model: blip.
     stepper.start(np.array([[10000], [10000]]), 9)
     wanted = stepper.fork().step(np.array([5, 6]))
     other = stepper.fork()
-    other.widen(3)
+    other.expand(3)
     other.step(np.arange(6))
     np.testing.assert_array_equal(stepper.step(np.array([5, 6])), wanted)
 

@@ -27,10 +27,10 @@ from tests.oracle_files import oracle_model, tensors
 CPU = torch.device("cpu")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 needs_operators = pytest.mark.skipif(
-    not mkldnn_linear.serves(CPU, torch.float32), reason="this torch or processor has none"
+    not mkldnn_linear.supports(CPU, torch.float32), reason="this torch or processor has none"
 )
 needs_bfloat16 = pytest.mark.skipif(
-    not mkldnn_linear.serves(CPU, torch.bfloat16), reason="this torch or processor has none"
+    not mkldnn_linear.supports(CPU, torch.bfloat16), reason="this torch or processor has none"
 )
 
 
@@ -125,7 +125,7 @@ def test_operators_that_fail_the_self_test_are_not_used(
     mkldnn_linear._works.cache_clear()
     try:
         pack(model)
-        assert not mkldnn_linear.serves(CPU, torch.float32)
+        assert not mkldnn_linear.supports(CPU, torch.float32)
         assert_close(outputs(model), plain, atol=0, rtol=0)
         assert copies(model) == 0
     finally:
@@ -133,8 +133,8 @@ def test_operators_that_fail_the_self_test_are_not_used(
 
 
 def test_other_devices_and_types_stay_plain() -> None:
-    assert not mkldnn_linear.serves(torch.device("meta"), torch.float32)
-    assert not mkldnn_linear.serves(CPU, torch.float64)
+    assert not mkldnn_linear.supports(torch.device("meta"), torch.float32)
+    assert not mkldnn_linear.supports(CPU, torch.float64)
     layer = Linear(4, 3).double()
     pack(layer)
     assert layer(torch.ones(2, 4).double()).dtype == torch.float64

@@ -30,7 +30,7 @@ def twinned(family: Family) -> MomentumModel:
     twin = MomentumModel(model, queue_size=12)
     _, training = state_dict.to_ours(state, oracle_config(family), "original")
     momentum = {k.removeprefix("momentum."): v for k, v in training.items() if k.startswith("momentum.")}
-    twin.twin.load_state_dict(momentum)
+    twin.momentum_model.load_state_dict(momentum)
     twin.queue.image.copy_(state["image_queue"])
     twin.queue.text.copy_(state["text_queue"])
     if "idx_queue" in state:

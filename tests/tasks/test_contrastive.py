@@ -47,7 +47,7 @@ def run_steps(family: Family, **options: Any) -> None:
 def check_after(twin: MomentumModel, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
-    momentum = {f"momentum.{name}": tensor for name, tensor in twin.twin.state_dict().items()}
+    momentum = {f"momentum.{name}": tensor for name, tensor in twin.momentum_model.state_dict().items()}
     found = state_dict.from_ours(twin.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
@@ -95,7 +95,10 @@ def test_features_and_momentum_similarities_of_the_first_step_equal_the_original
     queues = {"i2t": twin.queue.text.clone(), "t2i": twin.queue.image.clone()}
     ran = step(twin, ids, mask, pixels, info["alpha"], info["seed"], lm=True)
     with torch.no_grad():  # the twin follows the online weights before it is used
-        momentum = {"i2t": twin.twin.image_features(pixels), "t2i": twin.twin.text_features(ids, mask)}
+        momentum = {
+            "i2t": twin.momentum_model.image_features(pixels),
+            "t2i": twin.momentum_model.text_features(ids, mask),
+        }
         decoded = twin.online.decode(with_first(ids, 4000), mask, twin.online.encode_image(pixels))
     assert_close(ran.itc.image_features, recorded["step0.image_feat"], atol=2e-5, rtol=0)
     assert_close(ran.itc.text_features, recorded["step0.text_feat"], atol=2e-5, rtol=0)

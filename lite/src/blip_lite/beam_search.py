@@ -30,7 +30,7 @@ class Stepper(Protocol[S_co]):
         """prompt [I, P] -> scores [I, V] after it, float32 or wider."""
         ...
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         """Each image's row becomes `times` rows."""
         ...
 
@@ -141,18 +141,18 @@ class BeamSearch(Generic[S]):
         for image, result in enumerate(self.images):
             columns = (found.totals[image], found.beams[image], found.ids[image], found.logprobs[image])
             ranked = list(zip(*columns, strict=True))
-            going_on = self.sort_out(image, ranked)
+            going_on = self.split_finished(image, ranked)
             # original: the best candidate, ended or not, says if better can come; newer: the best of those going on
             best = ranked[0][0] if self.decoding.length_norm == "total" else going_on[0][0]
             if not self.results[result].is_done(best, length):
                 left.append(image)
                 chosen += going_on
         if left:
-            self.go_on(left, chosen)
+            self.advance_beams(left, chosen)
         self.images = [self.images[i] for i in left]
         return bool(left)
 
-    def sort_out(
+    def split_finished(
         self, image: int, ranked: Sequence[tuple[float, int, int, float]]
     ) -> list[tuple[float, int, int, float]]:
         """Of candidates (total, beam, id, log-probability) those that end become hypotheses; n others go on."""
@@ -167,11 +167,11 @@ class BeamSearch(Generic[S]):
                 break
         return going_on
 
-    def go_on(self, left: Sequence[int], chosen: Sequence[tuple[float, int, int, float]]) -> None:
+    def advance_beams(self, left: Sequence[int], chosen: Sequence[tuple[float, int, int, float]]) -> None:
         totals, rows, ids, logprobs = (np.asarray(column) for column in zip(*chosen, strict=True))
         index = rows * (self.n // self.width)  # in the stepper, whose rows are n an image from now on
         if self.width < self.n:
-            self.stepper.widen(self.n)
+            self.stepper.expand(self.n)
         if len(left) < len(self.images):
             self.stepper.keep(np.asarray(left), index)
         elif self.width == self.n:
@@ -229,9 +229,9 @@ def candidates(scores: Floats, ids: Ids, totals: Floats, decoding: Beam, end: in
     best, tokens = _top(process(scores, ids, decoding, end), k)
     logprobs = (np.take_along_axis(scores, tokens, axis=1) - level).reshape(images, -1)
     rows = (best - level + totals.reshape(-1, 1)).reshape(images, -1)
-    found, places = _top(rows, k)
-    columns = (np.take_along_axis(x, places, axis=1).tolist() for x in (tokens.reshape(images, -1), logprobs))
-    return Candidates(found.tolist(), (places // tokens.shape[1]).tolist(), *columns)
+    found, indices = _top(rows, k)
+    columns = (np.take_along_axis(x, indices, axis=1).tolist() for x in (tokens.reshape(images, -1), logprobs))
+    return Candidates(found.tolist(), (indices // tokens.shape[1]).tolist(), *columns)
 
 
 def process(scores: Floats, ids: Ids, decoding: Decoding, end: int) -> Floats:
@@ -285,10 +285,10 @@ def _logsumexp(scores: Floats) -> Floats:
 
 
 def _top(values: Floats, k: int) -> tuple[Floats, Ids]:
-    """The k largest of each row, descending, and their places; of equals any that fit, the first first."""
+    """The k largest of each row, descending, and their indices; of equals any that fit, the first first."""
     k = min(k, values.shape[1])
-    places = np.argpartition(-values, k - 1, axis=1)[:, :k]
-    places.sort(axis=1)
-    order = np.argsort(-np.take_along_axis(values, places, axis=1), axis=1, kind="stable")
-    places = np.take_along_axis(places, order, axis=1)
-    return np.take_along_axis(values, places, axis=1), places
+    indices = np.argpartition(-values, k - 1, axis=1)[:, :k]
+    indices.sort(axis=1)
+    order = np.argsort(-np.take_along_axis(values, indices, axis=1), axis=1, kind="stable")
+    indices = np.take_along_axis(indices, order, axis=1)
+    return np.take_along_axis(values, indices, axis=1), indices

@@ -24,7 +24,7 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Parts:
+class FamilySpec:
     """What a family is made of. `encoder_reads` / `decoder_reads` name the cross-attended sequence."""
 
     encoder_reads: Literal["image", "two images"] | None
@@ -33,13 +33,13 @@ class Parts:
     shared: bool = False  # encoder takes all but self-attention from the decoder
 
 
-FAMILIES: dict[str, Parts] = {
-    "features": Parts(encoder_reads="image", decoder_reads=None),
-    "caption": Parts(encoder_reads=None, decoder_reads="image"),
-    "retrieval": Parts(encoder_reads="image", decoder_reads=None, matching=True),
-    "vqa": Parts(encoder_reads="image", decoder_reads="encoder"),
-    "nlvr": Parts(encoder_reads="two images", decoder_reads=None),
-    "pretrain": Parts(encoder_reads="image", decoder_reads="image", matching=True, shared=True),
+FAMILIES: dict[str, FamilySpec] = {
+    "features": FamilySpec(encoder_reads="image", decoder_reads=None),
+    "caption": FamilySpec(encoder_reads=None, decoder_reads="image"),
+    "retrieval": FamilySpec(encoder_reads="image", decoder_reads=None, matching=True),
+    "vqa": FamilySpec(encoder_reads="image", decoder_reads="encoder"),
+    "nlvr": FamilySpec(encoder_reads="two images", decoder_reads=None),
+    "pretrain": FamilySpec(encoder_reads="image", decoder_reads="image", matching=True, shared=True),
 }
 
 
@@ -117,7 +117,7 @@ class BlipConfig:
             raise ConfigError(f"unknown family '{self.family}'; must be one of {', '.join(FAMILIES)}")
 
     @property
-    def parts(self) -> Parts:
+    def parts(self) -> FamilySpec:
         return FAMILIES[self.family]
 
     def to_dict(self) -> dict[str, Any]:

@@ -96,7 +96,7 @@ class GraphStepper:
         self.rows = np.arange(len(ids))
         return np.reshape(scores, (len(ids), -1))
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         self.rows = self.rows.repeat(times)
 
     def step(self, ids: Ids) -> Floats:

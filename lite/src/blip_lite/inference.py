@@ -66,7 +66,7 @@ def _fused(parts: Parts, encoded: Arrays, image_embeds: Floats) -> Floats:
 class Ranked:
     """The k answers kept for each question, best first, each [B, k]."""
 
-    places: Ids  # in the list of answers
+    indices: Ids  # in the list of answers
     scores: Floats  # log-probability of the whole answer
 
 
@@ -82,22 +82,22 @@ def rank_answers(
         raise ConfigError(f"k {k} of {len(ids)} answers: both must be at least 1")
     stepper, start = _after_question(parts, image_embeds, questions, max_length)
     first = _log_softmax(stepper.start(start, int(lengths.max())))[:, ids[:, 1]]
-    places = np.argsort(-first, axis=1, kind="stable")[:, :k]
-    scores = np.take_along_axis(first, places, axis=1)
-    order = np.argsort(lengths[places], axis=1, kind="stable")
-    for begin in range(0, places.shape[1], ANSWERS_A_PASS):
+    indices = np.argsort(-first, axis=1, kind="stable")[:, :k]
+    scores = np.take_along_axis(first, indices, axis=1)
+    order = np.argsort(lengths[indices], axis=1, kind="stable")
+    for begin in range(0, indices.shape[1], ANSWERS_A_PASS):
         columns = order[:, begin : begin + ANSWERS_A_PASS]
-        chosen = np.take_along_axis(places, columns, axis=1)
+        chosen = np.take_along_axis(indices, columns, axis=1)
         added = _rest(stepper.fork(), ids[chosen], lengths[chosen])
         np.put_along_axis(scores, columns, np.take_along_axis(scores, columns, axis=1) + added, axis=1)
     order = np.argsort(-scores, axis=1, kind="stable")
-    return Ranked(np.take_along_axis(places, order, axis=1), np.take_along_axis(scores, order, axis=1))
+    return Ranked(np.take_along_axis(indices, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
 
 def _rest(stepper: GraphStepper, ids: Ids, lengths: Ids) -> Floats:
     """Log-probability [B, n] of all tokens after the first of answers [B, n, T], after the start."""
     total = np.zeros(lengths.shape, dtype=np.float32)
-    stepper.widen(ids.shape[1])
+    stepper.expand(ids.shape[1])
     for i in range(1, int(lengths.max()) - 1):
         found = _log_softmax(stepper.step(ids[:, :, i].ravel()))
         gained = np.take_along_axis(found, ids[:, :, i + 1].reshape(-1, 1), axis=1).reshape(lengths.shape)
@@ -168,7 +168,7 @@ def chances(logits: Floats) -> Floats:
 
 
 def by_length(encoded: Arrays) -> Iterator[tuple[Ids, Ids, Ids]]:
-    """Texts of similar length together, cut to the longest: (places, ids, mask) of at most TOKENS_A_PASS ids each."""
+    """Texts of similar length together, cut to the longest: (indices, ids, mask) of at most TOKENS_A_PASS ids each."""
     lengths = encoded.attention_mask.sum(axis=1)
     order = np.argsort(lengths, kind="stable")
     end = len(order)

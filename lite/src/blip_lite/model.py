@@ -120,8 +120,8 @@ class Model(Face):
         lengths = choices.attention_mask.sum(axis=1) - 1
         ranked = inference.rank_answers(self.parts, embeds, questions, choices, k=k)
         return [
-            [ScoredText(answers[i], float(total / lengths[i])) for i, total in zip(places, totals, strict=True)]
-            for places, totals in zip(ranked.places.tolist(), ranked.scores.tolist(), strict=True)
+            [ScoredText(answers[i], float(total / lengths[i])) for i, total in zip(indices, totals, strict=True)]
+            for indices, totals in zip(ranked.indices.tolist(), ranked.scores.tolist(), strict=True)
         ]
 
     def _true(self, pictures: Pictures, statement: str) -> float:

@@ -52,14 +52,14 @@ def nlvr_from_pretrained(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     Source: salesforce/BLIP models/blip_nlvr.py load_checkpoint.
     """
-    twin: dict[str, Tensor] = {}
+    dual: dict[str, Tensor] = {}
     for name, tensor in state.items():
         match = re.fullmatch(r"(encoder\.blocks\.\d+\.cross)\.([a-z]+\.(?:weight|bias))", name)
         for copy in ("0", "1") if match else ():
-            twin[f"{match[1]}.{copy}.{match[2]}"] = tensor.clone()  # type: ignore[index]
+            dual[f"{match[1]}.{copy}.{match[2]}"] = tensor.clone()  # type: ignore[index]
         if not match:
-            twin[name] = tensor
-    return twin
+            dual[name] = tensor
+    return dual
 
 
 class _NoValues(TorchFunctionMode):

@@ -1,11 +1,11 @@
-"""Models from one form into another: imported under a name, converted to a layout, compared."""
+"""Import a model under a name, convert it to another layout, compare two models."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from torch import Tensor
 
@@ -14,10 +14,9 @@ from blip.checkpoint.catalogue import BY_NAME
 from blip.checkpoint.load import build, random_tiny, under_our_names, vocabulary
 from blip.checkpoint.locate import imported, imported_dir, locate, obtain
 from blip.checkpoint.quantize import quantize
+from blip.checkpoint.tables import Layout
 from blip_lite.config import BlipConfig
 from blip_lite.errors import ConfigError, UsageError
-
-Form = Literal["blip", "hf", "original"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,25 +60,25 @@ def read_weights(name_or_path: str | Path, *, offline: bool | None = None) -> We
 def convert(
     source: str | Path,
     output: Path,
-    form: Form,
+    layout: Layout,
     *,
     int8: bool = False,
     overwrite: bool = False,
     offline: bool | None = None,
 ) -> BlipConfig:
-    """Writes `source` in another form: our folder, a Transformers folder, or a file of the original (.pth)."""
-    if form not in get_args(Form):
-        raise UsageError(f"--to {form}; must be one of {', '.join(get_args(Form))}")
-    if int8 and form != "blip":
+    """Write `source` in another layout: a folder of this package, a Transformers folder, or a file of the original."""
+    if layout not in get_args(Layout):
+        raise UsageError(f"--to {layout}; must be one of {', '.join(get_args(Layout))}")
+    if int8 and layout != "blip":
         raise UsageError("--int8 goes with --to blip only; the other layouts have no place for scales")
-    if form == "original" and output.suffix not in (".pth", ".safetensors"):
+    if layout == "original" and output.suffix not in (".pth", ".safetensors"):
         raise UsageError(f"{output}: the original layout is one file; must end in .pth or .safetensors")
     if not overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
     weights = read_weights(source, offline=offline)
-    if form == "original":
+    if layout == "original":
         files.write_original(output, weights.state, weights.config, weights.training)
-    elif form == "hf":
+    elif layout == "hf":
         files.write_hf_folder(output, weights.state, weights.config, weights.vocab)
     else:
         state = quantize(weights.state) if int8 else weights.state

@@ -89,7 +89,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
 
     state: under our names, plain or quantised. vocab: copied to `config.vocab` in the folder.
     """
-    twins = shared_names(config)  # pre-training: one name per shared tensor
+    shared = shared_names(config)  # pre-training: one name per shared tensor
     if vocab is None:
         if config.vocab != BlipConfig().vocab and not (folder / config.vocab).is_file():
             raise ConfigError(f"vocab '{config.vocab}': the file must be given, it is not the bundled one")
@@ -98,7 +98,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
             raise ConfigError(f"vocab '{config.vocab}'; must be a plain file name")
         with _replacing(folder / config.vocab) as part:
             shutil.copyfile(vocab, part)
-    kept = {name: tensor for name, tensor in state.items() if _stored_name(name) not in twins}
+    kept = {name: tensor for name, tensor in state.items() if _stored_name(name) not in shared}
     write_safetensors(folder / WEIGHTS, kept)
     write_json(folder / CONFIG, config.to_dict())
 
@@ -108,7 +108,7 @@ def write_hf_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfi
 
     vocab: the vocabulary file where it is not the bundled one. Raises ConfigError for a model that has no such form.
     """
-    theirs = from_ours(state, config, "transformers")
+    theirs = from_ours(state, config, "hf")
     tokenizer = Tokenizer.from_config(config, vocab.parent if vocab is not None else None)
     write_safetensors(folder / WEIGHTS, theirs)
     for name, content in processor_files(config, tokenizer).items():

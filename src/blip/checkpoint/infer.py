@@ -14,7 +14,7 @@ from blip.checkpoint.tables import Layout
 from blip_lite.config import BlipConfig, Family, TextConfig, VisionConfig
 from blip_lite.errors import CheckpointMismatch
 
-MARKS: dict[Layout, str] = {"ours": "vision.", "original": "visual_encoder.", "transformers": "vision_model."}
+MARKS: dict[Layout, str] = {"blip": "vision.", "original": "visual_encoder.", "hf": "vision_model."}
 HEAD_WIDTH = 64  # of every published model; shapes do not show it
 # Defaults of Transformers' BlipTextConfig and BlipVisionConfig: published files state only what differs.
 HF_TEXT_HEADS, HF_TEXT_EPS, HF_VISION_HEADS, HF_VISION_EPS = 8, 1e-12, 12, 1e-5
@@ -30,8 +30,8 @@ def detect_layout(keys: Iterable[str]) -> Layout:
     raise CheckpointMismatch(f"not BLIP weights ({some}): no key starts with {', '.join(MARKS.values())}")
 
 
-class Shapes:
-    """Shapes of a state in any layout, asked for by our names."""
+class ShapeLookup:
+    """Shapes of a state dict in any layout, looked up by the names of this package."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         self.layout = detect_layout(state)
@@ -58,9 +58,9 @@ class Shapes:
         return i
 
     def _theirs(self, ours: str) -> list[str]:
-        if self.layout == "ours":
-            twin = re.sub(r"^encoder\.", "decoder.", ours)  # pre-training stores a shared tensor once
-            return [ours] if twin == ours else [ours, twin]
+        if self.layout == "blip":
+            duplicate = re.sub(r"^encoder\.", "decoder.", ours)  # pre-training stores a shared tensor once
+            return [ours] if duplicate == ours else [ours, duplicate]
         layer = re.search(r"\.(\d+)\.", ours)
         template = re.sub(r"\.\d+\.", ".{i}.", ours, count=1)
         return [name.replace("{i}", layer[1] if layer else "") for name in self.templates[template]]
@@ -78,8 +78,8 @@ def infer_config(
     Widths, depths, patch and image size come from shapes, the family from the parts that are there, heads from the
     width (64 each) unless given. hf_config: the config.json of Transformers, which then decides heads, eps and ids.
     """
-    shapes = Shapes(state)
-    if shapes.layout == "ours" and shapes.find("vision.stem.conv.weight"):
+    shapes = ShapeLookup(state)
+    if shapes.layout == "blip" and shapes.find("vision.stem.conv.weight"):
         raise CheckpointMismatch("weights with a stem cannot be read without the config.json beside them")
     if hf_config is not None:
         vision_heads, text_heads = _hf_heads(hf_config)
@@ -91,11 +91,11 @@ def infer_config(
     return config if hf_config is None else _honour(config, hf_config)
 
 
-def _family(shapes: Shapes) -> Family:
+def _family(shapes: ShapeLookup) -> Family:
     encoder = shapes.find("encoder.blocks.0.attn.q.weight") is not None
     decoder = shapes.find("decoder.blocks.0.attn.q.weight") is not None
     matching = shapes.find("itm_head.weight") is not None
-    if shapes.layout == "ours":  # `find` looks into the decoder for what may be shared
+    if shapes.layout == "blip":  # `find` looks into the decoder for what may be shared
         encoder = "encoder.blocks.0.attn.q.weight" in shapes.state
     if shapes.find("nlvr_head.fc1.weight"):
         return "nlvr"
@@ -108,7 +108,7 @@ def _family(shapes: Shapes) -> Family:
     raise CheckpointMismatch("these weights have neither a text encoder nor a text decoder")
 
 
-def _vision(shapes: Shapes, family: Family, num_heads: int | None) -> VisionConfig:
+def _vision(shapes: ShapeLookup, family: Family, num_heads: int | None) -> VisionConfig:
     width, _, patch_size, _ = shapes.get("vision.patch_embed.weight")
     num_layers = shapes.count("vision.blocks.{i}.norm1.weight")
     patches = shapes.get("vision.pos_embed")[1] - 1
@@ -125,7 +125,7 @@ def _vision(shapes: Shapes, family: Family, num_heads: int | None) -> VisionConf
     )
 
 
-def _text(shapes: Shapes, part: str, num_heads: int | None) -> TextConfig:
+def _text(shapes: ShapeLookup, part: str, num_heads: int | None) -> TextConfig:
     vocab_size, width = shapes.get(f"{part}.embed.word.weight")
     num_layers = shapes.count(f"{part}.blocks.{{i}}.attn.q.weight")
     merged = [i for i in range(num_layers) if shapes.find(f"encoder.blocks.{i}.cross_merge.weight")]
@@ -227,7 +227,7 @@ def hf_config(config: BlipConfig) -> dict[str, Any]:
 
 def _templates(layout: Layout) -> dict[str, list[str]]:
     """Our name with `{i}` for the first number -> their possible names, for every family at once."""
-    if layout == "ours":
+    if layout == "blip":
         return {}
     everything = [
         *tables.VISION[layout],
@@ -242,7 +242,7 @@ def _templates(layout: Layout) -> dict[str, list[str]]:
         for kind in ("weight", "bias") if rule.ours.endswith("*") else ("",):
             ours, theirs = rule.ours.replace("*", kind), rule.theirs.replace("*", kind)
             others = [alias for alias, name in tables.ALIASES if name == theirs]
-            if layout == "transformers" and theirs.startswith("text_encoder."):
+            if layout == "hf" and theirs.startswith("text_encoder."):
                 others.append("text_model." + theirs.removeprefix("text_encoder."))
             found[ours] = [theirs, *others]
     return found

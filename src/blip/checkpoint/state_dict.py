@@ -39,12 +39,12 @@ def to_ours(
     """Weights under our names, and the training state of the file (`momentum.*`, queues; often empty).
 
     Shared tensors of pre-training come under both names. Tensors are not copied except for the pieces of fused ones;
-    dtypes are kept. With layout "ours" only left-out shared names are filled in: names are checked on placing.
+    dtypes are kept. With layout "blip" only left-out shared names are filled in: names are checked on placing.
     strict=False: unknown keys are left out, missing ones stay missing, with a warning.
     """
-    if layout == "ours":
+    if layout == "blip":
         return _with_shared(dict(state), config), {}
-    left = without_foreign(state) if layout == "transformers" else dict(state)
+    left = without_foreign(state) if layout == "hf" else dict(state)
     _fold_aliases(left)
     _drop_derived(left, config)
     _restore_shared(left, config)
@@ -74,12 +74,12 @@ def from_ours(
     training: what `to_ours` returned beside the weights; only the original layout can hold it.
     Raises ConfigError when the layout has no place for this model.
     """
-    if layout == "ours":
+    if layout == "blip":
         return dict(state)
     _refuse_unrepresentable(config, layout)
     left = _with_shared(dict(state), config)
     theirs = _give(left, tables.expand(tables.rules(config, layout), config))
-    if layout == "transformers":
+    if layout == "hf":
         left.pop("temperature", None)  # has no counterpart there
     if left:
         raise mismatch(f"{config.family} weights for the {layout} layout", [], list(left))
@@ -167,10 +167,10 @@ def _restore_shared(left: State, config: BlipConfig) -> None:
     (_, encoder), (_, decoder) = tables.ENCODER, tables.DECODER
     rules = (*tables.REST, *tables.CROSS)
     for theirs in tables.expand([rule.under(*tables.ENCODER) for rule in rules], config):
-        twin = decoder + theirs.removeprefix(encoder)
-        if theirs in left or twin in left:
-            first = left.setdefault(theirs, left.get(twin, torch.empty(0)))
-            _require_equal(theirs, first, twin, left.setdefault(twin, first))
+        duplicate = decoder + theirs.removeprefix(encoder)
+        if theirs in left or duplicate in left:
+            first = left.setdefault(theirs, left.get(duplicate, torch.empty(0)))
+            _require_equal(theirs, first, duplicate, left.setdefault(duplicate, first))
 
 
 def _with_shared(state: State, config: BlipConfig) -> State:
@@ -212,10 +212,10 @@ def _training_from_ours(training: Mapping[str, Tensor], config: BlipConfig) -> S
 
 def _refuse_unrepresentable(config: BlipConfig, layout: Layout) -> None:
     if config.vision.stem != "none":
-        raise ConfigError(f"a model with the stem '{config.vision.stem}' has no {layout} form; use 'blip'")
-    if layout == "transformers" and config.family not in ("caption", "vqa", "retrieval"):
+        raise ConfigError(f"a model with the stem '{config.vision.stem}' cannot have the {layout} layout; use 'blip'")
+    if layout == "hf" and config.family not in ("caption", "vqa", "retrieval"):
         raise ConfigError(f"Transformers has no class for '{config.family}' models; only for caption, vqa, retrieval")
-    if layout == "transformers" and config.family == "vqa" and config.vision.width != config.text.width:
+    if layout == "hf" and config.family == "vqa" and config.vision.width != config.text.width:
         # its decoder would look at vision.width, ours looks at question states of text.width
         raise ConfigError(
             f"Transformers cannot hold a vqa model with vision.width {config.vision.width} and text.width "

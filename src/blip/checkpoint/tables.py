@@ -14,7 +14,7 @@ from typing import Literal
 
 from blip_lite.config import BlipConfig
 
-Layout = Literal["ours", "original", "transformers"]
+Layout = Literal["blip", "original", "hf"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ VISION: dict[Layout, tuple[Rule, ...]] = {
         Rule("vision.blocks.{i}.mlp.fc2.*", "visual_encoder.blocks.{i}.mlp.fc2.*"),
         Rule("vision.norm.*", "visual_encoder.norm.*"),
     ),
-    "transformers": (
+    "hf": (
         Rule("vision.cls_token", "vision_model.embeddings.class_embedding"),
         Rule("vision.pos_embed", "vision_model.embeddings.position_embedding"),
         Rule("vision.patch_embed.*", "vision_model.embeddings.patch_embedding.*"),
@@ -82,7 +82,7 @@ CROSS = (
     Rule("blocks.{i}.cross.out.*", "encoder.layer.{i}.crossattention.output.dense.*"),
     Rule("blocks.{i}.cross_norm.*", "encoder.layer.{i}.crossattention.output.LayerNorm.*"),
 )
-TWIN_CROSS = (  # NLVR2: one cross-attention per image
+DUAL_CROSS = (  # NLVR2: one cross-attention per image
     Rule("blocks.{i}.cross.0.q.*", "encoder.layer.{i}.crossattention.self0.query.*"),
     Rule("blocks.{i}.cross.0.k.*", "encoder.layer.{i}.crossattention.self0.key.*"),
     Rule("blocks.{i}.cross.0.v.*", "encoder.layer.{i}.crossattention.self0.value.*"),
@@ -122,10 +122,10 @@ DERIVED = (  # 0, 1, 2, ... as a buffer: older files have it, newer may not
     "text_encoder_m.embeddings.position_ids",
     "text_decoder.bert.embeddings.position_ids",
 )
-# Parts of the deprecated Transformers class `BlipModel` that belong to no BLIP network.
+# FamilySpec of the deprecated Transformers class `BlipModel` that belong to no BLIP network.
 FOREIGN = ("logit_scale", "visual_projection.", "text_projection.", "text_model.pooler.")
 
-MOMENTUM = {  # our part -> the original's name of its momentum twin
+MOMENTUM = {  # our part -> the original's name of its momentum copy
     "vision": ("visual_encoder", "visual_encoder_m"),
     "encoder": ("text_encoder", "text_encoder_m"),
     "vision_proj": ("vision_proj", "vision_proj_m"),
@@ -146,7 +146,7 @@ def rules(config: BlipConfig, layout: Layout) -> Iterator[Rule]:
     yield from VISION[layout]
     if parts.encoder_reads == "two images":
         merge = replace(MERGE, first_layer=config.text.nlvr_merge_from)
-        yield from _under(ENCODER, (*REST, *SELF, *TWIN_CROSS, merge))
+        yield from _under(ENCODER, (*REST, *SELF, *DUAL_CROSS, merge))
         yield from NLVR_HEAD
     elif parts.encoder_reads:
         yield from _under(ENCODER, (*REST, *SELF, *CROSS))
@@ -182,8 +182,8 @@ def momentum_names(config: BlipConfig) -> dict[str, tuple[str, ...]]:
     for theirs, ours in expand(rules(config, "original"), config).items():
         part = ours[0].split(".")[0]
         if config.parts.matching and part in MOMENTUM:
-            online, twin = MOMENTUM[part]
-            names[twin + theirs.removeprefix(online)] = tuple(f"momentum.{name}" for name in ours)
+            online, momentum = MOMENTUM[part]
+            names[momentum + theirs.removeprefix(online)] = tuple(f"momentum.{name}" for name in ours)
     return names
 
 

@@ -160,7 +160,7 @@ def first_states(encoder: TextTransformer, texts: Sequence[Tensor], cross: Seque
     for i, (module, kv) in enumerate(zip(encoder.blocks, cross, strict=True)):
         block = cast(TextBlock, module)
         x = block.attn_norm(_attend_themselves(block.attn, x, shapes, first_only=i == len(encoder.blocks) - 1))
-        x = block.cross_norm(x + block.look(x, kv, None))
+        x = block.cross_norm(x + block.cross_attend(x, kv, None))
         x = block.mlp_norm(x + block.mlp(x))
     return x[0]
 

@@ -76,7 +76,7 @@ class VqaEval:
         if closed is None:
             return [found[0].text for found in inference.answer(model, tokenizer, embeds, texts, self.decoding)]
         ranked = inference.rank_answers(model, tokenizer, embeds, texts, closed, k=self.k, scoring=self.scoring)
-        return [self.answers[int(place)] for place in ranked.places[:, 0]]
+        return [self.answers[int(place)] for place in ranked.indices[:, 0]]
 
     def score(self, source: Source, predictions: Predictions) -> Report:
         kept = first_of_each(predictions, "question_id")

@@ -13,7 +13,7 @@ from blip.model.layers import Attention
 from blip.model.losses import at_least_float32
 
 
-class Watched:
+class AttentionHook:
     """What passed through one attention: its input, its keys and values, its result before the last linear layer.
 
     leaf: makes that result a leaf, so that a backward pass ends here and needs no gradient of any weight.
@@ -54,9 +54,9 @@ class Watched:
 
 
 @contextmanager
-def watching(attentions: Sequence[Attention], *, leaf: bool = False) -> Iterator[list[Watched]]:
+def capture_attention(attentions: Sequence[Attention], *, leaf: bool = False) -> Iterator[list[AttentionHook]]:
     """What passes through these attentions while the block runs; no two threads may do this with one model."""
-    watched = [Watched(attention, leaf) for attention in attentions]
+    watched = [AttentionHook(attention, leaf) for attention in attentions]
     hooks = [
         hook
         for seen in watched

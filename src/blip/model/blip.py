@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from blip.model.losses import at_least_float32
 from blip.model.text import TextTransformer
 from blip.model.vision import VisionTransformer
-from blip_lite.config import FAMILIES, BlipConfig, Parts
+from blip_lite.config import FAMILIES, BlipConfig, FamilySpec
 from blip_lite.errors import MissingPart
 
 
@@ -42,7 +42,7 @@ class BlipModel(nn.Module):
             source = vision.width if parts.decoder_reads == "image" else text.width
             self.decoder = TextTransformer(text, source, lm_head=True)
         if parts.encoder_reads:
-            self.encoder = TextTransformer(text, vision.width, twin=parts.encoder_reads == "two images")
+            self.encoder = TextTransformer(text, vision.width, dual_cross=parts.encoder_reads == "two images")
         if parts.shared:
             share_all_but_self_attention(self.encoder, self.decoder)
         if parts.matching:
@@ -158,7 +158,7 @@ def share_all_but_self_attention(encoder: TextTransformer, decoder: TextTransfor
             setattr(ours, name, getattr(theirs, name))
 
 
-def _has(parts: Parts, part: str) -> bool:
+def _has(parts: FamilySpec, part: str) -> bool:
     if part == "encoder":
         return parts.encoder_reads is not None
     if part == "decoder":

@@ -12,7 +12,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor
 
-from blip.model.attention_hooks import gradients, watching
+from blip.model.attention_hooks import capture_attention, gradients
 from blip.model.blip import BlipModel
 from blip.model.layers import Attention
 from blip.model.losses import at_least_float32
@@ -24,7 +24,7 @@ Method = Literal["gradcam", "attention", "rollout"]
 
 
 @dataclass(frozen=True)
-class Looks:
+class AttentionRecord:
     """What R pairs looked at in one layer of H heads: T tokens at N image positions, the class token's first."""
 
     logits: Tensor  # [R, 2], of the match
@@ -41,13 +41,13 @@ class Maps:
     layer: int
 
 
-def match_looks(
+def match_attention(
     model: BlipModel,
     input_ids: Tensor,
     attention_mask: Tensor | None,
     image_embeds: Tensor,
     layer: int | None = None,
-) -> Looks:
+) -> AttentionRecord:
     """Cross-attention of the match of input_ids [R, T] ([ENC] first) with image_embeds [I, N, D]; rows image-major.
 
     layer: counted from 0; None = the middle one, 6 of 12 (LAVIS's default). Hooks that layer while it runs, so no two
@@ -58,14 +58,14 @@ def match_looks(
         # copies, as tensors of inference mode take no part in a graph
         ids, source = input_ids.clone(), image_embeds.detach().clone()
         mask = None if attention_mask is None else attention_mask.clone()
-        with watching([_cross(model.encoder, which(model.encoder, layer))], leaf=True) as (seen,):
+        with capture_attention([_cross(model.encoder, which(model.encoder, layer))], leaf=True) as (seen,):
             logits = model.match_logits(model.fuse(ids, mask, source))
         (upstream,) = torch.autograd.grad(logits[:, 1].sum(), seen.attended)
     rows = len(input_ids)
-    return Looks(logits.detach(), _by_row(seen.probabilities(), rows), _by_row(seen.gradient(upstream), rows))
+    return AttentionRecord(logits.detach(), _by_row(seen.probabilities(), rows), _by_row(seen.gradient(upstream), rows))
 
 
-def grad_cam(looks: Looks, attention_mask: Tensor, grid: int) -> Tensor:
+def grad_cam(looks: AttentionRecord, attention_mask: Tensor, grid: int) -> Tensor:
     """Maps [R, T + 1, grid, grid]: of the first token, the mean over the words, then of the tokens from 1 on.
 
     attention_mask [R, T]: words are its ones but for the first and the last token; padded tokens get zeros.
@@ -85,10 +85,10 @@ def match_maps(
     model.require("itm_head")
     layer = which(model.encoder, layer, method)
     if method == "gradcam":
-        looks = match_looks(model, input_ids, None, image_embeds, layer)
+        looks = match_attention(model, input_ids, None, image_embeds, layer)
         maps, logits = _weighted(looks.attention, looks.gradient, _grid(model))[0], looks.logits
     else:
-        with watching(_reach(model.encoder, layer, method)) as seen:
+        with capture_attention(_reach(model.encoder, layer, method)) as seen:
             logits = model.match_logits(model.fuse(input_ids, None, image_embeds))
         maps = _places(rollout([s.probabilities()[0] for s in seen]), _grid(model))
     return Maps(maps, logits.softmax(dim=-1)[:, 1], layer)
@@ -109,7 +109,7 @@ def caption_maps(
     layer = which(model.decoder, layer, method)
     if method == "gradcam":
         return _caption_grad_cam(model, input_ids, start, image_embeds, layer)
-    with watching(_reach(model.decoder, layer, method)) as seen:
+    with capture_attention(_reach(model.decoder, layer, method)) as seen:
         logits = model.decode(input_ids[:, :-1], None, image_embeds)
     maps = _places(rollout([s.probabilities()[0] for s in seen]), _grid(model))
     return Maps(maps[start - 1 :], _log_chances(logits[0, start - 1 :], input_ids[0, start:]), layer)
@@ -118,7 +118,7 @@ def caption_maps(
 def _caption_grad_cam(model: BlipModel, input_ids: Tensor, start: int, image_embeds: Tensor, layer: int) -> Maps:
     with gradients():
         targets, before = _one_row_each(input_ids, start)
-        with watching([_cross(model.decoder, layer)], leaf=True) as (seen,):
+        with capture_attention([_cross(model.decoder, layer)], leaf=True) as (seen,):
             states = model.decoder_states(before, None, image_embeds.detach().clone())
         rows = torch.arange(len(before), device=before.device)
         chances = _log_chances(model.decoder.logits(states[rows, rows + start - 1]), targets)
@@ -146,8 +146,8 @@ def answer_maps(
     if method == "gradcam":
         return _answer_grad_cam(model, question_ids, answer_ids, image_embeds, layer)
     with (
-        watching(_reach(model.encoder, layer, method)) as asked,
-        watching(_reach(model.decoder, layer, method)) as read,
+        capture_attention(_reach(model.encoder, layer, method)) as asked,
+        capture_attention(_reach(model.decoder, layer, method)) as read,
     ):
         states = model.fuse(question_ids, None, image_embeds)
         logits = model.decode(answer_ids[:, :-1], None, states)
@@ -161,7 +161,7 @@ def _answer_grad_cam(
     with gradients():
         targets, before = _one_row_each(answer_ids, 1)
         questions = question_ids.repeat(len(before), 1)
-        with watching([_cross(model.encoder, layer)], leaf=True) as (seen,):
+        with capture_attention([_cross(model.encoder, layer)], leaf=True) as (seen,):
             states = model.fuse(questions, None, image_embeds.detach().clone())
         rows = torch.arange(len(before), device=before.device)
         chances = _log_chances(model.decode(before, None, states)[rows, rows], targets)

@@ -58,11 +58,11 @@ class _RowSearch:
         self.copies = decoding.num_captions
         self.scores = stepper.start(prompt, decoding.max_length).repeat_interleave(self.copies, 0)
         if self.copies > 1:
-            stepper.widen(self.copies)
+            stepper.expand(self.copies)
         self.ids = prompt.repeat_interleave(self.copies, 0)
         self.logprobs = self.scores.new_zeros(len(self.ids), 0)
         self.done = torch.zeros(len(self.ids), dtype=torch.bool)
-        self.numbers = torch.arange(len(self.ids))  # which result each live row writes
+        self.indices = torch.arange(len(self.ids))  # which result each live row writes
         self.results: list[Generated | None] = [None] * len(self.ids)
         if isinstance(decoding, Nucleus) and generator is None:
             seeds = [0] * len(prompt) if seeds is None else seeds
@@ -72,7 +72,7 @@ class _RowSearch:
         while True:
             self.append(self.choose())
             last = self.ids.shape[1] == self.decoding.max_length
-            self.leave(last)
+            self.retire_finished(last)
             if last or not len(self.ids):
                 break
             self.scores = self.stepper.step(self.ids[:, -1])
@@ -88,7 +88,7 @@ class _RowSearch:
         if self.generator is not None:
             return self.draw_together(nucleus_probs(scores, top_p, top_k), self.generator)
         chances, ids = nucleus(scores, top_p, top_k)
-        noise = self.noise[self.numbers.to(ids.device), self.ids.shape[1] - self.prompt, None]
+        noise = self.noise[self.indices.to(ids.device), self.ids.shape[1] - self.prompt, None]
         place = (chances.cumsum(dim=1) <= noise).sum(dim=1)  # inverse of the distribution function
         place = place.minimum((chances > 0).sum(dim=1) - 1)  # rounding: the sum may end just below 1
         return ids.gather(1, place[:, None])[:, 0]
@@ -97,9 +97,9 @@ class _RowSearch:
         """One draw for all rows, those that have left included: that is how the original uses its generator."""
         everyone = torch.zeros(len(self.results), chances.shape[1], dtype=chances.dtype)
         everyone[:, self.pad] = 1.0
-        everyone[self.numbers] = chances.cpu()
+        everyone[self.indices] = chances.cpu()
         drawn = torch.multinomial(everyone.to(generator.device), 1, generator=generator)[:, 0]
-        return drawn.cpu()[self.numbers].to(chances.device)
+        return drawn.cpu()[self.indices].to(chances.device)
 
     def append(self, new: Tensor) -> None:
         logprob = self.scores.gather(1, new[:, None]) - self.scores.logsumexp(dim=1, keepdim=True)
@@ -108,7 +108,7 @@ class _RowSearch:
         self.logprobs = torch.cat([self.logprobs, logprob], dim=1)
         self.done = self.done | (new == self.end).cpu()
 
-    def leave(self, all_of_them: bool) -> None:
+    def retire_finished(self, all_of_them: bool) -> None:
         """Images whose rows have all ended write their results and go."""
         gone = self.done.view(-1, self.copies).all(dim=1) | all_of_them
         if not bool(gone.any()):
@@ -116,14 +116,14 @@ class _RowSearch:
         ids, logprobs = self.ids[:, self.prompt :].tolist(), self.logprobs.tolist()
         for row in torch.nonzero(gone.repeat_interleave(self.copies))[:, 0].tolist():
             length = ids[row].index(self.end) + 1 if self.done[row] else len(ids[row])
-            self.results[int(self.numbers[row])] = Generated(tuple(ids[row][:length]), tuple(logprobs[row][:length]))
+            self.results[int(self.indices[row])] = Generated(tuple(ids[row][:length]), tuple(logprobs[row][:length]))
         images = torch.nonzero(~gone)[:, 0]
         rows = torch.nonzero((~gone).repeat_interleave(self.copies))[:, 0]
         where = rows.to(self.ids.device)
         if len(rows):
             self.stepper.keep(images.to(where.device), where)
         self.ids, self.logprobs = self.ids[where], self.logprobs[where]
-        self.done, self.numbers = self.done[rows], self.numbers[rows]
+        self.done, self.indices = self.done[rows], self.indices[rows]
 
 
 def _noise(seeds: Sequence[int], copies: int, length: int) -> Tensor:
@@ -141,8 +141,8 @@ class _Rows:
     def start(self, prompt: Ids, max_length: int) -> Tensor:
         return self.stepper.start(self.tensor(prompt), max_length)
 
-    def widen(self, times: int) -> None:
-        self.stepper.widen(times)
+    def expand(self, times: int) -> None:
+        self.stepper.expand(times)
 
     def step(self, ids: Ids) -> Tensor:
         return self.stepper.step(self.tensor(ids))
@@ -153,8 +153,8 @@ class _Rows:
     def keep(self, images: Ids, rows: Ids) -> None:
         self.stepper.keep(self.tensor(images), self.tensor(rows))
 
-    def tensor(self, numbers: Ids) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.device)
+    def tensor(self, indices: Ids) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(indices)).to(self.device)
 
 
 def _candidates(scores: Tensor, ids: Ids, totals: Floats, decoding: Beam, end: int, k: int) -> Candidates:
@@ -167,6 +167,6 @@ def _candidates(scores: Tensor, ids: Ids, totals: Floats, decoding: Beam, end: i
     best, tokens = process(scores, so_far, decoding, end).topk(min(k, scores.shape[1]), dim=1)
     logprobs = (scores.gather(1, tokens) - level).view(images, -1)
     rows = (best - level + before.view(-1, 1)).view(images, -1)
-    found, places = rows.topk(min(k, rows.shape[1]), dim=1)
-    columns = (x.gather(1, places).tolist() for x in (tokens.view(images, -1), logprobs))
-    return Candidates(found.tolist(), (places // tokens.shape[1]).tolist(), *columns)
+    found, indices = rows.topk(min(k, rows.shape[1]), dim=1)
+    columns = (x.gather(1, indices).tolist() for x in (tokens.view(images, -1), logprobs))
+    return Candidates(found.tolist(), (indices // tokens.shape[1]).tolist(), *columns)

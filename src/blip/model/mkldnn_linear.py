@@ -63,7 +63,7 @@ class Linear(Packable, nn.Linear):
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight | None, gelu: bool = False) -> Tensor:
     """x [..., K], weight [N, K], bias [N] -> [..., N]; with the packed weight where that is possible."""
-    if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and serves(x.device, x.dtype):
+    if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and supports(x.device, x.dtype):
         return _linear(x, packed.of(weight), bias, gelu)
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
@@ -80,7 +80,7 @@ def pack(model: nn.Module) -> None:
             module.packed = PackedWeight()
 
 
-def serves(device: torch.device, dtype: torch.dtype) -> bool:
+def supports(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN's operators are there and right for tensors of this kind."""
     return device.type == "cpu" and dtype in DTYPES and _works(dtype)
 

@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blip.distributed import local_shard
 from blip.model.blip import BlipModel
 from blip.model.lora import NAMES
-from blip.runtime import local
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 
 
-class MomentumTwin(nn.Module):
+class MomentumEncoders(nn.Module):
     """A slowly following copy of the four modules that make image and text features.
 
     Source: models/blip_pretrain.py `_momentum_update` (momentum 0.995; parameters follow, buffers do not).
@@ -36,8 +36,8 @@ class MomentumTwin(nn.Module):
     def update(self, model: BlipModel) -> None:
         """m <- momentum * m + (1 - momentum) * p, for every parameter of the four modules (of its shard, where cut)."""
         for name in ("vision", "vision_proj", "encoder", "text_proj"):
-            twins = [local(p.detach()) for p in getattr(self, name).parameters()]
-            online = [local(p.detach()) for p in getattr(model, name).parameters()]
+            twins = [local_shard(p.detach()) for p in getattr(self, name).parameters()]
+            online = [local_shard(p.detach()) for p in getattr(model, name).parameters()]
             torch._foreach_mul_(twins, self.momentum)
             torch._foreach_add_(twins, online, alpha=1 - self.momentum)
 
@@ -46,7 +46,7 @@ class MomentumTwin(nn.Module):
         if grid is None or self.vision.stem is None:
             states = self.vision(pixel_values, first_only=True)
         else:
-            states = self.vision.encode_grid(grid, self.vision.stem.guess(grid), first_only=True)
+            states = self.vision.encode_grid(grid, self.vision.stem.class_tokens(grid), first_only=True)
         return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
@@ -98,7 +98,7 @@ class MomentumModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.twin = MomentumTwin(model, momentum)
+        self.momentum_model = MomentumEncoders(model, momentum)
         self.queue = FeatureQueue(model.config.proj_width, queue_size)
         self._take(training or {})
 
@@ -110,11 +110,11 @@ class MomentumModel(nn.Module):
     def before_step(self) -> None:
         """What the original does first in a step: the temperature stays in its range, the twin follows the model."""
         self.model.temperature.clamp_(*TEMPERATURE_RANGE)
-        self.twin.update(self.model)
+        self.momentum_model.update(self.model)
 
     def _take(self, training: Mapping[str, Tensor]) -> None:
         twins = {name.removeprefix("momentum."): t for name, t in training.items() if name.startswith("momentum.")}
-        missing = self.twin.load_state_dict(twins, strict=False).missing_keys
+        missing = self.momentum_model.load_state_dict(twins, strict=False).missing_keys
         if any(not name.endswith(NAMES) for name in missing):
             return
         for name, buffer in (("image_queue", self.queue.image), ("text_queue", self.queue.text)):

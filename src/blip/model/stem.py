@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NUM_CLASSES = 1001  # class 0 is "background"
-GUESS_WIDTH = 384  # width of the class vectors (sentence vectors of the class names)
+CLASS_VECTOR_WIDTH = 384  # width of the class vectors (sentence vectors of the class names)
 
 
 @dataclass(frozen=True)
@@ -81,24 +81,24 @@ class StemBlock(nn.Module):
 
 
 class ConvStem(nn.Module):
-    """pixel_values [B, 3, S, S] in [-1, 1] -> grid [B, 1280, S/32, S/32] and guesses [B, K, width] (or None).
+    """pixel_values [B, 3, S, S] in [-1, 1] -> grid [B, 1280, S/32, S/32] and class tokens [B, K, width] (or None).
 
-    A guess is one of the K likeliest ImageNet classes, given by the vector of its name and its log-probability. That
-    carries what the classifier knows of 1,000 things into the text side, also where captions to learn from are few.
+    A class token is one of the K most probable ImageNet classes: the embedding of its name with its log-probability.
+    It makes the classifier's 1,000 classes known to the text side even if there are few captions to train on.
     """
 
     channels = 1280
 
     def __init__(self, width: int, class_tokens: int) -> None:
         super().__init__()
-        self.class_tokens = class_tokens
+        self.num_class_tokens = class_tokens
         self.conv = SameConv(3, 32, 3, 2)
         self.blocks = nn.ModuleList(StemBlock(block) for block in BLOCKS)
         self.head = SameConv(192, self.channels, 1)
         if class_tokens:
             self.classifier = nn.Linear(self.channels, NUM_CLASSES)
-            self.class_vectors = nn.Parameter(torch.zeros(NUM_CLASSES, GUESS_WIDTH))
-            self.class_embed = nn.Linear(GUESS_WIDTH + 1, width)
+            self.class_vectors = nn.Parameter(torch.zeros(NUM_CLASSES, CLASS_VECTOR_WIDTH))
+            self.class_embed = nn.Linear(CLASS_VECTOR_WIDTH + 1, width)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
         x = pixel_values.contiguous(memory_format=torch.channels_last)
@@ -106,17 +106,17 @@ class ConvStem(nn.Module):
         for block in self.blocks:
             x = block(x)
         grid = F.relu(self.head(x))
-        return grid, self.guess(grid)
+        return grid, self.class_tokens(grid)
 
-    def guess(self, grid: Tensor) -> Tensor | None:
-        """The K likeliest classes of a grid [B, 1280, s, s] as tokens [B, K, width]."""
-        if not self.class_tokens:
+    def class_tokens(self, grid: Tensor) -> Tensor | None:
+        """The K most probable classes of a grid [B, 1280, s, s] as tokens [B, K, width]; None if K is 0."""
+        if not self.num_class_tokens:
             return None
         logits = self.classifier(grid.mean(dim=(2, 3)))[:, 1:]  # without "background"
-        log_probs, classes = logits.float().log_softmax(dim=1).topk(self.class_tokens, dim=1)
-        return self.embed_guesses(classes + 1, log_probs)
+        log_probs, classes = logits.float().log_softmax(dim=1).topk(self.num_class_tokens, dim=1)
+        return self.embed_classes(classes + 1, log_probs)
 
-    def embed_guesses(self, classes: Tensor, log_probs: Tensor) -> Tensor:
+    def embed_classes(self, classes: Tensor, log_probs: Tensor) -> Tensor:
         """classes [B, K] and their log-probabilities [B, K] -> tokens [B, K, width]."""
         vectors = self.class_vectors[classes]
         tokens = self.class_embed(torch.cat([vectors, log_probs[..., None].to(vectors.dtype) / 4], dim=-1))

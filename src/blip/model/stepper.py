@@ -21,7 +21,7 @@ class Stepper(Protocol):
         """prompt [I, P] -> scores [I, V] after it, in float32 or wider."""
         ...
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         """Each image's row becomes `times` rows."""
         ...
 
@@ -61,7 +61,7 @@ class TextStepper:
         hidden = self.text(ids, cross=self.cross, cross_mask=self.cross_mask, causal=True, cache=self.cache)
         return at_least_float32(self.text.logits(hidden[:, -1]))
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         self.cache.repeat(times)
 
     def step(self, ids: Tensor) -> Tensor:

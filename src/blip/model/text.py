@@ -1,4 +1,4 @@
-"""The one text transformer: text encoder, image-grounded encoder, decoder, VQA answer decoder, NLVR2 twin.
+"""The one text transformer: text encoder, image-grounded encoder, decoder, VQA answer decoder, NLVR2.
 
 BERT with cross-attention in every layer (BLIP paper section 3.1; original: models/med.py and nlvr_encoder.py).
 What role it plays is a matter of arguments: `cross` says what to look at, `causal` whether to look ahead.
@@ -82,7 +82,7 @@ class Embedding(nn.Module):
 class TextBlock(nn.Module):
     """Self-attention, cross-attention (to one image or two), MLP; post-norm each."""
 
-    def __init__(self, config: TextConfig, source_width: int | None, twin: bool, merge: bool) -> None:
+    def __init__(self, config: TextConfig, source_width: int | None, dual_cross: bool, merge: bool) -> None:
         super().__init__()
         width, eps = config.width, config.norm_eps
         self.attn = Attention(width, config.num_heads, dropout=config.dropout)
@@ -90,7 +90,7 @@ class TextBlock(nn.Module):
         if source_width is not None:
             self.cross: nn.Module = (
                 nn.ModuleList(Attention(width, config.num_heads, source_width, config.dropout) for _ in range(2))
-                if twin
+                if dual_cross
                 else Attention(width, config.num_heads, source_width, config.dropout)
             )
             self.cross_norm = nn.LayerNorm(width, eps=eps)
@@ -102,19 +102,19 @@ class TextBlock(nn.Module):
 
     def cross_keys_values(self, source: Tensor | tuple[Tensor, Tensor]) -> Cross:
         if isinstance(source, tuple):
-            first, second = (cast(Attention, twin) for twin in cast(nn.ModuleList, self.cross))
+            first, second = (cast(Attention, a) for a in cast(nn.ModuleList, self.cross))
             return first.keys_values(source[0]), second.keys_values(source[1])
         return cast(Attention, self.cross).keys_values(source)
 
-    def look(self, x: Tensor, cross: Cross, mask: Tensor | None) -> Tensor:
+    def cross_attend(self, x: Tensor, cross: Cross, mask: Tensor | None) -> Tensor:
         """Cross-attention of x [R, T, D] to I images, R a multiple of I, rows image-major.
 
         All rows of an image are queries of one attention, so its keys and values are never copied.
         """
         if isinstance(cross[0], Tensor):
             return self._attend(cast(Attention, self.cross), x, cross, mask)
-        twins = cast(nn.ModuleList, self.cross)
-        both = [self._attend(cast(Attention, a), x, kv, mask) for a, kv in zip(twins, cross, strict=True)]
+        pair = cast(nn.ModuleList, self.cross)
+        both = [self._attend(cast(Attention, a), x, kv, mask) for a, kv in zip(pair, cross, strict=True)]
         merge = getattr(self, "cross_merge", None)
         return cast(Tensor, merge(torch.cat(both, dim=-1))) if merge else (both[0] + both[1]) / 2
 
@@ -127,7 +127,7 @@ class TextBlock(nn.Module):
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None, cross: Cross | None, cross_mask: Tensor | None) -> Tensor:
         x = self.attn_norm(x + self.dropout(self.attn(x, kv, mask)))
         if cross is not None:
-            x = self.cross_norm(x + self.dropout(self.look(x, cross, cross_mask)))
+            x = self.cross_norm(x + self.dropout(self.cross_attend(x, cross, cross_mask)))
         return cast(Tensor, self.mlp_norm(x + self.dropout(self.mlp(x))))
 
 
@@ -148,17 +148,17 @@ class TextTransformer(nn.Module):
     """Tokens to hidden states, with or without looking at something.
 
     source_width: width of what cross-attention reads; None = no cross-attention at all.
-    twin: two cross-attentions a layer, averaged below `config.nlvr_merge_from`, merged by a linear layer above.
+    dual_cross: two cross-attentions a layer, averaged below `config.nlvr_merge_from`, merged by a linear layer above.
     """
 
     def __init__(
-        self, config: TextConfig, source_width: int | None, *, twin: bool = False, lm_head: bool = False
+        self, config: TextConfig, source_width: int | None, *, dual_cross: bool = False, lm_head: bool = False
     ) -> None:
         super().__init__()
         self.config = config
         self.embed = Embedding(config)
         self.blocks = nn.ModuleList(
-            TextBlock(config, source_width, twin, merge=twin and i >= config.nlvr_merge_from)
+            TextBlock(config, source_width, dual_cross, merge=dual_cross and i >= config.nlvr_merge_from)
             for i in range(config.num_layers)
         )
         self.lm_head = LMHead(config) if lm_head else None
@@ -192,7 +192,7 @@ class TextTransformer(nn.Module):
         """
         past = cache.length if cache is not None else 0
         mask = self_mask(input_ids, attention_mask, past, causal)
-        looked = None if cross_mask is None else cross_mask[:, None, None, :].bool()
+        cross_mask = None if cross_mask is None else cross_mask[:, None, None, :].bool()
         x = self.embed(input_ids, past)
         for i, module in enumerate(self.blocks):
             block = cast(TextBlock, module)
@@ -201,7 +201,7 @@ class TextTransformer(nn.Module):
                 kv = cache.append(i, kv)
             if first_only and i == len(self.blocks) - 1:  # nobody reads what the last layer makes of the others
                 x, mask = x[:, :1], None if mask is None else mask[:, :, :1]
-            x = block(x, kv, mask, None if cross is None else cross[i], looked)
+            x = block(x, kv, mask, None if cross is None else cross[i], cross_mask)
         if cache is not None:
             cache.length += input_ids.shape[1]
         return cast(Tensor, x)

@@ -39,7 +39,7 @@ class VisionTransformer(nn.Module):
     """Images to token states (BLIP paper section 3.1; original: models/vit.py VisionTransformer).
 
     With `config.stem == "edgetpu"` the patch embedding reads the stem's grid instead of pixels, and the stem's
-    guesses of what is in the picture follow the grid as `num_class_tokens` further tokens.
+    `config.class_tokens` class tokens follow the patch tokens.
     """
 
     def __init__(self, config: VisionConfig) -> None:
@@ -80,25 +80,25 @@ class VisionTransformer(nn.Module):
         return self.stem is not None and pixel_values.shape[1] == self.stem.channels
 
     def read_pixels(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the tower reads: the pixels themselves, or the stem's grid [B, C, s, s] and guesses [B, K, D].
+        """Input of the transformer: the pixels themselves, or the stem's grid [B, C, s, s] and class tokens [B, K, D].
 
-        A frozen stem's grid may come in place of the pixels: it need not be read again at every epoch.
+        pixel_values may be the grid that a frozen stem has computed before; then only the class tokens are computed.
         """
         if self.stem is None:
             return pixel_values, None
         if self.is_grid(pixel_values):
-            return pixel_values, self.stem.guess(pixel_values)
+            return pixel_values, self.stem.class_tokens(pixel_values)
         return cast(tuple[Tensor, Tensor | None], self.stem(pixel_values))
 
-    def encode_grid(self, grid: Tensor, guesses: Tensor | None = None, first_only: bool = False) -> Tensor:
-        """The tower above the stem: grid [B, C, s, s] (pixels without a stem), guesses [B, K, D] -> [B, N, D].
+    def encode_grid(self, grid: Tensor, class_tokens: Tensor | None = None, first_only: bool = False) -> Tensor:
+        """The transformer: the stem's grid [B, C, s, s] (or pixels) and class_tokens [B, K, D] -> [B, N, D].
 
         first_only: the class token's states alone, [B, 1, D]; the last block then leaves out the others.
         """
         x = self.patch_embed(grid).flatten(2).transpose(1, 2)  # [B, patches, D]
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
-        if guesses is not None:
-            x = torch.cat([x, guesses.to(x.dtype)], dim=1)
+        if class_tokens is not None:
+            x = torch.cat([x, class_tokens.to(x.dtype)], dim=1)
         first_checkpointed = len(self.blocks) - self.checkpoint_layers
         for i, block in enumerate(self.blocks):
             again = self.training and i >= first_checkpointed  # computed again in the backward pass

@@ -9,8 +9,8 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
+from blip.distributed import scale_to_global_mean
 from blip.eval.base import Report
-from blip.runtime import share_of_mean
 
 __all__ = ["Batch", "Best", "Dataset", "ParamGroup", "Report", "Split", "Step", "Task", "alpha_ramp", "of_whole_batch"]
 
@@ -102,4 +102,4 @@ def of_whole_batch(mean: Tensor, labels: Tensor) -> Tensor:
 
     labels [R, T]: what is predicted one place to the right, -100 = ignored.
     """
-    return share_of_mean(mean, int((labels[:, 1:] != -100).sum()))
+    return scale_to_global_mean(mean, int((labels[:, 1:] != -100).sum()))

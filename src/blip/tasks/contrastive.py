@@ -14,11 +14,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from blip.distributed import (
+    all_reduce_max,
+    broadcast_from_rank0,
+    gather,
+    gather_with_grad,
+    rank,
+    scale_to_global_mean,
+    world_size,
+)
 from blip.model.blip import BlipModel
 from blip.model.layers import KV
 from blip.model.losses import draw_negatives, hard_negative_weights, itc_loss, itm_loss, soft_targets
 from blip.model.momentum import MomentumModel
-from blip.runtime import from_first, gather, gather_with_grad, largest, rank, share_of_mean, world_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +75,7 @@ def contrast(
     pair itself (pre-training); grid: what a frozen stem has read of the photos, to spare the twin doing so again.
     whole_batch: the momentum features of all processes are there to tell apart (original: each process has its own).
     """
-    model, twin, queue = twinned.online, twinned.twin, twinned.queue
+    model, twin, queue = twinned.online, twinned.momentum_model, twinned.queue
     image = model.project_image(image_embeds).float()
     text = model.project_text(model.encode_text(input_ids, attention_mask, first_only=True)).float()
     with torch.no_grad():
@@ -155,7 +163,7 @@ def draw(
 def _draw_rows(weights: Tensor, whole_batch: bool, generator: torch.Generator | None) -> Tensor:
     if not whole_batch or world_size() == 1:
         return draw_negatives(weights, generator)
-    drawn = from_first(draw_negatives(gather(weights), generator))
+    drawn = broadcast_from_rank0(draw_negatives(gather(weights), generator))
     return drawn[rank() * len(weights) : (rank() + 1) * len(weights)]
 
 
@@ -171,7 +179,7 @@ def match(
     pool_embeds, pool_ids, pool_mask = image_embeds, input_ids, attention_mask
     if drawn.all_ranks:
         offset, pool_embeds = rank() * rows, gather_with_grad(image_embeds)
-        length = largest(input_ids.shape[1])  # each process has padded to its own longest text
+        length = all_reduce_max(input_ids.shape[1])  # each process has padded to its own longest text
         input_ids, attention_mask = (F.pad(x, (0, length - x.shape[1])) for x in (input_ids, attention_mask))
         pool_ids, pool_mask = gather(input_ids), gather(attention_mask)
     own = torch.arange(rows, device=input_ids.device)
@@ -182,7 +190,7 @@ def match(
     cross = [(kv[0][images], kv[1][images]) for kv in cast(list[KV], model.encoder.cross_keys_values(pool_embeds))]
     logits = model.match_logits(model.encoder(ids, mask, cross=cross, first_only=True)).float()
     loss = itm_loss(logits, rows)
-    return share_of_mean(loss, len(logits)) if drawn.whole_batch else loss, logits
+    return scale_to_global_mean(loss, len(logits)) if drawn.whole_batch else loss, logits
 
 
 def _identity(x: Tensor) -> Tensor:

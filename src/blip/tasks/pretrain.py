@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from blip.data.sources import Reading, Source
+from blip.distributed import gather, gather_with_grad, rank, world_size
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.model.stem import ConvStem
-from blip.runtime import gather, gather_with_grad, rank, world_size
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp, of_whole_batch
 from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
 from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample, collate_pairs, with_first
@@ -123,8 +123,8 @@ class PretrainTask:
         online = twinned.online
         ids, mask = batch["input_ids"], batch["attention_mask"]
         image_ids = batch["image_ids"] if self.same_image_ids else None
-        grid, guesses = online.vision.read_pixels(batch["pixel_values"])
-        image_embeds = online.vision.encode_grid(grid, guesses)
+        grid, class_tokens = online.vision.read_pixels(batch["pixel_values"])
+        image_embeds = online.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=2)
         frozen = None if grid.requires_grad else grid
         itc = contrast(
@@ -186,7 +186,7 @@ class PretrainTask:
         encoded = self._started.tokenizer.encode(cleaned, first="dec", max_length=self.max_length)
         ids, mask = (x.to(grid.device) for x in encoded)
         stem = cast(ConvStem, model.vision.stem)
-        embeds = model.vision.encode_grid(grids[own], stem.guess(grids[own]))
+        embeds = model.vision.encode_grid(grids[own], stem.class_tokens(grids[own]))
         labels = ids.masked_fill(mask == 0, -100)
         lm = model.lm_loss(ids, mask, labels, embeds)
         return of_whole_batch(lm, labels[:0] if none else labels) if self.whole_batch else lm

@@ -82,8 +82,8 @@ class RetrievalTask:
             batch["attention_mask"],
             batch["image_ids"],
         )
-        grid, guesses = online.vision.read_pixels(batch["pixel_values"])
-        embeds = online.vision.encode_grid(grid, guesses)
+        grid, class_tokens = online.vision.read_pixels(batch["pixel_values"])
+        embeds = online.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=1)
         frozen = None if grid.requires_grad else grid
         itc = contrast(twinned, batch["pixel_values"], embeds, ids, mask, alpha, images, frozen, self.whole_batch)

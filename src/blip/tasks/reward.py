@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip import inference
+from blip.distributed import scale_to_global_mean
 from blip.metrics.caption import Cider, tokenize
 from blip.model.blip import BlipModel
 from blip.model.losses import at_least_float32
-from blip.runtime import mixed_bits, share_of_mean
+from blip.runtime import mixed_bits
 from blip.tokenizer import Tokenizer
 from blip_lite.decoding import Nucleus
 
@@ -100,4 +101,4 @@ def self_critical_loss(
     logits = at_least_float32(model.next_token_logits(ids, mask.long(), new, image_embeds))  # [K, V]
     nll = F.cross_entropy(logits, ids[:, 1:][new], reduction="none")
     loss = (advantage[:, None].expand(new.shape)[new] * nll).mean()
-    return share_of_mean(loss, len(nll)) if whole_batch else loss, float(rewards.mean())
+    return scale_to_global_mean(loss, len(nll)) if whole_batch else loss, float(rewards.mean())

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from blip import runtime
+from blip import distributed, runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
 from blip.io.atomic import write_text
 from blip.signals import Stop, stopping
@@ -59,13 +59,13 @@ def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "
     another process of the run is lost. SIGTERM and Ctrl-C save a checkpoint first; a second one stops at once.
     """
     with ExitStack() as stack:
-        device = stack.enter_context(runtime.distributed(runtime.choose_device(config.device)))
+        device = stack.enter_context(distributed.process_group(runtime.choose_device(config.device)))
         if config.threads:
             stack.enter_context(runtime.threads(config.threads))
         if device.type == "cpu":
-            runtime.hold_memory()
+            runtime.tune_glibc_malloc()
         stop = stack.enter_context(stopping())
-        stack.enter_context(runtime.peers())
+        stack.enter_context(distributed.report_lost_peers())
         return _Run(task, config, RunFolder(Path(run_dir)), device, stop, resume, quiet).run()
 
 
@@ -99,8 +99,8 @@ class _Run:
             getattr(self.data, "epoch_length", len(self.data)),
             self.batch_size,
             config.seed,
-            rank=runtime.rank(),
-            world_size=runtime.world_size(),
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
             parts=config.accumulate,
         )
         self.config = config = auto_batch.length(config, self.sampler.steps_in(0))
@@ -119,7 +119,7 @@ class _Run:
 
     @property
     def is_main(self) -> bool:
-        return runtime.rank() == 0
+        return distributed.rank() == 0
 
     @property
     def batch_size(self) -> int:
@@ -133,12 +133,12 @@ class _Run:
             return config
         if state is not None:
             return replace(config, batch_size=state["batch"][0])
-        shares = runtime.world_size() * config.accumulate
+        shares = distributed.world_size() * config.accumulate
         size, self.guessed = auto_batch.batch_size(
             len(self.data), shares, self.trained.model, self.device, self.trained.dtype
         )
         # the free memory may differ between devices
-        return replace(config, batch_size=int(runtime.from_first(torch.tensor(size, device=self.device))))
+        return replace(config, batch_size=int(distributed.broadcast_from_rank0(torch.tensor(size, device=self.device))))
 
     def run(self) -> Fitted:
         if self.is_main:
@@ -201,10 +201,10 @@ class _Run:
         total: dict[str, float] = {}
         for part in range(config.accumulate):
             _, batch = next(parts)
-            torch.manual_seed(sample_seed(config.seed, step.index * config.accumulate + part, runtime.rank()))
+            torch.manual_seed(sample_seed(config.seed, step.index * config.accumulate + part, distributed.rank()))
             losses = self.trained.backward(batch, step, last=part == config.accumulate - 1)
             total = {name: total.get(name, 0.0) + value / config.accumulate for name, value in losses.items()}
-        total = dict(zip(total, runtime.mean_over_processes(list(total.values())), strict=True))
+        total = dict(zip(total, distributed.all_reduce_mean(list(total.values())), strict=True))
         self.check(total, step, lr)
         norm = self.trained.clip()
         if not norm < float("inf"):
@@ -252,13 +252,13 @@ class _Run:
         if not self.stop.reason and minutes is not None and time.monotonic() - self.started > 60 * minutes:
             self.stop.reason = "time"
         self.look_for_patience()
-        self.stop.reason = REASONS[runtime.largest(REASONS.index(self.stop.reason))]
+        self.stop.reason = REASONS[distributed.all_reduce_max(REASONS.index(self.stop.reason))]
 
     def evaluate(self) -> None:
         with self.trained.measured() as model:
             if self.is_main:
                 self.take(self.task.evaluate(model, self.config.eval_limit))
-        runtime.wait_for_all()
+        distributed.wait_for_all()
 
     def take(self, found: Report) -> None:
         """Logs an evaluation and compares it with the best one; strictly greater wins."""
@@ -286,7 +286,7 @@ class _Run:
             if self.best is not None and self.best[1] == self.done:
                 self.folder.link("best", self.done)
             self.folder.prune(self.config.keep, None if self.best is None else self.best[1])
-        runtime.wait_for_all()
+        distributed.wait_for_all()
 
     def finish(self) -> None:
         """`final/` is the best checkpoint's model, or the last one's where nothing chooses."""

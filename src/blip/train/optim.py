@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from blip.runtime import is_cut, local
+from blip.distributed import is_sharded, local_shard
 from blip.tasks.base import ParamGroup, Step
 from blip.train.config import TrainConfig
 
@@ -64,7 +64,7 @@ def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.
 
 def _alike(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
     """Those that are cut over the processes and those that are whole: torch takes no steps of both at once."""
-    kinds = [[p for p in params if is_cut(p) is cut] for cut in (False, True)]
+    kinds = [[p for p in params if is_sharded(p) is cut] for cut in (False, True)]
     return [kind for kind in kinds if kind]
 
 
@@ -72,9 +72,9 @@ def _alike(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     """The norm of all gradients, which are cut down to `max_norm`; the same on all processes."""
     grads = [p.grad for p in parameters if p.grad is not None]
-    if not any(is_cut(grad) for grad in grads):
+    if not any(is_sharded(grad) for grad in grads):
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
-    cut, whole = ([local(grad) for grad in grads if is_cut(grad) is kind] for kind in (True, False))
+    cut, whole = ([local_shard(grad) for grad in grads if is_sharded(grad) is kind] for kind in (True, False))
     squares = torch.nn.utils.get_total_norm(cut).square()
     dist.all_reduce(squares)
     norm = (squares + torch.nn.utils.get_total_norm(whole).square().to(squares.device)).sqrt()
@@ -100,7 +100,9 @@ class EMA:
         """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that the start is soon forgotten."""
         if self.shadow:
             decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
-            shadows, trained = ([local(p.detach()) for p in kind.values()] for kind in (self.shadow, self.trained))
+            shadows, trained = (
+                [local_shard(p.detach()) for p in kind.values()] for kind in (self.shadow, self.trained)
+            )
             torch._foreach_lerp_(shadows, trained, 1 - decay)
 
     @contextmanager
@@ -116,4 +118,4 @@ class EMA:
     @torch.no_grad()
     def _copy(self, values: dict[str, Tensor]) -> None:
         for name, value in values.items():
-            local(self.trained[name].detach()).copy_(local(value))
+            local_shard(self.trained[name].detach()).copy_(local_shard(value))

@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from blip import runtime
+from blip import distributed
 from blip.model.text import TextBlock
 from blip.model.vision import VisionTransformer
 from blip.train.optim import EMA
@@ -31,7 +31,7 @@ def cut(root: nn.Module, device: torch.device) -> None:
         raise ConfigError("reward: not with strategy fsdp, whose processes must all decode as long; use ddp")
     # of all keys and values, which are views of heads; nothing here changes one in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    mesh = init_device_mesh(device.type, (runtime.world_size(),))
+    mesh = init_device_mesh(device.type, (distributed.world_size(),))
     for part in dict.fromkeys(_parts(root)):  # encoder and decoder of pre-training share some
         fully_shard(part, mesh=mesh)
         if hasattr(part, "keys_values"):
@@ -52,9 +52,9 @@ def _parts(root: nn.Module) -> Iterator[nn.Module]:
 def average_whole_gradients(parameters: Sequence[nn.Parameter]) -> None:
     """Averages over the processes the gradients of parameters that are not cut, as FSDP does those of the others."""
     for parameter in parameters:
-        if parameter.grad is not None and not runtime.is_cut(parameter):
+        if parameter.grad is not None and not distributed.is_sharded(parameter):
             dist.all_reduce(parameter.grad)
-            parameter.grad /= runtime.world_size()
+            parameter.grad /= distributed.world_size()
 
 
 @torch.no_grad()
@@ -62,7 +62,7 @@ def fill(plain: nn.Module | None, model: nn.Module) -> None:
     """Puts the whole weights of a cut model into its plain copy, which the first process has. All processes call."""
     targets = {} if plain is None else plain.state_dict()
     for name, value in model.state_dict().items():
-        whole = cast(Any, value).full_tensor() if runtime.is_cut(value) else value
+        whole = cast(Any, value).full_tensor() if distributed.is_sharded(value) else value
         if plain is not None:
             targets[name].copy_(whole)
 
@@ -103,7 +103,7 @@ def copy_parts(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> No
         value = whole[name].to(tensor.device)
         if isinstance(tensor, DTensor):
             value = distribute_tensor(value, tensor.device_mesh, tensor.placements, src_data_rank=None)
-        runtime.local(tensor).copy_(runtime.local(value))
+        distributed.local_shard(tensor).copy_(distributed.local_shard(value))
 
 
 def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:

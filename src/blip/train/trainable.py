@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from blip import runtime
+from blip import distributed, runtime
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Step, Task
@@ -44,18 +44,18 @@ class TrainableModel:
         self.dtype = runtime.choose_dtype(config.dtype, device)
         self.model = task.build_model().to(device)
         _prepare_blocks(self.model, config)
-        self.is_cut = config.strategy == "fsdp" and runtime.world_size() > 1
+        self.is_cut = config.strategy == "fsdp" and distributed.world_size() > 1
         self._module: nn.Module = LossModule(task, self.model)
         self._whole: nn.Module | None = None  # of a cut model, on the first process
         if self.is_cut:
-            self._whole = deepcopy(self.model).cpu() if runtime.rank() == 0 else None
+            self._whole = deepcopy(self.model).cpu() if distributed.rank() == 0 else None
             shard.cut(self._module, device)
         self.optimizer = build_optimizer(task.param_groups(self.model), config)
         self.average = EMA(self.model, config.ema)
 
     def start(self) -> None:
         """To be called once the weights are those to start with."""
-        if runtime.world_size() > 1 and not self.is_cut:
+        if distributed.world_size() > 1 and not self.is_cut:
             devices = [self.device] if self.device.type == "cuda" else None
             self._module = DistributedDataParallel(self._module, device_ids=devices)
         self.model.train()
@@ -66,7 +66,7 @@ class TrainableModel:
             self.model.before_step()
         on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         # gradients of all processes meet in the last part only; those of a cut model in each
-        alone = last or self.is_cut or runtime.world_size() == 1
+        alone = last or self.is_cut or distributed.world_size() == 1
         meeting = nullcontext() if alone else cast(Any, self._module).no_sync()
         with meeting, runtime.autocast(self.device, self.dtype, cached=not self.is_cut):
             losses = self._module(on_device, step)
@@ -102,7 +102,7 @@ class TrainableModel:
     def measured(self) -> Iterator[nn.Module]:
         """`shown`, on the device and in evaluation mode."""
         with self.shown() as model, torch.no_grad():
-            yield model.to(self.device).eval() if runtime.rank() == 0 else model
+            yield model.to(self.device).eval() if distributed.rank() == 0 else model
         if self._whole is not None:
             self._whole.cpu()
         self.model.train()
@@ -110,15 +110,15 @@ class TrainableModel:
     def write(self, folder: Path, values: Mapping[str, Any]) -> None:
         """A checkpoint: a model that `blip.load` reads, and the state of the run, of which `values` is no tensor."""
         if self.is_cut:
-            runtime.wait_for_all()  # until the folder is there
+            distributed.wait_for_all()  # until the folder is there
             shard.write_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average))
-        if runtime.rank() == 0:
+        if distributed.rank() == 0:
             if self.is_cut:
                 write_values(folder, values)
             else:
                 torch.save({**values, **self._state()}, folder / STATE)
         with self.shown() as model:
-            if runtime.rank() == 0:
+            if distributed.rank() == 0:
                 self.task.save(model, folder)
 
     def _state(self) -> dict[str, Any]:

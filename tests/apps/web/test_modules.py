@@ -187,7 +187,7 @@ class Table:
             place = (place * 31 + i) % len(self.scores)
         return place
 
-    def widen(self, times: int) -> None:
+    def expand(self, times: int) -> None:
         self.rows = [row for row in self.rows for _ in range(times)]
 
     def step(self, ids: Ids) -> Floats:
