@@ -21,10 +21,10 @@ RUN python -m venv /opt/blip
 ENV PATH=/opt/blip/bin:$PATH PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 COPY constraints.txt ./
 RUN pip install ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} "$TORCH"
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 COPY lite lite
 COPY src src
-RUN pip install -c constraints.txt ".[$EXTRAS]"
+RUN pip install -c constraints.txt ./lite ".[$EXTRAS]"
 
 FROM python:${PYTHON}-slim
 RUN useradd --create-home --uid 1000 blip && mkdir /cache && chown blip /cache

@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test lint types format test-slow docs bench clean
+.PHONY: help demo test lint types format test-slow docs bench release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -41,6 +41,9 @@ docs: .venv/.dev .venv/.web  ## the documentation site, in site/, with the model
 bench: .venv/.bench  ## side by side with the installed peer
 	$(BIN)/python -m benchmarks
 
+release-check: .venv/.dev  ## build both wheels, install them in an empty environment, caption a photo
+	PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' .ci/release-check
+
 clean:  ## remove the environment
 	rm -rf .venv
 
@@ -50,16 +53,16 @@ clean:  ## remove the environment
 	$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) '$(TORCH)'
 	$(MARK)
 
-.venv/.core: .venv/.torch pyproject.toml
-	$(PIP) -c constraints.txt -e .
+.venv/.core: .venv/.torch pyproject.toml lite/pyproject.toml
+	$(PIP) -c constraints.txt -e lite -e .
 	$(MARK)
 
-.venv/.dev: .venv/.torch pyproject.toml
-	$(PIP) -c constraints.txt -e '.[dev]'
+.venv/.dev: .venv/.torch pyproject.toml lite/pyproject.toml
+	$(PIP) -c constraints.txt -e lite -e '.[dev]'
 	$(MARK)
 
 .venv/.ray: .venv/.dev
-	$(PIP) -c constraints.txt -e '.[dev,ray]'
+	$(PIP) -c constraints.txt -e lite -e '.[dev,ray]'
 	$(MARK)
 
 # For the tests of pages; where they cannot be had those tests are skipped and say so.
@@ -73,5 +76,5 @@ clean:  ## remove the environment
 	$(MARK)
 
 .venv/.bench: .venv/.dev
-	$(PIP) -c constraints.txt -e '.[dev,java]'
+	$(PIP) -c constraints.txt -e lite -e '.[dev,java]'
 	$(MARK)

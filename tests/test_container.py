@@ -21,7 +21,13 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+LITE_PYPROJECT = tomllib.loads((ROOT / "lite" / "pyproject.toml").read_text(encoding="utf-8"))
+PROJECT = PYPROJECT["project"]
+DEPENDENCIES = {
+    *PYPROJECT["tool"]["hatch"]["metadata"]["hooks"]["custom"]["dependencies"],
+    *LITE_PYPROJECT["project"]["dependencies"],
+}
 KNOWN = {"ARG", "FROM", "WORKDIR", "RUN", "ENV", "COPY", "USER", "VOLUME", "EXPOSE", "ENTRYPOINT", "CMD"}
 
 
@@ -80,7 +86,7 @@ def test_it_installs_what_the_makefile_installs() -> None:
     assert f"TORCH ?= {arguments()['TORCH']}" in makefile
     assert set(arguments()["EXTRAS"].split(",")) <= set(PROJECT["optional-dependencies"])
     installs = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
-    assert installs[-1] == 'pip install -c constraints.txt ".[$EXTRAS]"'
+    assert installs[-1] == 'pip install -c constraints.txt ./lite ".[$EXTRAS]"'
 
 
 @pytest.mark.parametrize(("index", "words"), [("", []), ("https://a.example/cpu", ["--index-url"])])
@@ -102,7 +108,10 @@ def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> N
             at.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / source, at)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
-    subprocess.run([*pip, "--target", str(tmp_path / "installed"), str(tmp_path / "src")], check=True)
+    subprocess.run(
+        [*pip, "--target", str(tmp_path / "installed"), str(tmp_path / "src" / "lite"), str(tmp_path / "src")],
+        check=True,
+    )
     installed = tmp_path / "installed"
     assert {path.name for path in installed.iterdir() if path.suffix != ".dist-info"} == {"bin", "blip", "blip_lite"}
     for assets in ("src/blip/assets", "lite/src/blip_lite/assets"):
@@ -178,6 +187,6 @@ def test_cog_names_the_predictor_and_every_requirement_at_its_tested_version() -
     cog = yaml.safe_load((ROOT / "cog.yaml").read_text(encoding="utf-8"))
     assert cog["predict"] == "predict.py:Predictor"
     pins = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().split("\n") if "==" in line)
-    needed = {re.split("[<>=]", one)[0] for one in PROJECT["dependencies"]}
-    wanted = {name: pins[name.replace("_", "-")] if name not in pins else pins[name] for name in needed}
-    assert dict(shlex.split(line)[0].split("==") for line in cog["build"]["python_packages"]) == wanted
+    needed = {re.split("[<>=]", requirement)[0] for requirement in DEPENDENCIES}
+    expected = {name: pins[name.replace("_", "-")] if name not in pins else pins[name] for name in needed}
+    assert dict(shlex.split(line)[0].split("==") for line in cog["build"]["python_packages"]) == expected

@@ -13,7 +13,8 @@ from blip_lite.paths import ASSETS
 if TYPE_CHECKING:
     from blip_lite.model import Model, load
 
-__all__ = ["ASSETS", "Model", "load"]
+__version__ = "0.1.0"  # of both packages; their build files read it here
+__all__ = ["ASSETS", "Model", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:

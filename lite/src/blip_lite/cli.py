@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from blip_lite import __version__
 from blip_lite.errors import BlipError, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> _Parser:
     parser = _Parser(prog="blip-lite", description="Captions, answers and matches without torch.")
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     caption = _verb(verbs, "caption", "describe images", _captions)
     caption.add_argument("--beams", type=_beams, default=3, help="1 is greedy")

@@ -18,7 +18,19 @@ import typer
 
 from blip.cli import options as o
 
-PACKAGES = ("blip-vlm", "torch", "tokenizers", "safetensors", "pillow", "numpy", "huggingface-hub", "httpx2", "typer")
+PACKAGES = (
+    "blip-vlm",
+    "blip-vlm-lite",
+    "torch",
+    "onnxruntime",
+    "tokenizers",
+    "safetensors",
+    "pillow",
+    "numpy",
+    "huggingface-hub",
+    "httpx2",
+    "typer",
+)
 # every module that an extra brings: one of them may be there for another's sake
 EXTRAS = {
     "data": ("pyarrow",),
@@ -30,7 +42,7 @@ EXTRAS = {
     "serve": ("litserve", "prometheus_client", "python_multipart"),
     "demo": ("gradio", "usearch"),
     "ray": ("ray",),
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
+    "onnx": ("onnx", "onnxscript"),
     "docs": ("mkdocs", "material", "mkdocstrings"),
     "notebook": ("nbclient", "ipykernel"),
 }
