@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test lint types format test-slow docs bench release-check clean
+.PHONY: help demo test lint words types format test-slow docs bench release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,11 +18,15 @@ demo: .venv/.core  ## caption the photographs in examples/ with the bundled mode
 test: lint types .venv/.dev .venv/.browser .venv/.web  ## everything CI runs
 	$(BIN)/python -m pytest -n 2
 
-lint: .venv/.dev  ## ruff, import contract, duplicate code
+lint: .venv/.dev  ## ruff, wording, import contract, duplicate code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python checks/words.py
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-signatures=y src/blip lite/src/blip_lite
+
+words:  ## report the wording that checks/words.toml rejects, in all files (PATHS=... for some)
+	@$(PYTHON) checks/words.py $(or $(PATHS),.)
 
 types: .venv/.dev  ## mypy --strict
 	$(BIN)/mypy
