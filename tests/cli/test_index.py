@@ -59,7 +59,7 @@ def test_captions_beside_the_photos_and_back(blip: Blip, photos: Path) -> None:
     assert (photos / "a.txt").read_text().strip()
     (photos / "b.txt").write_text("mine now")
     said = blip("index", "--remove-captions")
-    assert said.code == 0 and "b.txt: left as it is, was changed since" in said.err
+    assert said.code == 0 and "b.txt: kept, changed since" in said.err
     assert [path.name for path in photos.rglob("*.txt")] == ["b.txt"]
 
 
@@ -74,7 +74,7 @@ def test_another_model_needs_a_rebuild(blip: Blip, photos: Path) -> None:
     args = ("index", photos, *RANDOM, "--image-size", "48")
     (photos / "new.png").write_bytes((photos / "a.png").read_bytes() + b" ")
     said = blip(*args)
-    assert said.code == 3 and "index was made with 'random-tiny'" in said.err and "--rebuild" in said.err
+    assert said.code == 3 and "index was created with 'random-tiny'" in said.err and "--rebuild" in said.err
     assert len(said.err.splitlines()) == 1
     assert "5 new, 1 failed" in blip(*args, "--rebuild").err
     assert json.loads(blip("index", "--status", "--json").out)["image_size"] == 48
@@ -100,8 +100,8 @@ def test_damage_is_one_line_and_a_rebuild_mends_it(blip: Blip, photos: Path, hom
     [
         ((), "no folder is indexed yet; name one: blip index DIR"),
         (("no-such-folder",), "no-such-folder: no such folder"),
-        (("--status",), "no index here; 'blip index DIR' makes one"),
-        (("--prune-only",), "no index here; 'blip index DIR' makes one"),
+        (("--status",), "no index here; create one with 'blip index DIR'"),
+        (("--prune-only",), "no index here; create one with 'blip index DIR'"),
         (("--status", "--rebuild"), "--status with --rebuild; must be one of the two"),
         (("--captioner", "tiny"), "--captioner; must be used with --captions"),
         (("--rebild",), "unknown flag '--rebild'; did you mean '--rebuild'?"),
@@ -116,4 +116,4 @@ def test_what_is_wrong_is_one_line(blip: Blip, home: Path, args: tuple[str, ...]
 
 def test_a_file_is_no_folder(blip: Blip, photos: Path) -> None:
     assert "is a file; name its folder" in blip("index", photos / "a.png").err
-    assert "holds other files" in blip("index", photos, *RANDOM, "--index", photos).err
+    assert "contains other files" in blip("index", photos, *RANDOM, "--index", photos).err

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from blip.apps.search.index import Index
-from blip.apps.search.update import Report
+from blip.apps.search.update import UpdateReport
 from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 
@@ -89,7 +89,7 @@ def test_the_index_is_brought_up_to_date_first(blip: Blip, indexed: Path) -> Non
 
 
 def test_while_another_writes_what_is_there_is_searched(blip: Blip, indexed: Path, home: Path) -> None:
-    with Index.open(home / "index").access.writing():
+    with Index.open(home / "index").writer():
         said = blip("search", "cat")
     assert said.code == 0 and len(rows(said.out)) == 4 and "another process is writing" in said.err
 
@@ -103,9 +103,9 @@ def test_what_cannot_be_read_is_named(blip: Blip, indexed: Path) -> None:
 
 
 def test_terminated_while_bringing_up_to_date(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def update(index: Index, **_: object) -> Report:
+    def update(index: Index, **_: object) -> UpdateReport:
         os.kill(os.getpid(), signal.SIGTERM)
-        return Report()
+        return UpdateReport()
 
     monkeypatch.setattr(Index, "update", update)
     assert blip("search", "cat").code == 143
@@ -173,14 +173,14 @@ def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path
         (("",), 2, "query is empty"),
         (("cat", "-"), 2, "query ends with a sign"),
         (("cat", "--top", "0"), 2, "--top 0; must be an integer of at least 1"),
-        (("cat", "--in", "nowhere"), 2, "nowhere: nothing of it is indexed"),
+        (("cat", "--in", "nowhere"), 2, "nowhere: contains no indexed file"),
         (("cat", "-f", "--json"), 2, "must be one of the two"),
         (("cat", "-o", "x.png", "--json"), 2, "must be one of the two"),
         (("cat", "--format", "xml"), 2, "--format xml; must be one of"),
         (("cat", "--no-updat"), 2, "unknown flag '--no-updat'; did you mean '--no-update'?"),
         (("./none.png",), 1, "./none.png: no such file"),
         (("https://example.org/a.jpg", "--offline"), 3, "--offline is set"),
-        (("cat", "-m", "tiny"), 3, "index was made with 'random-tiny'"),
+        (("cat", "-m", "tiny"), 3, "index was created with 'random-tiny'"),
     ],
 )
 def test_what_is_wrong_is_one_line(blip: Blip, indexed: Path, args: tuple[str, ...], code: int, message: str) -> None:
@@ -190,4 +190,4 @@ def test_what_is_wrong_is_one_line(blip: Blip, indexed: Path, args: tuple[str, .
 
 def test_before_anything_is_indexed(blip: Blip, home: Path) -> None:
     said = blip("search", "cat")
-    assert said.code == 2 and "no index here; 'blip index DIR' makes one" in said.err and not home.exists()
+    assert said.code == 2 and "no index here; create one with 'blip index DIR'" in said.err and not home.exists()

@@ -13,9 +13,9 @@ from blip.cli.output import lines, table
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
-    from blip.apps.search.sidecars import Written
-    from blip.apps.search.update import Report
-    from blip.apps.search.walk import Rules
+    from blip.apps.search.scan import Rules
+    from blip.apps.search.sidecars import SidecarReport
+    from blip.apps.search.update import UpdateReport
 
 USING = Using()
 Folders = Annotated[
@@ -50,7 +50,7 @@ def index(
     run: Using = USING,
 ) -> int:
     """Remember photos for 'blip search'; only what is new or changed is looked at. Example: blip index ~/Pictures"""
-    from blip.apps.search.walk import Rules
+    from blip.apps.search.scan import Rules
     from blip_lite.errors import UsageError
 
     alone = [
@@ -92,26 +92,26 @@ class _Verb:
 
     def update(self, rebuild: bool) -> int:
         """Adds the folders named, or brings those known up to date; the exit code."""
-        from blip.apps.search.walk import root_of
+        from blip.apps.search.scan import root_path
         from blip.signals import stopping
         from blip_lite.errors import UsageError
 
         for folder in self.folders:
-            root_of(folder)  # nothing is done for a part of what was asked
+            root_path(folder)  # nothing is done for a part of what was asked
         start = time.perf_counter()
-        opened = self.run.empty(folders=bool(self.folders), waiting=self._waiting) if rebuild else self.run.open()
+        opened = self.run.empty(folders=bool(self.folders), on_wait=self._waiting) if rebuild else self.run.open()
         with opened as index, stopping() as stop:
             self._check(index)
             wanted = self._wanted(index)
-            if not wanted and not (index.is_there and index.roots()):
+            if not wanted and not (index.exists and index.roots()):
                 raise UsageError("no folder is indexed yet; name one: blip index DIR")
-            report = index.update(wanted, work=self.run.work(index, stop, self.captioner), waiting=self._waiting)
+            report = index.update(wanted, options=self.run.work(index, stop, self.captioner), on_wait=self._waiting)
             self._tell(index, report, time.perf_counter() - start)
         return o.STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
 
     def prune(self) -> int:
         with self.run.open() as index:
-            self._tell(index, index.prune(self.folders, waiting=self._waiting), None)
+            self._tell(index, index.prune(self.folders, on_wait=self._waiting), None)
         return 0
 
     def dry_run(self) -> int:
@@ -135,22 +135,22 @@ class _Verb:
 
     def _wanted(self, index: Index) -> list[tuple[bytes, Rules]]:
         """The folders and their rules: those of the flags, or where none was given, those of last time."""
-        from blip.apps.search.walk import Rules, root_of
+        from blip.apps.search.scan import Rules, root_path
 
-        known = {root.path: root.rules for root in index.roots()} if index.is_there else {}
-        paths = [root_of(folder) for folder in self.folders]
+        known = {root.path: root.rules for root in index.roots()} if index.exists else {}
+        paths = [root_path(folder) for folder in self.folders]
         return [(path, known.get(path, self.rules) if self.rules == Rules() else self.rules) for path in paths]
 
     def _check(self, index: Index) -> None:
         """Loads a model that was named and is not the index's, to see that it is the same by another name."""
-        known = index.identity() if index.is_there else None
+        known = index.identity() if index.exists else None
         if known is not None and self.run.model not in (None, known.model):
             index.model()
 
     def _waiting(self) -> None:
         o.note("another process is writing to this index; waiting for it to end", self.run.quiet)
 
-    def _tell(self, index: Index, report: Report, seconds: float | None) -> None:
+    def _tell(self, index: Index, report: UpdateReport, seconds: float | None) -> None:
         for path, reason in report.failed:
             o.note(f"{path}: {reason}")
         for folder in report.missing:
@@ -160,10 +160,10 @@ class _Verb:
         rate = "" if seconds is None else f", {seconds:.1f} s" + (f" ({looked / seconds:.1f} img/s)" if looked else "")
         o.note(f"{summary(report)}{rate}; {index.status().files:,} files in {index.folder}", self.run.quiet)
 
-    def _tell_sidecars(self, report: Written, what: str) -> None:
+    def _tell_sidecars(self, report: SidecarReport, what: str) -> None:
         for path, reason in report.kept:
-            o.note(f"{path}: left as it is, {reason}")
-        same = f", {report.same} as they are" if report.same else ""
+            o.note(f"{path}: kept, {reason}")
+        same = f", {report.unchanged} as they are" if report.unchanged else ""
         o.note(f"{report.done} captions {what}{same}, {len(report.kept)} left alone", self.run.quiet)
 
 

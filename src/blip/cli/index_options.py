@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from blip.api import Model
     from blip.apps.search.identity import Identity
     from blip.apps.search.index import Index
-    from blip.apps.search.update import Report, Work
+    from blip.apps.search.update import UpdateOptions, UpdateReport
     from blip.signals import Stop
 
 IndexFolder = Annotated[
@@ -44,24 +44,24 @@ class Using(o.Machine):
         from blip.apps.search.index import Index
 
         found = Index.open(self.index)
-        known = found.identity() if found.is_there else None
+        known = found.identity() if found.exists else None
         found.close()
         return Index.open(self.index, model=lambda: self.load(known))
 
-    def empty(self, *, folders: bool, waiting: Callable[[], None]) -> Index:
+    def empty(self, *, folders: bool, on_wait: Callable[[], None]) -> Index:
         """The index emptied (with `folders`, of these too), once the model for the new one is there."""
         from blip.apps.search.database import Damaged
         from blip.apps.search.index import Index
 
         found = Index.open(self.index)
         try:
-            known = found.identity() if found.is_there else None
+            known = found.identity() if found.exists else None
         except Damaged:
             known = None
         model = self.load(known)
         model.require("match")
-        if found.is_there:
-            found.clear(folders=folders, waiting=waiting)
+        if found.exists:
+            found.clear(folders=folders, on_wait=on_wait)
         found.close()
         return Index.open(self.index, model=model)
 
@@ -83,8 +83,9 @@ class Using(o.Machine):
             offline=self.offline or None,
         )
 
-    def work(self, index: Index, stop: Stop, captioner: str | None = None) -> Work:
+    def work(self, index: Index, stop: Stop, captioner: str | None = None) -> UpdateOptions:
         """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
+        from blip.apps.search.update import UpdateOptions
         from blip.cli.batch_run import Progress
 
         shown: list[Progress] = []
@@ -108,16 +109,16 @@ class Using(o.Machine):
                 captioner, device=self.device, dtype=self.dtype, threads=self.threads, offline=self.offline or None
             )
 
-        return index.work(
-            None if captioner is None else loaded,
+        return UpdateOptions(
+            captioner=None if captioner is None else loaded,
             workers=self.workers or o.default_workers(),
             batch_size=self.batch_size,
             max_pixels=int(self.max_megapixels * 1e6),
-            tick=tick,
+            progress=tick,
         )
 
 
-def summary(report: Report) -> str:
+def summary(report: UpdateReport) -> str:
     """What an update has done, in words; what was not is left out."""
     names = ("new", "changed", "moved", "copied", "removed", "captioned", "unchanged")
     parts = [f"{count:,} {name}" for name in names if (count := getattr(report, name))]

@@ -142,14 +142,14 @@ def _refresh(index: Index, run: Using, no_update: bool) -> None:
     from blip.cli.run import Terminated
     from blip.signals import stopping
 
-    if no_update or not index.is_there or not index.roots():
+    if no_update or not index.exists or not index.roots():
         return
     if not is_writable(index.folder):
         o.note(f"{index.folder} cannot be written; searching what it holds", run.quiet)
         return
     try:
         with stopping() as stop:
-            report = index.update(work=run.work(index, stop), waiting=_give_up)
+            report = index.update(options=run.work(index, stop), on_wait=_give_up)
     except _Busy:
         o.note("another process is writing to this index; searching what it holds so far", run.quiet)
         return
@@ -176,10 +176,10 @@ def _show(hits: Sequence[Hit], out: _Out) -> int:
     if not hits:
         o.note("nothing found", out.quiet)
     if _is_sheet(out.output):
-        from blip.apps.search import sheet
+        from blip.apps.search.output import write_sheet
 
         assert out.output is not None
-        sheet.write(out.output, hits, out.title)
+        write_sheet(out.output, hits, out.title)
     elif out.files_only or out.null:
         _paths([hit.path for hit in hits], out.null)
     elif out.thumbnails and out.form is None and out.output is None and sys.stdout.isatty():
@@ -230,17 +230,17 @@ def _paths(paths: Sequence[str], null: bool) -> None:
 
 def _pictures(hits: Sequence[Hit], out: _Out) -> None:
     """Each hit's picture above its line, where the terminal can show it."""
-    from blip.apps.search import sheet, terminal
+    from blip.apps.search import output
     from blip_lite.errors import UnreadableImage
 
-    how = terminal.protocol(os.environ)
-    if how is None:
-        o.note(f"--thumbnails: {terminal.ADVICE}", out.quiet)
+    protocol = output.terminal_protocol(os.environ)
+    if protocol is None:
+        o.note(f"--thumbnails: {output.NO_PROTOCOL}", out.quiet)
         _records(hits, out, ("score", "path"))
         return
     for hit in hits:
         try:
-            sys.stdout.write(terminal.escape(sheet.thumbnail(hit, sheet.SIDE), how))
+            sys.stdout.write(output.escape_sequence(output.thumbnail(hit), protocol))
         except UnreadableImage as error:
             o.note(str(error))
         name = "".join(c if c.isprintable() else "?" for c in hit.path)

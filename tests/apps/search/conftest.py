@@ -22,7 +22,7 @@ def model() -> blip.Model:
 
 @pytest.fixture
 def paint(tmp_path: Path) -> Paint:
-    """`paint(name, seed)`: a photo of noise in the folder `photos`."""
+    """`paint(name, seed)` writes a photo of noise to the folder `photos`."""
 
     def make(name: str, seed: int) -> Path:
         path = tmp_path / "photos" / name
@@ -35,7 +35,7 @@ def paint(tmp_path: Path) -> Paint:
 
 @pytest.fixture
 def photos(paint: Paint, tmp_path: Path) -> Path:
-    """Six photos, one of them in a folder with a space."""
+    """Folder of six photos, one of them in a subfolder with a space."""
     for number in range(5):
         paint(f"{number}.png", number)
     paint("sub dir/5 ü.png", 5)

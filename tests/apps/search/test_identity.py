@@ -1,4 +1,4 @@
-"""Which model an index was made with."""
+"""Identity of the model of an index."""
 
 from __future__ import annotations
 
@@ -10,26 +10,24 @@ import blip
 from blip.apps.search.identity import identity_of
 
 
-def test_the_same_weights_are_the_same_model_by_any_name(model: blip.Model, tmp_path: Path) -> None:
+def test_same_weights_have_same_identity_under_any_name(model: blip.Model, tmp_path: Path) -> None:
     model.save(tmp_path / "m")
     for name in (tmp_path / "m", tmp_path / "m" / "model.safetensors"):
-        found = identity_of(blip.load(name))
-        assert found.model == str(name) and len(found.weights) == 64
-        assert found.weights == identity_of(blip.load(tmp_path / "m")).weights
+        identity = identity_of(blip.load(name))
+        assert identity.model == str(name) and len(identity.weights) == 64
+        assert identity.weights == identity_of(blip.load(tmp_path / "m")).weights
     model.save(tmp_path / "copy")
-    assert identity_of(blip.load(tmp_path / "copy")).weights == found.weights
+    assert identity_of(blip.load(tmp_path / "copy")).weights == identity.weights
 
 
-def test_a_name_means_the_same_from_every_folder(
-    model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_relative_name_becomes_absolute(model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save(tmp_path / "m")
     monkeypatch.chdir(tmp_path)
     assert identity_of(blip.load("m")).model == str(tmp_path / "m")
     assert identity_of(model).model == "random-tiny"
 
 
-def test_a_file_is_hashed_once(model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_file_is_hashed_once(model: blip.Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model.save(tmp_path / "m")
     loaded = blip.load(tmp_path / "m")
     known = identity_of(loaded)
@@ -37,7 +35,7 @@ def test_a_file_is_hashed_once(model: blip.Model, tmp_path: Path, monkeypatch: p
     assert identity_of(loaded, known) == known
 
 
-def test_other_weights_or_another_size_are_another_model(model: blip.Model) -> None:
+def test_other_weights_or_image_size_change_identity(model: blip.Model) -> None:
     ours = identity_of(model)
     assert identity_of(blip.load_random("tiny")).weights == ours.weights
     assert identity_of(blip.load_random("tiny", seed=1)).weights != ours.weights

@@ -1,4 +1,4 @@
-"""An index over the life of its photos."""
+"""An index while its photos are added, changed, moved and deleted."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from PIL import Image
 
 import blip
 from blip.apps.search import duplicates, vectors
-from blip.apps.search.access import LOCK
-from blip.apps.search.database import FILE, Damaged
+from blip.apps.search.database import FILE, LOCK, Damaged
 from blip.apps.search.index import Index
 from blip.apps.search.query import Part
+from blip.apps.search.update import UpdateOptions
 from blip_lite.errors import CheckpointMismatch, UnreadableImage, UsageError
 from tests.apps.search.conftest import Paint
 
 
-def names(index: Index, query: object = "a cat", **how: object) -> list[str]:
-    return [Path(hit.path).name for hit in index.search(query, rerank=0, **how)]  # type: ignore[arg-type]
+def names(index: Index, query: object = "a cat", **options: object) -> list[str]:
+    return [Path(hit.path).name for hit in index.search(query, rerank=0, **options)]  # type: ignore[arg-type]
 
 
 def pictures(index: Index) -> list[tuple[int, bytes]]:
@@ -31,7 +31,7 @@ def pictures(index: Index) -> list[tuple[int, bytes]]:
         return db.execute("SELECT id, hash FROM pictures ORDER BY id").fetchall()
 
 
-def test_hits_are_ordered_by_the_cosine_of_the_model(index: Index, photos: Path, model: blip.Model) -> None:
+def test_hits_are_ordered_by_cosine(index: Index, photos: Path, model: blip.Model) -> None:
     assert index.add_dir(photos).new == 6
     hits = index.search("a cat", rerank=0, top=4)
     paths = sorted(photos.rglob("*.png"))
@@ -43,7 +43,7 @@ def test_hits_are_ordered_by_the_cosine_of_the_model(index: Index, photos: Path,
     assert hits[0].score == pytest.approx(hits[0].itc)
 
 
-def test_a_second_look_orders_as_rank_does(index: Index, photos: Path, model: blip.Model) -> None:
+def test_reranked_order_equals_model_rank(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
     paths = sorted(photos.rglob("*.png"))
     hits, ranked = index.search("a cat", rerank=4), model.rank("a cat", paths, rerank=4)
@@ -53,7 +53,7 @@ def test_a_second_look_orders_as_rank_does(index: Index, photos: Path, model: bl
         assert a.score == pytest.approx(b.score, abs=2e-3) and a.itm == pytest.approx(b.itm, abs=2e-3)
 
 
-def test_a_photo_finds_itself_and_parts_are_summed(index: Index, photos: Path, model: blip.Model) -> None:
+def test_photo_finds_itself_and_query_terms_are_summed(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
     assert names(index, photos / "3.png", top=1) == ["3.png"]
     hits = index.search([Part("a cat"), Part(photos / "2.png", -0.5)], rerank=0, top=1)
@@ -63,11 +63,11 @@ def test_a_photo_finds_itself_and_parts_are_summed(index: Index, photos: Path, m
         images @ model.embed_text("a cat").vectors[0] - 0.5 * images @ model.embed_image(photos / "2.png").vectors[0]
     )
     assert hits[0].path == str(paths[int(scores.argmax())]) and hits[0].score == pytest.approx(scores.max(), abs=2e-3)
-    with pytest.raises(UsageError, match="cancel each other"):
+    with pytest.raises(UsageError, match="query terms cancel out"):
         index.search([Part("a cat"), Part("a cat", -1)])
 
 
-def test_a_negative_text_counts_in_the_second_look(index: Index, photos: Path, model: blip.Model) -> None:
+def test_negative_text_counts_in_reranking(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
     hits = index.search([Part("a cat"), Part("a dog", -1)])
     logits = model.match_logits([hit.path for hit in hits], ["a cat", "a dog"])[..., 1]
@@ -76,7 +76,7 @@ def test_a_negative_text_counts_in_the_second_look(index: Index, photos: Path, m
     assert np.allclose([hit.score for hit in hits], expected, atol=3e-3) and (np.diff(expected) <= 3e-3).all()
 
 
-def test_nothing_is_done_twice(index: Index, photos: Path) -> None:
+def test_unchanged_photos_are_not_processed_again(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     before = {path.name: path.stat().st_mtime_ns for path in index.folder.glob("vectors*")}
     fresh = Index.open(index.folder)  # without a model: none is needed
@@ -85,7 +85,7 @@ def test_nothing_is_done_twice(index: Index, photos: Path) -> None:
     assert {path.name: path.stat().st_mtime_ns for path in index.folder.glob("vectors*")} == before
 
 
-def test_moved_file_keeps_its_vector_and_a_copy_gets_none(index: Index, photos: Path, model: blip.Model) -> None:
+def test_moved_file_keeps_its_vector_and_copy_shares_it(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
     before = pictures(index)
     (photos / "new").mkdir()
@@ -110,24 +110,24 @@ def test_changed_and_deleted_files(index: Index, photos: Path, paint: Paint) -> 
 
 
 def vectors_of(index: Index) -> int:
-    with index.access.snapshot() as (_, state):
+    with index.snapshot() as (_, state):
         assert state is not None
         return len(state)
 
 
-def test_one_bad_file_never_stops_the_others(index: Index, photos: Path, paint: Paint) -> None:
+def test_unreadable_files_do_not_stop_the_others(index: Index, photos: Path, paint: Paint) -> None:
     (photos / "bad.png").write_bytes((photos / "0.png").read_bytes()[:300])
     (photos / "empty.jpg").touch()
     os.mkfifo(photos / "pipe.jpg")
     report = index.add_dir(photos)
     assert report.new == 6 and sorted(Path(path).name for path, _ in report.failed) == ["bad.png", "empty.jpg"]
     assert "truncated" in dict(index.status().failed)[str(photos / "bad.png")]
-    assert index.update().failed == []  # not tried again
+    assert index.update().failed == []  # not read again
     paint("bad.png", 9)
     assert index.update().changed == 1 and len(index.status().failed) == 1
 
 
-def test_a_folder_that_is_not_there_keeps_its_photos_until_pruned(index: Index, photos: Path, tmp_path: Path) -> None:
+def test_missing_folder_keeps_its_photos_until_pruned(index: Index, photos: Path, tmp_path: Path) -> None:
     index.add_dir(photos)
     photos.rename(tmp_path / "unplugged")
     assert index.update().missing == [str(photos)] and len(names(index)) == 6
@@ -140,18 +140,18 @@ def test_prune_adds_nothing(index: Index, photos: Path, paint: Paint) -> None:
     paint("later.png", 50)
     (photos / "0.png").unlink()
     assert index.prune([photos]).removed == 1 and "later.png" not in names(index)
-    with pytest.raises(UsageError, match="is not an indexed folder"):
+    with pytest.raises(UsageError, match="not an indexed folder"):
         index.prune([photos / "sub dir"])
 
 
-def test_folders_inside_folders_do_not_fight(index: Index, photos: Path, paint: Paint) -> None:
+def test_nested_folders_keep_their_own_rules(index: Index, photos: Path, paint: Paint) -> None:
     paint(".hidden/h.png", 60)
     index.add_dir(photos)
     index.add_dir(photos / ".hidden")
     assert index.update().removed == 0 and len(names(index)) == 7
 
 
-def test_what_a_folder_leaves_out_stays_where_another_folder_wants_it(index: Index, photos: Path) -> None:
+def test_file_excluded_by_one_folder_stays_if_another_includes_it(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     index.add_dir(photos / "sub dir")
     report = index.add_dir(photos, recursive=False, globs=["!3.png"])
@@ -159,55 +159,55 @@ def test_what_a_folder_leaves_out_stays_where_another_folder_wants_it(index: Ind
     assert index.update().unchanged == 5
 
 
-def test_rules_that_are_given_anew_drop_what_they_leave_out(index: Index, photos: Path) -> None:
+def test_new_rules_drop_excluded_files(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     assert index.add_dir(photos, recursive=False, globs=["!3.png"]).removed == 2
     assert index.update().unchanged == 4
 
 
-def test_another_model_is_refused_and_clear_makes_room(index: Index, photos: Path, paint: Paint) -> None:
+def test_other_model_is_rejected_until_index_is_cleared(index: Index, photos: Path, paint: Paint) -> None:
     index.add_dir(photos)
     other = blip.load_random("tiny", seed=1)
     paint("later.png", 80)
     for call in (lambda i: i.search("a cat"), lambda i: i.update(), lambda i: i.model()):
-        with Index.open(index.folder, model=other) as strange, pytest.raises(CheckpointMismatch, match="--rebuild"):
-            call(strange)
-    with Index.open(index.folder, model=other) as strange:
-        strange.clear()
-        assert strange.update().new == 7 and len(names(strange)) == 7
+        with Index.open(index.folder, model=other) as reopened, pytest.raises(CheckpointMismatch, match="--rebuild"):
+            call(reopened)
+    with Index.open(index.folder, model=other) as reopened:
+        reopened.clear()
+        assert reopened.update().new == 7 and len(names(reopened)) == 7
 
 
-def test_only_a_part_can_be_searched(index: Index, photos: Path) -> None:
+def test_search_under_a_folder(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     assert names(index, under=photos / "sub dir") == ["5 ü.png"]
-    with pytest.raises(UsageError, match="nothing of it is indexed"):
+    with pytest.raises(UsageError, match="contains no indexed file"):
         index.search("a cat", under=photos / "no")
     assert names(index, min_score=2.0) == []
 
 
-def test_what_was_cut_off_goes_on(index: Index, photos: Path) -> None:
-    report = index.add_dir(photos, batch_size=2, tick=lambda done, total: done < 4)
+def test_stopped_update_resumes(index: Index, photos: Path) -> None:
+    report = index.add_dir(photos, batch_size=2, progress=lambda done, total: done < 4)
     assert report.stopped and report.new == 4
-    assert len(names(index)) == 4  # found already, from the database alone
+    assert len(names(index)) == 4  # found in the database, before the first vector file
     assert not list(index.folder.glob("vectors*"))
     report = index.update()
     assert (report.new, report.unchanged) == (2, 4) and vectors_of(index) == 6
 
 
-def test_a_moved_file_keeps_its_vector_also_when_the_first_try_was_cut_off(index: Index, photos: Path) -> None:
+def test_moved_files_keep_their_vectors_after_a_stopped_update(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     before = pictures(index)
     for path in sorted(photos.glob("*.png")):
         path.rename(photos / f"moved {path.name}")
-    work = index.work(batch_size=1, tick=lambda done, total: False)
-    assert index.update(work=work).stopped
+    options = UpdateOptions(batch_size=1, progress=lambda done, total: False)
+    assert index.update(options=options).stopped
     index.update()
     assert pictures(index) == before
 
 
 def test_readers_do_not_wait_for_a_writer(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
-    with index.access.writing() as db:
+    with index.writer() as db:
         db.execute("BEGIN IMMEDIATE")
         db.execute("DELETE FROM files")
         with Index.open(index.folder, model=model) as reader:
@@ -215,7 +215,9 @@ def test_readers_do_not_wait_for_a_writer(index: Index, photos: Path, model: bli
         db.execute("ROLLBACK")
 
 
-def test_a_reader_goes_on_while_files_are_replaced(index: Index, photos: Path, paint: Paint, model: blip.Model) -> None:
+def test_reader_works_while_vector_files_are_replaced(
+    index: Index, photos: Path, paint: Paint, model: blip.Model
+) -> None:
     index.add_dir(photos)
     with Index.open(index.folder, model=model) as reader:
         assert len(names(reader)) == 6
@@ -226,19 +228,19 @@ def test_a_reader_goes_on_while_files_are_replaced(index: Index, photos: Path, p
     assert len(list(index.folder.glob("vectors*"))) == 1
 
 
-def test_a_second_writer_waits_and_says_so(index: Index, photos: Path) -> None:
+def test_second_writer_reports_that_it_waits(index: Index, photos: Path) -> None:
     index.add_dir(photos)
-    said, done = threading.Event(), []
-    with index.access.writing():
-        second = threading.Thread(target=lambda: done.append(Index.open(index.folder).update(waiting=said.set)))
+    waiting, done = threading.Event(), []
+    with index.writer():
+        second = threading.Thread(target=lambda: done.append(Index.open(index.folder).update(on_wait=waiting.set)))
         second.start()
-        assert said.wait(10) and not done
+        assert waiting.wait(10) and not done
     second.join(10)
     assert done[0].unchanged == 6
 
 
 @pytest.mark.parametrize("name", [FILE, "vectors-1.usearch"])
-def test_damage_is_told_and_can_be_mended(index: Index, photos: Path, model: blip.Model, name: str) -> None:
+def test_damage_is_reported_and_can_be_repaired(index: Index, photos: Path, model: blip.Model, name: str) -> None:
     index.add_dir(photos)
     index.close()
     data = bytearray((index.folder / name).read_bytes())
@@ -252,14 +254,14 @@ def test_damage_is_told_and_can_be_mended(index: Index, photos: Path, model: bli
         assert len(names(again)) == 6
 
 
-def test_a_vector_file_that_is_gone_is_damage(index: Index, photos: Path) -> None:
+def test_missing_vector_file_is_damage(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     (index.folder / "vectors-1.usearch").unlink()
     with pytest.raises(Damaged, match=r"vectors-1\.usearch is missing"):
         index.search("a cat")
 
 
-def test_where_an_index_cannot_be(tmp_path: Path, photos: Path, model: blip.Model) -> None:
+def test_invalid_index_and_photo_folders(tmp_path: Path, photos: Path, model: blip.Model) -> None:
     with pytest.raises(UsageError, match="is a file"):
         Index.open(photos / "0.png")
     with pytest.raises(UsageError, match="a folder of its own"):
@@ -271,16 +273,16 @@ def test_where_an_index_cannot_be(tmp_path: Path, photos: Path, model: blip.Mode
     assert not (tmp_path / "none").exists()
 
 
-def test_status_survives_a_file_that_a_writer_takes_away(
+def test_status_tolerates_a_file_deleted_by_a_writer(
     index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add_dir(photos)
-    there = list(index.folder.iterdir())
-    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([*there, folder / "vectors-9.usearch"]))
-    assert index.status().bytes == sum(path.stat().st_size for path in there)
+    files = list(index.folder.iterdir())
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([*files, folder / "vectors-9.usearch"]))
+    assert index.status().bytes == sum(path.stat().st_size for path in files)
 
 
-def test_a_list_is_a_sum_and_an_empty_query_is_refused(index: Index, photos: Path) -> None:
+def test_list_is_a_sum_and_empty_query_is_rejected(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     listed = index.search(["cat", photos / "1.png"], rerank=0)
     assert listed == index.search([Part("cat"), Part(photos / "1.png")], rerank=0)
@@ -289,13 +291,13 @@ def test_a_list_is_a_sum_and_an_empty_query_is_refused(index: Index, photos: Pat
             index.search(query)
 
 
-def test_a_query_that_is_no_photo(index: Index, photos: Path) -> None:
+def test_query_photo_that_does_not_exist(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     with pytest.raises(UnreadableImage, match="no such file"):
         index.search(photos / "none.png")
 
 
-def test_captions_are_stored_and_added_to_what_has_none(index: Index, photos: Path, model: blip.Model) -> None:
+def test_captions_are_added_to_photos_without_one(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
     assert index.search("a cat", top=1)[0].caption is None
     report = index.add_dir(photos, captioner=model)
@@ -305,24 +307,22 @@ def test_captions_are_stored_and_added_to_what_has_none(index: Index, photos: Pa
     assert hit.caption == model.caption(hit.path).text
 
 
-def test_names_that_are_no_text(index: Index, paint: Paint, photos: Path) -> None:
+def test_file_names_that_are_not_unicode(index: Index, paint: Paint, photos: Path) -> None:
     odd = os.path.join(os.fsencode(photos), b"\xff\n-.png")
     os.rename(photos / "0.png", odd)
     index.add_dir(photos)
     assert os.fsencode(index.search(Path(os.fsdecode(odd)), top=1)[0].path) == odd
 
 
-def test_more_than_an_exact_search_would_take(
-    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch, model: blip.Model
-) -> None:
+def test_approximate_search(index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch, model: blip.Model) -> None:
     index.add_dir(photos)
     expected = names(index)
-    monkeypatch.setattr(vectors, "EXACT", 2)
+    monkeypatch.setattr(vectors, "MAX_EXACT", 2)
     with Index.open(index.folder, model=model) as again:
         assert names(again) == expected
 
 
-def test_near_identical_photos_are_grouped(index: Index, photos: Path) -> None:
+def test_duplicates_are_grouped(index: Index, photos: Path) -> None:
     shutil.copy(photos / "2.png", photos / "two.png")
     index.add_dir(photos)
     (group,) = index.duplicates(0.999999)
@@ -334,24 +334,24 @@ def test_near_identical_photos_are_grouped(index: Index, photos: Path) -> None:
         index.duplicates(2)
 
 
-def test_near_identical_photos_among_very_many(index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approximate_duplicates_equal_exact_ones(index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with Image.open(photos / "3.png") as image:
         image.rotate(180).rotate(180).save(photos / "3 again.png", compress_level=1)  # other bytes, same pixels
     index.add_dir(photos)
     expected = index.duplicates(0.99999)
     assert [Path(hit.path).name for hit in expected[0]] == ["3 again.png", "3.png"]
-    monkeypatch.setattr(duplicates, "EXACT", 2)
+    monkeypatch.setattr(duplicates, "MAX_EXACT", 2)
     assert index.duplicates(0.99999) == expected
 
 
-def test_an_empty_folder_is_an_index_without_hits(index: Index, tmp_path: Path) -> None:
+def test_index_of_an_empty_folder_has_no_hits(index: Index, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert index.add_dir(tmp_path / "photos").new == 0
     assert index.search("a cat") == [] and index.duplicates() == [] and index.status().model is None
     assert (index.folder / LOCK).exists()
 
 
-def test_words_find_what_they_mean(tmp_path: Path) -> None:
+def test_texts_find_matching_example_photos(tmp_path: Path) -> None:
     examples = Path(__file__).parents[3] / "examples"
     with Index.open(tmp_path / "index", model=blip.load("tiny")) as index:
         assert index.add_dir(examples).new == 5
@@ -359,7 +359,7 @@ def test_words_find_what_they_mean(tmp_path: Path) -> None:
             assert [names(index, text, top=1), Path(index.search(text, top=1)[0].path).name] == [[name], name]
 
 
-def test_what_was_folded_takes_no_room_twice(index: Index, paint: Paint, tmp_path: Path) -> None:
+def test_folded_vectors_are_removed_from_the_database(index: Index, paint: Paint, tmp_path: Path) -> None:
     for number in range(40):
         paint(f"{number}.png", number)
     index.add_dir(tmp_path / "photos")

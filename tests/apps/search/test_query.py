@@ -1,4 +1,4 @@
-"""Queries as rclip users know them."""
+"""Queries in the syntax of rclip."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def test_paths_and_urls_are_photos() -> None:
 
 
 @pytest.mark.parametrize("words", [[], [""], ["  "], ["+"], ["dog", "-"], ["dog", "+", "-", "cat"], ["2: "]])
-def test_an_incomplete_query_is_refused(words: list[str]) -> None:
+def test_incomplete_query_is_rejected(words: list[str]) -> None:
     with pytest.raises(UsageError, match=r"query|sign"):
         parse(words)
 
 
-def test_a_weight_beyond_all_numbers_is_refused() -> None:
+def test_huge_weight_is_rejected() -> None:
     with pytest.raises(UsageError, match=r"weight 9+ of 'cat'; must be at most 1,000,000"):
         parse([f"{'9' * 400}:cat"])

@@ -1,4 +1,4 @@
-"""Files as small pictures, frames of videos among them."""
+"""Reading of files and video frames at a model's input size."""
 
 from __future__ import annotations
 
@@ -11,42 +11,42 @@ from PIL import Image
 
 import blip
 from blip.apps.search.index import Index
-from blip.apps.search.reading import Reader, small
-from blip.apps.search.walk import Found
+from blip.apps.search.reading import Reader, resize_for_model
+from blip.apps.search.scan import ScannedFile
 from blip_lite.image import MAX_PIXELS
 
 
-def found(path: Path) -> Found:
+def scanned(path: Path) -> ScannedFile:
     status = path.stat()
-    return Found(os.fsencode(path), status.st_size, status.st_mtime_ns)
+    return ScannedFile(os.fsencode(path), status.st_size, status.st_mtime_ns)
 
 
-def test_a_small_picture_gives_the_same_vector(model: blip.Model) -> None:
+def test_resized_picture_has_the_same_vector(model: blip.Model) -> None:
     image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (90, 31, 3), dtype=np.uint8))
-    pixels = small(image, model.config.vision.image_size)
+    pixels = resize_for_model(image, model.config.vision.image_size)
     assert (model.embed_image([pixels]).vectors == model.embed_image([image]).vectors).all()
 
 
-def test_files_come_in_order_and_known_ones_are_not_decoded(photos: Path) -> None:
+def test_files_keep_their_order_and_known_ones_are_not_decoded(photos: Path) -> None:
     paths = sorted(photos.glob("*.png"))
     reader = Reader(sizes=[16, 32], max_pixels=MAX_PIXELS, workers=2)
-    contents = list(reader.all((found(path), False) for path in paths))
-    assert [os.fsdecode(one.file.path) for one in contents] == [str(path) for path in paths]
+    contents = list(reader.read_all((scanned(path), False) for path in paths))
+    assert [os.fsdecode(content.file.path) for content in contents] == [str(path) for path in paths]
     assert contents[0].pictures[0].pixels[16].shape == (16, 16, 3)
     skipping = Reader(sizes=[16], max_pixels=MAX_PIXELS, skip={contents[0].hash}.__contains__)
-    assert not skipping.one(found(paths[0])).pictures and skipping.one(found(paths[0]), True).pictures
+    assert not skipping.read(scanned(paths[0])).pictures and skipping.read(scanned(paths[0]), True).pictures
 
 
-def test_a_file_that_is_written_meanwhile_is_left_for_next_time(photos: Path) -> None:
+def test_file_changed_during_reading_is_left_for_the_next_update(photos: Path) -> None:
     path = photos / "0.png"
-    old = found(path)
+    old = scanned(path)
     with path.open("ab") as file:
         file.write(b"more")
-    content = Reader(sizes=[16], max_pixels=MAX_PIXELS).one(old)
-    assert content.error == "was written to while it was read" and not content.lasting
+    content = Reader(sizes=[16], max_pixels=MAX_PIXELS).read(old)
+    assert content.error == "changed while it was being read" and not content.permanent
 
 
-def test_frames_of_a_video_are_found_by_their_time(index: Index, tmp_path: Path) -> None:
+def test_video_frames_are_found_with_their_time(index: Index, tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     (tmp_path / "photos").mkdir()
     with av.open(str(tmp_path / "photos" / "v.mp4"), "w") as container:

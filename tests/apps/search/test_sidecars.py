@@ -1,4 +1,4 @@
-"""Captions beside the photos, and back again."""
+"""Captions as sidecars beside the photos, and their removal."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("extension", [".txt", ".xmp"])
-def test_what_was_written_can_be_taken_back(index: Index, photos: Path, model: blip.Model, extension: str) -> None:
+def test_written_captions_can_be_removed(index: Index, photos: Path, model: blip.Model, extension: str) -> None:
     before = tree(photos)
     index.add_dir(photos, captioner=model)
     assert index.write_captions(extension).done == 6
     caption = model.caption(photos / "3.png").text
     assert caption in (photos / f"3{extension}").read_text(encoding="utf-8")
-    assert index.write_captions(extension).same == 6
+    assert index.write_captions(extension).unchanged == 6
     assert index.remove_captions().done == 6 and tree(photos) == before
     assert index.remove_captions().done == 0
 
 
-def test_files_of_others_are_never_touched(index: Index, photos: Path, model: blip.Model) -> None:
+def test_foreign_files_are_never_touched(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos, captioner=model)
     (photos / "0.txt").write_text("mine")
     shutil.copy(photos / "1.png", photos / "1.gif")  # would have the same sidecar
@@ -38,18 +38,18 @@ def test_files_of_others_are_never_touched(index: Index, photos: Path, model: bl
     report = index.write_captions(".txt")
     assert report.done == 5
     assert {Path(path).name: reason.split("/")[0] for path, reason in report.kept} == {
-        "0.txt": "is not ours",
-        "1.txt": "is that of ",
+        "0.txt": "not written by this index",
+        "1.txt": "belongs to ",
     }
     (photos / "2.txt").write_text("changed by me")
     (photos / "3.txt").unlink()
     report = index.remove_captions()
-    assert report.done == 3 and [reason for _, reason in report.kept] == ["was changed since"]
+    assert report.done == 3 and [reason for _, reason in report.kept] == ["changed since"]
     assert sorted(path.name for path in photos.rglob("*.txt")) == ["0.txt", "2.txt"]
     assert (photos / "0.txt").read_text() == "mine" and (photos / "2.txt").read_text() == "changed by me"
 
 
-def test_one_folder_alone(index: Index, photos: Path, model: blip.Model) -> None:
+def test_captions_of_one_folder(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos, captioner=model)
     assert index.write_captions(".txt", under=photos / "sub dir").done == 1
     index.write_captions(".txt")
@@ -57,12 +57,12 @@ def test_one_folder_alone(index: Index, photos: Path, model: blip.Model) -> None
     assert len(list(photos.rglob("*.txt"))) == 5
 
 
-def test_an_old_text_that_cannot_be_replaced_stays_ours(
+def test_irreplaceable_sidecar_stays_recorded(
     index: Index, photos: Path, model: blip.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index.add_dir(photos, captioner=model)
     index.write_captions(".txt")
-    with index.access.writing() as db:
+    with index.writer() as db:
         db.execute("UPDATE pictures SET caption = 'new: text'")
     refuse = PermissionError(errno.EACCES, "Permission denied")
     with monkeypatch.context() as patch:
@@ -72,7 +72,7 @@ def test_an_old_text_that_cannot_be_replaced_stays_ours(
     assert index.write_captions(".txt").done == 6
 
 
-def test_what_cannot_be_written(index: Index, photos: Path) -> None:
+def test_missing_captions_and_unknown_extension_are_errors(index: Index, photos: Path) -> None:
     index.add_dir(photos)
     with pytest.raises(UsageError, match="no captions to write"):
         index.write_captions(".txt")

@@ -55,7 +55,7 @@ class Folders:
             raise UsageError("nothing to search for; write some words or drop a photo")
         folder = self.allowed(typed)
         with Index.open(self.index, model=model) as index:
-            index.add_dir(folder, tick=tick, workers=2)
+            index.add_dir(folder, progress=tick, workers=2)
             hits = index.search([Part(one) for one in query], top=top, under=folder)
         return [shown for hit in hits if (shown := _shown(hit, folder)) is not None]
 

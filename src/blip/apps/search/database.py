@@ -1,78 +1,166 @@
-"""The SQLite file of an index: opened for readers or for the one writer, its failures as one line."""
+"""SQLite database of an index: schema, connections, transactions, the writer lock and statements on whole tables.
+
+Paths are stored as bytes, as the file system returns them. A picture is a still image (`at` = -1) or a video frame
+(`at` in milliseconds), identified by the SHA-256 of its file: copies share a picture, and a moved file keeps it.
+"""
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
-from blip.apps.search import schema
+from blip.apps.search.scan import IndexedFile, Root, Rules
 from blip.io.atomic import writing
 from blip_lite.errors import CheckpointError, EnvironmentProblem, UsageError
 
 FILE = "index.db"
+LOCK = ".writer.lock"
+STILL = -1  # `at` of a picture that is not a video frame
 WAIT_SECONDS = 30.0  # for another process's transaction, which takes milliseconds
+MIGRATIONS = (
+    """
+    CREATE TABLE meta (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+    CREATE TABLE roots (id INTEGER PRIMARY KEY, path BLOB NOT NULL UNIQUE, rules TEXT NOT NULL);
+    CREATE TABLE files (
+        path BLOB PRIMARY KEY,
+        root INTEGER NOT NULL,       -- the root whose scan listed the file
+        size INTEGER NOT NULL,
+        mtime INTEGER NOT NULL,      -- nanoseconds
+        hash BLOB NOT NULL,
+        error TEXT                   -- why the file has no picture
+    ) WITHOUT ROWID;
+    CREATE INDEX files_of_hash ON files (hash);
+    CREATE TABLE pictures (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,  -- never reused: a vector file may still contain a deleted id
+        hash BLOB NOT NULL,
+        at INTEGER NOT NULL,
+        caption TEXT,
+        UNIQUE (hash, at)
+    );
+    CREATE TABLE pending (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);  -- not yet in the vector file
+    CREATE TABLE sidecars (path BLOB PRIMARY KEY, image BLOB NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
+    """,
+)
 
 
-def connect(folder: Path, *, create: bool = False) -> sqlite3.Connection:
-    """The database of the index in `folder`. Raises UsageError where there is none, EnvironmentProblem, Damaged."""
-    path = folder / FILE
+class Damaged(CheckpointError):
+    """An index that can no longer be read."""
+
+    def __init__(self, folder: Path, reason: object) -> None:
+        super().__init__(f"{folder}: index is damaged ({reason}); rebuild it: blip index --rebuild DIR")
+
+
+class Database(sqlite3.Connection):
+    """Connection to the database of the index in `folder`."""
+
+    folder: Path
+
+    @contextmanager
+    def transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
+        """Commit everything inside or nothing; `DEFERRED` gives a reader one consistent state."""
+        with translate_errors(self.folder):
+            self.execute(f"BEGIN {kind}")
+            try:
+                yield
+                self.execute("COMMIT")
+            except BaseException:
+                if self.in_transaction:
+                    self.execute("ROLLBACK")
+                raise
+
+    def count(self, what: str, *values: Any) -> int:
+        """Number of rows; `what` is a table and, optionally, its WHERE clause."""
+        return int(self.execute(f"SELECT count(*) FROM {what}", values).fetchone()[0])
+
+    def roots(self) -> list[Root]:
+        """Indexed folders in the order they were added."""
+        rows = self.execute("SELECT id, path, rules FROM roots ORDER BY id")
+        return [Root(id, path, Rules.from_json(rules)) for id, path, rules in rows]
+
+    def add_root(self, path: bytes, rules: Rules) -> Root:
+        """Add an indexed folder, or replace its rules."""
+        with self.transaction():
+            self.execute(
+                "INSERT INTO roots (path, rules) VALUES (?, ?) ON CONFLICT (path) DO UPDATE SET rules = excluded.rules",
+                (path, rules.to_json()),
+            )
+        return next(root for root in self.roots() if root.path == path)
+
+    def files(self) -> dict[bytes, IndexedFile]:
+        """All files of the index by path, including those that could not be read."""
+        rows = self.execute("SELECT path, root, size, mtime, hash, error FROM files")
+        return {path: IndexedFile(*values) for path, *values in rows}
+
+    def clear(self, *, roots: bool) -> None:
+        """Delete all pictures and the model's identity, and with `roots` the folders; keep the record of sidecars."""
+        with self.transaction():
+            for table in ("files", "pictures", "pending", *(("roots",) if roots else ())):
+                self.execute(f"DELETE FROM {table}")
+            self.execute("DELETE FROM meta WHERE name LIKE 'model.%' OR name = 'crc'")
+
+    def get_meta(self, name: str) -> Any:
+        """Value stored under a name; None if there is none."""
+        row = self.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else row[0]
+
+    def set_meta(self, **values: Any) -> None:
+        self.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
+
+
+def connect(folder: Path, *, create: bool = False) -> Database:
+    """Open the database of an index. Raises UsageError if it does not exist, EnvironmentProblem, Damaged."""
     if create:
         make_folder(folder)
-    elif not path.is_file():
-        raise UsageError(f"{folder}: no index here; 'blip index DIR' makes one")
-    with failures(folder):
-        db = _open(path, "rwc" if create else "rw")
+    elif not (folder / FILE).is_file():
+        raise missing_index(folder)
+    with translate_errors(folder):
+        db = _open(folder, "rwc" if create else "rw")
     try:
-        with failures(folder):
+        with translate_errors(folder):
             if create:
-                db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # of a new file; `vectors.fold` gives pages back
+                db.execute("PRAGMA auto_vacuum = INCREMENTAL")  # new files only; `vectors.fold` returns free pages
                 db.execute("PRAGMA journal_mode = WAL")  # readers see the last whole transaction and never wait
                 db.execute("PRAGMA synchronous = NORMAL")
-                schema.migrate(db)
-            _check_version(folder, schema.version(db))
+                migrate(db)
+            _check_version(folder, version(db))
     except BaseException:
         db.close()
         raise
     return db
 
 
+def missing_index(folder: Path) -> UsageError:
+    return UsageError(f"{folder}: no index here; create one with 'blip index DIR'")
+
+
+def migrate(db: sqlite3.Connection, migrations: tuple[str, ...] = MIGRATIONS) -> None:
+    """Bring a database to the newest schema; each step is applied completely or not at all."""
+    for number in range(version(db) + 1, len(migrations) + 1):
+        db.executescript(f"BEGIN IMMEDIATE; {migrations[number - 1]} PRAGMA user_version = {number}; COMMIT;")
+
+
+def version(db: sqlite3.Connection) -> int:
+    """Number of migrations applied."""
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
 def _check_version(folder: Path, found: int) -> None:
-    if found == len(schema.MIGRATIONS):
+    if found == len(MIGRATIONS):
         return
-    advice = "update blip" if found > len(schema.MIGRATIONS) else "run 'blip index' once"
+    advice = "update blip" if found > len(MIGRATIONS) else "run 'blip index' once"
     raise EnvironmentProblem(
-        f"{folder}: index of version {found}, not {len(schema.MIGRATIONS)}; {advice}, or make it anew: --rebuild"
+        f"{folder}: index has version {found}, not {len(MIGRATIONS)}; {advice}, or rebuild it with --rebuild"
     )
 
 
 @contextmanager
-def transaction(db: sqlite3.Connection, folder: Path, kind: str = "IMMEDIATE") -> Iterator[sqlite3.Connection]:
-    """All or nothing of what happens inside; `DEFERRED` for a reader, who sees one state throughout."""
-    with failures(folder):
-        db.execute(f"BEGIN {kind}")
-        try:
-            yield db
-            db.execute("COMMIT")
-        except BaseException:
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            raise
-
-
-class Damaged(CheckpointError):
-    """An index that cannot be read any more."""
-
-    def __init__(self, folder: Path, reason: object) -> None:
-        super().__init__(f"{folder}: index is damaged ({reason}); make it anew: blip index --rebuild DIR")
-
-
-@contextmanager
-def failures(folder: Path) -> Iterator[None]:
-    """What SQLite says, as an error of this program."""
+def translate_errors(folder: Path) -> Iterator[None]:
+    """Raise SQLite's errors as errors of this program."""
     try:
         yield
     except sqlite3.Error as error:
@@ -86,33 +174,62 @@ def failures(folder: Path) -> Iterator[None]:
         raise Damaged(folder, error) from error
 
 
+@contextmanager
+def writer_lock(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
+    """Exclude other writers, in this process and others. `on_wait` is called before waiting; it may raise instead."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if on_wait is not None:
+            on_wait()
+        lock.acquire()
+    except OSError as error:
+        raise EnvironmentProblem(f"{folder}: index cannot be written ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def remove(folder: Path) -> None:
-    """Deletes an index that cannot be opened any more; its folder stays."""
+    """Delete the files of an index that can no longer be opened; the folder stays."""
     for path in [*folder.glob(f"{FILE}*"), *folder.glob("vectors-*.usearch")]:
         with writing(path):
             path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """Makes the folder of an index. Raises UsageError where it is used for other things, EnvironmentProblem."""
+    """Create the folder of an index. Raises UsageError if it contains other files, EnvironmentProblem."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         others = [name for name in os.listdir(folder) if not name.startswith((FILE, "vectors-", "."))]
     if others and not (folder / FILE).exists():
-        raise UsageError(f"{folder}: holds other files ({others[0]}, ...); an index needs a folder of its own")
+        raise UsageError(f"{folder}: contains other files ({others[0]}, ...); an index needs a folder of its own")
     if not os.access(folder, os.W_OK):
         raise EnvironmentProblem(f"{folder}: index cannot be written (no write permission)")
 
 
 def is_writable(folder: Path) -> bool:
-    """Whether the index in a folder may be written."""
+    """Return whether this process may write the index in a folder."""
     return os.access(folder, os.W_OK) and os.access(folder / FILE, os.W_OK)
 
 
-def _open(path: Path, mode: str) -> sqlite3.Connection:
-    """A connection without transactions of its own; read-only where the index may not be written."""
-    if mode == "rw" and not is_writable(path.parent):
-        # nothing can be put beside the file, so there is no write-ahead log to be read either
+def _open(folder: Path, mode: str) -> Database:
+    """Open without implicit transactions; read-only if the index cannot be written."""
+    path = folder / FILE
+    if mode == "rw" and not is_writable(folder):
+        # no file can be created beside it, so without an existing write-ahead log there is none to read
         mode = "ro" if path.with_name(f"{path.name}-wal").exists() else "ro&immutable=1"
-    uri = f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=WAIT_SECONDS, check_same_thread=False)
+    db = sqlite3.connect(
+        f"file:{quote(os.fsencode(path.absolute()))}?mode={mode}",
+        uri=True,
+        isolation_level=None,
+        timeout=WAIT_SECONDS,
+        check_same_thread=False,
+        factory=Database,
+    )
+    db.folder = folder
+    return db

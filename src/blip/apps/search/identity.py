@@ -1,14 +1,14 @@
-"""Which model an index was made with: vectors of two models cannot be compared."""
+"""Identity of the model that an index was created with: vectors of different models cannot be compared."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
-from dataclasses import astuple, dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blip.apps.search.database import Database
 from blip.checkpoint.catalogue import BY_NAME
 from blip.checkpoint.locate import HF_WEIGHTS, locate, obtain
 from blip.io.fetch import recorded_sha256, sha256_of
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Identity:
-    """A model by its weights. `stamp` is the file that they were read from, so that it is hashed once."""
+    """A model by the SHA-256 of its weights. `stamp` describes the weights file, so that it is hashed only once."""
 
     model: str
     weights: str
@@ -29,55 +29,48 @@ class Identity:
     stamp: str = ""
 
     def check(self, folder: Path, other: Identity) -> None:
-        """Raises CheckpointMismatch where `other` would give other vectors."""
+        """Raise CheckpointMismatch if `other` computes other vectors."""
         if (self.weights, self.image_size, self.width) == (other.weights, other.image_size, other.width):
             return
         ours, theirs = (f"'{x.model}' ({x.weights[:8]}, {x.image_size} px)" for x in (self, other))
         raise CheckpointMismatch(
-            f"{folder}: index was made with {ours}, not {theirs}; leave out -m to use that model, or make the "
-            f"index anew with yours: blip index --rebuild -m {other.model}"
+            f"{folder}: index was created with {ours}, not {theirs}; omit -m to use that model, or rebuild the "
+            f"index with yours: blip index --rebuild -m {other.model}"
         )
 
 
 def identity_of(model: Model, known: Identity | None = None) -> Identity:
-    """The identity of a loaded model; `known` saves the hashing of a file that is as it was."""
+    """Identity of a loaded model; `known` avoids hashing a weights file that has not changed."""
     file = _weights_file(model.name)
     if file is None:
-        return _identity(model, _of_state(model))
-    status = file.stat()
-    stamp = f"{file}|{status.st_size}|{status.st_mtime_ns}"
-    if known is not None and known.stamp == stamp:
-        return _identity(model, known.weights, stamp)
-    return _identity(model, recorded_sha256(file) or sha256_of(file), stamp)
+        weights, stamp = _hash_state(model), ""
+    else:
+        status = file.stat()
+        stamp = f"{file}|{status.st_size}|{status.st_mtime_ns}"
+        unchanged = known is not None and known.stamp == stamp
+        weights = known.weights if known and unchanged else recorded_sha256(file) or sha256_of(file)
+    # the name must mean the same from every working folder
+    name = os.path.abspath(model.name) if model.name not in BY_NAME and os.path.exists(model.name) else model.name
+    return Identity(name, weights, model.config.vision.image_size, model.config.proj_width, stamp)
 
 
-def _identity(model: Model, weights: str, stamp: str = "") -> Identity:
-    return Identity(_lasting_name(model.name), weights, model.config.vision.image_size, model.config.proj_width, stamp)
+def load(db: Database) -> Identity | None:
+    """Identity of the model of an index; None before the first photo."""
+    rows = dict(db.execute("SELECT name, value FROM meta WHERE name LIKE 'model.%'"))
+    return Identity(*(rows[f"model.{field.name}"] for field in fields(Identity))) if rows else None
 
 
-def _lasting_name(name: str) -> str:
-    """A name that means the same from every working folder."""
-    return os.path.abspath(name) if name not in BY_NAME and os.path.exists(name) else name
-
-
-def load(db: sqlite3.Connection) -> Identity | None:
-    """What an index says of its model; None before the first photo."""
-    rows = dict(db.execute("SELECT name, value FROM facts WHERE name LIKE 'model.%'"))
-    return Identity(*(rows[f"model.{f.name}"] for f in fields(Identity))) if rows else None
-
-
-def save(db: sqlite3.Connection, identity: Identity) -> None:
-    rows = [(f"model.{f.name}", value) for f, value in zip(fields(identity), astuple(identity), strict=True)]
-    db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", rows)
+def save(db: Database, identity: Identity) -> None:
+    db.set_meta(**{f"model.{name}": value for name, value in asdict(identity).items()})
 
 
 def _weights_file(name: str) -> Path | None:
-    """The file of weights on this disk; None for random ones and for what cannot be told by its name any more."""
+    """Local weights file of a model; None for random weights and for a name that can no longer be resolved."""
     try:
-        found = locate(name)
-        if found.entry is not None and found.entry.source == "random":
+        location = locate(name)
+        if location.entry is not None and location.entry.source == "random":
             return None
-        path = obtain(found, offline=True)
+        path = obtain(location, offline=True)
     except BlipError:
         return None
     if path.is_dir():
@@ -85,7 +78,7 @@ def _weights_file(name: str) -> Path | None:
     return path
 
 
-def _of_state(model: Model) -> str:
+def _hash_state(model: Model) -> str:
     digest = hashlib.sha256()
     for key, tensor in sorted(model.module.state_dict().items()):
         digest.update(key.encode() + tensor.float().cpu().numpy().tobytes())

@@ -1,23 +1,23 @@
-"""`blip.Index`: photos of folders, remembered as vectors in one folder on the disk, and found again."""
+"""`blip.Index`: the photos of folders, stored as vectors in one folder on disk, and search in them."""
 
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from blip.apps.search import database, duplicates, find, identity, sidecars, tables, update, walk
-from blip.apps.search.access import Access
+from blip.apps.search import database, duplicates, identity, scan, sidecars, vectors
+from blip.apps.search.database import Database
 from blip.apps.search.identity import Identity
-from blip.apps.search.query import Part
-from blip.apps.search.update import Report, Tick, Work
-from blip.apps.search.walk import Root, Rules
+from blip.apps.search.query import Part, nearest, query_vector, rerank_candidates, to_hits
+from blip.apps.search.scan import Root, Rules, display_path
+from blip.apps.search.update import Progress, UpdateOptions, Updater, UpdateReport
+from blip.apps.search.vectors import Vectors
 from blip.io import fetch
 from blip_lite.errors import UsageError
 from blip_lite.image import MAX_PIXELS
@@ -25,19 +25,14 @@ from blip_lite.results import Hit
 
 if TYPE_CHECKING:
     from blip.api import Model
-    from blip.apps.search.sidecars import Written
+    from blip.apps.search.sidecars import SidecarReport
 
 WORKERS = min(4, os.cpu_count() or 1)
 
 
-def default_folder() -> Path:
-    """Where the index is if nobody says otherwise."""
-    return fetch.home_dir() / "index"
-
-
 @dataclass(frozen=True)
 class Status:
-    """How much an index holds. `failed`: (path, reason) of files that could not be read."""
+    """Contents of an index. `failed`: (path, reason) of files that could not be read."""
 
     folder: Path
     model: Identity | None
@@ -51,23 +46,26 @@ class Status:
 
 
 class Index:
-    """An index of photos. Searching never waits for the one process that may be writing.
+    """An index of photos. Searching never waits for a process that is writing.
 
-    A call from several threads is served; `model` may be a function that loads it when it is first needed.
+    Methods may be called from several threads; `model` may be a function that loads the model at first use.
     """
 
     def __init__(self, folder: Path, model: Model | Callable[[], Model] | None) -> None:
-        self.folder, self.access = folder, Access(folder)
-        self._given, self._model = model, None if callable(model) else model
+        self.folder = folder
+        self._model_source, self._model = model, None if callable(model) else model
         self._checked: Identity | None = None
-        self._lock = threading.RLock()
+        self._model_lock = threading.RLock()
+        self._db: Database | None = None
+        self._vectors: Vectors | None = None
+        self._db_lock = threading.RLock()
 
     @classmethod
     def open(
         cls, folder: str | os.PathLike[str] | None = None, model: Model | Callable[[], Model] | None = None
     ) -> Self:
-        """The index in a folder, by default `$BLIP_HOME/index`; the first `add_dir` makes it."""
-        path = default_folder() if folder is None else walk.real(Path(folder))
+        """Return the index in a folder, by default `$BLIP_HOME/index`; the first `add_dir` creates it."""
+        path = fetch.home_dir() / "index" if folder is None else Path(os.fsdecode(scan.absolute(folder)))
         if path.exists() and not path.is_dir():
             raise UsageError(f"{path}: is a file; an index is a folder")
         return cls(path, model)
@@ -79,36 +77,80 @@ class Index:
         self.close()
 
     def close(self) -> None:
-        self.access.close()
+        with self._db_lock:
+            self._vectors = None
+            if self._db is not None:
+                self._db.close()
+                self._db = None
 
     @property
-    def is_there(self) -> bool:
-        """Whether something was ever added."""
-        return self.access.is_there
+    def exists(self) -> bool:
+        """Whether the index was created, by a first `add_dir`."""
+        return (self.folder / database.FILE).is_file()
+
+    @contextmanager
+    def reader(self) -> Iterator[Database]:
+        """Database for reading, kept open. Raises UsageError if the index does not exist."""
+        with self._db_lock:
+            if self._db is None:
+                self._db = database.connect(self.folder)
+            with database.translate_errors(self.folder):
+                yield self._db
+
+    @contextmanager
+    def writer(self, on_wait: Callable[[], None] | None = None, *, create: bool = False) -> Iterator[Database]:
+        """Database for the only writer; waits for a writer in another process or thread."""
+        if not create and not self.exists:
+            raise database.missing_index(self.folder)
+        database.make_folder(self.folder)
+        with database.writer_lock(self.folder, on_wait):
+            db = database.connect(self.folder, create=True)
+            try:
+                with database.translate_errors(self.folder):
+                    yield db
+            finally:
+                db.close()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[tuple[Database, Vectors | None]]:
+        """One consistent state of database and vectors while others write; no vectors before the first photo."""
+        with self.reader() as db:
+            for attempt in (1, 2, 3):
+                with db.transaction("DEFERRED"):
+                    known = identity.load(db)
+                    try:
+                        if known is not None:
+                            self._vectors = vectors.read(db, known.width, self._vectors)
+                    except FileNotFoundError as error:  # a writer has just replaced the file
+                        if attempt == 3:
+                            raise database.Damaged(self.folder, f"{error.filename} is missing") from error
+                        continue
+                    yield db, None if known is None else self._vectors
+                    return
 
     def model(self) -> Model:
-        """The model, loaded if it was not. Raises CheckpointMismatch where the index was made with another."""
-        with self._lock:
+        """Return the model, loading it at first use. Raises CheckpointMismatch if another model created the index."""
+        with self._model_lock:
             if self._model is None:
-                if self._given is None:
-                    raise UsageError("this index was opened without a model; give Index.open(..., model=...)")
-                self._model = self._given() if callable(self._given) else self._given
+                if self._model_source is None:
+                    raise UsageError("this index was opened without a model; use Index.open(..., model=...)")
+                self._model = self._model_source() if callable(self._model_source) else self._model_source
                 self._model.require("match")
-            known = self.identity() if self.is_there else None
+            known = self.identity() if self.exists else None
             if known is not None and known != self._checked:
                 known.check(self.folder, identity.identity_of(self._model, known))
                 self._checked = known
             return self._model
 
     def identity(self) -> Identity | None:
-        """The model that the index was made with; None before its first photo."""
-        with self.access.reading() as db:
+        """Identity of the model that created the index; None before its first photo."""
+        with self.reader() as db:
             return identity.load(db)
 
     def roots(self) -> list[Root]:
-        """The folders that are kept up to date."""
-        with self.access.reading() as db:
-            return tables.roots(db)
+        """Indexed folders."""
+        with self.reader() as db:
+            return db.roots()
 
     def add_dir(
         self,
@@ -123,79 +165,57 @@ class Index:
         workers: int = WORKERS,
         batch_size: int | None = None,
         max_pixels: int = MAX_PIXELS,
-        tick: Tick | None = None,
-    ) -> Report:
-        """Adds a folder, or brings it up to date; it is kept up to date by `update` from then on.
+        progress: Progress = lambda done, total: True,
+    ) -> UpdateReport:
+        """Add a folder or bring it up to date; later calls of `update` include it.
 
-        video: `frames` of each video too. captioner: a model that captions each photo that has none yet. tick: told
-        (files done, files in all) after each batch; False stops, and what is done is kept. A file that cannot be
-        read is in the report, and tried again when it has changed. Waits for another writer.
+        video: also index `frames` frames of each video. captioner: model that captions photos without a caption.
+        progress: called with (files done, files in all) after each batch; False stops, keeping what is done.
+        Unreadable files are in the report and are retried when they have changed. Waits for another writer.
         """
-        path = walk.root_of(folder)
         rules = Rules(recursive=recursive, hidden=hidden, globs=tuple(globs), video=video, frames=frames)
-        work = self.work(captioner, workers=workers, batch_size=batch_size, max_pixels=max_pixels, tick=tick)
-        return self.update([(path, rules)], work=work)
-
-    def work(
-        self,
-        captioner: Model | Callable[[], Model] | None = None,
-        *,
-        workers: int = WORKERS,
-        batch_size: int | None = None,
-        max_pixels: int = MAX_PIXELS,
-        tick: Tick | None = None,
-    ) -> Work:
-        """How an update of this index is to be done; see `add_dir`."""
-
-        def captions() -> Model:
-            assert captioner is not None
-            found = captioner() if callable(captioner) else captioner
-            found.require("caption")
-            return found
-
-        return Work(
-            model=self.model,
-            captioner=None if captioner is None else captions,
-            workers=workers,
-            batch_size=batch_size,
-            max_pixels=max_pixels,
-            tick=tick or (lambda done, total: True),
+        options = UpdateOptions(
+            captioner=captioner, workers=workers, batch_size=batch_size, max_pixels=max_pixels, progress=progress
         )
+        return self.update([(scan.root_path(folder), rules)], options=options)
 
     def update(
         self,
         folders: Sequence[tuple[bytes, Rules]] = (),
         *,
-        work: Work | None = None,
-        waiting: Callable[[], None] | None = None,
-    ) -> Report:
-        """Brings folders up to date, or all that are known.
+        options: UpdateOptions | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> UpdateReport:
+        """Bring the given folders up to date, or all indexed ones.
 
-        waiting: called when another process is writing and this one has to wait.
+        on_wait: called before waiting for another process that is writing.
         """
-        with self.access.writing(waiting, create=bool(folders)) as db:
-            found = [tables.add_root(db, self.folder, path, rules) for path, rules in folders] or tables.roots(db)
-            return update.Updater(db, self.folder, work or self.work()).run(found)
+        options = options or UpdateOptions(workers=WORKERS)
+        with self.writer(on_wait, create=bool(folders)) as db:
+            roots = [db.add_root(path, rules) for path, rules in folders] or db.roots()
+            return Updater(db, self.model, options).run(roots)
 
     def changes(self, folders: Sequence[tuple[bytes, Rules]] = ()) -> list[str]:
-        """The files that `update` would read: new ones, and those of another size or time."""
-        with self.access.reading() if self.is_there else nullcontext() as db:
-            known = {} if db is None else tables.known(db)
-            roots = [Root(0, *folder) for folder in folders] or ([] if db is None else tables.roots(db))
-            found = {one.path: one for root in roots if root.is_there for one in walk.files(root)}
-        return [walk.shown(p) for p, one in found.items() if p not in known or not known[p].is_same(one)]
+        """Return the files that `update` would read: new ones, and those of another size or time."""
+        with self.reader() if self.exists else nullcontext() as db:
+            known = {} if db is None else db.files()
+            roots = [Root(0, *folder) for folder in folders] or ([] if db is None else db.roots())
+            files = {file.path: file for root in roots if root.exists for file in root.scan()}
+        return [display_path(p) for p, file in files.items() if p not in known or not known[p].matches(file)]
 
     def prune(
-        self, folders: Sequence[str | os.PathLike[str]] = (), *, waiting: Callable[[], None] | None = None
-    ) -> Report:
-        """Drops photos that are gone from some indexed folders or all, and folders that are gone; adds nothing."""
-        with self.access.writing(waiting) as db:
-            known = {root.path: root for root in tables.roots(db)}
-            wanted = [walk.absolute(folder) for folder in folders] or list(known)
-            strange = next((path for path in wanted if path not in known), None)
-            if strange is not None:
-                raise UsageError(f"{walk.shown(strange)}: is not an indexed folder; 'blip index --status' lists them")
-            return update.Updater(db, self.folder, self.work()).prune([known[path] for path in wanted])
+        self, folders: Sequence[str | os.PathLike[str]] = (), *, on_wait: Callable[[], None] | None = None
+    ) -> UpdateReport:
+        """Drop deleted photos of the given indexed folders or of all, and folders that no longer exist; add nothing."""
+        with self.writer(on_wait) as db:
+            known = {root.path: root for root in db.roots()}
+            paths = [scan.absolute(folder) for folder in folders] or list(known)
+            unknown = next((path for path in paths if path not in known), None)
+            if unknown is not None:
+                raise UsageError(
+                    f"{display_path(unknown)}: not an indexed folder; list them with 'blip index --status'"
+                )
+            return Updater(db, self.model, UpdateOptions()).prune([known[path] for path in paths])
 
     def search(
         self,
@@ -207,78 +227,85 @@ class Index:
         min_score: float | None = None,
         workers: int = WORKERS,
     ) -> list[Hit]:
-        """The best `top` photos for a text (a `str`), a photo (anything else that is one), or a list of these.
+        """Return the best `top` photos for a text (a `str`), a photo (any other image input), or a list of these.
 
-        By the sum of the cosines, in which `Part`s have weights; then the best `rerank` by match logit + cosine, where
-        there is a text. under: only photos in this folder. min_score: of `Hit.score`.
+        The score is the sum of the cosines, weighted by `Part.weight`; the best `rerank` photos are then ordered by
+        match logit + cosine if the query contains a text. under: only photos in this folder. min_score: lower limit
+        of `Hit.score`.
         """
-        several = query if isinstance(query, list | tuple) else [query]
-        parts = [one if isinstance(one, Part) else Part(one) for one in several]
+        values = query if isinstance(query, list | tuple) else [query]
+        parts = [value if isinstance(value, Part) else Part(value) for value in values]
         if top < 1 or rerank < 0:
             raise UsageError(f"top {top}, rerank {rerank}; must be at least 1 and 0")
-        self.identity()  # no index is said before a model is loaded
+        self.identity()  # reports a missing index before a model is loaded
         model = self.model()
-        vector = find.vector_of(model, parts)
-        with self.access.snapshot() as (db, state):
+        vector = query_vector(model, parts)
+        with self.snapshot() as (db, state):
             if state is None:
                 return []
-            inside = None if under is None else self._inside(db, under)
-            found = find.nearest(db, state, vector, max(top, rerank), inside)
-        found = find.rerank(model, parts, found, rerank, workers)
-        return find.hits(found, top, min_score)
+            candidates = nearest(db, state, vector, max(top, rerank), _indexed_path(db, under))
+        return to_hits(rerank_candidates(model, parts, candidates, rerank, workers), top, min_score)
 
     def duplicates(self, threshold: float = 0.97, *, under: str | os.PathLike[str] | None = None) -> list[list[Hit]]:
-        """Groups of near-identical photos: those joined by cosines of at least `threshold`. Needs no model."""
+        """Return groups of near-identical photos, connected by cosines of at least `threshold`. Needs no model."""
         if not 0 < threshold <= 1:
             raise UsageError(f"--duplicates {threshold}; must be more than 0 and at most 1")
-        with self.access.snapshot() as (db, state):
-            inside = None if under is None else self._inside(db, under)
-            return [] if state is None else duplicates.groups(db, state, threshold, inside)
+        with self.snapshot() as (db, state):
+            path = _indexed_path(db, under)
+            return [] if state is None else duplicates.groups(db, state, threshold, path)
 
     def status(self) -> Status:
-        """What the index holds; needs no model."""
-        with self.access.reading() as db, database.failures(self.folder):
-            counts = tables.counts(db)
-            rows = db.execute("SELECT path, error FROM files WHERE error IS NOT NULL ORDER BY path")
-            counts["failed"] = [(walk.shown(path), reason) for path, reason in rows]
-            size = sum(map(_bytes_of, self.folder.iterdir()))
-            return Status(folder=self.folder, model=identity.load(db), bytes=size, **counts)
+        """Return what the index contains; needs no model."""
+        with self.reader() as db:
+            failed = db.execute("SELECT path, error FROM files WHERE error IS NOT NULL ORDER BY path")
+            return Status(
+                folder=self.folder,
+                model=identity.load(db),
+                folders=[os.fsdecode(root.path) for root in db.roots()],
+                files=db.count("files WHERE error IS NULL"),
+                pictures=db.count("pictures"),
+                frames=db.count("pictures WHERE at != ?", database.STILL),
+                captions=db.count("pictures WHERE caption IS NOT NULL"),
+                bytes=sum(map(_file_size, self.folder.iterdir())),
+                failed=[(display_path(path), reason) for path, reason in failed],
+            )
 
-    def clear(self, *, folders: bool = False, waiting: Callable[[], None] | None = None) -> None:
-        """Forgets all photos and their model, and with `folders` these too. A damaged index is removed whole."""
-        with self._lock:
+    def clear(self, *, folders: bool = False, on_wait: Callable[[], None] | None = None) -> None:
+        """Delete all photos and the model's identity, and with `folders` the folders. Removes a damaged index."""
+        with self._model_lock:
             self.close()
             self._checked = None
         try:
-            with self.access.writing(waiting) as db:
-                tables.clear(db, self.folder, roots=folders)
+            with self.writer(on_wait) as db:
+                db.clear(roots=folders)
         except database.Damaged:
-            with self.access.exclusive(waiting):
+            with database.writer_lock(self.folder, on_wait):
                 self.close()
                 database.remove(self.folder)
 
-    def write_captions(self, extension: str, *, under: str | os.PathLike[str] | None = None) -> Written:
-        """Stored captions as `.txt` or `.xmp` beside the photos; files of others are left as they are."""
-        with self.access.writing() as db:
-            inside = None if under is None else self._inside(db, under)
-            return sidecars.write(db, self.folder, extension, inside)
+    def write_captions(self, extension: str, *, under: str | os.PathLike[str] | None = None) -> SidecarReport:
+        """Write stored captions as `.txt` or `.xmp` files beside the photos; files of other programs are kept."""
+        with self.writer() as db:
+            return sidecars.write(db, extension, _indexed_path(db, under))
 
-    def remove_captions(self, *, under: str | os.PathLike[str] | None = None) -> Written:
-        """Removes what `write_captions` wrote, but for what was changed since."""
-        with self.access.writing() as db:
-            return sidecars.remove(db, self.folder, None if under is None else walk.absolute(under))
-
-    def _inside(self, db: sqlite3.Connection, folder: str | os.PathLike[str]) -> bytes:
-        path = walk.absolute(folder)
-        if db.execute("SELECT 1 FROM files WHERE path >= ? AND path < ?", walk.below(path)).fetchone() is None:
-            raise UsageError(
-                f"{os.fspath(folder)}: nothing of it is indexed; 'blip index {os.fspath(folder)}' does that"
-            )
-        return path
+    def remove_captions(self, *, under: str | os.PathLike[str] | None = None) -> SidecarReport:
+        """Remove the files that `write_captions` wrote, except those changed since."""
+        with self.writer() as db:
+            return sidecars.remove(db, None if under is None else scan.absolute(under))
 
 
-def _bytes_of(path: Path) -> int:
-    """0 for what a writer has just taken away."""
+def _indexed_path(db: Database, folder: str | os.PathLike[str] | None) -> bytes | None:
+    """Stored path of a folder. Raises UsageError if it has no indexed file."""
+    if folder is None:
+        return None
+    path, name = scan.absolute(folder), os.fspath(folder)
+    if db.execute("SELECT 1 FROM files WHERE path >= ? AND path < ?", scan.prefix_range(path)).fetchone() is None:
+        raise UsageError(f"{name}: contains no indexed file; index it with 'blip index {name}'")
+    return path
+
+
+def _file_size(path: Path) -> int:
+    """Size in bytes; 0 for a file that a writer has just deleted."""
     with suppress(FileNotFoundError):
         return path.stat().st_size
     return 0

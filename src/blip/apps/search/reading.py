@@ -1,4 +1,4 @@
-"""From a file to pictures of a model's size: hashed, decoded and made small in a thread, so that few bytes wait."""
+"""Files as pictures of a model's input size: hashed, decoded and resized in threads, so that little memory is held."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blip.apps.search.schema import STILL
-from blip.apps.search.walk import Found, shown
+from blip.apps.search.database import STILL
+from blip.apps.search.scan import ScannedFile, display_path
 from blip.io.inputs import VIDEO_EXTENSIONS, Input
 from blip_lite.errors import MissingExtra, UnreadableImage
 from blip_lite.image import MAX_PIXELS, prepare, read
@@ -31,7 +31,7 @@ _FRAME = re.compile(r"(.+)#t=(\d+\.\d{3})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A still, or a frame of a video, in each size asked for."""
+    """A still or a video frame: uint8 pixels [S, S, 3] for each requested size S."""
 
     at: int
     pixels: dict[int, NDArray[np.uint8]]
@@ -39,42 +39,42 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What is in a file. `lasting`: an error that the same bytes will give again."""
+    """Content of a file, or the reason why it has none. `permanent`: reading the same bytes fails again."""
 
-    file: Found
+    file: ScannedFile
     hash: bytes = b""
     pictures: Sequence[Picture] = ()
     error: str | None = None
-    lasting: bool = True
+    permanent: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """How files are read. `skip` tells of a hash whether its pictures are not needed."""
+    """Reads files. `skip` returns whether the pictures of a file with this hash are not needed."""
 
     sizes: Sequence[int]
     frames: int = 8
     max_pixels: int = MAX_PIXELS
     workers: int = 2
-    skip: Callable[[bytes], bool] = field(default=lambda _: False)
+    skip: Callable[[bytes], bool] = lambda _: False
 
-    def all(self, found: Iterable[tuple[Found, bool]]) -> Generator[Content, None, None]:
-        """The contents of files in their order, some read ahead; True with a file: its pictures are needed anyway."""
-        waiting: deque[Future[Content]] = deque()
+    def read_all(self, files: Iterable[tuple[ScannedFile, bool]]) -> Generator[Content, None, None]:
+        """Yield the contents of files in order, reading ahead. True beside a file: its pictures are needed anyway."""
+        queue: deque[Future[Content]] = deque()
         pool = ThreadPoolExecutor(self.workers)
-        rest = iter(found)
+        remaining = iter(files)
         try:
             while True:
-                for one, needed in islice(rest, READ_AHEAD - len(waiting)):
-                    waiting.append(pool.submit(self.one, one, needed))
-                if not waiting:
+                for file, needed in islice(remaining, READ_AHEAD - len(queue)):
+                    queue.append(pool.submit(self.read, file, needed))
+                if not queue:
                     return
-                yield waiting.popleft().result()
+                yield queue.popleft().result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def one(self, file: Found, needed: bool = False) -> Content:
-        """The content of one file; its failures are in it."""
+    def read(self, file: ScannedFile, needed: bool = False) -> Content:
+        """Return the content of one file; errors are part of it."""
         digest = b""
         try:
             with open(file.path, "rb") as opened:
@@ -82,64 +82,57 @@ class Reader:
             pictures = () if self.skip(digest) and not needed else self._pictures(file)
             status = os.stat(file.path)
         except MissingExtra as error:
-            return Content(file, digest, error=str(error), lasting=False)
+            return Content(file, digest, error=str(error), permanent=False)
         except UnreadableImage as error:
             return Content(file, digest, error=error.reason)
         except OSError as error:
-            return Content(file, digest, error=f"cannot be read ({error.strerror or error})", lasting=False)
+            return Content(file, digest, error=f"cannot be read ({error.strerror or error})", permanent=False)
         if (status.st_size, status.st_mtime_ns) != (file.size, file.mtime):
-            return Content(file, digest, error="was written to while it was read", lasting=False)
+            return Content(file, digest, error="changed while it was being read", permanent=False)
         return Content(file, digest, pictures)
 
-    def _pictures(self, file: Found) -> list[Picture]:
-        path, key = os.fsdecode(file.path), shown(file.path)
+    def _pictures(self, file: ScannedFile) -> list[Picture]:
+        path, key = os.fsdecode(file.path), display_path(file.path)
         if not path.lower().endswith(VIDEO_EXTENSIONS):
             return [self._picture(STILL, read(path, key=key, max_pixels=self.max_pixels))]
-        found: list[Picture] = []
+        from blip.io.video import Frame, frame_inputs
+
+        pictures: list[Picture] = []
         problem: UnreadableImage | None = None
-        for one in _frames(path, key, self.frames):
+        for frame in frame_inputs(path, self.frames, key=key):
             try:
-                found.append(self._picture(_milliseconds(one), one.read(max_pixels=self.max_pixels)))
+                image = frame.read(max_pixels=self.max_pixels)
+                assert isinstance(frame.source, Frame)  # an unreadable clip is another source, which fails above
+                pictures.append(self._picture(frame.source.milliseconds, image))
             except UnreadableImage as error:
                 problem = error
-        if not found:
-            raise problem or UnreadableImage(key, "holds no frame")
-        return found
+        if not pictures:
+            raise problem or UnreadableImage(key, "contains no frame")
+        return pictures
 
     def _picture(self, at: int, image: Image) -> Picture:
-        return Picture(at, {size: small(image, size) for size in self.sizes})
+        return Picture(at, {size: resize_for_model(image, size) for size in self.sizes})
 
 
-def small(image: Image, size: int) -> NDArray[np.uint8]:
-    """[S, S, 3]: a picture as a model of this size sees it; giving it to the model changes no pixel again."""
+def resize_for_model(image: Image, size: int) -> NDArray[np.uint8]:
+    """Resize a picture to [S, S, 3] as a model of input size S does; the model does not resize it again."""
     values = prepare([image], size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))[0]
     return np.ascontiguousarray(np.rint(values * 255).astype(np.uint8).transpose(1, 2, 0))
 
 
-def picture_of(path: bytes, at: int = STILL, *, max_pixels: int = MAX_PIXELS) -> Image:
-    """The whole picture of a hit. Raises UnreadableImage."""
+def read_picture(path: bytes, at: int = STILL) -> Image:
+    """Read a still, or the frame of a video at `at` milliseconds, in full size. Raises UnreadableImage."""
     name = os.fsdecode(path)
     if at == STILL:
-        return read(name, max_pixels=max_pixels)
+        return read(name)
     from blip.io.video import Frame
 
-    return Input(key=shown(path, at), source=Frame(Path(name), at)).read(max_pixels=max_pixels)
+    return Input(key=display_path(path, at), source=Frame(Path(name), at)).read()
 
 
-def picture_of_hit(shown: str) -> Image:
-    """The whole picture of `Hit.path`, which may be `v.mp4#t=12.480`. Raises UnreadableImage."""
-    match = None if os.path.lexists(shown) else _FRAME.fullmatch(shown)
+def read_hit(path: str) -> Image:
+    """Read the picture of `Hit.path`, which may be `v.mp4#t=12.480`, in full size. Raises UnreadableImage."""
+    match = None if os.path.lexists(path) else _FRAME.fullmatch(path)
     if match is None:
-        return picture_of(os.fsencode(shown))
-    return picture_of(os.fsencode(match[1]), round(float(match[2]) * 1000))
-
-
-def _frames(path: str, key: str, count: int) -> list[Input]:
-    from blip.io.video import frame_inputs
-
-    return frame_inputs(path, count, key=key)
-
-
-def _milliseconds(one: Input) -> int:
-    source: Any = one.source
-    return int(getattr(source, "milliseconds", 0))
+        return read_picture(os.fsencode(path))
+    return read_picture(os.fsencode(match[1]), round(float(match[2]) * 1000))

@@ -1,20 +1,18 @@
-"""Stored captions as files beside the photos, and back: what was written is remembered with its hash.
+"""Sidecars of an index: stored captions as files beside the photos, each recorded with its hash.
 
-Only a file that this index wrote, and that nobody has changed since, is ever replaced or removed.
+A file is replaced or removed only if this index wrote it and it has not changed since.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import sqlite3
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from blip.apps.search.database import transaction
-from blip.apps.search.schema import STILL
-from blip.apps.search.walk import below, shown
+from blip.apps.search.database import STILL, Database
+from blip.apps.search.scan import display_path, prefix_range
 from blip.io import atomic
 from blip.io.inputs import Input
 from blip.io.sidecars import Sidecars, xmp
@@ -24,97 +22,91 @@ EXTENSIONS = (".txt", ".xmp")
 
 
 @dataclass
-class Written:
-    """What happened to sidecars. `kept`: (file, why it was left as it is)."""
+class SidecarReport:
+    """Number of sidecars written or removed, and unchanged. `kept`: (file, why it was not touched)."""
 
     done: int = 0
-    same: int = 0
+    unchanged: int = 0
     kept: list[tuple[str, str]] = field(default_factory=list)
 
 
-def write(db: sqlite3.Connection, folder: Path, extension: str, under: bytes | None) -> Written:
-    """Writes every stored caption beside its photo. Files of others are left as they are."""
+def write(db: Database, extension: str, under: bytes | None) -> SidecarReport:
+    """Write every stored caption beside its photo. Files that this index did not write are kept."""
     if extension not in EXTENSIONS:
         raise UsageError(f"--write-captions {extension}; must be {' or '.join(EXTENSIONS)}")
-    low, high = (b"", b"\xff") if under is None else below(under)
     rows = db.execute(
         "SELECT f.path, p.caption FROM files f JOIN pictures p ON p.hash = f.hash AND p.at = ?"
         " WHERE p.caption IS NOT NULL AND f.error IS NULL AND f.path >= ? AND f.path < ? ORDER BY f.path",
-        (STILL, low, high),
+        (STILL, *prefix_range(under)),
     ).fetchall()
     if not rows:
-        raise UsageError("no captions to write; make them first: blip index --captions")
-    beside, report = Sidecars(extension=extension), Written()
+        raise UsageError("no captions to write; create them with 'blip index --captions'")
+    sidecars, report = Sidecars(extension=extension), SidecarReport()
     for image, caption in rows:
         if os.path.exists(image):
-            path = beside.path(Input(key=os.fsdecode(image), source=Path(os.fsdecode(image))))
-            _write_one(db, folder, path, image, _content(caption, extension), report)
+            path = sidecars.path(Input(key=os.fsdecode(image), source=Path(os.fsdecode(image))))
+            content = xmp(caption) if extension == ".xmp" else f"{caption}\n".encode()
+            _write_sidecar(db, path, image, content, report)
     return report
 
 
-def remove(db: sqlite3.Connection, folder: Path, under: bytes | None) -> Written:
-    """Removes what `write` has written and nobody has changed."""
-    low, high = (b"", b"\xff") if under is None else below(under)
-    rows = db.execute(
-        "SELECT path, hash FROM written WHERE path >= ? AND path < ? ORDER BY path", (low, high)
-    ).fetchall()
-    report = Written()
-    for path, digest in rows:
-        here = _digest(path)
-        if here is not None and here != digest:
-            report.kept.append((shown(path), "was changed since"))
+def remove(db: Database, under: bytes | None) -> SidecarReport:
+    """Remove the sidecars that `write` wrote and that have not changed since."""
+    query = "SELECT path, hash FROM sidecars WHERE path >= ? AND path < ? ORDER BY path"
+    report = SidecarReport()
+    for path, digest in db.execute(query, prefix_range(under)).fetchall():
+        current = _hash_file(path)
+        if current is not None and current != digest:
+            report.kept.append((display_path(path), "changed since"))
             continue
-        if here is not None:
+        if current is not None:
             with atomic.writing(os.fsdecode(path)):
                 os.unlink(path)
             report.done += 1
-        _forget(db, folder, path)
+        _forget(db, path)
     return report
 
 
-def _write_one(db: sqlite3.Connection, folder: Path, path: Path, image: bytes, data: bytes, report: Written) -> None:
-    name, digest = os.fsencode(path), hashlib.sha256(data).digest()
-    row = db.execute("SELECT image, hash FROM written WHERE path = ?", (name,)).fetchone()
-    here = _digest(name)
-    if here is not None and row is None:
-        report.kept.append((shown(name), "is not ours"))
-    elif here is not None and row[0] != image:
-        report.kept.append((shown(name), f"is that of {shown(row[0])}"))
-    elif here is not None and here != row[1]:
-        report.kept.append((shown(name), "was changed since"))
-    elif here == digest:
-        report.same += 1
+def _write_sidecar(db: Database, path: Path, image: bytes, content: bytes, report: SidecarReport) -> None:
+    name, digest = os.fsencode(path), hashlib.sha256(content).digest()
+    row = db.execute("SELECT image, hash FROM sidecars WHERE path = ?", (name,)).fetchone()
+    current = _hash_file(name)
+    if current is not None and row is None:
+        report.kept.append((display_path(name), "not written by this index"))
+    elif current is not None and row[0] != image:
+        report.kept.append((display_path(name), f"belongs to {display_path(row[0])}"))
+    elif current is not None and current != row[1]:
+        report.kept.append((display_path(name), "changed since"))
+    elif current == digest:
+        report.unchanged += 1
     else:
         try:
-            if here is not None:  # so that at no time there is a file of ours whose hash is not known
-                with atomic.writing(path), suppress(FileNotFoundError):
-                    os.unlink(name)
-        except EnvironmentProblem as error:
-            report.kept.append((shown(name), _reason(error)))
-            return
-        with transaction(db, folder):
-            db.execute("INSERT OR REPLACE INTO written VALUES (?, ?, ?)", (name, image, digest))
-        try:
-            atomic.write_bytes(path, data)
+            _replace(db, path, image, content, digest, exists=current is not None)
+            report.done += 1
         except EnvironmentProblem as error:
             if "no space" in str(error):
                 raise
-            _forget(db, folder, name)
-            report.kept.append((shown(name), _reason(error)))
-            return
-        report.done += 1
+            report.kept.append((display_path(name), str(error).rpartition(": ")[2]))
 
 
-def _reason(error: EnvironmentProblem) -> str:
-    return str(error).rpartition(": ")[2]
+def _replace(db: Database, path: Path, image: bytes, content: bytes, digest: bytes, *, exists: bool) -> None:
+    """Write a sidecar and its record so that a file of ours never exists without its recorded hash."""
+    name = os.fsencode(path)
+    if exists:
+        with atomic.writing(path), suppress(FileNotFoundError):
+            os.unlink(name)
+    with db.transaction():
+        db.execute("INSERT OR REPLACE INTO sidecars VALUES (?, ?, ?)", (name, image, digest))
+    try:
+        atomic.write_bytes(path, content)
+    except EnvironmentProblem as error:
+        if "no space" not in str(error):
+            _forget(db, name)
+        raise
 
 
-def _content(caption: str, extension: str) -> bytes:
-    return xmp(caption) if extension == ".xmp" else f"{caption}\n".encode()
-
-
-def _digest(path: bytes) -> bytes | None:
-    """Of the file there; something else in its place counts as another file."""
+def _hash_file(path: bytes) -> bytes | None:
+    """SHA-256 of a file; None if it does not exist, b"" if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -124,6 +116,6 @@ def _digest(path: bytes) -> bytes | None:
         return b""
 
 
-def _forget(db: sqlite3.Connection, folder: Path, path: bytes) -> None:
-    with transaction(db, folder):
-        db.execute("DELETE FROM written WHERE path = ?", (path,))
+def _forget(db: Database, path: bytes) -> None:
+    with db.transaction():
+        db.execute("DELETE FROM sidecars WHERE path = ?", (path,))

@@ -1,25 +1,24 @@
-"""Brings an index up to date with its folders: what is new is embedded, what moved keeps its vector, what is gone goes.
+"""Update of an index: new files are embedded, moved files keep their vectors, deleted files are dropped.
 
-Work is committed batch by batch, and a picture is known by the hash of its file, so a run that was cut off loses at
-most a batch. Nothing is dropped before all that is new has been seen: that is how a moved file keeps its vector.
+Work is committed batch by batch, and a picture is identified by the hash of its file, so an interrupted run loses at
+most one batch. Nothing is dropped before all new files have been read: that is how a moved file keeps its vector.
 """
 
 from __future__ import annotations
 
-import sqlite3
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blip.apps.search import identity, tables, vectors, walk
-from blip.apps.search.database import transaction
+from blip.apps.search import identity, scan, vectors
+from blip.apps.search.database import STILL, Database
 from blip.apps.search.reading import Content, Picture, Reader
-from blip.apps.search.schema import STILL
-from blip.apps.search.walk import Found, Known, Root, shown
+from blip.apps.search.scan import IndexedFile, Root, ScannedFile, display_path
+from blip_lite.image import MAX_PIXELS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,14 +26,14 @@ if TYPE_CHECKING:
     from blip.api import Model
     from blip.apps.search.identity import Identity
 
-FOLD_EVERY = 50_000  # vectors: so many are read from the database by each search until then
-QUICK = 256  # files that need no model, committed together
-Tick = Callable[[int, int], bool]  # files done and in all; False = stop here
+FOLD_EVERY = 50_000  # vectors: until then every search reads them from the database
+MAX_BATCH_FILES = 256  # files committed together if few of them need the model
+Progress = Callable[[int, int], bool]  # (files done, files in all); return False to stop
 
 
 @dataclass
-class Report:
-    """What an update has done, in files. `failed`: (path, reason). `missing`: folders that are not there now."""
+class UpdateReport:
+    """Number of files by what happened to them. `failed`: (path, reason). `missing`: folders that do not exist now."""
 
     new: int = 0
     changed: int = 0
@@ -49,157 +48,167 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
-    """How to read and embed. `model` and `captioner` are asked for when there is something to do for them."""
+class UpdateOptions:
+    """How to read and caption files. `captioner` may be a function, called once a photo needs a caption."""
 
-    model: Callable[[], Model]
-    captioner: Callable[[], Model] | None = None
+    captioner: Model | Callable[[], Model] | None = None
     workers: int = 2
-    max_pixels: int
+    max_pixels: int = MAX_PIXELS
     batch_size: int | None = None
-    tick: Tick = lambda done, total: True
+    progress: Progress = lambda done, total: True
 
 
 class Updater:
-    """One update of some folders; only the one writer may have it."""
+    """One update of some folders, by the only writer. `get_model` is called once a photo needs a vector."""
 
-    def __init__(self, db: sqlite3.Connection, folder: Path, work: Work) -> None:
-        self.db, self.folder, self.work = db, folder, work
-        self.report = Report()
-        self.known = tables.known(db)
+    def __init__(self, db: Database, get_model: Callable[[], Model], options: UpdateOptions) -> None:
+        self.db, self.get_model, self.options = db, get_model, options
+        self.report = UpdateReport()
+        self.known = db.files()
         self.hashes = {row[0] for row in db.execute("SELECT DISTINCT hash FROM pictures")}
-        wanting = "SELECT hash FROM pictures WHERE at = ? AND caption IS NULL"
-        self.uncaptioned = {row[0] for row in db.execute(wanting, (STILL,))} if work.captioner else set()
+        query = "SELECT hash FROM pictures WHERE at = ? AND caption IS NULL"
+        self.uncaptioned = {row[0] for row in db.execute(query, (STILL,))} if options.captioner is not None else set()
         self.identity: Identity | None = None  # of the model, once it is loaded
-        self.repeated: Counter[bytes] = Counter()  # hashes of files at new places that were known before
+        self.repeated: Counter[bytes] = Counter()  # known hashes, by the number of files at new paths
 
-    def run(self, roots: Sequence[Root]) -> Report:
-        """Updates the folders. One that is not there now, as an unplugged disk, keeps its photos."""
-        seen: set[bytes] = set()
-        there = [root for root in roots if root.is_there]
-        self.report.missing = [shown(root.path) for root in roots if not root.is_there]
-        for root in there:
-            found = [one for one in walk.files(root) if one.path not in seen]
-            seen.update(one.path for one in found)
+    def run(self, roots: Sequence[Root]) -> UpdateReport:
+        """Update the folders. A folder that does not exist now, such as an unplugged disk, keeps its photos."""
+        listed: set[bytes] = set()
+        existing = [root for root in roots if root.exists]
+        self.report.missing = [display_path(root.path) for root in roots if not root.exists]
+        for root in existing:
+            files = [file for file in root.scan() if file.path not in listed]
+            listed.update(file.path for file in files)
             if not self.report.stopped:
-                self._add(root, found)
+                self._add(root, files)
         if not self.report.stopped:
-            self._drop(there, seen)
+            self._drop(existing, listed)
             self._fold()
         return self.report
 
-    def prune(self, roots: Sequence[Root]) -> Report:
-        """Drops what is gone from the folders, and folders that are gone."""
-        seen = {one.path for root in roots if root.is_there for one in walk.files(root)}
-        self._drop(roots, seen)
-        with transaction(self.db, self.folder):
-            self.db.executemany("DELETE FROM roots WHERE id = ?", [(r.id,) for r in roots if not r.is_there])
+    def prune(self, roots: Sequence[Root]) -> UpdateReport:
+        """Drop deleted files from the folders, and folders that no longer exist."""
+        listed = {file.path for root in roots if root.exists for file in root.scan()}
+        self._drop(roots, listed)
+        with self.db.transaction():
+            self.db.executemany("DELETE FROM roots WHERE id = ?", [(r.id,) for r in roots if not r.exists])
         self._fold()
         return self.report
 
-    def _add(self, root: Root, found: Sequence[Found]) -> None:
-        todo = [(one, self._lacks_caption(one)) for one in found if not self._is_done(one)]
-        self.report.unchanged += len(found) - len(todo)
+    def _add(self, root: Root, files: Sequence[ScannedFile]) -> None:
+        todo = [(file, self._lacks_caption(file)) for file in files if not self._is_done(file)]
+        self.report.unchanged += len(files) - len(todo)
         if not todo:
             return
         reader = Reader(
             sizes=self._sizes(),
             frames=root.rules.frames,
-            max_pixels=self.work.max_pixels,
-            workers=self.work.workers,
+            max_pixels=self.options.max_pixels,
+            workers=self.options.workers,
             skip=self.hashes.__contains__,
         )
         batch: list[Content] = []
-        contents = reader.all(todo)
+        contents = reader.read_all(todo)
         for done, content in enumerate(contents, 1):
             batch.append(content)
             if done == len(todo) or self._is_full(batch):
                 self._commit(root, batch)
                 batch = []
-                if not self.work.tick(done, len(todo)):
+                if not self.options.progress(done, len(todo)):
                     self.report.stopped = True
                     contents.close()
                     return
-                if self._pending() >= FOLD_EVERY:
+                if self.db.count("pending") >= FOLD_EVERY:
                     self._fold()
 
     def _is_full(self, batch: Sequence[Content]) -> bool:
-        pictures = sum(len(one.pictures) for one in batch)
-        return len(batch) >= QUICK or (pictures > 0 and pictures >= self._batch_size())
+        pictures = sum(len(content.pictures) for content in batch)
+        return len(batch) >= MAX_BATCH_FILES or (pictures > 0 and pictures >= self._batch_size())
 
-    def _is_done(self, found: Found) -> bool:
-        known = self.known.get(found.path)
-        return known is not None and known.is_same(found) and not self._lacks_caption(found)
+    def _is_done(self, file: ScannedFile) -> bool:
+        known = self.known.get(file.path)
+        return known is not None and known.matches(file) and not self._lacks_caption(file)
 
-    def _lacks_caption(self, found: Found) -> bool:
-        known = self.known.get(found.path)
-        return known is not None and known.is_same(found) and known.hash in self.uncaptioned
+    def _lacks_caption(self, file: ScannedFile) -> bool:
+        known = self.known.get(file.path)
+        return known is not None and known.matches(file) and known.hash in self.uncaptioned
+
+    @cached_property
+    def captioner(self) -> Model | None:
+        """The model that writes captions, loaded at first use."""
+        model = self.options.captioner
+        if callable(model):
+            model = model()
+        if model is not None:
+            model.require("caption")
+        return model
 
     def _sizes(self) -> list[int]:
-        known = identity.load(self.db)
-        size = self.work.model().config.vision.image_size if known is None else known.image_size
-        return sorted({size, self.work.captioner().config.vision.image_size if self.work.captioner else size})
+        known, captioner = identity.load(self.db), self.captioner
+        size = self.get_model().config.vision.image_size if known is None else known.image_size
+        return sorted({size, size if captioner is None else captioner.config.vision.image_size})
 
     def _batch_size(self) -> int:
-        return self.work.batch_size or self.work.model().default_batch_size
+        return self.options.batch_size or self.get_model().default_batch_size
 
     def _commit(self, root: Root, batch: Sequence[Content]) -> None:
-        """Embeds and captions what is new in some files, then writes all of it in one transaction."""
-        fresh: dict[bytes, Sequence[Picture]] = {}
-        for one in batch:
-            if one.pictures and one.error is None and one.hash not in self.hashes:
-                fresh.setdefault(one.hash, one.pictures)
-        pictures = [(digest, picture) for digest, some in fresh.items() for picture in some]
-        rows, model = self._embedded([picture for _, picture in pictures])
-        captions = self._captions(batch, fresh)
-        with transaction(self.db, self.folder):
+        """Embed and caption the new pictures of some files, then write everything in one transaction."""
+        new: dict[bytes, Sequence[Picture]] = {}
+        for content in batch:
+            if content.pictures and content.error is None and content.hash not in self.hashes:
+                new.setdefault(content.hash, content.pictures)
+        pictures = [(digest, picture) for digest, group in new.items() for picture in group]
+        rows, model = self._embed([picture for _, picture in pictures])
+        captions = self._caption(batch, new)
+        with self.db.transaction():
             if model is not None:
                 identity.save(self.db, model)
-            ids = [self._insert(digest, picture) for digest, picture in pictures]
+            ids = [self._insert_picture(digest, picture) for digest, picture in pictures]
             vectors.add(self.db, ids, rows)
             set_caption = "UPDATE pictures SET caption = ? WHERE hash = ? AND at = ?"
             self.db.executemany(set_caption, [(text, digest, STILL) for digest, text in captions.items()])
             for content in batch:
-                self._put(root, content)
-        self._count(batch, fresh)
+                self._insert_file(root, content)
+        self._count(batch, new)
         self.report.captioned += len(captions)
         self.uncaptioned -= captions.keys()
-        self.hashes |= fresh.keys()
+        self.hashes |= new.keys()
 
-    def _embedded(self, pictures: Sequence[Picture]) -> tuple[NDArray[np.float32], Identity | None]:
+    def _embed(self, pictures: Sequence[Picture]) -> tuple[NDArray[np.float32], Identity | None]:
         if not pictures:
             return np.empty((0, 0), np.float32), None
-        model = self.work.model()
+        model = self.get_model()
         size = model.config.vision.image_size
         if self.identity is None:
             self.identity = identity.identity_of(model, identity.load(self.db))
-        found = model.embed_image([picture.pixels[size] for picture in pictures])
-        return found.vectors, self.identity
+        return model.embed_image([picture.pixels[size] for picture in pictures]).vectors, self.identity
 
-    def _captions(self, batch: Sequence[Content], fresh: dict[bytes, Sequence[Picture]]) -> dict[bytes, str]:
-        """Captions of stills that are new or have none yet, by hash."""
-        if self.work.captioner is None:
+    def _caption(self, batch: Sequence[Content], new: dict[bytes, Sequence[Picture]]) -> dict[bytes, str]:
+        """Captions by hash, of stills that are new or have none yet."""
+        if self.options.captioner is None:
             return {}
         stills = {
-            one.hash: one.pictures[0]
-            for one in batch
-            if one.pictures and one.pictures[0].at == STILL and (one.hash in fresh or one.hash in self.uncaptioned)
+            content.hash: content.pictures[0]
+            for content in batch
+            if content.pictures
+            and content.pictures[0].at == STILL
+            and (content.hash in new or content.hash in self.uncaptioned)
         }
-        if not stills:
+        model = self.captioner if stills else None
+        if model is None:
             return {}
-        model = self.work.captioner()
         size = model.config.vision.image_size
-        found = model.caption([picture.pixels[size] for picture in stills.values()])
-        return {digest: caption.text for digest, caption in zip(stills, found, strict=True)}
+        captions = model.caption([picture.pixels[size] for picture in stills.values()])
+        return {digest: caption.text for digest, caption in zip(stills, captions, strict=True)}
 
-    def _insert(self, digest: bytes, picture: Picture) -> int:
+    def _insert_picture(self, digest: bytes, picture: Picture) -> int:
         row = self.db.execute("INSERT INTO pictures (hash, at) VALUES (?, ?)", (digest, picture.at))
         assert row.lastrowid is not None
         return row.lastrowid
 
-    def _put(self, root: Root, content: Content) -> None:
-        if content.error is not None and not content.lasting:
-            return  # asked again next time
+    def _insert_file(self, root: Root, content: Content) -> None:
+        if content.error is not None and not content.permanent:
+            return  # read again by the next update
         file = content.file
         before = self.known.get(file.path)
         owner = root.id if before is None else before.root
@@ -208,12 +217,12 @@ class Updater:
         row = (file.path, owner, file.size, file.mtime, content.hash, content.error)
         self.db.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)", row)
 
-    def _count(self, batch: Sequence[Content], fresh: dict[bytes, Sequence[Picture]]) -> None:
-        first = dict.fromkeys(fresh, True)
+    def _count(self, batch: Sequence[Content], new: dict[bytes, Sequence[Picture]]) -> None:
+        first = dict.fromkeys(new, True)
         for content in batch:
             before = self.known.get(content.file.path)
             if content.error is not None:
-                self.report.failed.append((shown(content.file.path), content.error))
+                self.report.failed.append((display_path(content.file.path), content.error))
             elif before is not None and before.hash == content.hash and before.error is None:
                 self.report.unchanged += 1
             elif before is not None:
@@ -222,20 +231,20 @@ class Updater:
                 self.report.new += 1
             else:
                 self.repeated[content.hash] += 1
-            if content.error is None or content.lasting:
+            if content.error is None or content.permanent:
                 file = content.file
                 owner = 0 if before is None else before.root
-                self.known[file.path] = Known(owner, file.size, file.mtime, content.hash, content.error)
+                self.known[file.path] = IndexedFile(owner, file.size, file.mtime, content.hash, content.error)
 
-    def _drop(self, roots: Sequence[Root], seen: set[bytes]) -> None:
-        """Removes files that their folder no longer has, and pictures that no file has."""
-        owners = {root.id: root.is_there for root in roots}
+    def _drop(self, roots: Sequence[Root], listed: set[bytes]) -> None:
+        """Delete files that are no longer in their folder, and pictures without a file."""
+        exists = {root.id: root.exists for root in roots}
         gone = [
-            (path, one.hash)
-            for path, one in self.known.items()
-            if one.root in owners and path not in seen and (not owners[one.root] or walk.is_gone(path))
+            (path, file.hash)
+            for path, file in self.known.items()
+            if file.root in exists and path not in listed and (not exists[file.root] or scan.is_gone(path))
         ]
-        elsewhere = self._in_others(roots, [path for path, _ in gone])
+        elsewhere = self._in_other_roots(roots, [path for path, _ in gone])
         gone = [(path, digest) for path, digest in gone if path not in elsewhere]
         moved = sum((Counter(digest for _, digest in gone) & self.repeated).values())
         self.report.moved += moved
@@ -243,30 +252,27 @@ class Updater:
         self.report.removed += len(gone) - moved
         if not gone and not self._is_dirty():
             return
-        with transaction(self.db, self.folder):
+        with self.db.transaction():
             self._set_dirty()
             self.db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path, _ in gone])
             self.db.execute("DELETE FROM pictures WHERE hash NOT IN (SELECT hash FROM files WHERE error IS NULL)")
             self.db.execute("DELETE FROM pending WHERE id NOT IN (SELECT id FROM pictures)")
 
-    def _in_others(self, roots: Sequence[Root], paths: Sequence[bytes]) -> set[bytes]:
-        """Files in folders that this update is not about, of those folders around which one of the paths lies."""
+    def _in_other_roots(self, roots: Sequence[Root], paths: Sequence[bytes]) -> set[bytes]:
+        """Files listed by indexed folders outside this update, of those folders that contain one of the paths."""
         ids = {root.id for root in roots}
-        others = [root for root in tables.roots(self.db) if root.id not in ids and root.is_there]
-        around = [root for root in others if any(path.startswith(walk.below(root.path)[0]) for path in paths)]
-        return {one.path for root in around for one in walk.files(root)}
+        others = [root for root in self.db.roots() if root.id not in ids and root.exists]
+        parents = [root for root in others if any(path.startswith(scan.prefix_range(root.path)[0]) for path in paths)]
+        return {file.path for root in parents for file in root.scan()}
 
     def _is_dirty(self) -> bool:
-        """Whether there may be pictures without a file, or vectors without a picture; a fold ends that."""
-        return self.db.execute("SELECT 1 FROM facts WHERE name = 'dirty'").fetchone() is not None
+        """Return whether pictures without a file or vectors without a picture may exist; `fold` removes them."""
+        return self.db.get_meta("dirty") is not None
 
     def _set_dirty(self) -> None:
-        self.db.execute("INSERT OR REPLACE INTO facts VALUES ('dirty', 1)")
-
-    def _pending(self) -> int:
-        return int(self.db.execute("SELECT count(*) FROM pending").fetchone()[0])
+        self.db.set_meta(dirty=1)
 
     def _fold(self) -> None:
         known = identity.load(self.db)
-        if known is not None and (self._pending() or self._is_dirty()):
-            vectors.fold(self.db, self.folder, known.width)
+        if known is not None and (self.db.count("pending") or self._is_dirty()):
+            vectors.fold(self.db, known.width)

@@ -1,12 +1,11 @@
-"""Vectors of an index: a usearch file of float16, and what is not yet in it. Exact search up to 100,000, HNSW beyond.
+"""Vectors of an index: a usearch file of float16 values, and those not yet in it. Exact up to 100,000, HNSW beyond.
 
-The database says which file holds (`generation`, its CRC-32) and keeps new vectors itself until they are folded into
-the next file. So a process may be killed at any time, and readers are never in a writer's way.
+The database records which file is current (`generation` and its CRC-32) and stores new vectors until they are folded
+into the next file. A process may therefore be killed at any time, and readers never block a writer.
 """
 
 from __future__ import annotations
 
-import sqlite3
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
@@ -16,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from blip.apps.search.database import Damaged, transaction
+from blip.apps.search.database import Damaged, Database
 from blip.io.atomic import atomic_path
 from blip_lite.errors import MissingExtra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-EXACT = 100_000  # vectors; comparing with all of them takes some 10 ms
-CHECKED_BYTES = 256 << 20  # larger files are mapped without reading them whole
-MORE = 4  # HNSW is asked for so many times more, so that what was deleted leaves enough
+MAX_EXACT = 100_000  # vectors; comparing with all of them takes some 10 ms
+MAX_CHECKED_BYTES = 256 << 20  # larger files are memory-mapped without reading them completely
+OVERSAMPLING = 4  # HNSW is queried for this multiple, so that enough results remain without the deleted ones
 
 
 @dataclass(frozen=True)
@@ -41,103 +40,101 @@ class Vectors:
     def __len__(self) -> int:
         return len(self.new_ids) + (0 if self.file is None else len(self.file))
 
-    def nearest(self, query: NDArray[np.float32], count: int, live: int) -> NDArray[np.int64]:
-        """Ids of at least `count` vectors of the largest inner product with `query`, if there are so many.
+    def nearest(self, query: NDArray[np.float32], count: int, pictures: int) -> NDArray[np.int64]:
+        """Return the ids of at least `count` vectors with the largest inner product with `query`, if there are as many.
 
-        live: the pictures there are; what the file holds beyond them is deleted and takes places of the result.
+        pictures: number in the database; vectors in the file beyond that are deleted and take places in the result.
         """
-        found = [self.new_ids[np.argsort(-(self.new.astype(np.float32) @ query))[:count]]]
+        ids = [self.new_ids[np.argsort(-(self.new.astype(np.float32) @ query))[:count]]]
         if self.file is not None and len(self.file):
-            exact = len(self.file) <= EXACT
-            wanted = (
-                min(count + max(0, len(self) - live), len(self.file)) if exact else min(count * MORE, len(self.file))
-            )
-            keys = self.file.search(query.astype(np.float32), wanted, exact=exact, threads=1).keys
-            found.append(keys.astype(np.int64))
-        return np.concatenate(found)
+            exact = len(self.file) <= MAX_EXACT
+            limit = count + max(0, len(self) - pictures) if exact else count * OVERSAMPLING
+            matches = self.file.search(query.astype(np.float32), min(limit, len(self.file)), exact=exact, threads=1)
+            ids.append(matches.keys.astype(np.int64))
+        return np.concatenate(ids)
 
-    def of(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Those of the ids that have a vector, and the vectors [N, E]."""
-        places = {int(one): row for one, row in zip(self.new_ids, self.new, strict=True)}
-        held = () if self.file is None else self.file.get(ids.astype(np.uint64))
-        rows = {int(one): row for one, row in zip(ids, held, strict=False) if row is not None} | places
-        known = np.array([one for one in ids.tolist() if one in rows], np.int64)
+    def get(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return those of the ids that have a vector, and the vectors [N, E]."""
+        stored = () if self.file is None else self.file.get(ids.astype(np.uint64))
+        vectors = {int(id): vector for id, vector in zip(ids, stored, strict=False) if vector is not None}
+        vectors |= {int(id): vector for id, vector in zip(self.new_ids, self.new, strict=True)}
+        known = np.array([id for id in ids.tolist() if id in vectors], np.int64)
         if not len(known):
             return known, np.empty((0, self.new.shape[1]), np.float32)
-        return known, np.stack([rows[one] for one in known.tolist()]).astype(np.float32)
+        return known, np.stack([vectors[id] for id in known.tolist()]).astype(np.float32)
 
 
-def read(db: sqlite3.Connection, folder: Path, width: int, before: Vectors | None = None) -> Vectors:
-    """The vectors of the database's present state; `before` lends its file if that is the same."""
-    generation, crc = _fact(db, "generation") or 0, _fact(db, "crc")
+def read(db: Database, width: int, previous: Vectors | None = None) -> Vectors:
+    """Return the vectors of the database's current state, reusing the file of `previous` if it is the same."""
+    generation, crc = db.get_meta("generation") or 0, db.get_meta("crc")
     rows = db.execute("SELECT id, vector FROM pending ORDER BY id").fetchall()
     if any(len(vector) != 2 * width for _, vector in rows):
-        raise Damaged(folder, f"a vector that is not {width} wide")
-    if before is not None and (before.generation, before.crc) == (generation, crc):
-        file = before.file
+        raise Damaged(db.folder, f"a vector does not have {width} values")
+    if previous is not None and (previous.generation, previous.crc) == (generation, crc):
+        file = previous.file
     else:
-        file = None if crc is None else _load(folder, generation, crc, width, view=True)
-    ids = np.array([one for one, _ in rows], np.int64)
+        file = None if crc is None else _load(db.folder, generation, crc, width, view=True)
+    ids = np.array([id for id, _ in rows], np.int64)
     new = np.frombuffer(b"".join(vector for _, vector in rows), np.float16).reshape(len(rows), width)
     return Vectors(generation, crc, file, ids, new)
 
 
-def add(db: sqlite3.Connection, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
-    """Keeps new vectors [N, E] with the database."""
-    rows = [(one, row.astype(np.float16).tobytes()) for one, row in zip(ids, vectors, strict=True)]
+def add(db: Database, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
+    """Store new vectors [N, E] in the database."""
+    rows = [(id, vector.astype(np.float16).tobytes()) for id, vector in zip(ids, vectors, strict=True)]
     db.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?)", rows)
 
 
-def fold(db: sqlite3.Connection, folder: Path, width: int) -> None:
-    """Writes the next vector file: with what is new, without what is deleted. Only the one writer may."""
-    state = read(db, folder, width)
-    generation, crc = state.generation, state.crc
-    index = _empty(width) if crc is None else _load(folder, generation, crc, width, view=False)
-    live = np.fromiter((row[0] for row in db.execute("SELECT id FROM pictures")), np.int64)
-    held = np.fromiter(index.keys, np.int64, len(index))
-    gone = np.setdiff1d(held, live)
-    new = np.isin(state.new_ids, live) & ~np.isin(state.new_ids, held)
-    if len(gone):
-        index.remove(gone.astype(np.uint64))
+def fold(db: Database, width: int) -> None:
+    """Write the next vector file: with the new vectors, without the deleted ones. For the only writer."""
+    state = read(db, width)
+    index = _empty(width) if state.crc is None else _load(db.folder, state.generation, state.crc, width, view=False)
+    pictures = np.fromiter((row[0] for row in db.execute("SELECT id FROM pictures")), np.int64)
+    stored = np.fromiter(index.keys, np.int64, len(index))
+    deleted = np.setdiff1d(stored, pictures)
+    new = np.isin(state.new_ids, pictures) & ~np.isin(state.new_ids, stored)
+    if len(deleted):
+        index.remove(deleted.astype(np.uint64))
     if new.any():
         index.add(state.new_ids[new].astype(np.uint64), state.new[new], threads=1)
-    path = _path(folder, generation + 1)
+    generation = state.generation + 1
+    path = _path(db.folder, generation)
     with atomic_path(path, durable=True) as temporary:
         index.save(str(temporary))
         crc = _crc(temporary)
-    with transaction(db, folder):
-        db.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?)", [("generation", generation + 1), ("crc", crc)])
+    with db.transaction():
+        db.set_meta(generation=generation, crc=crc)
         db.execute("DELETE FROM pending")
-        db.execute("DELETE FROM facts WHERE name = 'dirty'")
-    db.executescript("PRAGMA incremental_vacuum")  # `execute` would take one step of it, which is one page
-    for old in folder.glob("vectors-*.usearch"):
+        db.execute("DELETE FROM meta WHERE name = 'dirty'")
+    db.executescript("PRAGMA incremental_vacuum")  # `execute` would free only one page
+    for old in db.folder.glob("vectors-*.usearch"):
         if old != path:
-            with suppress(OSError):  # another system may keep a file that a reader has open; the next fold gets it
+            with suppress(OSError):  # some systems keep a file that a reader has open; the next fold deletes it
                 old.unlink()
 
 
-def _load(folder: Path, generation: int, crc: Any, width: int, *, view: bool) -> Any:
+def _load(folder: Path, generation: int, crc: int, width: int, *, view: bool) -> Any:
     path = _path(folder, generation)
-    index = _library()
+    usearch = _usearch()
     try:
-        if path.stat().st_size <= CHECKED_BYTES and _crc(path) != crc:
-            raise Damaged(folder, f"{path.name} is not as it was written")
-        found = index.Index.restore(str(path), view=view)
+        if path.stat().st_size <= MAX_CHECKED_BYTES and _crc(path) != crc:
+            raise Damaged(folder, f"wrong checksum of {path.name}")
+        index = usearch.Index.restore(str(path), view=view)
     except FileNotFoundError:
         raise
     except (OSError, ValueError, RuntimeError) as error:
         raise Damaged(folder, f"{path.name}: {error}") from error
-    if found is None or found.ndim != width:
-        raise Damaged(folder, f"{path.name}: vectors are not {width} wide")
-    return found
+    if index is None or index.ndim != width:
+        raise Damaged(folder, f"{path.name}: vectors do not have {width} values")
+    return index
 
 
 def _empty(width: int) -> Any:
-    index = _library()
-    return index.Index(ndim=width, metric=index.MetricKind.IP, dtype=index.ScalarKind.F16)
+    usearch = _usearch()
+    return usearch.Index(ndim=width, metric=usearch.MetricKind.IP, dtype=usearch.ScalarKind.F16)
 
 
-def _library() -> Any:
+def _usearch() -> Any:
     try:
         from usearch import index
     except ImportError as error:
@@ -155,8 +152,3 @@ def _crc(path: Path) -> int:
         while block := file.read(1 << 20):
             crc = zlib.crc32(block, crc)
     return crc
-
-
-def _fact(db: sqlite3.Connection, name: str) -> Any:
-    row = db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return None if row is None else row[0]

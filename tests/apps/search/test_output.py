@@ -1,4 +1,4 @@
-"""Contact sheets and pictures in terminals."""
+"""Contact sheets and inline images in terminals."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFont
 
-from blip.apps.search import sheet, terminal
+from blip.apps.search import output
 from blip_lite.errors import UsageError
 from blip_lite.results import Hit
 
 
-def colours(path: Path, *names: str) -> list[Hit]:
+def coloured_hits(path: Path, *names: str) -> list[Hit]:
     hits = []
     for i, name in enumerate(names):
         Image.new("RGB", (300, 200), (250, 40 * i, 0)).save(path / name)
@@ -26,37 +26,42 @@ def colours(path: Path, *names: str) -> list[Hit]:
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_photos_stand_in_a_grid(tmp_path: Path, suffix: str) -> None:
-    hits = colours(tmp_path, "a.png", "b é.png", "c.png", "d.png", "e.png", "f.png")
-    sheet.write(tmp_path / f"sheet{suffix}", hits, "red things")
+def test_photos_are_arranged_in_a_grid(tmp_path: Path, suffix: str) -> None:
+    hits = coloured_hits(tmp_path, "a.png", "b é.png", "c.png", "d.png", "e.png", "f.png")
+    output.write_sheet(tmp_path / f"sheet{suffix}", hits, "red things")
     pixels = np.asarray(Image.open(tmp_path / f"sheet{suffix}").convert("RGB"), np.int16)
     for i in range(6):
-        x = sheet.GAP + i % 5 * (sheet.SIDE + sheet.GAP) + sheet.SIDE // 2
-        y = 2 * sheet.GAP + sheet.LINE + i // 5 * (sheet.SIDE + 2 * sheet.LINE + sheet.GAP) + sheet.SIDE // 2
+        x = output.GAP + i % 5 * (output.THUMBNAIL + output.GAP) + output.THUMBNAIL // 2
+        y = (
+            2 * output.GAP
+            + output.LINE
+            + i // 5 * (output.THUMBNAIL + 2 * output.LINE + output.GAP)
+            + output.THUMBNAIL // 2
+        )
         assert abs(pixels[y, x] - (250, 40 * i, 0)).max() < 12
 
 
-def test_a_photo_that_is_gone_leaves_its_place(tmp_path: Path) -> None:
-    hits = colours(tmp_path, "a.png", "b.png")
+def test_deleted_photo_keeps_its_cell(tmp_path: Path) -> None:
+    hits = coloured_hits(tmp_path, "a.png", "b.png")
     (tmp_path / "a.png").unlink()
-    assert sheet.draw(hits, "x").size == sheet.draw(hits[1:] * 2, "x").size
-    assert sheet.draw([], "x").width > 100
+    assert output.draw_sheet(hits, "x").size == output.draw_sheet(hits[1:] * 2, "x").size
+    assert output.draw_sheet([], "x").width > 100
 
 
-def test_too_many_photos_are_refused(tmp_path: Path) -> None:
+def test_too_many_photos_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="at most 400"):
-        sheet.write(tmp_path / "s.png", [Hit(1, "a.png", 0.1)] * 401, "x")
+        output.write_sheet(tmp_path / "s.png", [Hit(1, "a.png", 0.1)] * 401, "x")
     assert not list(tmp_path.iterdir())
 
 
-def test_a_title_without_end_is_cut_at_once() -> None:
+def test_very_long_title_is_shortened_quickly() -> None:
     start = time.perf_counter()
-    sheet.draw([], "dog " * 30_000)
+    output.draw_sheet([], "dog " * 30_000)
     assert time.perf_counter() - start < 2
 
 
-def test_letters_that_a_font_lacks_are_told_in_others() -> None:
-    assert sheet._drawable("café 猫\n.png", ImageFont.load_default(13)) == "cafe ? .png"
+def test_characters_missing_from_the_font_are_replaced() -> None:
+    assert output._drawable("café 猫\n.png", ImageFont.load_default(13)) == "cafe ? .png"
 
 
 @pytest.mark.parametrize(
@@ -71,17 +76,17 @@ def test_letters_that_a_font_lacks_are_told_in_others() -> None:
         ({}, None),
     ],
 )
-def test_terminals_are_known_by_what_they_say(environ: dict[str, str], expected: str | None) -> None:
-    assert terminal.protocol(environ) == expected
+def test_terminal_protocol(environ: dict[str, str], expected: str | None) -> None:
+    assert output.terminal_protocol(environ) == expected
 
 
-def test_the_picture_can_be_read_from_the_escapes() -> None:
+def test_escape_sequences_contain_the_picture() -> None:
     photo = Image.fromarray(np.random.RandomState(0).randint(0, 256, (90, 120, 3), dtype=np.uint8))
-    text = terminal.escape(photo, "kitty")
+    text = output.escape_sequence(photo, "kitty")
     parts = re.findall(r"\x1b_G([^;]*);([^\x1b]*)\x1b\\", text)
     assert len(parts) > 1 and parts[0][0] == "a=T,f=100,q=2,m=1" and parts[-1][0] == "m=0"
-    assert all(len(data) <= terminal.CHUNK for _, data in parts)
+    assert all(len(data) <= output.KITTY_CHUNK for _, data in parts)
     data = base64.b64decode("".join(data for _, data in parts))
     assert (np.asarray(Image.open(io.BytesIO(data))) == np.asarray(photo)).all()
-    inline = re.fullmatch(r"\x1b\]1337;File=inline=1;size=(\d+);.*:(.*)\a\n", terminal.escape(photo, "iterm2"))
+    inline = re.fullmatch(r"\x1b\]1337;File=inline=1;size=(\d+);.*:(.*)\a\n", output.escape_sequence(photo, "iterm2"))
     assert inline and len(base64.b64decode(inline[2])) == int(inline[1])

@@ -1,4 +1,4 @@
-"""What lies in an indexed folder now, and what of it is not as the index knows it."""
+"""Indexed folders, the files found in them, and paths as the index stores and prints them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Self
 
 from blip.io.inputs import VIDEO_EXTENSIONS, ListOptions, walk
@@ -23,7 +22,7 @@ class Rules:
     hidden: bool = False
     globs: Sequence[str] = ()
     video: bool = False
-    frames: int = 8  # of each video
+    frames: int = 8  # per video
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), sort_keys=True)
@@ -32,36 +31,23 @@ class Rules:
     def from_json(cls, text: str) -> Self:
         return cls(**json.loads(text))
 
-    def listing(self) -> ListOptions:
+    def list_options(self) -> ListOptions:
         exts = (*EXTENSIONS, *VIDEO_EXTENSIONS) if self.video else ()
         return ListOptions(recursive=self.recursive, hidden=self.hidden, globs=self.globs, exts=exts)
 
 
-@dataclass(frozen=True)
-class Root:
-    """A folder that is kept up to date."""
-
-    id: int
-    path: bytes
-    rules: Rules
-
-    @property
-    def is_there(self) -> bool:
-        return os.path.isdir(self.path)
-
-
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A file as it lies on the disk, before it is opened."""
+class ScannedFile:
+    """A file on disk, before it is opened."""
 
     path: bytes
     size: int
-    mtime: int
+    mtime: int  # nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A file as the index has it."""
+class IndexedFile:
+    """A file as recorded in the index."""
 
     root: int
     size: int
@@ -69,12 +55,37 @@ class Known:
     hash: bytes
     error: str | None
 
-    def is_same(self, found: Found) -> bool:
-        return (self.size, self.mtime) == (found.size, found.mtime)
+    def matches(self, file: ScannedFile) -> bool:
+        """Return whether size and modification time are unchanged."""
+        return (self.size, self.mtime) == (file.size, file.mtime)
 
 
-def root_of(folder: str | os.PathLike[str]) -> bytes:
-    """The bytes by which an index knows a folder. Raises UsageError where it is none."""
+@dataclass(frozen=True)
+class Root:
+    """A folder that the index is kept up to date with."""
+
+    id: int
+    path: bytes
+    rules: Rules
+
+    @property
+    def exists(self) -> bool:
+        return os.path.isdir(self.path)
+
+    def scan(self) -> Iterator[ScannedFile]:
+        """Yield the files that the rules select, in byte order; those that cannot be examined are left out."""
+        for relative in walk(os.fsdecode(self.path), self.rules.list_options()):
+            path = os.path.join(self.path, os.fsencode(relative))
+            try:
+                status = os.stat(path)
+            except OSError:
+                continue
+            if stat.S_ISREG(status.st_mode):
+                yield ScannedFile(path, status.st_size, status.st_mtime_ns)
+
+
+def root_path(folder: str | os.PathLike[str]) -> bytes:
+    """Return the path under which the index stores a folder. Raises UsageError if it is not a folder."""
     if not os.path.isdir(folder):
         problem = "is a file; name its folder" if os.path.exists(folder) else "no such folder"
         raise UsageError(f"{os.fspath(folder)}: {problem}")
@@ -85,28 +96,18 @@ def absolute(path: str | os.PathLike[str]) -> bytes:
     return os.fsencode(os.path.abspath(os.path.expanduser(path)))
 
 
-def below(folder: bytes) -> tuple[bytes, bytes]:
-    """Paths inside a folder are at least the first and less than the second."""
+def prefix_range(folder: bytes | None) -> tuple[bytes, bytes]:
+    """Bounds (low <= path < high) of the paths inside a folder; None is any folder."""
+    if folder is None:
+        return b"", b"\xff"
     prefix = folder.rstrip(b"/") + b"/"
     return prefix, prefix[:-1] + b"0"  # the byte after the slash
 
 
-def files(root: Root) -> Iterator[Found]:
-    """The wanted files of a folder, in byte order. What cannot be asked about is left out."""
-    for relative in walk(os.fsdecode(root.path), root.rules.listing()):
-        path = os.path.join(root.path, os.fsencode(relative))
-        try:
-            status = os.stat(path)
-        except OSError:
-            continue
-        if stat.S_ISREG(status.st_mode):
-            yield Found(path, status.st_size, status.st_mtime_ns)
-
-
 def is_gone(path: bytes) -> bool:
-    """Whether a file that was not listed is no longer wanted: deleted, or left out by the rules.
+    """Return whether a file that the scan did not list was deleted or excluded by the rules.
 
-    A folder that may not be listed, or a disk that does not answer, says nothing about its files.
+    An unreadable folder or an unavailable disk does not count as deletion.
     """
     try:
         os.stat(path)
@@ -117,15 +118,11 @@ def is_gone(path: bytes) -> bool:
     return os.access(os.path.dirname(path), os.R_OK | os.X_OK)
 
 
-def shown(path: bytes, at: int = -1) -> str:
-    """A path as users see it: below the working folder from there on, and `v.mp4#t=12.480` for a frame."""
+def display_path(path: bytes, at: int = -1) -> str:
+    """Path for users: relative if inside the working folder, and `v.mp4#t=12.480` for a frame."""
     name = os.fsdecode(path)
     here = os.getcwd().rstrip(os.sep) + os.sep
     if name.startswith(here):
         name = name[len(here) :]
         name = f"./{name}" if name.startswith("-") else name
     return name if at < 0 else f"{name}#t={at / 1000:.3f}"
-
-
-def real(path: Path) -> Path:
-    return Path(os.path.abspath(os.path.expanduser(path)))
