@@ -13,7 +13,7 @@ from blip.data.loader import SampleRef
 from blip.data.sources import SampleList, open_source
 from blip.eval.caption import image_ids
 from blip.io.samples import ImageRef, Sample
-from blip.tasks.images import Pixels, TrainingPhotos
+from blip.tasks.images import ImageLoader, TrainingPhotos
 from blip_lite.errors import BadRecord
 from tests.oracle_files import values
 
@@ -71,7 +71,7 @@ def training_items(source: SampleList, prompt: str) -> list[list[Any]]:
     def seen(record: Sample, image: ImageRef, seed: int) -> Any:
         return number(image)
 
-    data = TrainingPhotos(source, cast(Pixels, seen), 1, 30)
+    data = TrainingPhotos(source, cast(ImageLoader, seen), 1, 30)
     items = [data[SampleRef(i, 0, i)] for i in range(len(source))]
     return [[item.pixel_values, prompt + item.texts[0]] for item in items]
 

@@ -23,25 +23,25 @@ LOSS = {"atol": 0.0, "rtol": 1e-5}
 SIMS = {"atol": 1e-4, "rtol": 1e-5}
 
 
-def twinned(family: Family) -> MomentumModel:
+def momentum_model(family: Family) -> MomentumModel:
     """Our training state with the oracle's weights, momentum copies and queues."""
     model = oracle_model(family)
     state = weights(family)
-    twin = MomentumModel(model, queue_size=12)
+    wrapper = MomentumModel(model, queue_size=12)
     _, training = state_dict.to_ours(state, oracle_config(family), "original")
     momentum = {k.removeprefix("momentum."): v for k, v in training.items() if k.startswith("momentum.")}
-    twin.momentum_model.load_state_dict(momentum)
-    twin.queue.image.copy_(state["image_queue"])
-    twin.queue.text.copy_(state["text_queue"])
+    wrapper.momentum_model.load_state_dict(momentum)
+    wrapper.queue.image.copy_(state["image_queue"])
+    wrapper.queue.text.copy_(state["text_queue"])
     if "idx_queue" in state:
-        twin.queue.ids.copy_(state["idx_queue"])
-    return twin.train()
+        wrapper.queue.ids.copy_(state["idx_queue"])
+    return wrapper.train()
 
 
-def original_gradients(twin: MomentumModel, family: Family) -> dict[str, Tensor]:
+def original_gradients(wrapper: MomentumModel, family: Family) -> dict[str, Tensor]:
     grads = {
         name: torch.zeros_like(p) if p.grad is None else p.grad
-        for name, p in twin.model.named_parameters(remove_duplicate=False)
+        for name, p in wrapper.model.named_parameters(remove_duplicate=False)
     }
     return state_dict.from_ours(grads, oracle_config(family), "original")
 
@@ -67,13 +67,13 @@ class Ran:
 
 
 def step(
-    twin: MomentumModel, ids: Tensor, mask: Tensor, images: Tensor, alpha: float, seed: int, **options: Any
+    wrapper: MomentumModel, ids: Tensor, mask: Tensor, images: Tensor, alpha: float, seed: int, **options: Any
 ) -> Ran:
-    model, negatives = twin.online, options.get("negatives", Negatives())
+    model, negatives = wrapper.model, options.get("negatives", Negatives())
     torch.manual_seed(seed)
-    twin.before_step()
+    wrapper.before_step()
     embeds = model.encode_image(images)
-    itc = contrast(twin, images, embeds, ids, mask, alpha, options.get("image_ids"))
+    itc = contrast(wrapper, images, embeds, ids, mask, alpha, options.get("image_ids"))
     drawn = draw(itc, model.temperature, negatives, options.get("image_ids"))
     itm, logits = match(model, with_first(ids, 4001), mask, embeds, drawn)
     lm = None

@@ -16,43 +16,52 @@ from blip.tasks.contrastive import Negatives, hard_targets
 from blip.tasks.images import with_first
 from blip_lite.config import Family
 from tests.oracle_files import oracle_config, tensors, values
-from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, check_step, original_gradients, step, twinned
+from tests.tasks.oracle_steps import (
+    LOSS,
+    SIMS,
+    batch,
+    check_gradients,
+    check_step,
+    momentum_model,
+    original_gradients,
+    step,
+)
 
 
 def run_steps(family: Family, **options: Any) -> None:
     name = "pretrain" if family == "pretrain" else "retrieval_train"
     recorded, notes = tensors(name), values(name)
-    twin = twinned(family)
-    trained = [p for p in twin.model.parameters() if p.requires_grad]
+    model = momentum_model(family)
+    trained = [p for p in model.model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-3, weight_decay=0.05)
     for i, info in enumerate(notes["steps"][:3]):
         optimizer.param_groups[0]["lr"] = info["lr"]
         ids, mask, pixels = batch(family, info)
         more = {"image_ids": recorded[f"step{i}.idx"]} if family == "retrieval" else {"lm": True}
-        ran = step(twin, ids, mask, pixels, info["alpha"], info["seed"], negatives=options["negatives"], **more)
+        ran = step(model, ids, mask, pixels, info["alpha"], info["seed"], negatives=options["negatives"], **more)
         check_step(ran, lambda name, i=i: recorded[f"step{i}.{name}"])
         optimizer.zero_grad()
         (ran.itc.loss + ran.itm + (0 if ran.lm is None else ran.lm)).backward()
         full = {k.removeprefix(f"step{i}.grad."): v for k, v in recorded.items() if k.startswith(f"step{i}.grad.")}
-        check_gradients(original_gradients(twin, family), notes[f"step{i}.grad"], full)
+        check_gradients(original_gradients(model, family), notes[f"step{i}.grad"], full)
         optimizer.step()
-        assert_close(twin.queue.image, recorded[f"step{i}.image_queue"], atol=2e-5, rtol=0)
-        assert_close(twin.queue.text, recorded[f"step{i}.text_queue"], atol=2e-5, rtol=0)
+        assert_close(model.queue.image, recorded[f"step{i}.image_queue"], atol=2e-5, rtol=0)
+        assert_close(model.queue.text, recorded[f"step{i}.text_queue"], atol=2e-5, rtol=0)
         if family == "retrieval":
-            assert torch.equal(twin.queue.ids, recorded[f"step{i}.idx_queue"])
+            assert torch.equal(model.queue.ids, recorded[f"step{i}.idx_queue"])
         after = {k: v for k, v in recorded.items() if k.startswith(f"step{i}.after.")}
-        check_after(twin, family, after, notes[f"step{i}.state_after"])
+        check_after(model, family, after, notes[f"step{i}.state_after"])
 
 
-def check_after(twin: MomentumModel, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
+def check_after(model: MomentumModel, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
-    momentum = {f"momentum.{name}": tensor for name, tensor in twin.momentum_model.state_dict().items()}
-    found = state_dict.from_ours(twin.model.state_dict(), config, "original", momentum)
+    momentum = {f"momentum.{name}": tensor for name, tensor in model.momentum_model.state_dict().items()}
+    found = state_dict.from_ours(model.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
         assert_close(found[name], expected, atol=2e-6, rtol=0, msg=name)
-    found |= {"image_queue": twin.queue.image, "text_queue": twin.queue.text}
+    found |= {"image_queue": model.queue.image, "text_queue": model.queue.text}
     assert set(sizes) == {name for name, tensor in found.items() if tensor.is_floating_point()}
     for name, (norm, total) in sizes.items():
         # left out: the gradient of a key's bias is zero but for rounding, which AdamW turns into steps of full size
@@ -71,11 +80,11 @@ def test_retrieval_steps_equal_the_original() -> None:
 
 def test_negatives_of_all_ranks_on_one_rank_equal_the_original() -> None:
     recorded, info = tensors("retrieval_train"), values("retrieval_train")["steps"][3]
-    twin = twinned("retrieval")
+    model = momentum_model("retrieval")
     ids, mask, pixels = batch("retrieval", info)
     negatives = Negatives(source="online", floor=0.0, all_ranks=True)
     ran = step(
-        twin, ids, mask, pixels, info["alpha"], info["seed"], image_ids=recorded["step0.idx"], negatives=negatives
+        model, ids, mask, pixels, info["alpha"], info["seed"], image_ids=recorded["step0.idx"], negatives=negatives
     )
     for name in ("weights_t2i", "weights_i2t"):
         assert_close(getattr(ran.drawn, name), recorded[f"allrank.step0.{name}"], **SIMS)
@@ -83,30 +92,30 @@ def test_negatives_of_all_ranks_on_one_rank_equal_the_original() -> None:
     assert torch.equal(ran.drawn.texts, recorded["allrank.step0.neg_text"])
     assert_close(torch.stack([ran.itc.loss, ran.itm]), recorded["allrank.step0.losses"], **LOSS)
     (ran.itc.loss + ran.itm).backward()
-    check_gradients(original_gradients(twin, "retrieval"), values("retrieval_train")["allrank.step0.grad"], {})
+    check_gradients(original_gradients(model, "retrieval"), values("retrieval_train")["allrank.step0.grad"], {})
 
 
 def test_features_and_momentum_similarities_of_the_first_step_equal_the_original() -> None:
     recorded, info = tensors("pretrain"), values("pretrain")["steps"][0]
-    twin = twinned("pretrain")
+    model = momentum_model("pretrain")
     ids, mask, pixels = batch("pretrain", info)
     assert torch.equal(ids, recorded["step0.input_ids"])
     assert torch.equal(mask, recorded["step0.attention_mask"])
-    queues = {"i2t": twin.queue.text.clone(), "t2i": twin.queue.image.clone()}
-    ran = step(twin, ids, mask, pixels, info["alpha"], info["seed"], lm=True)
-    with torch.no_grad():  # the twin follows the online weights before it is used
+    queues = {"i2t": model.queue.text.clone(), "t2i": model.queue.image.clone()}
+    ran = step(model, ids, mask, pixels, info["alpha"], info["seed"], lm=True)
+    with torch.no_grad():  # the momentum encoders are updated before they are used
         momentum = {
-            "i2t": twin.momentum_model.image_features(pixels),
-            "t2i": twin.momentum_model.text_features(ids, mask),
+            "i2t": model.momentum_model.image_features(pixels),
+            "t2i": model.momentum_model.text_features(ids, mask),
         }
-        decoded = twin.online.decode(with_first(ids, 4000), mask, twin.online.encode_image(pixels))
+        decoded = model.model.decode(with_first(ids, 4000), mask, model.model.encode_image(pixels))
     assert_close(ran.itc.image_features, recorded["step0.image_feat"], atol=2e-5, rtol=0)
     assert_close(ran.itc.text_features, recorded["step0.text_feat"], atol=2e-5, rtol=0)
     assert_close(momentum["i2t"], recorded["step0.image_feat_m"], atol=2e-5, rtol=0)
     assert_close(momentum["t2i"], recorded["step0.text_feat_m"], atol=2e-5, rtol=0)
     for way, other in (("i2t", "t2i"), ("t2i", "i2t")):
         everything = torch.cat([momentum[other].T, queues[way]], dim=1)
-        assert_close(momentum[way] @ everything / twin.online.temperature, recorded[f"step0.sim_{way}_m"], **SIMS)
+        assert_close(momentum[way] @ everything / model.model.temperature, recorded[f"step0.sim_{way}_m"], **SIMS)
     halves = [itc_loss(ran.itc.sim_i2t, ran.itc.targets_i2t), itc_loss(ran.itc.sim_t2i, ran.itc.targets_t2i)]
     assert_close(torch.stack(halves), recorded["step0.loss_i2t_t2i"], **LOSS)
     assert_close(decoded.logsumexp(dim=-1), recorded["step0.decoder_logits_lse"], atol=1e-4, rtol=0)
@@ -123,8 +132,8 @@ def test_targets_of_repeated_photos_equal_the_original() -> None:
 
 
 def test_a_batch_of_one_photo_has_no_negatives_and_still_trains() -> None:
-    twin = twinned("retrieval")
+    model = momentum_model("retrieval")
     ids, mask, pixels = batch("retrieval", {"slice": [0, 1]})
-    ran = step(twin, ids, mask, pixels, 0.4, 0, image_ids=torch.tensor([3]), negatives=Negatives(source="online"))
+    ran = step(model, ids, mask, pixels, 0.4, 0, image_ids=torch.tensor([3]), negatives=Negatives(source="online"))
     assert ran.logits.shape == (1, 2)
     assert torch.isfinite(ran.itc.loss + ran.itm)

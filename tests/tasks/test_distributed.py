@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from blip.tasks.contrastive import Negatives, hard_targets
 from blip_lite.config import Family
 from tests.oracle_files import tensors, values
-from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, original_gradients, step, twinned
+from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, momentum_model, original_gradients, step
 
 IDS = ([0, 1, 1], [2, 3, 0])
 
@@ -24,19 +24,19 @@ def one_rank(rank: int, folder: str, family: Family, all_ranks: bool) -> None:
     """One step on this rank's rows; gradients are averaged over the ranks as DistributedDataParallel does."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
-    twin = twinned(family)
+    model = momentum_model(family)
     options: dict[str, Any] = {"lm": True}
     rows, seed = 2, 400 + rank
     if family == "retrieval":
         rows, seed = 3, 300 + rank
         negatives = Negatives(source="online", floor=0.0, all_ranks=all_ranks)
         options = {"image_ids": torch.tensor(IDS[rank]), "negatives": negatives}
-    queued = twin.queue.ids[0].clone()
+    queued = model.queue.ids[0].clone()
     ids, mask, pixels = batch(family, {"slice": [rows * rank, rows * rank + rows]})
-    ran = step(twin, ids, mask, pixels, 0.4, seed, **options)
+    ran = step(model, ids, mask, pixels, 0.4, seed, **options)
     losses = [ran.itc.loss, ran.itm] + ([] if ran.lm is None else [ran.lm])
     torch.stack(losses).sum().backward()
-    for parameter in twin.model.parameters():
+    for parameter in model.model.parameters():
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= 2
@@ -48,11 +48,11 @@ def one_rank(rank: int, folder: str, family: Family, all_ranks: bool) -> None:
         "weights_i2t": ran.drawn.weights_i2t,
         "neg_image": ran.drawn.images,
         "neg_text": ran.drawn.texts,
-        "image_queue": twin.queue.image,
-        "idx_queue": twin.queue.ids,
-        "ptr": twin.queue.pointer,
+        "image_queue": model.queue.image,
+        "idx_queue": model.queue.ids,
+        "ptr": model.queue.pointer,
     }
-    torch.save({"found": found, "gradients": original_gradients(twin, family)}, f"{folder}/rank{rank}.pt")
+    torch.save({"found": found, "gradients": original_gradients(model, family)}, f"{folder}/rank{rank}.pt")
     dist.destroy_process_group()
 
 

@@ -9,24 +9,25 @@ from torch import nn
 
 from blip.model.lora import NAMES, Lora
 from blip.model.momentum import MomentumModel
-from blip.tasks.initialize import Start, Tune, start_model
+from blip.tasks.initialize import FineTune, Start, start_model
 from blip_lite.errors import ConfigError
 
 TINY = Start(init="random-tiny")
 
 
-def scales(tune: Tune, model: nn.Module) -> dict[str, tuple[float, float | None]]:
+def scales(tune: FineTune, model: nn.Module) -> dict[str, tuple[float, float | None]]:
     """Factor and weight decay of every trained parameter."""
     names = {parameter: name for name, parameter in model.named_parameters()}
     return {names[p]: (g.lr_scale, g.weight_decay) for g in tune.groups(model) for p in g.params}
 
 
-@pytest.mark.parametrize("twinned", [False, True])
-def test_deeper_layers_learn_more_slowly(twinned: bool) -> None:
-    tune = Tune(layer_decay=0.5, rates=(("decoder.*", 0.1),))
+@pytest.mark.parametrize("with_momentum", [False, True])
+def test_deeper_layers_learn_more_slowly(with_momentum: bool) -> None:
+    tune = FineTune(layer_decay=0.5, rates=(("decoder.*", 0.1),))
     model = tune.prepare(start_model(TINY, "pretrain"))
     found = {
-        k.removeprefix("model."): v[0] for k, v in scales(tune, MomentumModel(model, 4) if twinned else model).items()
+        k.removeprefix("model."): v[0]
+        for k, v in scales(tune, MomentumModel(model, 4) if with_momentum else model).items()
     }
     expected = {
         "vision.patch_embed.weight": 0.125,
@@ -49,7 +50,7 @@ def test_deeper_layers_learn_more_slowly(twinned: bool) -> None:
 
 
 def test_norms_biases_and_embeddings_can_do_without_weight_decay() -> None:
-    tune = Tune(no_decay=True)
+    tune = FineTune(no_decay=True)
     found = scales(tune, tune.prepare(start_model(TINY, "pretrain")))
     decayed = {name for name, (_, decay) in found.items() if decay is None}
     assert all(
@@ -62,7 +63,7 @@ def test_norms_biases_and_embeddings_can_do_without_weight_decay() -> None:
 
 
 def test_with_lora_only_additions_and_what_starts_random_are_trained() -> None:
-    tune = Tune(lora=Lora(rank=2), freeze=("vision.",))
+    tune = FineTune(lora=Lora(rank=2), freeze=("vision.",))
     started = start_model(TINY, "nlvr")
     trained = {name for name, p in tune.prepare(started).named_parameters() if p.requires_grad}
     plain = {name for name in trained if not name.endswith(NAMES)}
@@ -72,13 +73,13 @@ def test_with_lora_only_additions_and_what_starts_random_are_trained() -> None:
 
 
 def test_preparing_twice_adds_once() -> None:
-    tune, started = Tune(lora=Lora(rank=2)), start_model(TINY, "caption")
+    tune, started = FineTune(lora=Lora(rank=2)), start_model(TINY, "caption")
     first = [name for name, _ in tune.prepare(started).named_parameters()]
     assert [name for name, _ in tune.prepare(started).named_parameters()] == first
 
 
 def test_lora_needs_weights_and_decay_a_share() -> None:
     with pytest.raises(ConfigError, match=r"tune\.lora: needs weights to start from"):
-        Tune(lora=Lora()).prepare(replace(start_model(TINY, "caption"), start=Start()))
+        FineTune(lora=Lora()).prepare(replace(start_model(TINY, "caption"), start=Start()))
     with pytest.raises(ConfigError, match=r"tune\.layer_decay 0: must be above 0 and at most 1"):
-        Tune(layer_decay=0)
+        FineTune(layer_decay=0)

@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from blip.data.loader import SampleRef
 from blip.tasks.base import Step
 from blip.tasks.images import Augment
-from blip.tasks.initialize import Start, Tune
+from blip.tasks.initialize import FineTune, Start
 from blip.tasks.nlvr import NlvrTask
 from blip.train import fit
 from blip_lite.errors import BadRecord
@@ -59,7 +59,7 @@ def test_half_of_the_pairs_are_swapped_with_their_words(pairs: Path) -> None:
 
 
 def test_a_run_learns_left_and_right(pairs: Path, tmp_path: Path) -> None:
-    wanted = task(pairs, val=str(pairs), tune=Tune(no_decay=True))
+    wanted = task(pairs, val=str(pairs), tune=FineTune(no_decay=True))
     fitted = fit(wanted, loop(steps=200, batch_size=12, lr=3e-3, eval_every=200, schedule="constant"), tmp_path)
     assert fitted.metrics["accuracy"] == 1.0
 

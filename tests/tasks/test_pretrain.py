@@ -20,7 +20,7 @@ from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Step
 from blip.tasks.imagined import class_prototypes, imagine, read_imagined
-from blip.tasks.initialize import Start, Tune
+from blip.tasks.initialize import FineTune, Start
 from blip.tasks.pretrain import PretrainTask
 from blip.tasks.reward import Reward
 from blip_lite.config import BlipConfig, TextConfig, VisionConfig
@@ -57,7 +57,7 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
         reward=Reward(samples=3),
         same_image_ids=True,
         texts_per_image=2,
-        tune=Tune(freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),)),
+        tune=FineTune(freeze=("vision.stem.conv", "vision.stem.blocks.0"), rates=(("vision.stem.*", 0.1),)),
     )
     model, data = task.build_model().train(), task.dataset("train")
     batch = task.collate([data[SampleRef(i, 0, i)] for i in range(4)])
@@ -78,8 +78,8 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
 def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tmp_path: Path) -> None:
     source = str(write_photos(tmp_path / "photos"))
     plain = PretrainTask(data=source, start=Start(init=str(stemmed / "init")), queue_size=6)
-    twinned = cast(MomentumModel, plain.build_model().eval())
-    data, vision = plain.dataset("train"), twinned.online.vision
+    model = cast(MomentumModel, plain.build_model().eval())
+    data, vision = plain.dataset("train"), model.model.vision
     with torch.no_grad():
         pixels = torch.stack([data[SampleRef(i, 0, i)].pixel_values for i in range(len(data))])
         grids = vision.read_pixels(pixels)[0]
@@ -87,7 +87,7 @@ def test_what_a_frozen_stem_has_read_takes_the_place_of_pixels(stemmed: Path, tm
     np.save(tmp_path / "views.npy", grids[:, None].half().numpy())
     names = [Path(record.key).stem for record in open_source(source).samples]
     (tmp_path / "views.json").write_text(json.dumps(names))
-    task = replace(plain, views=str(tmp_path / "views.npy"), tune=Tune(freeze=("vision.stem",)))
+    task = replace(plain, views=str(tmp_path / "views.npy"), tune=FineTune(freeze=("vision.stem",)))
     batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
     assert_close(batch["pixel_values"], grids[:4].half().float())
     losses = task.loss(task.build_model().train(), batch, Step(0, 0, 1))
@@ -105,7 +105,7 @@ def test_a_teacher_speaks_of_the_captions_and_the_decoder_may_rest(stemmed: Path
     )
     (tmp_path / "captions.txt").write_text("".join(text + "\n" for text in texts))
     np.save(tmp_path / "vectors.npy", torch.nn.functional.normalize(torch.randn(len(texts), 8), dim=1).numpy())
-    task = replace(plain, teacher=str(tmp_path), teacher_weight=2.0, tune=Tune(freeze=("vision.", "decoder.")))
+    task = replace(plain, teacher=str(tmp_path), teacher_weight=2.0, tune=FineTune(freeze=("vision.", "decoder.")))
     model = task.build_model().train()
     batch = task.collate([task.dataset("train")[SampleRef(i, 0, i)] for i in range(4)])
     losses = task.loss(model, batch, Step(0, 0, 1))
@@ -155,5 +155,5 @@ def test_a_broken_line_of_captions_is_named(tmp_path: Path) -> None:
 
 def test_the_first_pattern_that_fits_gives_the_rate() -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)})
-    groups = Tune(rates=(("a.bias", 0.5), ("a.*", 0.1))).groups(model)
+    groups = FineTune(rates=(("a.bias", 0.5), ("a.*", 0.1))).groups(model)
     assert {g.lr_scale: len(g.params) for g in groups} == {0.1: 1, 0.5: 1, 1.0: 2}

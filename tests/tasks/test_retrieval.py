@@ -21,7 +21,7 @@ from blip.tasks.initialize import Start
 from blip.tasks.retrieval import RetrievalTask
 from blip.train import fit
 from tests.oracle_files import tensors, values
-from tests.tasks.oracle_steps import batch, twinned
+from tests.tasks.oracle_steps import batch, momentum_model
 from tests.train.photos import COLOURS, loop, write_photos
 
 
@@ -53,11 +53,11 @@ def test_the_losses_equal_the_original() -> None:
     recorded, info = tensors("retrieval_train"), values("retrieval_train")["steps"][0]
     ids, mask, images = batch("retrieval", info)
     given = {"pixel_values": images, "input_ids": ids, "attention_mask": mask, "image_ids": recorded["step0.idx"]}
-    twin = twinned("retrieval")
-    twin.before_step()
+    model = momentum_model("retrieval")
+    model.before_step()
     torch.manual_seed(info["seed"])
     negatives = Negatives(source="online", floor=0.0, all_ranks=False)
-    losses = RetrievalTask(data="unused", negatives=negatives).loss(twin, given, Step(0, 0, 10))
+    losses = RetrievalTask(data="unused", negatives=negatives).loss(model, given, Step(0, 0, 10))
     assert_close(torch.stack([losses["itc"], losses["itm"]]), recorded["step0.losses"], atol=0, rtol=1e-5)
 
 

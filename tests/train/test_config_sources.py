@@ -9,7 +9,7 @@ import pytest
 
 from blip.model.lora import Lora
 from blip.tasks import build_task
-from blip.tasks.initialize import Tune
+from blip.tasks.initialize import FineTune
 from blip.tasks.presets import PRESETS
 from blip.train.config import TrainConfig
 from blip.train.config_sources import at_line, recipe
@@ -105,7 +105,7 @@ def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
 
 
 def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
-    tune = Tune(rates=(("vision.*", 0.1),), freeze=("vision.pos",), lora=Lora(rank=2))
+    tune = FineTune(rates=(("vision.*", 0.1),), freeze=("vision.pos",), lora=Lora(rank=2))
     task, config = caption_task(tmp_path, tune=tune), loop(ema=0.9)
     path = tmp_path / "config.yaml"
     path.write_text(effective_config(task, config))

@@ -24,7 +24,7 @@ from torch.testing import assert_close
 import blip.api
 from blip.data.loader import SampleRef
 from blip.model.lora import Lora
-from blip.tasks.initialize import Tune
+from blip.tasks.initialize import FineTune
 from blip.tasks.reward import Reward
 from blip.train import fit, log
 from blip.train.checkpoints import STATE, RunFolder
@@ -185,7 +185,7 @@ def test_gradient_checkpoints_change_nothing(photos: Path, tmp_path: Path) -> No
 
 
 def test_frozen_parts_keep_their_weights(photos: Path, tmp_path: Path) -> None:
-    fit(caption_task(photos, tune=Tune(freeze=("vision",))), loop(weight_decay=0.5), tmp_path)
+    fit(caption_task(photos, tune=FineTune(freeze=("vision",))), loop(weight_decay=0.5), tmp_path)
     start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "final" / "model.safetensors")
     changed = {name.split(".")[0] for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed == {"decoder"}
@@ -202,7 +202,7 @@ def test_compiled_blocks_train_to_the_same_weights(photos: Path, tmp_path: Path)
 
 
 def test_low_rank_additions_train_alone_and_leave_plain_weights(photos: Path, tmp_path: Path) -> None:
-    options = {"tune": Tune(lora=Lora(rank=2))}
+    options = {"tune": FineTune(lora=Lora(rank=2))}
     fit(caption_task(photos, **options), loop(weight_decay=0.5), tmp_path / "whole")
     fit(caption_task(photos, **options), loop(weight_decay=0.5, max_minutes=0.0), tmp_path / "parts")
     fit(caption_task(photos, **options), loop(weight_decay=0.5), tmp_path / "parts")

@@ -102,10 +102,6 @@ class MomentumModel(nn.Module):
         self.queue = FeatureQueue(model.config.proj_width, queue_size)
         self._take(training or {})
 
-    @property
-    def online(self) -> BlipModel:
-        return self.model
-
     @torch.no_grad()
     def before_step(self) -> None:
         """What the original does first in a step: the temperature stays in its range, the twin follows the model."""

@@ -15,8 +15,8 @@ from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, of_whole_batch
-from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample
-from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.images import Augment, ImageLoader, TrainingPhotos, TrainingSample
+from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.validation import evaluated
 from blip_lite.decoding import Beam
@@ -26,7 +26,7 @@ from blip_lite.decoding import Beam
 class CaptionTask:
     """Captions after a prompt whose own tokens are not learnt; best by CIDEr + BLEU-4 on the validation photos.
 
-    views: what a frozen stem has read of the photos (`blip.tasks.images.Pixels`).
+    views: what a frozen stem has read of the photos (`blip.tasks.images.ImageLoader`).
     keep_parts: a model from pre-training keeps its other heads (and, where `tune.freeze` says so, what they rest on).
     whole_batch: the loss is the mean over the tokens of all processes (original: the mean of each process's mean).
     """
@@ -44,7 +44,7 @@ class CaptionTask:
     reward: Reward | None = None
     keep_parts: bool = False
     whole_batch: bool = False
-    tune: Tune = field(default_factory=Tune)
+    tune: FineTune = field(default_factory=FineTune)
     decoding: Beam = COCO_BEAM
     name: str = "caption"
     best: Best | None = field(default_factory=lambda: Best(("cider", "bleu4")))  # original: the sum of the two
@@ -76,7 +76,7 @@ class CaptionTask:
     def dataset(self, split: Split) -> TrainingPhotos:
         return TrainingPhotos(
             self.reading.open(self.data, need_text=True),
-            Pixels(self.augment.transform(self._started.config), self.views),
+            ImageLoader(self.augment.transform(self._started.config), self.views),
             texts_per_image=self.texts_per_image,
             max_words=self.max_words,
         )

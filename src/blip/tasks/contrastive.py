@@ -59,7 +59,7 @@ class Contrast:
 
 
 def contrast(
-    twinned: MomentumModel,
+    momentum_model: MomentumModel,
     pixel_values: Tensor,
     image_embeds: Tensor,
     input_ids: Tensor,
@@ -69,18 +69,18 @@ def contrast(
     grid: Tensor | None = None,
     whole_batch: bool = False,
 ) -> Contrast:
-    """ITC with momentum soft targets and queue; updates the queue last. `twinned.before_step` comes first.
+    """ITC with momentum soft targets and queue; updates the queue last. `momentum_model.before_step` comes first.
 
     input_ids [B, T] with [CLS] first; image_ids [B]: equal ids are positives of each other (retrieval), None: only the
     pair itself (pre-training); grid: what a frozen stem has read of the photos, to spare the twin doing so again.
     whole_batch: the momentum features of all processes are there to tell apart (original: each process has its own).
     """
-    model, twin, queue = twinned.online, twinned.momentum_model, twinned.queue
+    model, encoders, queue = momentum_model.model, momentum_model.momentum_model, momentum_model.queue
     image = model.project_image(image_embeds).float()
     text = model.project_text(model.encode_text(input_ids, attention_mask, first_only=True)).float()
     with torch.no_grad():
-        image_m = twin.image_features(pixel_values, grid).float()
-        text_m = twin.text_features(input_ids, attention_mask).float()
+        image_m = encoders.image_features(pixel_values, grid).float()
+        text_m = encoders.text_features(input_ids, attention_mask).float()
     images, texts, ids = gather(image_m), gather(text_m), None if image_ids is None else gather(image_ids)
     seen_images, seen_texts, seen_ids = (images, texts, ids) if whole_batch else (image_m, text_m, image_ids)
     first = rank() * len(image) if whole_batch else 0

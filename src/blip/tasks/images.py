@@ -56,7 +56,7 @@ class Augment:
         )
 
 
-class Pixels:
+class ImageLoader:
     """A training photo as a tensor: augmented anew for every seed, or one of what a frozen stem has read of it.
 
     views: a file [P, K, C, s, s] (.npy) of P photos in K views, whose names are listed beside it (.json); a photo is
@@ -84,7 +84,7 @@ class Pixels:
 class TrainingPhotos:
     """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough."""
 
-    def __init__(self, source: Source, pixels: Pixels, texts_per_image: int, max_words: int) -> None:
+    def __init__(self, source: Source, pixels: ImageLoader, texts_per_image: int, max_words: int) -> None:
         self.source, self.pixels = source, pixels
         self.texts_per_image, self.max_words = texts_per_image, max_words
 

@@ -52,7 +52,7 @@ class Start:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tune:
+class FineTune:
     """What of a model is trained, and how fast.
 
     freeze: parameters whose names start so are not trained. rates: factors on the learning rate by name pattern

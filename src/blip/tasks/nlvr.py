@@ -20,8 +20,8 @@ from blip.eval.nlvr import NlvrEval
 from blip.model.blip import BlipModel
 from blip.runtime import mixed_bits
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
-from blip.tasks.images import Augment, Pixels
-from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.images import Augment, ImageLoader
+from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
 from blip.tasks.validation import evaluated
 
 
@@ -37,7 +37,7 @@ class TrainingSample:
 class TrainingPairs:
     """Augmented pairs of photos with a sentence; half of them swapped, and with them the words left and right."""
 
-    def __init__(self, source: Source, pixels: Pixels) -> None:
+    def __init__(self, source: Source, pixels: ImageLoader) -> None:
         self.source, self.pixels = source, pixels
 
     def __len__(self) -> int:
@@ -58,7 +58,7 @@ class NlvrTask:
     val: str | Sequence[str] | None = None
     reading: Reading = field(default_factory=Reading)
     start: Start = field(default_factory=Start)
-    tune: Tune = field(default_factory=Tune)
+    tune: FineTune = field(default_factory=FineTune)
     max_length: int = 512  # original: no limit but the model's
     augment: Augment = field(default_factory=Augment)
     views: str | None = None
@@ -82,7 +82,7 @@ class NlvrTask:
         return self.tune.groups(model)
 
     def dataset(self, split: Split) -> TrainingPairs:
-        pixels = Pixels(self.augment.transform(self._started.config), self.views)
+        pixels = ImageLoader(self.augment.transform(self._started.config), self.views)
         return TrainingPairs(self.reading.open(self.data, check=image_pair), pixels)
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:

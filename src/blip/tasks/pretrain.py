@@ -21,12 +21,12 @@ from blip.model.momentum import MomentumModel
 from blip.model.stem import ConvStem
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp, of_whole_batch
 from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
-from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample, collate_pairs, with_first
+from blip.tasks.epoch_lists import EpochLists
+from blip.tasks.images import Augment, ImageLoader, TrainingPhotos, TrainingSample, collate_pairs, with_first
 from blip.tasks.imagined import Imagined, read_imagined
-from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip.tasks.teacher import Teacher, likeness_loss, read_teacher
-from blip.tasks.web import WebPhotos
 from blip_lite.decoding import Beam
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import clean_caption
@@ -39,9 +39,9 @@ class PretrainTask:
     """ITC + ITM + LM with momentum distillation (alpha ramps over the first two epochs).
 
     data, val: sources as `blip.data.open_source` takes them. web: a folder of further lists, of which every epoch
-    takes one (`blip.tasks.web`). same_image_ids: photos that occur twice in batch or
+    takes one (`blip.tasks.epoch_lists`). same_image_ids: photos that occur twice in batch or
     queue are positives of each other (off in the original). views: what a frozen stem has read
-    (`blip.tasks.images.Pixels`). imagined: captions without photos (`blip.tasks.imagined`).
+    (`blip.tasks.images.ImageLoader`). imagined: captions without photos (`blip.tasks.imagined`).
     teacher: vectors of the captions by a sentence encoder (`blip.tasks.teacher`); lm: whether the decoder learns too.
     whole_batch: the losses of a step are those of its whole batch, however many processes share it (original: each
     process contrasts its own share, and the mean over processes counts every process alike).
@@ -69,7 +69,7 @@ class PretrainTask:
     lm: bool = True
     reward: Reward | None = None
     whole_batch: bool = False
-    tune: Tune = field(default_factory=Tune)
+    tune: FineTune = field(default_factory=FineTune)
     decoding: Beam = COCO_BEAM
     name: str = "pretrain"
     best: Best | None = None
@@ -107,11 +107,11 @@ class PretrainTask:
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
         return self.tune.groups(model)
 
-    def dataset(self, split: Split) -> TrainingPhotos | WebPhotos:
-        pixels = Pixels(self.augment.transform(self._started.config), self.views)
+    def dataset(self, split: Split) -> TrainingPhotos | EpochLists:
+        pixels = ImageLoader(self.augment.transform(self._started.config), self.views)
         if self.web is not None:
             fixed = [self.data] if isinstance(self.data, str) else self.data
-            return WebPhotos(fixed, self.web, pixels, self.texts_per_image, self.max_words)
+            return EpochLists(fixed, self.web, pixels, self.texts_per_image, self.max_words)
         source = self.reading.open(self.data, need_text=True)
         return TrainingPhotos(source, pixels, self.texts_per_image, self.max_words)
 
@@ -119,8 +119,8 @@ class PretrainTask:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        twinned = cast(MomentumModel, model)
-        online = twinned.online
+        momentum_model = cast(MomentumModel, model)
+        online = momentum_model.model
         ids, mask = batch["input_ids"], batch["attention_mask"]
         image_ids = batch["image_ids"] if self.same_image_ids else None
         grid, class_tokens = online.vision.read_pixels(batch["pixel_values"])
@@ -128,7 +128,7 @@ class PretrainTask:
         alpha = alpha_ramp(self.alpha, step, epochs=2)
         frozen = None if grid.requires_grad else grid
         itc = contrast(
-            twinned,
+            momentum_model,
             batch["pixel_values"],
             image_embeds,
             ids,
@@ -194,7 +194,7 @@ class PretrainTask:
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         if self.val is None:
             return Report()
-        online, source = cast(MomentumModel, model).online, self._shown
+        online, source = cast(MomentumModel, model).model, self._shown
         tokenizer = self._started.tokenizer
         found = run(RetrievalEval(k=0, max_length=self.max_length), online, tokenizer, source, limit=limit)
         if not self.lm:
@@ -203,4 +203,4 @@ class PretrainTask:
         return replace(captions, measures={**captions.measures, **found.measures})
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_model(cast(MomentumModel, model).online, self._started, folder)
+        save_model(cast(MomentumModel, model).model, self._started, folder)

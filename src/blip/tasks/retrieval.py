@@ -17,8 +17,8 @@ from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
 from blip.tasks.contrastive import Negatives, contrast, draw, match
-from blip.tasks.images import Augment, Pixels, TrainingPhotos, TrainingSample, collate_pairs, with_first
-from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.images import Augment, ImageLoader, TrainingPhotos, TrainingSample, collate_pairs, with_first
+from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
 from blip.tasks.validation import evaluated
 
 RETRIEVAL_NEGATIVES = Negatives(source="online", floor=0.0, all_ranks=True)
@@ -37,7 +37,7 @@ class RetrievalTask:
     val: str | Sequence[str] | None = None
     reading: Reading = field(default_factory=Reading)
     start: Start = field(default_factory=Start)
-    tune: Tune = field(default_factory=Tune)
+    tune: FineTune = field(default_factory=FineTune)
     queue_size: int = 57600
     momentum: float = 0.995
     alpha: float = 0.4
@@ -68,16 +68,16 @@ class RetrievalTask:
         return self.tune.groups(model)
 
     def dataset(self, split: Split) -> TrainingPairs:
-        pixels = Pixels(self.augment.transform(self._started.config), self.views)
+        pixels = ImageLoader(self.augment.transform(self._started.config), self.views)
         return TrainingPairs(self.reading.open(self.data, need_text=True), pixels, 1, self.max_words)
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         return collate_pairs(samples, self._started.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        twinned = cast(MomentumModel, model)
+        momentum_model = cast(MomentumModel, model)
         online, ids, mask, images = (
-            twinned.online,
+            momentum_model.model,
             batch["input_ids"],
             batch["attention_mask"],
             batch["image_ids"],
@@ -86,7 +86,9 @@ class RetrievalTask:
         embeds = online.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=1)
         frozen = None if grid.requires_grad else grid
-        itc = contrast(twinned, batch["pixel_values"], embeds, ids, mask, alpha, images, frozen, self.whole_batch)
+        itc = contrast(
+            momentum_model, batch["pixel_values"], embeds, ids, mask, alpha, images, frozen, self.whole_batch
+        )
         drawn = draw(itc, online.temperature, self.negatives, images)
         itm, _ = match(online, with_first(ids, online.config.text.enc_id), mask, embeds, drawn)
         return {"loss": self.itc_weight * itc.loss + itm, "itc": itc.loss, "itm": itm}
@@ -94,11 +96,11 @@ class RetrievalTask:
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         tokenizer, unseen = self._started.tokenizer, self.val is not None
         return evaluated(
-            self.evaluation, cast(MomentumModel, model).online, tokenizer, self._shown, limit, unseen=unseen
+            self.evaluation, cast(MomentumModel, model).model, tokenizer, self._shown, limit, unseen=unseen
         )
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        save_model(cast(MomentumModel, model).online, self._started, folder)
+        save_model(cast(MomentumModel, model).model, self._started, folder)
 
 
 class TrainingPairs(TrainingPhotos):

@@ -21,8 +21,8 @@ from blip.io.samples import ImageRef, Sample
 from blip.model.blip import BlipModel
 from blip.model.losses import Scope, lm_loss
 from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step
-from blip.tasks.images import Augment, Pixels
-from blip.tasks.initialize import InitializedModel, Start, Tune, save_model, start_model
+from blip.tasks.images import Augment, ImageLoader
+from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
 from blip.tasks.validation import evaluated
 from blip_lite.errors import BadRecord
 
@@ -36,7 +36,7 @@ class TrainingQuestions:
     drawn anew (again from the first where there are fewer), so that they share what is computed of it.
     """
 
-    def __init__(self, source: Source, pixels: Pixels, max_words: int, per_image: int = 1) -> None:
+    def __init__(self, source: Source, pixels: ImageLoader, max_words: int, per_image: int = 1) -> None:
         self.source, self.pixels, self.max_words, self.per_image = source, pixels, max_words, per_image
         groups: dict[ImageRef, list[int]] = {}
         for i in range(len(source)) if per_image > 1 else ():
@@ -75,7 +75,7 @@ class VqaTask:
     val: str | Sequence[str] | None = None
     reading: Reading = field(default_factory=Reading)
     start: Start = field(default_factory=Start)
-    tune: Tune = field(default_factory=Tune)
+    tune: FineTune = field(default_factory=FineTune)
     max_length: int = 35
     max_words: int = 50
     questions_per_image: int = 1
@@ -102,7 +102,7 @@ class VqaTask:
         return self.tune.groups(model)
 
     def dataset(self, split: Split) -> TrainingQuestions:
-        pixels = Pixels(self.augment.transform(self._started.config), self.views)
+        pixels = ImageLoader(self.augment.transform(self._started.config), self.views)
         return TrainingQuestions(
             self.reading.open(self.data, check=trainable), pixels, self.max_words, self.questions_per_image
         )

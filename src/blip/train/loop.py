@@ -88,10 +88,10 @@ class _Run:
 
     def __post_init__(self) -> None:
         config = self.config
-        _check_patience(self.task, config)
+        _require_score_for_patience(self.task, config)
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
-        self.trained = TrainableModel(self.task, config, self.device)
+        self.trainable = TrainableModel(self.task, config, self.device)
         self.data = self.task.dataset("train")
         start = self.folder.resume_from(self.resume)
         self.config = config = self.with_batch_size(None if start is None else start[1])
@@ -107,7 +107,7 @@ class _Run:
         self.total = config.steps or self.sampler.first_step(config.epochs or 0)
         if start is not None:
             self.restore(*start)
-        self.trained.start()
+        self.trainable.start()
         self.log = TrainLog(
             self.folder.path,
             active=self.is_main,
@@ -135,7 +135,7 @@ class _Run:
             return replace(config, batch_size=state["batch"][0])
         shares = distributed.world_size() * config.accumulate
         size, self.guessed = auto_batch.batch_size(
-            len(self.data), shares, self.trained.model, self.device, self.trained.dtype
+            len(self.data), shares, self.trainable.model, self.device, self.trainable.dtype
         )
         # the free memory may differ between devices
         return replace(config, batch_size=int(distributed.broadcast_from_rank0(torch.tensor(size, device=self.device))))
@@ -148,7 +148,7 @@ class _Run:
         if self.done:
             self.log.note(f"going on at step {self.done} of {self.total}")
         try:
-            self.look_for_patience()
+            self.check_patience()
             if not self.stop.reason:
                 self.train()
             if self.stop.reason in ("", "no better"):
@@ -202,14 +202,14 @@ class _Run:
         for part in range(config.accumulate):
             _, batch = next(parts)
             torch.manual_seed(sample_seed(config.seed, step.index * config.accumulate + part, distributed.rank()))
-            losses = self.trained.backward(batch, step, last=part == config.accumulate - 1)
+            losses = self.trainable.backward(batch, step, last=part == config.accumulate - 1)
             total = {name: total.get(name, 0.0) + value / config.accumulate for name, value in losses.items()}
         total = dict(zip(total, distributed.all_reduce_mean(list(total.values())), strict=True))
         self.check(total, step, lr)
-        norm = self.trained.clip()
+        norm = self.trainable.clip()
         if not norm < float("inf"):
             raise TrainingDiverged(self.diverged(step, f"the gradient's norm is {norm}", lr))
-        self.trained.update(lr, step.index)
+        self.trainable.update(lr, step.index)
         return total, {"lr": lr, "grad_norm": norm}
 
     def check(self, losses: Mapping[str, float], step: Step, lr: float) -> None:
@@ -242,7 +242,7 @@ class _Run:
         ends = self.done == self.sampler.first_step(self.sampler.epoch(self.done - 1) + 1)
         return self.done == self.total or (self.done % every == 0 if every else ends)
 
-    def look_for_patience(self) -> None:
+    def check_patience(self) -> None:
         if self.config.patience is not None and self.stale >= self.config.patience and not self.stop.reason:
             self.stop.reason = "no better"
 
@@ -251,16 +251,16 @@ class _Run:
         minutes = self.config.max_minutes
         if not self.stop.reason and minutes is not None and time.monotonic() - self.started > 60 * minutes:
             self.stop.reason = "time"
-        self.look_for_patience()
+        self.check_patience()
         self.stop.reason = REASONS[distributed.all_reduce_max(REASONS.index(self.stop.reason))]
 
     def evaluate(self) -> None:
-        with self.trained.measured() as model:
+        with self.trainable.evaluation_mode() as model:
             if self.is_main:
-                self.take(self.task.evaluate(model, self.config.eval_limit))
+                self.record_evaluation(self.task.evaluate(model, self.config.eval_limit))
         distributed.wait_for_all()
 
-    def take(self, found: Report) -> None:
+    def record_evaluation(self, found: Report) -> None:
         """Logs an evaluation and compares it with the best one; strictly greater wins."""
         self.metrics = found.metrics
         text = " ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
@@ -281,7 +281,7 @@ class _Run:
 
     def save(self) -> None:
         with self.folder.new(self.done) if self.is_main else nullcontext():
-            self.trained.write(self.folder.part(self.done), self.values())
+            self.trainable.write(self.folder.part(self.done), self.values())
         if self.is_main:
             if self.best is not None and self.best[1] == self.done:
                 self.folder.link("best", self.done)
@@ -316,7 +316,7 @@ class _Run:
             if was != now:
                 raise ConfigError(f"{folder}: {name} {now}; must be {was} to go on with this run")
         try:
-            self.trained.read(folder, state)
+            self.trainable.read(folder, state)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, BlipError):
                 raise
@@ -326,7 +326,7 @@ class _Run:
         self.seconds = state["seconds"]
 
 
-def _check_patience(task: Task, config: TrainConfig) -> None:
+def _require_score_for_patience(task: Task, config: TrainConfig) -> None:
     if config.patience is not None and (task.best is None or getattr(task, "val", None) is None):
         raise ConfigError(f"patience {config.patience}: needs a score to get better; give val data and best.keys")
 

@@ -22,7 +22,7 @@ from blip.train.optim import EMA
 from blip_lite.errors import CheckpointError, CheckpointMismatch, ConfigError, EnvironmentProblem
 
 
-def cut(root: nn.Module, device: torch.device) -> None:
+def shard_model(root: nn.Module, device: torch.device) -> None:
     """Cuts the parameters of `root` over all processes, in place. Those without a dimension stay whole everywhere."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method

@@ -34,7 +34,7 @@ class LossModule(nn.Module):
 
 
 class TrainableModel:
-    """A model in training. `model` is as the task has built it; its parameters are parts of the whole where `is_cut`.
+    """A model in training. `model` is as the task has built it; its parameters are parts of the whole if `is_sharded`.
 
     Every method is to be called by all processes at the same time.
     """
@@ -44,18 +44,18 @@ class TrainableModel:
         self.dtype = runtime.choose_dtype(config.dtype, device)
         self.model = task.build_model().to(device)
         _prepare_blocks(self.model, config)
-        self.is_cut = config.strategy == "fsdp" and distributed.world_size() > 1
+        self.is_sharded = config.strategy == "fsdp" and distributed.world_size() > 1
         self._module: nn.Module = LossModule(task, self.model)
         self._whole: nn.Module | None = None  # of a cut model, on the first process
-        if self.is_cut:
+        if self.is_sharded:
             self._whole = deepcopy(self.model).cpu() if distributed.rank() == 0 else None
-            shard.cut(self._module, device)
+            shard.shard_model(self._module, device)
         self.optimizer = build_optimizer(task.param_groups(self.model), config)
         self.average = EMA(self.model, config.ema)
 
     def start(self) -> None:
         """To be called once the weights are those to start with."""
-        if distributed.world_size() > 1 and not self.is_cut:
+        if distributed.world_size() > 1 and not self.is_sharded:
             devices = [self.device] if self.device.type == "cuda" else None
             self._module = DistributedDataParallel(self._module, device_ids=devices)
         self.model.train()
@@ -66,9 +66,9 @@ class TrainableModel:
             self.model.before_step()
         on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
         # gradients of all processes meet in the last part only; those of a cut model in each
-        alone = last or self.is_cut or distributed.world_size() == 1
+        alone = last or self.is_sharded or distributed.world_size() == 1
         meeting = nullcontext() if alone else cast(Any, self._module).no_sync()
-        with meeting, runtime.autocast(self.device, self.dtype, cached=not self.is_cut):
+        with meeting, runtime.autocast(self.device, self.dtype, cached=not self.is_sharded):
             losses = self._module(on_device, step)
             (losses["loss"] / self.config.accumulate).backward()
         return {name: float(value.detach()) for name, value in losses.items()}
@@ -76,7 +76,7 @@ class TrainableModel:
     def clip(self) -> float:
         """The norm of all gradients, which are cut down to `max_grad_norm` where that is set."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if self.is_cut:
+        if self.is_sharded:
             shard.average_whole_gradients(parameters)
         return clip(parameters, self.config.max_grad_norm or float("inf"))
 
@@ -88,10 +88,10 @@ class TrainableModel:
         self.average.update(steps_done)
 
     @contextmanager
-    def shown(self) -> Iterator[nn.Module]:
+    def averaged_model(self) -> Iterator[nn.Module]:
         """The model to be measured and saved: whole, with averaged weights. Only the first process may use it."""
         with self.average.applied():
-            if self.is_cut:
+            if self.is_sharded:
                 shard.fill(self._whole, self.model)
             else:
                 yield self.model
@@ -99,9 +99,9 @@ class TrainableModel:
         yield self._whole or self.model
 
     @contextmanager
-    def measured(self) -> Iterator[nn.Module]:
-        """`shown`, on the device and in evaluation mode."""
-        with self.shown() as model, torch.no_grad():
+    def evaluation_mode(self) -> Iterator[nn.Module]:
+        """`averaged_model`, on the device and in evaluation mode."""
+        with self.averaged_model() as model, torch.no_grad():
             yield model.to(self.device).eval() if distributed.rank() == 0 else model
         if self._whole is not None:
             self._whole.cpu()
@@ -109,15 +109,15 @@ class TrainableModel:
 
     def write(self, folder: Path, values: Mapping[str, Any]) -> None:
         """A checkpoint: a model that `blip.load` reads, and the state of the run, of which `values` is no tensor."""
-        if self.is_cut:
+        if self.is_sharded:
             distributed.wait_for_all()  # until the folder is there
             shard.write_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average))
         if distributed.rank() == 0:
-            if self.is_cut:
+            if self.is_sharded:
                 write_values(folder, values)
             else:
                 torch.save({**values, **self._state()}, folder / STATE)
-        with self.shown() as model:
+        with self.averaged_model() as model:
             if distributed.rank() == 0:
                 self.task.save(model, folder)
 
@@ -133,7 +133,7 @@ class TrainableModel:
         if "model" not in state:
             stored = shard.stored_names(folder / PARTS)
             shard.read_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average, stored))
-        elif self.is_cut:
+        elif self.is_sharded:
             names = {parameter: name for name, parameter in self.model.named_parameters()}
             trained = [names[p] for group in self.task.param_groups(self.model) for p in group.params]
             whole = shard.named_state(state, trained)

@@ -9,19 +9,21 @@ from pathlib import Path
 from blip.data.loader import SampleRef
 from blip.data.sources import SampleList, concatenate
 from blip.data.task_rows import pretraining_source
-from blip.tasks.images import Pixels, TrainingPhotos, TrainingSample
+from blip.tasks.images import ImageLoader, TrainingPhotos, TrainingSample
 
 FILE = 2**40  # how far apart the sample numbers of two files are
 
 
-class WebPhotos:
+class EpochLists:
     """`TrainingPhotos` of the fixed lists and of that file whose turn it is: epoch modulo the number of files.
 
     Files are opened when they are needed and one at a time, in every worker by itself. original: keeps the sampler's
     length when the file changes; ours: has a length for each epoch (blip-spec 7.17h).
     """
 
-    def __init__(self, fixed: Sequence[str], folder: str, pixels: Pixels, texts_per_image: int, max_words: int) -> None:
+    def __init__(
+        self, fixed: Sequence[str], folder: str, pixels: ImageLoader, texts_per_image: int, max_words: int
+    ) -> None:
         self.folder, self.pixels = folder, pixels
         self.texts_per_image, self.max_words = texts_per_image, max_words
         self.fixed = pretraining_source(fixed, None, 0, require_text=True)
