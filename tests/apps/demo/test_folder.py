@@ -1,4 +1,4 @@
-"""Which folders may be searched, and what is found there."""
+"""Which folders may be searched, and the photos found."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ def album(tmp_path: Path) -> Path:
     return folder.parent
 
 
-def test_photos_are_found_by_words_and_by_a_photo(album: Path, tmp_path: Path) -> None:
-    model, told = blip.load("tiny"), []
+def test_search_by_words_and_by_photo(album: Path, tmp_path: Path) -> None:
+    model, calls = blip.load("tiny"), []
     folders = Folders(tmp_path / "index")
 
-    def tick(done: int, total: int) -> bool:
-        told.append((done, total))
+    def progress(done: int, total: int) -> bool:
+        calls.append((done, total))
         return True
 
-    found = folders.search(model, str(album), ["a cup of coffee"], 2, tick)
-    assert found[0][1].endswith(" · été/coffee.jpg") and len(found) == 2
-    assert "match" in found[0][1] and max(found[0][0].size) <= 320 and told
-    alike = folders.search(model, str(album), [read(EXAMPLES[0])], 1, tick)
-    assert alike[0][1].startswith("cosine 1.00 · été/chelsea.jpg")
+    photos = folders.search(model, str(album), ["a cup of coffee"], 2, progress)
+    assert photos[0][1].endswith(" · été/coffee.jpg") and len(photos) == 2
+    assert "match" in photos[0][1] and max(photos[0][0].size) <= 320 and calls
+    similar = folders.search(model, str(album), [read(EXAMPLES[0])], 1, progress)
+    assert similar[0][1].startswith("cosine 1.00 · été/chelsea.jpg")
 
 
-def test_only_the_root_may_be_searched_where_there_is_one(album: Path, tmp_path: Path) -> None:
+def test_only_folders_inside_the_root_are_allowed(album: Path, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "index", album)
     assert folders.allowed("été") == folders.allowed(str(album / "été")) == (album / "été").resolve()
     assert folders.allowed(".") == album.resolve()
@@ -51,7 +51,7 @@ def test_only_the_root_may_be_searched_where_there_is_one(album: Path, tmp_path:
             folders.allowed(typed)
 
 
-def test_what_is_no_folder_or_no_query_is_one_line(album: Path, tmp_path: Path) -> None:
+def test_missing_folder_and_empty_query_are_errors(album: Path, tmp_path: Path) -> None:
     folders = Folders(tmp_path / "index")
     for typed, message in (
         ("", "no folder; type"),
@@ -65,5 +65,5 @@ def test_what_is_no_folder_or_no_query_is_one_line(album: Path, tmp_path: Path) 
         for searched in (folders, Folders(tmp_path / "index", album)):
             with pytest.raises(UsageError, match=r"no such folder|outside of the folder"):
                 searched.allowed(typed)
-    with pytest.raises(UsageError, match="nothing to search for"):
+    with pytest.raises(UsageError, match="empty query"):
         folders.search(blip.load_random("tiny"), str(album), [], 3, lambda done, total: True)

@@ -1,4 +1,4 @@
-"""What is checked before anything is loaded."""
+"""Checks of the settings before models are loaded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blip.apps.demo.launch import Settings, _environment, _no_proxy, check
 from blip_lite.errors import EnvironmentProblem, UsageError
 
 
-def test_a_port_in_use_is_one_line() -> None:
+def test_port_in_use() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -23,18 +23,18 @@ def test_a_port_in_use_is_one_line() -> None:
     assert check(Settings(port=0)) > 0
 
 
-def test_hosts_of_ipv6_are_written_with_brackets() -> None:
-    assert [Settings(host=host).written_host for host in ("::1", "0.0.0.0")] == ["[::1]", "0.0.0.0"]
+def test_ipv6_host_has_brackets_in_urls() -> None:
+    assert [Settings(host=host).url_host for host in ("::1", "0.0.0.0")] == ["[::1]", "0.0.0.0"]
 
 
-def test_a_wrong_host_or_root_is_named(tmp_path: Path) -> None:
+def test_unknown_host_and_missing_root(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--host no such host"):
         check(Settings(host="no such host"))
     with pytest.raises(UsageError, match=r"--search-root .*; no such folder"):
         check(Settings(port=0, search_root=tmp_path / "x"))
 
 
-def test_the_environment_is_put_back_and_this_machine_needs_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_is_restored_and_localhost_bypasses_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "a.example")
     monkeypatch.delenv("GRADIO_SHARE", raising=False)
     with _environment({"NO_PROXY": _no_proxy(), "GRADIO_SHARE": "False"}):

@@ -1,4 +1,4 @@
-"""The page in a browser: every tab used, at the width of a desk and of a phone, and nothing asked of other machines."""
+"""The page in Chromium: every tab, at desktop and phone width, without requests to other machines."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
 ]
 
-# The page's own process; every address that it calls other than this machine's is written down.
+# Server process that logs every connection to another machine.
 SERVER = """
 import socket, sys
 connect = socket.socket.connect
-def noted(self, address):
+def logged(self, address):
     if self.family != socket.AF_UNIX and address[0] not in ("127.0.0.1", "::1", "localhost"):
         print("CALLED", address, file=sys.stderr, flush=True)
     return connect(self, address)
-socket.socket.connect = noted
+socket.socket.connect = logged
 from blip.cli.demo import demo
 sys.exit(demo(model=["random-tiny-nlvr"], port=0, max_upload_mb=1.0, max_megapixels=1.0))
 """
@@ -40,13 +40,13 @@ sys.exit(demo(model=["random-tiny-nlvr"], port=0, max_upload_mb=1.0, max_megapix
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The page's address; afterwards it has ended well, left nothing behind and called nobody."""
+    """Address of the page; at the end the server must exit with 0, leave no files and have called no other machine."""
     scratch, log = tmp_path_factory.mktemp("scratch"), tmp_path_factory.mktemp("log") / "stderr"
     environment = {**os.environ, "TMPDIR": str(scratch), "OMP_NUM_THREADS": "1"}
     environment.pop("BLIP_MODEL", None)
-    with open(log, "w") as said:
+    with open(log, "w") as stderr:
         process = subprocess.Popen(
-            [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=said, text=True, env=environment
+            [sys.executable, "-c", SERVER], stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
         )
         assert process.stdout is not None
         with process.stdout:
@@ -59,37 +59,37 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     assert "CALLED" not in log.read_text() and "Traceback" not in log.read_text()
 
 
-@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desk", "phone"])
+@pytest.fixture(params=[(1280, 900), (390, 844)], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
-    """The page at one of two widths; nothing may be asked of another machine, and the console stays quiet."""
+    """The page at one of two widths; requests to other machines and errors in the console fail the test."""
     width, height = request.param
     context = browser.new_context(viewport={"width": width, "height": height})
-    shown, outside, errors = context.new_page(), [], []
-    shown.set_default_timeout(30_000)
-    mine = (address, address.replace("http", "ws"), "data:", "blob:")
-    shown.on("request", lambda r: outside.append(r.url) if not r.url.startswith(mine) else None)
-    shown.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
-    shown.goto(address)
-    shown.get_by_role("button", name="Describe").wait_for()
-    yield shown
+    page, outside, errors = context.new_page(), [], []
+    page.set_default_timeout(30_000)
+    own = (address, address.replace("http", "ws"), "data:", "blob:")
+    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith(own) else None)
+    page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
+    page.goto(address)
+    page.get_by_role("button", name="Describe").wait_for()
+    yield page
     context.close()
     assert (outside, errors) == ([], [])
 
 
 def tab(page: Any, name: str) -> None:
-    """Opens a tab; on a narrow page it is in the menu behind the dots."""
-    found = page.get_by_role("tab", name=name, exact=True)
-    if not found.is_visible():
+    """Open a tab; on a narrow page it may be in the overflow menu."""
+    button = page.get_by_role("tab", name=name, exact=True)
+    if not button.is_visible():
         page.locator(".overflow-menu > button").click()
-        found = page.locator(".overflow-dropdown button", has_text=name)
-    found.click()
+        button = page.locator(".overflow-dropdown button", has_text=name)
+    button.click()
 
 
 def visible(page: Any, role: str, name: str) -> Any:
     return page.get_by_role(role, name=name, exact=True).locator("visible=true")
 
 
-def test_every_tab_answers(page: Any, tmp_path: Path) -> None:
+def test_every_tab_shows_results(page: Any, tmp_path: Path) -> None:
     visible(page, "button", "Describe").click()
     page.get_by_text("all words").wait_for()
     assert 1 <= page.get_by_role("radio", name="cat").count() <= 3
@@ -108,7 +108,7 @@ def test_every_tab_answers(page: Any, tmp_path: Path) -> None:
 
     tab(page, "Two photos")
     visible(page, "button", "True or false?").click()
-    page.get_by_text("%").locator("visible=true").nth(1).wait_for()  # of true and of false
+    page.get_by_text("%").locator("visible=true").nth(1).wait_for()  # one each for true and false
 
     tab(page, "Features")
     visible(page, "button", "Use the example photos").click()
@@ -126,7 +126,7 @@ def test_every_tab_answers(page: Any, tmp_path: Path) -> None:
     page.get_by_text("coffee.jpg").wait_for()
 
 
-def test_sampling_shows_its_settings_and_another_caption_its_own_maps(page: Any) -> None:
+def test_sampling_settings_and_heat_maps_of_another_caption(page: Any) -> None:
     assert not page.get_by_label("Seed").is_visible()
     page.get_by_role("radio", name="nucleus sampling").check()
     page.get_by_label("Seed").wait_for()
@@ -142,7 +142,7 @@ def test_sampling_shows_its_settings_and_another_caption_its_own_maps(page: Any)
     )
 
 
-def test_bad_photos_and_folders_are_one_line_on_the_page(page: Any, tmp_path: Path) -> None:
+def test_invalid_photos_and_folders_are_reported_on_the_page(page: Any, tmp_path: Path) -> None:
     from PIL import Image
 
     (tmp_path / "text.jpg").write_text("no photo")
@@ -164,8 +164,8 @@ def test_bad_photos_and_folders_are_one_line_on_the_page(page: Any, tmp_path: Pa
     page.locator(".toast-body", has_text="<img src=x>: no such folder").wait_for()
 
 
-def test_other_names_for_this_machine_are_refused(address: str) -> None:
-    """So that a web site whose name is made to point here cannot use the page."""
+def test_other_host_names_are_rejected(address: str) -> None:
+    """DNS rebinding: a web site whose name resolves to this machine must not reach the page."""
     with (
         pytest.raises(HTTPError, match="400"),
         urllib.request.urlopen(urllib.request.Request(address, headers={"Host": "evil.example"}), timeout=10),
@@ -173,12 +173,12 @@ def test_other_names_for_this_machine_are_refused(address: str) -> None:
         pass
 
 
-def test_pages_of_other_sites_cannot_send_here(address: str) -> None:
+def test_cross_origin_requests_are_rejected(address: str) -> None:
     body = b'--X\r\nContent-Disposition: form-data; name="files"; filename="a.jpg"\r\n\r\nabc\r\n--X--\r\n'
-    head = {"Content-Type": "multipart/form-data; boundary=X"}  # which a browser sends without asking first
+    head = {"Content-Type": "multipart/form-data; boundary=X"}  # sent by browsers without a preflight request
     request = urllib.request.Request(f"{address}gradio_api/upload", body, head)
-    with urllib.request.urlopen(request, timeout=10) as taken:
-        assert taken.status == 200
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert response.status == 200
     for origin in ("http://evil.example", "https://127.0.0.1.evil.example", "null"):
         request.add_header("Origin", origin)
         with pytest.raises(HTTPError, match="403"), urllib.request.urlopen(request, timeout=10):

@@ -1,4 +1,4 @@
-"""Photos and texts as they come from the page."""
+"""Uploaded photos and typed texts."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ def small(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_photo_keeps_the_name_of_its_file(small: str) -> None:
-    found = uploads.photo(small, Limits())
-    assert (found.name, found.image.size, found.image.mode) == ("small one.png", (40, 30), "RGB")
+def test_photo_keeps_its_file_name(small: str) -> None:
+    photo = uploads.photo(small, Limits())
+    assert (photo.name, photo.image.size, photo.image.mode) == ("small one.png", (40, 30), "RGB")
 
 
-def test_no_photo_is_said_so() -> None:
+def test_missing_photos_are_errors() -> None:
     with pytest.raises(UsageError, match="no photo; drop one"):
         uploads.photo(None, Limits())
     with pytest.raises(UsageError, match="no photos; drop some"):
         uploads.photos([], Limits())
 
 
-def test_limits_are_kept_and_name_the_file_not_its_folder(small: str, tmp_path: Path) -> None:
+def test_limits_are_enforced_and_errors_name_only_the_file(small: str, tmp_path: Path) -> None:
     for limits, reason in ((Limits(bytes=100), "more than"), (Limits(pixels=1199), "megapixels")):
         with pytest.raises(UnreadableImage, match=f"^small one.png: .*{reason}"):
             uploads.photo(small, limits)
@@ -42,19 +42,19 @@ def test_limits_are_kept_and_name_the_file_not_its_folder(small: str, tmp_path: 
         uploads.photos([(small, None)] * 17, Limits())
 
 
-def test_texts_are_one_a_line_and_not_too_many() -> None:
+def test_texts_are_split_into_lines_and_limited() -> None:
     assert uploads.texts(" a cat \n\n a dog") == ["a cat", "a dog"]
-    for lines, message in (("\n ", "no question; write"), ("x\n" * 33, "33 lines"), ("x" * 401, "401 letters")):
+    for lines, message in (("\n ", "no question; write"), ("x\n" * 33, "33 lines"), ("x" * 401, "401 characters")):
         with pytest.raises(UsageError, match=message):
             uploads.texts(lines, "question")
 
 
-def test_a_name_cannot_become_markup() -> None:
-    shown = uploads.as_html(Photo('"><script>x', Image.new("RGB", (500, 20))))
-    assert "<script" not in shown and shown.count("<") == 1
+def test_file_name_is_escaped() -> None:
+    element = uploads.as_html(Photo('"><script>x', Image.new("RGB", (500, 20))))
+    assert "<script" not in element and element.count("<") == 1
 
 
-def test_every_example_photo_has_its_source_and_licence() -> None:
+def test_example_photos_have_source_and_licence() -> None:
     text = (PHOTOS / "README.md").read_text()
     assert sorted(Path(path).name for path in EXAMPLES) == sorted(p.name for p in PHOTOS.glob("*.jpg"))
     for path in EXAMPLES:

@@ -1,1 +1,1 @@
-"""The web page of `blip demo`. `launch.serve` starts it; a file a tab in `tabs`, what they compute in `answers`."""
+"""Web page of `blip demo`: `launch.serve` starts it, `tabs` builds its tabs, `predictions` computes their results."""

@@ -1,4 +1,4 @@
-"""Serves the page on this machine until somebody stops it. Nothing is sent anywhere, and nothing is left behind."""
+"""Server of the page: runs until it is stopped, calls no other machine and leaves no files behind."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from blip.apps.demo.uploads import Limits
 from blip.signals import stopping
 from blip_lite.errors import EnvironmentProblem, MissingExtra, UsageError
 
-QUEUE = 20  # people that wait; more are told that it is full
+MAX_QUEUE = 20  # waiting requests; further ones get an error
 LOOPBACK = ("127.0.0.1", "localhost")
-SETTINGS = {  # before gradio is imported: it reads them then
+ENVIRONMENT = {  # set before gradio is imported, which reads it then
     "GRADIO_ANALYTICS_ENABLED": "False",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "GRADIO_MCP_SERVER": "False",
@@ -28,7 +28,7 @@ SETTINGS = {  # before gradio is imported: it reads them then
 
 @dataclass(frozen=True)
 class Settings:
-    """`search_root`: the only folder that may be searched; without it, any by people at this machine."""
+    """Server configuration. `search_root`: the only folder that may be searched; None allows any, for local users."""
 
     host: str = "127.0.0.1"
     port: int = 7860
@@ -41,13 +41,13 @@ class Settings:
         return self.host in LOOPBACK
 
     @property
-    def written_host(self) -> str:
-        """As in an address, which has brackets around IPv6."""
+    def url_host(self) -> str:
+        """Host as written in a URL, with brackets around IPv6."""
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
 def check(settings: Settings) -> int:
-    """The port to use; before models are loaded. Raises where the page could not be served."""
+    """Return the port to use. Raises UsageError or EnvironmentProblem, before models are loaded."""
     if settings.search_root is not None and not settings.search_root.is_dir():
         raise UsageError(f"--search-root {settings.search_root}; no such folder")
     try:
@@ -65,10 +65,10 @@ def check(settings: Settings) -> int:
 
 
 def serve(models: Models, settings: Settings, port: int, ready: Callable[[str], None]) -> None:
-    """Runs until SIGTERM or Ctrl-C. ready: told the page's address."""
+    """Serve until SIGTERM or Ctrl-C. ready: called with the address of the page."""
     with (
         tempfile.TemporaryDirectory(prefix="blip-demo-", ignore_cleanup_errors=True) as scratch,
-        _environment({**SETTINGS, "GRADIO_TEMP_DIR": str(Path(scratch, "files")), "NO_PROXY": _no_proxy()}),
+        _environment({**ENVIRONMENT, "GRADIO_TEMP_DIR": str(Path(scratch, "files")), "NO_PROXY": _no_proxy()}),
     ):
         _serve(models, settings, port, Path(scratch), ready)
 
@@ -87,13 +87,15 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
 
     searchable = settings.local or settings.search_root is not None
     folders = Folders(settings.index or scratch / "index", settings.search_root) if searchable else None
-    built = page.build(models, settings.limits, folders).queue(max_size=QUEUE, default_concurrency_limit=1)
-    # another site's name that points to this machine is not this page, and another site's page is not this one
-    guard = [Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)), Middleware(SameOriginOnly)]
-    guard = guard if settings.local else []
+    demo = page.build(models, settings.limits, folders).queue(max_size=MAX_QUEUE, default_concurrency_limit=1)
+    # reject other host names that resolve to this machine, and requests sent by pages of other sites
+    guards = [
+        Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)),
+        Middleware(SameOriginOnly, hosts=LOOPBACK),
+    ]
     try:
-        _, address, _ = built.launch(
-            server_name=settings.written_host,
+        _, address, _ = demo.launch(
+            server_name=settings.url_host,
             server_port=port,
             share=False,
             quiet=True,
@@ -106,7 +108,7 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
             max_file_size=settings.limits.bytes,
             theme=page.theme(),
             css=page.CSS,
-            app_kwargs={"middleware": guard},
+            app_kwargs={"middleware": guards if settings.local else []},
         )
         with stopping() as stop:
             ready(address)
@@ -117,7 +119,7 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
 
 
 def _no_proxy() -> str:
-    """A proxy of the environment is not for this machine itself, which gradio calls to see whether it answers."""
+    """Return NO_PROXY with this machine added: gradio calls its own server at startup."""
     return ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
 
 

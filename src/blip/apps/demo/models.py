@@ -1,4 +1,4 @@
-"""The models behind the page: which of them serves what."""
+"""Models of the page, and which of them serves which tab."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from blip.api import Model
+from blip_lite.errors import UsageError
 
-NEEDED = {  # what to start the page with where no model can
+SUGGESTIONS = {  # model to start the page with, by capability
     "caption": "caption-base",
     "answer": "vqa-base",
     "match": "retrieval-coco-base",
@@ -17,28 +18,35 @@ NEEDED = {  # what to start the page with where no model can
 
 @dataclass(frozen=True)
 class Models:
-    """In the order in which they are asked: the user's own, then the bundled ones for what is left."""
+    """Loaded models in order of preference: the user's own first, then bundled ones for missing capabilities."""
 
     loaded: tuple[Model, ...]
 
-    def able(self, call: str) -> Model | None:
-        """The first model that can caption, answer, match or compare."""
-        return next((model for model in self.loaded if call in model.capabilities), None)
+    def first_capable(self, capability: str) -> Model | None:
+        """Return the first model with a capability: caption, answer, match or compare."""
+        return next((model for model in self.loaded if capability in model.capabilities), None)
 
-    def by(self, call: str) -> str:
-        """A line for the page: which model answers here, or how to start the page with one that does."""
-        model = self.able(call)
+    def require(self, capability: str) -> Model:
+        """Return the first model with a capability. Raises UsageError if there is none."""
+        model = self.first_capable(capability)
         if model is None:
-            return f"No loaded model can do this. Start the page with one that can: `blip demo -m {NEEDED[call]}`"
-        return f"By the model `{model.name}`."
+            raise UsageError(f"no loaded model can do this; start the page with -m {SUGGESTIONS[capability]}")
+        return model
+
+    def credit(self, capability: str) -> str:
+        """Line for a tab: the model that serves it, or how to start the page with one that can."""
+        model = self.first_capable(capability)
+        if model is None:
+            command = f"blip demo -m {SUGGESTIONS[capability]}"
+            return f"No loaded model can do this. Start the page with one that can: `{command}`"
+        return f"Model: `{model.name}`."
 
 
 def load(names: Iterable[str], bundled: Iterable[str], loader: Callable[[str], Model]) -> Models:
-    """The models of these names, and of the bundled ones those that can what no other can."""
-    found = [loader(name) for name in names]
+    """Load the named models, and those bundled models that add a capability."""
+    loaded = [loader(name) for name in names]
     for name in bundled:
         model = loader(name)
-        known = frozenset().union(*(other.capabilities for other in found))
-        if not model.capabilities <= known:
-            found.append(model)
-    return Models(tuple(found))
+        if not model.capabilities <= frozenset().union(*(other.capabilities for other in loaded)):
+            loaded.append(model)
+    return Models(tuple(loaded))

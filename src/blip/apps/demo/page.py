@@ -1,22 +1,22 @@
-"""The page: its tabs, its looks, and where the example photos come from."""
+"""The page: its tabs, its style, and the licences of the example photos."""
 
 from __future__ import annotations
 
 import gradio as gr
 
+from blip.apps.demo import tabs
 from blip.apps.demo.folder import Folders
 from blip.apps.demo.models import Models
-from blip.apps.demo.tabs import captions, features, matching, questions, search, two_photos
 from blip.apps.demo.uploads import PHOTOS, Limits
 
-KEPT_SECONDS = 3600  # uploads and results, while the page runs
+MAX_AGE_SECONDS = 3600  # of uploads and results while the page runs
 CSS = """
 .gradio-container > main { max-width: 1180px !important; margin: 0 auto !important; }
 .pictures .grid-wrap { max-height: none !important; min-height: 0 !important; }
 .pictures .grid-container { grid-template-columns: repeat(auto-fill, minmax(100px, 1fr)) !important; }
 .pictures.large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .answers * { font-family: var(--font) !important; }
-.by { opacity: 0.75; font-size: 0.9em; }
+.credit { opacity: 0.75; font-size: 0.9em; }
 .scores { overflow-x: auto; }
 .scores table { border: 0 !important; border-collapse: separate; border-spacing: 4px; margin: 0; }
 .scores th { font-weight: 500; text-align: left; padding: 4px 8px; min-width: 6em; max-width: 16em; border: 0; }
@@ -30,35 +30,36 @@ CSS = """
 }
 """
 INTRO = """# BLIP
-Captions, questions, matching and search. All is computed on the machine that serves this page; nothing goes elsewhere.
+Captions, questions, matching and search.
+Everything is computed on the machine that serves this page; nothing is sent elsewhere.
 """
 
 
 def build(models: Models, limits: Limits, folders: Folders | None) -> gr.Blocks:
-    """The page, not yet served. folders: where photos may be searched, None = nowhere."""
-    kept = (KEPT_SECONDS // 6, KEPT_SECONDS)
-    page: gr.Blocks = gr.Blocks(title="BLIP", analytics_enabled=False, delete_cache=kept, fill_width=True)
+    """Return the page, not yet served. folders: which folders may be searched; None disables search."""
+    delete_cache = (MAX_AGE_SECONDS // 6, MAX_AGE_SECONDS)
+    page: gr.Blocks = gr.Blocks(title="BLIP", analytics_enabled=False, delete_cache=delete_cache, fill_width=True)
     with page:
         gr.Markdown(INTRO)
         with gr.Tab("Captions"):
-            captions.build(models, limits)
+            tabs.captions(models, limits)
         with gr.Tab("Questions"):
-            questions.build(models, limits)
+            tabs.questions(models, limits)
         with gr.Tab("Matching"):
-            matching.build(models, limits)
+            tabs.matching(models, limits)
         with gr.Tab("Two photos"):
-            two_photos.build(models, limits)
+            tabs.two_photos(models, limits)
         with gr.Tab("Features"):
-            features.build(models, limits)
+            tabs.features(models, limits)
         with gr.Tab("Search"):
-            search.build(models, limits, folders)
+            tabs.search(models, limits, folders)
         with gr.Accordion("Example photos: source and licence", open=False):
             gr.Markdown((PHOTOS / "README.md").read_text(encoding="utf-8").partition("\n\n")[2])
     return page
 
 
 def theme() -> gr.themes.Base:
-    """Fonts of the machine that shows it: none are fetched."""
+    """Return a theme with the fonts of the machine that displays the page; none are downloaded."""
     return gr.themes.Default(
         primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     )

@@ -1,4 +1,4 @@
-"""What each tab computes: photos and texts in, rows and pictures out. Nothing here knows the page."""
+"""Results of the tabs: photos and texts in, pictures, rows and HTML tables out. Independent of gradio."""
 
 from __future__ import annotations
 
@@ -9,68 +9,78 @@ from typing import Literal
 from PIL import Image
 
 from blip.api import Model
-from blip.apps.demo.tables import Cell, table
 from blip.apps.demo.uploads import Photo, as_html
 from blip_lite.errors import UsageError
 from blip_lite.results import Caption, Explanation
 
 MAP_SIZE = 480  # pixels
-Shown = list[tuple[Image.Image, str]]  # pictures with the words under them
+LabelledImages = list[tuple[Image.Image, str]]
 
 
 def captions(
-    model: Model, photo: Photo, way: Literal["beam", "nucleus"], count: int, top_p: float, seed: int
+    model: Model, photo: Photo, method: Literal["beam", "nucleus"], count: int, top_p: float, seed: int
 ) -> list[Caption]:
-    """So many captions, best first; beams of the same text are one."""
+    """Return up to `count` captions, best first, without repeated texts."""
     best: Caption = model.caption(
-        photo.image, sample=way == "nucleus", num_captions=count, beams=max(3, count), top_p=top_p, seed=seed
+        photo.image, sample=method == "nucleus", num_captions=count, beams=max(3, count), top_p=top_p, seed=seed
     )
-    found = {one.text: one for one in (best, *best.alternatives)}
-    return list(found.values())
+    by_text = {caption.text: caption for caption in (best, *best.alternatives)}
+    return list(by_text.values())
 
 
-def maps(found: Explanation) -> Shown:
-    """A heat-map for each word, and first, of several, their mean."""
-    words = found.words()
-    whole = [(found.overlay(size=MAP_SIZE), "all words")] if len(words.tokens) > 1 else []
-    return whole + [(words.overlay(i, MAP_SIZE), word) for i, word in enumerate(words.tokens)]
+def heat_maps(explanation: Explanation) -> LabelledImages:
+    """Return a heat-map for each word, preceded by their mean if there are several words."""
+    words = explanation.words()
+    mean = [(explanation.overlay(size=MAP_SIZE), "all words")] if len(words.tokens) > 1 else []
+    return mean + [(words.overlay(i, MAP_SIZE), word) for i, word in enumerate(words.tokens)]
 
 
 def answers(model: Model, photo: Photo, question: str, choices: Sequence[str], top: int) -> list[tuple[str, float]]:
-    """Answers with their scores, best first: free ones, or out of the choices."""
+    """Return answers with their scores, best first: generated ones, or chosen from `choices` if there are any."""
     if choices:
-        found = model.answer(photo.image, question, answers=choices, top=min(top, len(choices)))
+        best = model.answer(photo.image, question, answers=choices, top=min(top, len(choices)))
     else:
-        found = model.answer(photo.image, question, top=top)
-    return [(one.text, one.score) for one in (found, *found.alternatives)]
+        best = model.answer(photo.image, question, top=top)
+    return [(answer.text, answer.score) for answer in (best, *best.alternatives)]
 
 
-def matches(model: Model, photos: Sequence[Photo], texts: Sequence[str]) -> str:
-    """A table of texts by photos: the chance of a match, and the cosine under it."""
-    scores = model.match([one.image for one in photos], texts)
-    assert scores.itm is not None and scores.itc is not None, "both were asked for"
-    rows = [
-        (
-            html.escape(text),
-            [
-                Cell(float(itm), f"{itm:.0%}", f"cosine {itc:.2f}")
-                for itm, itc in zip(scores.itm[:, i], scores.itc[:, i], strict=True)
-            ],
-        )
-        for i, text in enumerate(texts)
-    ]
-    return table("chance of a match", [as_html(one) for one in photos], rows)
+def match_table(model: Model, photos: Sequence[Photo], texts: Sequence[str]) -> str:
+    """Return a table of texts by photos: the probability of a match, with the cosine below."""
+    scores = model.match([photo.image for photo in photos], texts)
+    assert scores.itm is not None and scores.itc is not None, "match computes both by default"
+    rows = []
+    for i, text in enumerate(texts):
+        pairs = zip(scores.itm[:, i], scores.itc[:, i], strict=True)
+        rows.append((html.escape(text), [cell(float(itm), f"{itm:.0%}", f"cosine {itc:.2f}") for itm, itc in pairs]))
+    return table("match probability", [as_html(photo) for photo in photos], rows)
 
 
-def similarities(model: Model, photos: Sequence[Photo]) -> str:
-    """A table of photos by photos: the cosine of their vectors."""
+def similarity_table(model: Model, photos: Sequence[Photo]) -> str:
+    """Return a table of photos by photos: the cosines of their vectors."""
     if len(photos) < 2:
-        raise UsageError("one photo; similarity needs at least two")
-    vectors = model.embed_image([one.image for one in photos])
+        raise UsageError("only one photo; similarity needs at least two")
+    vectors = model.embed_image([photo.image for photo in photos])
     cosines = vectors.similarity(vectors)
-    names, least = [as_html(one) for one in photos], float(min(cosines.min(), 0.99))
+    headings, minimum = [as_html(photo) for photo in photos], float(min(cosines.min(), 0.99))
     rows = [
-        (name, [Cell(float(cosine - least) / (1 - least), f"{cosine:.2f}") for cosine in row])
-        for name, row in zip(names, cosines, strict=True)
+        (heading, [cell(float(cosine - minimum) / (1 - minimum), f"{cosine:.2f}") for cosine in row])
+        for heading, row in zip(headings, cosines, strict=True)
     ]
-    return table("cosine", names, rows)
+    return table("cosine", headings, rows)
+
+
+def cell(shade: float, text: str, note: str = "") -> str:
+    """Return a table cell as HTML, with the note below the text. shade: from 0 (light) to 1 (dark)."""
+    heat = round(100 * min(1.0, max(0.0, shade)))
+    small = f"<small>{html.escape(note)}</small>" if note else ""
+    return f'<td style="--heat: {heat}%">{html.escape(text)}{small}</td>'
+
+
+def table(corner: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Return a table as HTML, which scrolls sideways on a narrow page. Headings and cells are HTML already."""
+    head = "".join(f'<th scope="col">{column}</th>' for column in columns)
+    body = "".join(f'<tr><th scope="row">{heading}</th>{"".join(cells)}</tr>' for heading, cells in rows)
+    corner = html.escape(corner)
+    return (
+        f'<div class="scores"><table><thead><tr><th>{corner}</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )

@@ -1,4 +1,4 @@
-"""What people drop on the page, as pictures, within limits; and the example photos that come with it."""
+"""Uploaded photos and typed texts, checked against limits; and the bundled example photos."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ THUMBNAIL = 96  # pixels of the longer side
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one upload."""
+    """Limits of one upload."""
 
     bytes: int = 20 << 20
     pixels: int = 50_000_000
@@ -30,14 +30,14 @@ class Limits:
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture and the name that its file had."""
+    """An image and the name of its file."""
 
     name: str
     image: Image.Image
 
 
 def photo(path: str | None, limits: Limits) -> Photo:
-    """Raises UsageError where there is none, UnreadableImage with the file's own name where it cannot be used."""
+    """Read an upload. Raises UsageError if there is none, UnreadableImage with the name of the file."""
     if not path:
         raise UsageError("no photo; drop one on the page or choose an example")
     name = Path(path).name
@@ -47,7 +47,7 @@ def photo(path: str | None, limits: Limits) -> Photo:
 
 
 def photos(paths: Sequence[tuple[str, str | None]] | None, limits: Limits) -> list[Photo]:
-    """The pictures of a gallery."""
+    """Read the uploads of a gallery."""
     if not paths:
         raise UsageError("no photos; drop some on the page or press 'Use the example photos'")
     if len(paths) > MAX_PHOTOS:
@@ -56,29 +56,29 @@ def photos(paths: Sequence[tuple[str, str | None]] | None, limits: Limits) -> li
 
 
 def texts(lines: str | None, what: str = "text") -> list[str]:
-    """One a line."""
-    found = [line.strip() for line in (lines or "").splitlines() if line.strip()]
-    if not found:
+    """Split a text box into its lines; `what` names them in errors."""
+    result = [line.strip() for line in (lines or "").splitlines() if line.strip()]
+    if not result:
         raise UsageError(f"no {what}; write at least one")
-    if len(found) > MAX_TEXTS:
-        raise UsageError(f"{len(found)} lines; at most {MAX_TEXTS} at a time")
-    long = next((line for line in found if len(line) > MAX_TEXT), None)
+    if len(result) > MAX_TEXTS:
+        raise UsageError(f"{len(result)} lines; at most {MAX_TEXTS}")
+    long = next((line for line in result if len(line) > MAX_TEXT), None)
     if long is not None:
-        raise UsageError(f"'{long[:30]}...' has {len(long)} letters; at most {MAX_TEXT}")
-    return found
+        raise UsageError(f"'{long[:30]}...' has {len(long)} characters; at most {MAX_TEXT}")
+    return result
 
 
 def thumbnail(image: Image.Image, size: int = THUMBNAIL) -> Image.Image:
-    small = image.copy()
-    small.thumbnail((size, size))
-    return small
+    result = image.copy()
+    result.thumbnail((size, size))
+    return result
 
 
-def as_html(one: Photo) -> str:
-    """A thumbnail with its name, as an element that needs no other file."""
+def as_html(photo: Photo) -> str:
+    """Return a thumbnail as an `img` element that contains its data."""
     data = io.BytesIO()
-    thumbnail(one.image).save(data, "JPEG", quality=80)
-    name = html.escape(one.name)
+    thumbnail(photo.image).save(data, "JPEG", quality=80)
+    name = html.escape(photo.name)
     return (
         f'<img src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}" alt="{name}" title="{name}">'
     )

@@ -1,4 +1,4 @@
-"""Pieces that several tabs have: a photo to drop, a gallery of photos, heat-maps, and errors in one line."""
+"""Components used by several tabs, and reporting of errors on the page."""
 
 from __future__ import annotations
 
@@ -10,38 +10,39 @@ from typing import ParamSpec, TypeVar
 
 import gradio as gr
 
+from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import EXAMPLES
 from blip_lite.errors import BlipError
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-SECONDS = 10.0  # that an error stays on the page
+ERROR_SECONDS = 10.0  # how long an error stays on the page
 
 
-def told(call: Callable[P, R]) -> Callable[P, R]:
-    """The call, whose failures become one line on the page; what nobody expected is also printed to the terminal."""
+def report_errors(call: Callable[P, R]) -> Callable[P, R]:
+    """Decorate an event handler: its errors become one line on the page; unexpected ones are also printed."""
 
     @functools.wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return call(*args, **kwargs)
         except BlipError as error:
-            raise _shown(str(error)) from error
+            raise _page_error(str(error)) from error
         except Exception as error:
             traceback.print_exc()
-            raise _shown("something unexpected failed; the terminal that runs this page says more") from error
+            raise _page_error("unexpected error; details are in the terminal that runs this page") from error
 
     return wrapped
 
 
-def _shown(message: str) -> gr.Error:
-    """gradio takes the text as HTML, and texts and names that people typed are in it."""
-    return gr.Error(html.escape(" ".join(message.split())), duration=SECONDS, print_exception=False)
+def _page_error(message: str) -> gr.Error:
+    """gradio interprets the text as HTML, and it may contain what users typed."""
+    return gr.Error(html.escape(" ".join(message.split())), duration=ERROR_SECONDS, print_exception=False)
 
 
 def photo_input(label: str = "Photo", example: int | None = 0) -> gr.Image:
-    """A place to drop a photo, with an example in it. It gives the file's path; nothing has looked into it yet."""
+    """Input for one photo, optionally filled with an example. Its value is the path of the unopened file."""
     image = gr.Image(
         value=None if example is None else EXAMPLES[example],
         label=label,
@@ -50,18 +51,20 @@ def photo_input(label: str = "Photo", example: int | None = 0) -> gr.Image:
         sources=["upload", "clipboard"],
         buttons=["fullscreen"],
     )
-    # gradio's own would open the file, without our limits
+    # gradio's own `preprocess` would open the file, without our limits
     setattr(image, "preprocess", lambda payload: payload.path if payload else None)  # noqa: B010
     return image
 
 
-def examples(image: gr.Image) -> None:
-    """The example photos, to be clicked."""
+def photo_input_with_examples() -> gr.Image:
+    """Input for one photo, with the example photos to click below."""
+    image = photo_input()
     gr.Examples([[path] for path in EXAMPLES], inputs=[image], label="Example photos", cache_examples=False)
+    return image
 
 
 def photos_input() -> gr.Gallery:
-    """A place to drop several photos, and a button that puts the examples there."""
+    """Input for several photos, and a button that fills in the examples."""
     gallery = gr.Gallery(
         label="Photos",
         type="filepath",
@@ -78,14 +81,15 @@ def photos_input() -> gr.Gallery:
     return gallery
 
 
-def maps_output(label: str) -> gr.Gallery:
-    """Heat-maps with their words."""
-    gr.Markdown(f"**{label}**")
-    return pictures_output(label, "pictures")
+def run_button(label: str, models: Models, capability: str, note: str = "") -> gr.Button:
+    """Button that starts a computation, disabled without a capable model; below it the model, and a note."""
+    button = gr.Button(label, variant="primary", interactive=models.first_capable(capability) is not None)
+    gr.Markdown(f"{models.credit(capability)} {note}", elem_classes="credit")
+    return button
 
 
-def pictures_output(label: str, look: str = "pictures large") -> gr.Gallery:
-    """Pictures with texts under them, as many rows as they need."""
+def pictures_output(label: str, *, large: bool = True) -> gr.Gallery:
+    """Output of pictures with texts below them, in as many rows as needed."""
     return gr.Gallery(
         label=label,
         show_label=False,
@@ -94,10 +98,11 @@ def pictures_output(label: str, look: str = "pictures large") -> gr.Gallery:
         object_fit="contain",
         interactive=False,
         buttons=["fullscreen"],
-        elem_classes=look,
+        elem_classes="pictures large" if large else "pictures",
     )
 
 
-def model_line(text: str) -> None:
-    """Which model answers on this tab, or what is needed."""
-    gr.Markdown(text, elem_classes="by")
+def heat_maps_output(label: str) -> gr.Gallery:
+    """Output of heat-maps with their words, below a heading."""
+    gr.Markdown(f"**{label}**")
+    return pictures_output(label, large=False)

@@ -1,1 +1,0 @@
-"""A file a tab: what is on it and what its buttons do."""
