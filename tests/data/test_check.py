@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from blip.data.check import Check, Seen, hash64
-from blip.data.formats import Columns
+from blip.io.readers import Columns
 from tests.data.test_sources import png, sample, write_json, write_tar
 
 

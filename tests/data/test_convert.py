@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from blip.data.convert import Converted, convert
-from blip.data.formats import Columns
 from blip.data.sources import SampleList, open_source
+from blip.io.readers import Columns
 from blip_lite.errors import BadRecord, UsageError
 from tests.data.test_sources import png, sample, write_json, write_tar
 

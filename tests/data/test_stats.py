@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from blip.data.check import batches
-from blip.data.formats import Columns, read
 from blip.data.stats import answer_list, statistics
+from blip.io.readers import Columns, read
 from tests.data.test_sources import png, sample, write_json, write_tar
 
 

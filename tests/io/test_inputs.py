@@ -16,7 +16,10 @@ import pytest
 from PIL import Image
 
 from blip.io.byte_sources import Url
-from blip.io.inputs import Input, expand_braces, find_inputs, glob_allows
+from blip.io.inputs import find_inputs
+from blip.io.paths import expand_braces, glob_allows
+from blip.io.readers import Columns
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 
@@ -160,7 +163,8 @@ def test_shards_give_members_by_position(tmp_path: Path, monkeypatch: pytest.Mon
     tar(tmp_path / "cc-1.tar", {"./d/7.png": png("blue"), "._8.png": b"", "9.cls": b"1"})
     inputs = find_inputs(["cc-{0..1}.tar"])
     assert [one.key for one in inputs] == ["cc-0.tar/000", "cc-1.tar/d/7"]
-    assert inputs[0].fields == {"text": "a cat", "url": "http://h/x"} and inputs[1].fields == {}
+    assert (inputs[0].texts, inputs[0].fields) == (("a cat",), {"url": "http://h/x"})
+    assert (inputs[1].texts, inputs[1].fields) == ((), {})
     again = pickle.loads(pickle.dumps(inputs[1]))
     assert again.read().getpixel((0, 0)) == (0, 0, 255) and again.path is None
 
@@ -200,16 +204,16 @@ def manifest(folder: Path, name: str) -> Path:
 def test_manifests_give_keys_paths_and_columns(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     first, second = find_inputs([manifest(tmp_path, name)])
-    assert (first.key, first.fields) == ("k1", {"texts": ["x", "y"]}) and first.read().size == (4, 3)
+    assert (first.key, first.texts, first.fields) == ("k1", ("x", "y"), {}) and first.read().size == (4, 3)
     assert (second.key, second.fields) == ("b.png", {"question": "how, many?"})
-    assert find_inputs([tmp_path / name], root=Path("/r"))[1].path == Path("/r/b.png")
+    assert find_inputs([tmp_path / name], columns=Columns(roots=(Path("/r"),)))[1].path == Path("/r/b.png")
 
 
 def test_parquet_manifests_hold_paths_or_bytes(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"image": ["a.png"], "text": ["t"]}), tmp_path / "p.parquet")
     (one,) = find_inputs([tmp_path / "p.parquet"])
-    assert one.path == tmp_path / "a.png" and one.fields == {"text": "t"}
+    assert one.path == tmp_path / "a.png" and one.texts == ("t",)
     cells = [{"bytes": png(), "path": "x"}, {"bytes": png("blue"), "path": "y"}]
     parquet.write_table(arrow.table({"image": cells, "key": ["r", "b"]}), tmp_path / "q.parquet", row_group_size=1)
     red, blue = find_inputs([tmp_path / "q.parquet"])
@@ -220,7 +224,12 @@ def test_bad_rows_are_inputs_that_fail(tmp_path: Path) -> None:
     lines = ['{"image": "a.png"}', '{"image": ', "[1]", '{"text": "x"}', '{"image": "https://h/a.jpg"}']
     (tmp_path / "m.jsonl").write_text("\n".join(lines))
     inputs = find_inputs([tmp_path / "m.jsonl"])
-    reasons = ("not a JSON object", "not a JSON object but list", "row has no 'image'", "a URL in a manifest")
+    reasons = (
+        "not a JSON object",
+        "not a JSON object but list",
+        "no image path in column 'image'",
+        "is a URL; download it first",
+    )
     for one, reason in zip(inputs[1:], reasons, strict=True):
         with pytest.raises(UnreadableImage, match=reason):
             one.read()
@@ -242,8 +251,8 @@ def test_files_that_are_no_manifests_are_usage_errors(name: str, text: str, reas
         keys(str(tmp_path / name))
 
 
-def two_frames(path: Path, *, key: str) -> list[Input]:
-    return [Input(key=f"{key}#t={time}", source=path) for time in ("0.500", "1.500")]
+def two_frames(path: Path, *, key: str) -> list[Sample]:
+    return [Sample(key=f"{key}#t={time}", images=(ImageRef(path),)) for time in ("0.500", "1.500")]
 
 
 def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
@@ -254,7 +263,7 @@ def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
         "photos/a.jpg",
     ]
     assert keys("-", stdin=io.BytesIO(b"photos/V.MP4"), video=two_frames, limit=1) == ["photos/V.MP4#t=0.500"]
-    with pytest.raises(UsageError, match=r"photos/V.MP4 is a video; only images are taken here"):
+    with pytest.raises(UsageError, match=r"photos/V.MP4 is a video; only images are supported here"):
         keys("photos/V.MP4")
 
 
@@ -269,7 +278,7 @@ def test_videos_of_manifests_keep_the_key_and_columns_of_their_row(tmp_path: Pat
     (tmp_path / "m.jsonl").write_text('{"key": "k", "image": "v.webm", "text": "a cat"}\n')
     inputs = find_inputs([tmp_path / "m.jsonl"], video=two_frames)
     assert [one.key for one in inputs] == ["k#t=0.500", "k#t=1.500"]
-    assert inputs[1].fields == {"text": "a cat"} and inputs[1].path == tmp_path / "v.webm"
+    assert inputs[1].texts == ("a cat",) and inputs[1].path == tmp_path / "v.webm"
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -8,16 +8,16 @@ from xml.etree import ElementTree
 import pytest
 
 from blip.io.byte_sources import TarMember
-from blip.io.inputs import Input
+from blip.io.samples import ImageRef, Sample
 from blip.io.sidecars import Sidecars, xmp
 from blip_lite.errors import BadRecord, UsageError
 
 LI = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}li"
 
 
-def image(folder: Path, name: str = "a.jpg") -> Input:
+def image(folder: Path, name: str = "a.jpg") -> Sample:
     (folder / name).write_bytes(b"pixels")
-    return Input(key=f"photos/{name}", source=folder / name)
+    return Sample(key=f"photos/{name}", images=(ImageRef(folder / name),))
 
 
 def test_text_lies_beside_the_image_which_stays(tmp_path: Path) -> None:
@@ -37,9 +37,9 @@ def test_folder_mirrors_the_tree_and_cannot_be_left(tmp_path: Path) -> None:
         ("/abs/a.png", "abs/a.txt"),
         ("https://h/a.jpg?x=1", "https_/h/a.jpg_x=1.txt"),
     ):
-        assert sidecars.path(Input(key=key, source=shard)) == tmp_path / place
+        assert sidecars.path(Sample(key=key, images=(ImageRef(shard),))) == tmp_path / place
     with pytest.raises(UsageError, match="use --sidecar-dir"):
-        Sidecars().path(Input(key="s.tar/d/1", source=shard))
+        Sidecars().path(Sample(key="s.tar/d/1", images=(ImageRef(shard),)))
 
 
 def test_existing_ones_are_skipped_refused_replaced_or_extended(tmp_path: Path) -> None:

@@ -86,14 +86,14 @@ class UnreadableImage(BlipError, ValueError):
 
 
 class BadRecord(BlipError, ValueError):
-    """One row of a data source that cannot be used; `where` is file and row."""
+    """One row of a data source that cannot be used; `where` is file and row, `key` the row's key if it has one."""
 
-    def __init__(self, where: str, reason: str) -> None:
+    def __init__(self, where: str, reason: str, key: str | None = None) -> None:
         super().__init__(f"{where}: {reason}")
-        self.where, self.reason = where, reason
+        self.where, self.reason, self.key = where, reason, key
 
-    def __reduce__(self) -> tuple[type[BadRecord], tuple[str, str]]:
-        return type(self), (self.where, self.reason)
+    def __reduce__(self) -> tuple[type[BadRecord], tuple[str, str, str | None]]:
+        return type(self), (self.where, self.reason, self.key)
 
 
 class EnvironmentProblem(BlipError, RuntimeError):

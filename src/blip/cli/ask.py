@@ -14,7 +14,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
 
 MODES = ("generate", "rank")
 RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
@@ -75,7 +75,7 @@ def ask(
     return flow.run(found, len(found), loaded, answerer)
 
 
-def _judge(found: Sequence[Input], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
+def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
     """Records of statements about each input and the second image."""
     from blip_lite.errors import UsageError
     from blip_lite.image import read
@@ -147,20 +147,21 @@ def _json_list(file: Path) -> list[str]:
     return values
 
 
-def _own(one: Input) -> list[Question]:
+def _own(one: Sample) -> list[Question]:
     """The question of an input's manifest row, if there is one."""
     line = one.fields.get("question")
     return [(line, one.fields.get("question_id"))] if isinstance(line, str) and line.strip() else []
 
 
-def _unasked(one: Input) -> Input:
+def _unasked(one: Sample) -> Sample:
     """The input as one that fails when it is read, as a broken row does by itself."""
     from blip.io.byte_sources import MissingSource
+    from blip.io.samples import ImageRef
 
     return (
         one
-        if isinstance(one.source, MissingSource)
-        else replace(one, source=MissingSource(one.key, "no question in its row"))
+        if isinstance(one.image.source, MissingSource)
+        else replace(one, images=(ImageRef(MissingSource(one.key, "no question in its row")),))
     )
 
 

@@ -18,11 +18,11 @@ from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.io.inputs import Input
     from blip.io.records import RecordWriter
+    from blip.io.samples import Sample
 
 Record = dict[str, Any]
-Good = Sequence[tuple["Input", "Image"]]
+Good = Sequence[tuple["Sample", "Image"]]
 Describe = Callable[[Good], Sequence[list[Record]]]  # the records of each image
 PLAIN_SECONDS = 30.0  # between progress lines where standard error is no terminal
 
@@ -35,7 +35,7 @@ class Flow:
     flags: o.Run
     per_key: int = 1  # records of one image
     show: bool = True  # whether records are written at all (sidecars may be enough)
-    written: Callable[[Input, list[Record]], list[Record]] = lambda one, rows: rows  # of the records of an input
+    written: Callable[[Sample, list[Record]], list[Record]] = lambda one, rows: rows  # of the records of an input
 
     def must_write(self) -> bool:
         """False when the output is there and is to be skipped."""
@@ -48,7 +48,7 @@ class Flow:
         o.note(f"{flags.output} exists, nothing to do", flags.quiet)
         return False
 
-    def dry_run(self, inputs: Sequence[Input], model: str | None) -> int:
+    def dry_run(self, inputs: Sequence[Sample], model: str | None) -> int:
         """Lists what would be done."""
         for one in inputs:
             print(one.key)
@@ -57,7 +57,7 @@ class Flow:
         o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
-    def run(self, inputs: Sequence[Input], listed: int, model: o.AnyModel, describe: Describe) -> int:
+    def run(self, inputs: Sequence[Sample], listed: int, model: o.AnyModel, describe: Describe) -> int:
         """Describes all inputs, some at once, and writes their records in order; the exit code."""
         from blip.signals import stopping
 
@@ -92,7 +92,7 @@ class Flow:
             for rows in batches:
                 records.write(rows)
 
-    def _records(self, inputs: Sequence[Input]) -> RecordWriter:
+    def _records(self, inputs: Sequence[Sample]) -> RecordWriter:
         from blip.io.records import open_records
         from blip.io.vectors import SUFFIXES, VectorFile
 
@@ -113,24 +113,24 @@ class Flow:
             single=len({one.key for one in inputs}) * self.per_key == 1,
         )
 
-    def _failed(self, one: Input, error: UnreadableImage, drawn: Progress) -> Record:
+    def _failed(self, one: Sample, error: UnreadableImage, drawn: Progress) -> Record:
         from blip.io.records import error_record
 
         drawn.clear()
         o.note(str(error))
         return error_record(self.schema, one.key, error)
 
-    def _read(self, inputs: Sequence[Input], size: int) -> Iterator[list[tuple[Input, Image | UnreadableImage]]]:
+    def _read(self, inputs: Sequence[Sample], size: int) -> Iterator[list[tuple[Sample, Image | UnreadableImage]]]:
         """Batches of pictures or the reason why not; threads read up to two batches ahead."""
         pixels = int(self.flags.max_megapixels * 1e6)
 
-        def read(one: Input) -> Image | UnreadableImage:
+        def read(one: Sample) -> Image | UnreadableImage:
             try:
                 return one.read(max_pixels=pixels)
             except UnreadableImage as error:
                 return error
 
-        waiting: deque[tuple[Input, Future[Image | UnreadableImage]]] = deque()
+        waiting: deque[tuple[Sample, Future[Image | UnreadableImage]]] = deque()
         pool = ThreadPoolExecutor(self.flags.workers or o.default_workers())
         try:
             rest = iter(inputs)

@@ -17,7 +17,7 @@ from blip_lite.decoding import described, make_decoding
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
     from blip.io.sidecars import Sidecars
     from blip_lite.decoding import Decoding
     from blip_lite.results import Caption, ErrorResult
@@ -142,7 +142,7 @@ class _Captioner:
         )
         return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
 
-    def record(self, one: Input, image: Image, found: Caption | ErrorResult) -> Record:
+    def record(self, one: Sample, image: Image, found: Caption | ErrorResult) -> Record:
         from blip_lite.results import Caption
 
         assert isinstance(found, Caption), "pictures cannot fail any more"
@@ -177,21 +177,21 @@ class _Captioner:
         return f"{prompt} {text}" if prompt else text
 
 
-def _of_clips(inputs: Sequence[Input]) -> list[Input]:
+def _of_clips(inputs: Sequence[Sample]) -> list[Sample]:
     """The inputs, but frames of a video under the key of the video."""
     from blip.io.video import Frame
 
-    return [replace(i, key=i.key.rpartition("#t=")[0]) if isinstance(i.source, Frame) else i for i in inputs]
+    return [replace(i, key=i.key.rpartition("#t=")[0]) if isinstance(i.image.source, Frame) else i for i in inputs]
 
 
 class _Summary:
     """Of the records of a key the best: by the chance of a match where there is one, else by its score."""
 
-    def __init__(self, inputs: Sequence[Input]) -> None:
+    def __init__(self, inputs: Sequence[Sample]) -> None:
         self.left = Counter(one.key for one in inputs)
         self.best: dict[str, Record] = {}
 
-    def __call__(self, one: Input, rows: list[Record]) -> list[Record]:
+    def __call__(self, one: Sample, rows: list[Record]) -> list[Record]:
         """The record when all are known, which may be that of a failure; nothing before."""
         (row,) = rows
         self.left[one.key] -= 1

@@ -13,8 +13,8 @@ from blip.cli import options as o
 from blip.cli.output import lines, progress_bar, table
 
 if TYPE_CHECKING:
-    from blip.data.formats import Columns, Found
     from blip.data.known_datasets import DataSet, Fetched
+    from blip.io.readers import Columns, ReadResult
     from blip_lite.errors import BadRecord
 
 app = typer.Typer(help="Known data sets: list, fetch, check, convert.", no_args_is_help=False)
@@ -267,11 +267,9 @@ def _source(
     specs: list[str], roots: list[Path] | None, image: str, text: str | None, key: str | None
 ) -> tuple[list[str], Columns, bool]:
     """The files that the arguments mean, their columns, and whether their rows should have texts."""
-    import os
-
-    from blip.data.formats import Columns
     from blip.data.known_datasets import named, resolve
-    from blip.io.inputs import expand_braces
+    from blip.io.paths import expand_name
+    from blip.io.readers import Columns
     from blip_lite.errors import UsageError
 
     names: list[str] = []
@@ -281,18 +279,18 @@ def _source(
         raise UsageError(f"data set '{clips.name}' holds videos; 'blip eval video-retrieval' reads them")
     for spec in specs:
         paths, root = resolve(spec)
-        names += [name for path in paths for name in ([path] if os.path.lexists(path) else expand_braces(path))]
+        names += [name for path in paths for name in expand_name(path)]
         if not roots and any(known):  # a table of the user's own beside a data set: its images are relative to it
             found_roots.append(root or Path(spec).parent)
     columns = Columns(roots=tuple(dict.fromkeys(found_roots)), image=image, text=text, key=key)
     return names, columns, all(one is None or one.has_texts for one in known)
 
 
-def _reading(names: list[str], columns: Columns, quiet: bool) -> Iterator[Found]:
-    from blip.data import formats
+def _reading(names: list[str], columns: Columns, quiet: bool) -> Iterator[ReadResult]:
+    from blip.io import readers
 
     tick = _ticker(quiet)
-    for rows, one in enumerate(one for name in names for one in formats.read(name, columns)):
+    for rows, one in enumerate(one for name in names for one in readers.read(name, columns)):
         tick(rows)
         yield one
 

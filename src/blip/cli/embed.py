@@ -12,7 +12,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
 
 STORES = {"fp32": "float32", "fp16": "float16"}
 TEXTS_AT_ONCE = 256
@@ -46,7 +46,7 @@ def embed(
     if kind == "text" and (inputs or run.from_file or run.resume):
         raise UsageError("--kind text with images or --resume; must be texts alone, written in one go")
     flow = Flow(schema="embedding/1", flags=run)
-    found: list[Input] = []
+    found: list[Sample] = []
     if kind != "text":
         found = run.inputs(inputs)
     if kind == "multimodal" and len(lines) not in (1, len(found)):

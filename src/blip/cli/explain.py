@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from blip.api import Model
     from blip.apps.explain import Tokens
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
     from blip.model.explain import Method
 
 
@@ -98,7 +98,7 @@ class _Pictures:
     def __call__(self, good: Good) -> Sequence[list[Record]]:
         return [[self.written(one, image)] for one, image in good]
 
-    def written(self, one: Input, image: Image) -> Record:
+    def written(self, one: Sample, image: Image) -> Record:
         from blip.apps.explain import write
 
         found = self.model.explain(image, self.texts[one.key], self.method, self.layer)
@@ -112,7 +112,7 @@ class _Pictures:
         return record
 
 
-def _places(found: Sequence[Input], folder: Path) -> dict[str, Path]:
+def _places(found: Sequence[Sample], folder: Path) -> dict[str, Path]:
     """The folder itself for one image; for several a folder each, which mirrors their keys."""
     from blip.io.sidecars import Sidecars
 
@@ -140,15 +140,14 @@ def _wanted(folder: Path, existing: str | None) -> bool:
     raise UsageError(f"{folder / SUMMARY} exists; use --existing skip or overwrite")
 
 
-def _text_of(one: Input, text: str | None, model: Model) -> str | None:
+def _text_of(one: Sample, text: str | None, model: Model) -> str | None:
     """What the user said, else the text or question of the input's row, else None where the model can do without."""
     from blip.heatmaps import needed
     from blip_lite.errors import UsageError
 
     what = needed(model.config)
-    names = ("question",) if what == "a question" else ("text", "caption")
-    own = next((one.fields[name] for name in names if isinstance(one.fields.get(name), str)), None)
-    line = text if text is not None else own
+    own = one.fields.get("question") if what == "a question" else next(iter(one.texts), None)
+    line = text if text is not None else own if isinstance(own, str) else None
     if line is not None and not line.strip():
         raise UsageError(f"an empty text for {one.key}; must have words")
     if line is None and what is not None:

@@ -14,7 +14,7 @@ from blip.cli.batch_run import Flow, Good, Record
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
 
 
 RUN = o.Run()
@@ -56,7 +56,7 @@ def match(
     return flow.run(found, len(found), loaded, describe)
 
 
-def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
+def _texts_of(inputs: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
     """Numbered texts of each input: all of them, its own one, or those of its manifest row."""
     from blip_lite.errors import UsageError
 
@@ -66,16 +66,11 @@ def _texts_of(inputs: Sequence[Input], lines: list[str], pairs: bool) -> dict[st
         return {one.key: [(i, line)] for i, (one, line) in enumerate(zip(inputs, lines, strict=True))}
     if lines:
         return {one.key: list(enumerate(lines)) for one in inputs}
-    found = {one.key: list(enumerate(_own(one))) for one in inputs}
+    found = {one.key: list(enumerate(one.texts)) for one in inputs}
     missing = next((key for key, own in found.items() if not own), None)
     if missing is not None:
         raise UsageError(f"no texts for {missing}; give -t TEXT, --texts FILE, or a manifest with a column text")
     return found
-
-
-def _own(one: Input) -> list[str]:
-    texts = one.fields.get("texts") or one.fields.get("text") or one.fields.get("caption") or []
-    return [texts] if isinstance(texts, str) else [str(text) for text in texts]
 
 
 def _rows(

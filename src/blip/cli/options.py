@@ -15,7 +15,7 @@ import typer
 
 if TYPE_CHECKING:
     from blip.api import Model
-    from blip.io.inputs import Input
+    from blip.io.samples import Sample
     from blip_lite.model import Model as ExportedModel
 
     AnyModel = Model | ExportedModel
@@ -153,9 +153,10 @@ class Reading(Machine):
     dry_run: DryRun = False
     no_progress: NoProgress = False
 
-    def inputs(self, named: list[str] | None) -> list[Input]:
+    def inputs(self, named: list[str] | None) -> list[Sample]:
         """All inputs that the arguments name."""
         from blip.io.inputs import find_inputs
+        from blip.io.readers import Columns
         from blip.io.video import frame_inputs
         from blip_lite.errors import UsageError
 
@@ -170,7 +171,7 @@ class Reading(Machine):
             limit=self.limit,
             shard=_shard(self.shard),
             null=self.null,
-            root=self.root,
+            columns=Columns(roots=() if self.root is None else (self.root,)),
             offline=self.offline,
             url_timeout=self.url_timeout,
             exts=tuple(e for e in (self.ext or "").split(",") if e),

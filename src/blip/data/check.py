@@ -17,12 +17,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from blip.data import formats
-from blip.data.formats import Columns, Found
-from blip.io import manifests
-from blip.io.byte_sources import TarMember
+from blip.io import manifests, readers
+from blip.io.readers import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
-from blip_lite import image
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 
 T = TypeVar("T")
@@ -118,7 +115,7 @@ class Check:
                         self.problems += 1
                         yield line
 
-    def _problems(self, batch: Sequence[Found], by_key: bool, pool: ThreadPoolExecutor) -> list[str]:
+    def _problems(self, batch: Sequence[ReadResult], by_key: bool, pool: ThreadPoolExecutor) -> list[str]:
         self.rows += len(batch)
         if self.tick is not None:
             self.tick(self.rows)
@@ -149,7 +146,7 @@ class Check:
     def _image_problem(self, ref: ImageRef) -> str:
         try:
             if self.decode:
-                image.read(ref.open(), key=image_name(ref))
+                ref.read()
             elif ref.path is not None and not ref.path.is_file():
                 raise UnreadableImage(str(ref.path), "no such file")
         except UnreadableImage as error:
@@ -172,22 +169,13 @@ def image_mark(ref: ImageRef) -> str:
     return str(ref.source) if isinstance(ref.source, Path) else repr(ref.source)
 
 
-def image_name(ref: ImageRef) -> str:
-    """What to call an image in a message."""
-    if isinstance(ref.source, Path):
-        return str(ref.source)
-    if isinstance(ref.source, TarMember):
-        return f"{ref.source.shard}/{ref.source.name}"
-    return str(ref.source)
-
-
 def _mark(record: Sample, keyed: bool) -> str:
     return f"key {record.key}" if keyed else f"row {record.images!r} {record.texts!r} {dict(record.fields)!r}"
 
 
-def _read(name: str, columns: Columns) -> Iterator[Found]:
+def _read(name: str, columns: Columns) -> Iterator[ReadResult]:
     """Rows of one source; one that cannot be read, or not to its end, is a bad row."""
     try:
-        yield from formats.read(name, columns)
+        yield from readers.read(name, columns)
     except UsageError as error:
         yield BadRecord(name, str(error).removeprefix(f"{name}: "))

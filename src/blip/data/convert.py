@@ -19,12 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blip.data import formats
 from blip.data.check import batches
-from blip.data.formats import TEXT_COLUMNS, Columns
-from blip.io import tables
+from blip.io import readers, tables
 from blip.io.atomic import atomic_path, writing
 from blip.io.byte_sources import TarMember
+from blip.io.readers import TEXT_COLUMNS, Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite import sniff
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
@@ -102,7 +101,7 @@ class _Source:
         """Rows with a running number."""
         self.rows = number = 0
         for name in self._names:
-            for found in formats.read(name, self._columns):
+            for found in readers.read(name, self._columns):
                 if isinstance(found, BadRecord):
                     self.skip(found)
                 else:

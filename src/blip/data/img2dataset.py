@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.data.formats import TEXT_COLUMNS
 from blip.io import manifests
 from blip.io.atomic import atomic_path
 from blip.io.byte_sources import tar_members
-from blip.io.inputs import is_url
+from blip.io.paths import is_url
+from blip.io.readers import TEXT_COLUMNS
 from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
 

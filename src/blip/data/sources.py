@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from blip.data import formats
-from blip.data.formats import Columns
-from blip.io.inputs import expand_braces
+from blip.io import readers
+from blip.io.paths import expand_name
+from blip.io.readers import Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 
@@ -77,7 +77,7 @@ def open_source(
     samples: list[Sample] = []
     skipped: list[BadRecord] = []
     for name in _names(spec):
-        for found in formats.read(name, columns):
+        for found in readers.read(name, columns):
             if isinstance(found, Sample):
                 samples.append(found)
             elif skip_bad:
@@ -169,6 +169,5 @@ def concatenate(sources: Sequence[Source]) -> SampleList:
 def _names(spec: Spec | Sequence[Spec]) -> list[str]:
     names: list[str] = []
     for given in [spec] if isinstance(spec, str | os.PathLike) else spec:
-        one = os.fspath(given)
-        names += [one] if os.path.lexists(one) else expand_braces(one)
+        names += expand_name(os.fspath(given))
     return names

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from blip.data.check import Seen, batches, hash64, image_mark, texts_of
-from blip.data.formats import Found
+from blip.io.readers import ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import UnreadableImage
 
@@ -27,7 +27,7 @@ MIN_COUNT = 9  # questions with an answer, as in the published list of 3,128
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-def statistics(found: Iterable[Found], *, sample: int = SAMPLE) -> dict[str, Any]:
+def statistics(found: Iterable[ReadResult], *, sample: int = SAMPLE) -> dict[str, Any]:
     """Counts and distributions of a source; bad rows are counted and left out.
 
     Words are lower-case runs of letters and digits. Image sizes (pixels, as stored) are of a sample drawn evenly.
@@ -50,7 +50,7 @@ def statistics(found: Iterable[Found], *, sample: int = SAMPLE) -> dict[str, Any
     return result | ({"labels": _shares(labels, len(labels))} if labels else {})
 
 
-def answer_list(found: Iterable[Found], min_count: int = MIN_COUNT) -> list[str]:
+def answer_list(found: Iterable[ReadResult], min_count: int = MIN_COUNT) -> list[str]:
     """The answers that are the commonest one of at least `min_count` questions, the most frequent first.
 
     They are as in the file, since that is what a model learns to write. Of equally common answers to a question the

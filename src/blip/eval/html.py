@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from blip.eval.base import Report, Row
-from blip.io.inputs import VIDEO_EXTENSIONS
+from blip.io.paths import VIDEO_EXTENSIONS
 from blip.io.samples import ImageRef
 from blip_lite.errors import BlipError
 from blip_lite.image import read

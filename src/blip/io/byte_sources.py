@@ -5,9 +5,12 @@ Small frozen values, so that they can be sent to a worker process and read there
 
 from __future__ import annotations
 
+import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NoReturn, Protocol
 
@@ -24,7 +27,7 @@ class ByteSource(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TarMember:
-    """One file of an uncompressed tar, by its place in it."""
+    """One file of an uncompressed tar, by its position in it. A tar stays open for the next read of its members."""
 
     shard: Path
     name: str
@@ -34,9 +37,7 @@ class TarMember:
     def read(self) -> bytes:
         key = f"{self.shard}/{self.name}"
         try:
-            with open(self.shard, "rb") as file:
-                file.seek(self.offset)
-                data = file.read(self.size)
+            data = _read_at(self.shard, self.offset, self.size)
         except OSError as error:
             raise UnreadableImage(key, f"cannot be read ({error.strerror or error})") from error
         if len(data) < self.size:
@@ -90,9 +91,38 @@ class MissingSource:
         raise UnreadableImage(self.key, self.reason)
 
 
+class _OpenFile:
+    """A file descriptor, closed with its last reference."""
+
+    def __init__(self, path: Path) -> None:
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):
+            os.close(self.fd)
+
+
+_open_file = lru_cache(maxsize=16)(_OpenFile)
+
+
+def _read_at(path: Path, offset: int, size: int) -> bytes:
+    """Read at a position without moving one, so that threads and forked processes may share the open file."""
+    if sys.platform == "win32":  # has no pread, and does not replace or delete open files
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(size)
+    file = _open_file(path)  # also keeps it open while it is read
+    parts: list[bytes] = []
+    while size and (part := os.pread(file.fd, size, offset)):
+        parts.append(part)
+        offset, size = offset + len(part), size - len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 def tar_members(shard: Path) -> Iterator[TarMember]:
     """Files of a tar in its order. Only headers are read. A cut tar ends with `UsageError` after its good members."""
     try:
+        _open_file.cache_clear()  # the file may have been replaced since it was opened
         with open(shard, "rb") as raw:
             start = raw.read(6)
         if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start[:6] == b"\xfd7zXZ\0":

@@ -1,4 +1,4 @@
-"""What the user named, as a list of inputs: files, folders, tar shards, manifests, URLs, a list on stdin, videos.
+"""The inputs of a run: files, folders, tar shards, tables, URLs, videos, and lists of them, as samples of one image.
 
 Listing opens folders, tables and the headers of shards and videos, never an image. Order: arguments as given,
 folders in the byte order of relative paths.
@@ -8,74 +8,33 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL.Image import Image
+from blip.io import manifests, readers
+from blip.io.byte_sources import MissingSource, TarMember, Url
+from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of, walk
+from blip.io.readers import Columns, ReadResult
+from blip.io.samples import ImageRef, Sample
+from blip_lite.errors import BadRecord, OfflineError, UsageError
 
-from blip.io import manifests
-from blip.io.byte_sources import ByteSource, MissingSource, TarMember, Url, tar_members
-from blip_lite import image
-from blip_lite.errors import OfflineError, UnreadableImage, UsageError
-
-VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
-_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
-_MAX_TEXT = 1 << 20  # bytes of a text beside an image in a shard
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Input:
-    """One image to be read. `fields` are the other columns of its manifest row or shard sample."""
-
-    key: str
-    source: Path | ByteSource
-    fields: Mapping[str, Any] = field(default_factory=dict)
-
-    def open(self) -> Path | bytes:
-        """What `io.image.read` takes; fetches or extracts the bytes where there is no file."""
-        if isinstance(self.source, Path):
-            return self.source
-        try:
-            return self.source.read()
-        except UnreadableImage as error:
-            raise UnreadableImage(self.key, error.reason) from error
-
-    def read(self, *, max_pixels: int = image.MAX_PIXELS) -> Image:
-        """The picture; `UnreadableImage` names this input's key."""
-        return image.read(self.open(), key=self.key, max_pixels=max_pixels)
-
-    @property
-    def path(self) -> Path | None:
-        """The image file on disk, if it is one: sidecars go beside it."""
-        return self.source if isinstance(self.source, Path) else None
+FIELDS = ("question", "question_id", "answers", "url")  # the columns that verbs use besides texts
+_SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # compressed ones are refused with a reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ListOptions:
-    """How to list; the fields are the flags of the same names."""
+class InputOptions(ListOptions):
+    """How inputs are found. `video` lists the frames of a video file: (path, key=key)."""
 
-    recursive: bool = True
-    hidden: bool = False
-    globs: Sequence[str] = ()
-    exts: Sequence[str] = ()
-    root: Path | None = None
+    columns: Columns = field(default_factory=Columns)
     null: bool = False  # lists are NUL separated
     stdin: BinaryIO | None = None
     url_timeout: float = 20.0
     offline: bool = False
-    video: Callable[..., Iterable[Input]] | None = None  # frames of a video file: (path, key=key)
-
-    @property
-    def suffixes(self) -> tuple[str, ...]:
-        return tuple("." + ext.lower().lstrip(".") for ext in self.exts) or image.EXTENSIONS
-
-    def wants(self, relative: str) -> bool:
-        """Extension and globs, for files that were found and not named."""
-        return relative.lower().endswith(self.suffixes) and glob_allows(relative, self.globs)
+    video: Callable[..., Iterable[Sample]] | None = None
 
 
 def find_inputs(
@@ -84,65 +43,24 @@ def find_inputs(
     from_file: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-    **how: Any,
-) -> list[Input]:
-    """Every input that the arguments name; `how` are the fields of `ListOptions`.
+    **options: Any,
+) -> list[Sample]:
+    """Return a sample for every image that the arguments name; `options` are the fields of `InputOptions`.
 
-    Duplicate keys get ` (2)` and a warning. `limit` cuts the list first, then `shard` (i, n) takes the inputs
+    Repeated keys get ` (2)` and a warning. `limit` cuts the list first, then `shard` (i, n) takes the inputs
     i, i+n, …, so the shards together are the whole list. A named file that is missing fails when it is read.
-    Raises `UsageError` when nothing is found.
+    Raises `UsageError` if there is no input.
     """
-    listing = ListOptions(**how)
     _check_slices(limit, shard)
-    named = [os.fspath(arg) for arg in args]
-    found = _from_args(named, listing)
+    names = [os.fspath(arg) for arg in args]
+    finder = _Finder(InputOptions(**options))
+    samples = finder.from_args(names)
     if from_file is not None:
-        found = itertools.chain(found, _from_list(_list_bytes(from_file, listing), listing))
-    inputs = list(itertools.islice(_unique(found), limit))
+        samples = itertools.chain(samples, finder.from_list(finder.read_list(from_file)))
+    inputs = list(itertools.islice(_with_unique_keys(samples), limit))
     if not inputs:
-        raise UsageError(_nothing(named, from_file, listing))
+        raise UsageError(_explain_nothing(names, from_file, finder.options))
     return inputs if shard is None else inputs[shard[0] :: shard[1]]
-
-
-def expand_braces(text: str) -> list[str]:
-    """`a-{08..10}.tar` to a-08.tar, a-09.tar, a-10.tar; `{x,y}` to both; several braces to all combinations."""
-    match = _RANGE.search(text)
-    if match is None:
-        return [text]
-    first, last, names = match.groups()
-    if names is not None:
-        middles = names.split(",")
-    else:
-        width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
-        step = 1 if int(first) <= int(last) else -1
-        middles = [str(i).zfill(width) for i in range(int(first), int(last) + step, step)]
-    before, after = text[: match.start()], expand_braces(text[match.end() :])
-    return [before + middle + rest for middle in middles for rest in after]
-
-
-def glob_allows(relative: str, globs: Sequence[str]) -> bool:
-    """As in ripgrep: the last pattern that matches the path or a folder above it decides; `!` excludes."""
-    parts = PurePosixPath(relative).parts
-    prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
-    for pattern in reversed(globs):
-        wanted = not pattern.startswith("!")
-        rule = _glob_pattern(pattern.removeprefix("!"))
-        if any(rule.fullmatch(prefix) for prefix in prefixes):
-            return wanted
-    return not any(not pattern.startswith("!") for pattern in globs)
-
-
-def _glob_pattern(pattern: str) -> re.Pattern[str]:
-    pattern = pattern if "/" in pattern else "**/" + pattern
-    tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.strip("/"))
-    rule = "".join(
-        tokens.get(p) or (p.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", p) else re.escape(p)) for p in parts
-    )
-    try:
-        return re.compile(rule, re.DOTALL)
-    except re.error as error:
-        raise UsageError(f"--glob '{pattern}': not a pattern ({error})") from error
 
 
 def _check_slices(limit: int | None, shard: tuple[int, int] | None) -> None:
@@ -152,21 +70,21 @@ def _check_slices(limit: int | None, shard: tuple[int, int] | None) -> None:
         raise UsageError(f"--shard {shard[0]}/{shard[1]}; must be I/N with 0 <= I < N")
 
 
-def _nothing(named: list[str], from_file: object, listing: ListOptions) -> str:
-    if not named and from_file is None:
+def _explain_nothing(names: list[str], from_file: object, options: InputOptions) -> str:
+    if not names and from_file is None:
         return "no inputs given; name files, folders, shards, manifests, URLs or '-'"
-    filters = f" and {' '.join(listing.globs)}" if listing.globs else ""
-    where = ", ".join(named[:3]) + (", …" if len(named) > 3 else "") if named else str(from_file)
-    tars = [a for a in named if os.path.isdir(a) and any(n.endswith(".tar") for n in os.listdir(a))]
+    filters = f" and {' '.join(options.globs)}" if options.globs else ""
+    where = ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else str(from_file)
+    tars = [name for name in names if os.path.isdir(name) and any(n.endswith(".tar") for n in os.listdir(name))]
     hint = f"; name the shards themselves: {tars[0].rstrip('/')}/*.tar" if tars else ""
-    return f"no inputs found in {where}; looked for {' '.join(listing.suffixes)}{filters}{hint}"
+    return f"no inputs found in {where}; looked for {' '.join(options.suffixes)}{filters}{hint}"
 
 
-def _unique(found: Iterable[Input]) -> Iterator[Input]:
+def _with_unique_keys(samples: Iterable[Sample]) -> Iterator[Sample]:
     taken: set[str] = set()
     copies: dict[str, int] = {}
-    for one in found:
-        key = one.key
+    for sample in samples:
+        key = sample.key
         if key in taken:
             number = copies.get(key, 1) + 1
             while f"{key} ({number})" in taken:
@@ -174,170 +92,88 @@ def _unique(found: Iterable[Input]) -> Iterator[Input]:
             copies[key] = number
             if len(copies) == 1 and number == 2:
                 warnings.warn(f"{key}: listed more than once; later ones get ' (2)' and so on", stacklevel=3)
-            one = replace(one, key=f"{key} ({number})")
-        taken.add(one.key)
-        yield one
+            sample = replace(sample, key=f"{key} ({number})")
+        taken.add(sample.key)
+        yield sample
 
 
-def _from_args(named: Iterable[str], listing: ListOptions) -> Iterator[Input]:
-    for arg in named:
-        if arg == "-":
-            if listing.stdin is None:
-                raise UsageError("'-': there is no standard input to read the list from")
-            yield from _from_list(listing.stdin.read(), listing)
-        elif os.path.lexists(arg) or is_url(arg):
-            yield from _from_name(arg, listing)
-        else:
-            for name in expand_braces(arg):
-                yield from _from_name(name, listing)
+class _Finder:
+    """Turns names into samples of one image each."""
 
+    def __init__(self, options: InputOptions) -> None:
+        self.options = options
+        self.columns = replace(options.columns, strict=False, keep=FIELDS)
 
-def _list_bytes(path: str | os.PathLike[str], listing: ListOptions) -> bytes:
-    if os.fspath(path) == "-" and listing.stdin is not None:
-        return listing.stdin.read()
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise UsageError(f"--from-file {os.fspath(path)}: cannot be read ({error.strerror or error})") from error
-
-
-def _from_list(data: bytes, listing: ListOptions) -> Iterator[Input]:
-    lines = data.split(b"\0") if listing.null else [line.removesuffix(b"\r") for line in data.split(b"\n")]
-    for line in lines:
-        if line:
-            yield from _from_name(os.fsdecode(line), listing)
-
-
-def is_url(name: str) -> bool:
-    return name.lower().startswith(("http://", "https://"))
-
-
-def _from_name(name: str, listing: ListOptions) -> Iterator[Input]:
-    """Inputs of one existing or missing path, or of one URL."""
-    suffix = os.path.splitext(name)[1].lower()
-    if is_url(name):
-        if listing.offline:
-            raise OfflineError(f"{name}: a download is needed but --offline is set")
-        yield Input(key=name, source=Url(name, timeout=listing.url_timeout))
-    elif os.path.isdir(name):
-        prefix = key_of(name).rstrip("/")
-        for relative in walk(name, listing):
-            yield from _from_file(f"{prefix}/{key_of(relative)}", Path(name, relative), listing)
-    elif suffix == ".tar" or name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")):
-        yield from _from_shard(name, listing)
-    elif suffix in manifests.EXTENSIONS:
-        yield from _from_manifest(name, listing)
-    else:
-        yield from _from_file(key_of(name), Path(name), listing)
-
-
-def key_of(path: str) -> str:
-    """A path as a key: `/` separators, valid Unicode."""
-    text = os.fsencode(path).decode("utf-8", "replace")
-    return text if os.sep == "/" else text.replace(os.sep, "/")
-
-
-def walk(folder: str, listing: ListOptions) -> Iterator[str]:
-    """Relative paths of the wanted files below a folder, in byte order. Links are followed, loops are not."""
-    yield from _walk(folder, "", listing, frozenset())
-
-
-def _walk(top: str, relative: str, listing: ListOptions, above: frozenset[str]) -> Iterator[str]:
-    here = os.path.join(top, relative)
-    try:
-        with os.scandir(here) as scan:
-            entries = [
-                (entry.name, _holds(entry.is_dir), entry.is_symlink())
-                for entry in scan
-                if _holds(entry.is_dir) or _holds(entry.is_file) or entry.is_symlink()  # no pipe, which is waited for
-            ]
-    except OSError as error:
-        warnings.warn(f"{key_of(here)}: folder skipped ({error.strerror or error})", stacklevel=4)
-        return
-    above |= {os.path.realpath(here)}
-    for name, is_folder, is_link in sorted(entries, key=lambda e: os.fsencode(e[0]) + (b"/" if e[1] else b"")):
-        path = os.path.join(relative, name)
-        if name.startswith(".") and not listing.hidden:
-            continue
-        if not is_folder:
-            if listing.wants(path.replace(os.sep, "/")):
-                yield path
-        elif listing.recursive and not (is_link and os.path.realpath(os.path.join(top, path)) in above):
-            yield from _walk(top, path, listing, above)
-
-
-def _holds(test: Callable[[], bool]) -> bool:
-    """Links in a circle are neither file nor folder, and no reason to lose what lies beside them."""
-    try:
-        return test()
-    except OSError:
-        return False
-
-
-def _from_shard(name: str, listing: ListOptions) -> Iterator[Input]:
-    """Samples of a tar: images with the texts of the same name. Neighbours belong together, as in webdataset."""
-    prefix = key_of(name)
-    sample: list[TarMember] = []
-    try:
-        for member in tar_members(Path(name)):
-            if sample and _stem(member.name) != _stem(sample[0].name):
-                yield from _sample(prefix, sample, listing)
-                sample = []
-            sample.append(member)
-    except UsageError as error:
-        if not sample:
-            raise
-        yield from _sample(prefix, sample, listing)
-        yield Input(key=prefix, source=MissingSource(prefix, str(error).removeprefix(f"{name}: ")))
-        return
-    yield from _sample(prefix, sample, listing)
-
-
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def _sample(prefix: str, members: list[TarMember], listing: ListOptions) -> Iterator[Input]:
-    pictures = [m for m in members if listing.wants(m.name) and (listing.hidden or not _is_hidden(m.name))]
-    fields: dict[str, Any] = {}
-    for member in members if pictures else ():
-        if member.size <= _MAX_TEXT and member.name.lower().endswith((".txt", ".json")):
-            fields |= manifests.sample_fields(member.name, member.read())
-    for member in pictures:
-        yield Input(key=f"{prefix}/{_stem(member.name).removeprefix('./')}", source=member, fields=fields)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
-
-
-def _from_manifest(name: str, listing: ListOptions) -> Iterator[Input]:
-    path = Path(name)
-    base = listing.root or path.parent
-    for row in manifests.rows(path):
-        where = key_of(row.where)
-        fields = {k: v for k, v in row.values.items() if k not in ("image", "key")}
-        value = row.values.get("image")
-        if isinstance(value, manifests.ParquetCell):
-            yield Input(key=str(row.values.get("key", where)), source=value, fields=fields)
-        elif row.problem is None and isinstance(value, str) and value:
-            key = str(row.values.get("key", value))
-            problem = "a URL in a manifest is not fetched; give it as an argument or download it first"
-            if is_url(value):
-                yield Input(key=key, source=MissingSource(key, problem), fields=fields)
+    def from_args(self, names: Iterable[str]) -> Iterator[Sample]:
+        for arg in names:
+            if arg == "-":
+                if self.options.stdin is None:
+                    raise UsageError("'-': there is no standard input to read the list from")
+                yield from self.from_list(self.options.stdin.read())
             else:
-                yield from _from_file(key, base / value, listing, fields)
+                for name in expand_name(arg):
+                    yield from self.from_name(name)
+
+    def read_list(self, path: str | os.PathLike[str]) -> bytes:
+        if os.fspath(path) == "-" and self.options.stdin is not None:
+            return self.options.stdin.read()
+        try:
+            return Path(path).read_bytes()
+        except OSError as error:
+            raise UsageError(f"--from-file {os.fspath(path)}: cannot be read ({error.strerror or error})") from error
+
+    def from_list(self, data: bytes) -> Iterator[Sample]:
+        lines = data.split(b"\0") if self.options.null else [line.removesuffix(b"\r") for line in data.split(b"\n")]
+        for line in lines:
+            if line:
+                yield from self.from_name(os.fsdecode(line))
+
+    def from_name(self, name: str) -> Iterator[Sample]:
+        """Yield the inputs of one existing or missing path, or of one URL."""
+        if is_url(name):
+            if self.options.offline:
+                raise OfflineError(f"{name}: a download is needed but --offline is set")
+            yield Sample(key=name, images=(ImageRef(Url(name, timeout=self.options.url_timeout)),))
+        elif os.path.isdir(name):
+            prefix = key_of(name).rstrip("/")
+            for relative in walk(name, self.options):
+                path = Path(name, relative)
+                yield from self._frames(Sample(key=f"{prefix}/{key_of(relative)}", images=(ImageRef(path),)))
+        elif name.lower().endswith(_SHARDS):
+            path = Path(name)
+            for result in readers.shard(path, self.columns, self.options.accepts):
+                for sample in _one_image_each(result):
+                    if isinstance(result, Sample):
+                        sample = replace(sample, key=key_of(name + sample.key.removeprefix(path.name)))
+                    yield sample
+        elif name.lower().endswith(manifests.EXTENSIONS):
+            for result in readers.table(Path(name), self.columns):
+                for sample in _one_image_each(result):
+                    yield from self._frames(sample)
         else:
-            key = str(row.values.get("key", where))
-            yield Input(key=key, source=MissingSource(key, row.problem or "row has no 'image'"), fields=fields)
+            yield from self._frames(Sample(key=key_of(name), images=(ImageRef(Path(name)),)))
+
+    def _frames(self, sample: Sample) -> Iterator[Sample]:
+        """Yield the sample of an image, or one sample for each frame of a video."""
+        path = sample.path
+        if path is None or path.suffix.lower() not in VIDEO_EXTENSIONS:
+            yield sample
+        elif self.options.video is None:
+            raise UsageError(f"{sample.key} is a video; only images are supported here")
+        else:
+            for frame in self.options.video(path, key=sample.key):
+                yield replace(sample, key=frame.key, images=frame.images)
 
 
-def _from_file(key: str, path: Path, listing: ListOptions, fields: Mapping[str, Any] | None = None) -> Iterator[Input]:
-    """An image, or the frames of a video: one that was named, or looked for by its extension."""
-    if path.suffix.lower() not in VIDEO_EXTENSIONS:
-        yield Input(key=key, source=path, fields=fields or {})
-    elif listing.video is None:
-        raise UsageError(f"{key} is a video; only images are taken here")
-    else:
-        for frame in listing.video(path, key=key):
-            yield replace(frame, fields=fields or {})
+def _one_image_each(result: ReadResult) -> Iterator[Sample]:
+    """Yield a sample for each image of a row; a bad row is a sample that fails when it is read."""
+    if isinstance(result, BadRecord):
+        key = result.key or key_of(result.where)
+        yield Sample(key=key, images=(ImageRef(MissingSource(key, result.reason)),), where=result.where)
+        return
+    for ref in result.images:
+        key = result.key
+        if len(result.images) > 1 and isinstance(ref.source, TarMember):  # `s0.left.jpg` and `s0.right.jpg`
+            name = os.path.splitext(ref.source.name)[0].removeprefix("./")
+            key = f"{key.partition('/')[0]}/{name}"
+        yield replace(result, key=key, images=(ref,))

@@ -7,13 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from blip.io.byte_sources import ByteSource
+from PIL.Image import Image
+
+from blip.io.byte_sources import ByteSource, TarMember
 from blip_lite.errors import UnreadableImage
+from blip_lite.image import MAX_PIXELS, read
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRef:
-    """Location of an image's bytes: a file, or a byte source such as a member of a shard. Small and picklable."""
+    """Location of an image: a file, or a byte source such as a member of a shard. Small and picklable."""
 
     source: Path | ByteSource
 
@@ -22,9 +25,26 @@ class ImageRef:
         """The image file on disk, or None for other sources."""
         return self.source if isinstance(self.source, Path) else None
 
+    @property
+    def name(self) -> str:
+        """The image in messages: its path, or shard and member."""
+        if isinstance(self.source, TarMember):
+            return f"{self.source.shard}/{self.source.name}"
+        return str(self.source)
+
     def open(self) -> Path | bytes:
         """Return what `blip_lite.image.read` accepts."""
         return self.source if isinstance(self.source, Path) else self.source.read()
+
+    def read(self, *, key: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
+        """Decode the image to RGB; `UnreadableImage` names `key`, by default the image's own name."""
+        key = self.name if key is None else key
+        try:
+            return read(self.open(), key=key, max_pixels=max_pixels)
+        except UnreadableImage as error:
+            if error.key == key:
+                raise
+            raise UnreadableImage(key, error.reason) from error
 
     def read_bytes(self) -> bytes:
         """Return the bytes without decoding them. Raises `UnreadableImage`."""
@@ -38,10 +58,10 @@ class ImageRef:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
-    """One row of a data source: at least one image, its texts as stored, and all other columns in `fields`."""
+    """One row of a data source: its images, its texts as stored, and other columns in `fields`."""
 
     key: str
-    images: tuple[ImageRef, ...]  # NLVR2 rows have two
+    images: tuple[ImageRef, ...]  # at least one; NLVR2 rows have two
     texts: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
     where: str = ""  # file and row, for messages
@@ -50,3 +70,12 @@ class Sample:
     def image(self) -> ImageRef:
         """The first image."""
         return self.images[0]
+
+    @property
+    def path(self) -> Path | None:
+        """The first image's file on disk, or None for other sources."""
+        return self.images[0].path
+
+    def read(self, *, max_pixels: int = MAX_PIXELS) -> Image:
+        """Decode the first image to RGB; `UnreadableImage` names the sample's key."""
+        return self.images[0].read(key=self.key, max_pixels=max_pixels)

@@ -10,7 +10,7 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from blip.io import atomic
-from blip.io.inputs import Input
+from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
 
@@ -31,26 +31,26 @@ class Sidecars:
     prefix: str = ""
     suffix: str = ""
 
-    def path(self, one: Input) -> Path:
+    def path(self, sample: Sample) -> Path:
         """The sidecar of an input: the image's name with the other extension."""
         if self.folder is not None:
-            return self.folder / _with_extension(_inside(one.key), self.extension)
-        if one.path is None:
-            raise UsageError(f"{one.key}: is not a file, so nothing can lie beside it; use --sidecar-dir DIR")
-        return _with_extension(one.path, self.extension)
+            return self.folder / _with_extension(_inside(sample.key), self.extension)
+        if sample.path is None:
+            raise UsageError(f"{sample.key}: is not a file, so nothing can lie beside it; use --sidecar-dir DIR")
+        return _with_extension(sample.path, self.extension)
 
-    def wanted(self, one: Input) -> bool:
+    def wanted(self, sample: Sample) -> bool:
         """Whether there is something to write; raises `UsageError` where an existing file is an error."""
-        path = self.path(one)
+        path = self.path(sample)
         if self.existing in ("overwrite", "append") or not path.exists():
             return True
         if self.existing == "skip":
             return False
         raise UsageError(f"{path} exists; use --existing skip, overwrite or append")
 
-    def write(self, one: Input, text: str) -> Path:
+    def write(self, sample: Sample, text: str) -> Path:
         """Writes the sidecar of one input in one step and gives its path. The image is never touched."""
-        path = self.path(one)
+        path = self.path(sample)
         text = self.prefix + text + self.suffix
         old = _old(path) if self.existing == "append" or self.extension == ".xmp" else None
         if self.extension == ".xmp":

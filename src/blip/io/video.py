@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from PIL.Image import Image, Transpose
 
 from blip.io.byte_sources import MissingSource
-from blip.io.inputs import Input, key_of
+from blip.io.paths import key_of
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
 from blip_lite.image import MAX_PIXELS
 
@@ -67,17 +68,17 @@ class Frame:
 
 def frame_inputs(
     path: str | os.PathLike[str], frames: int = 8, fps: float | None = None, *, key: str | None = None
-) -> list[Input]:
-    """An input for each of `frames_of`, under the clip's key and its time: `v.mp4#t=12.480`.
+) -> list[Sample]:
+    """Return a sample for each frame of `frames_of`; keys are the clip's key and the time: `v.mp4#t=12.480`.
 
-    A clip that cannot be opened is one input, which fails when it is read. Raises MissingExtra.
+    A clip that cannot be opened is one sample, which fails when it is read. Raises MissingExtra.
     """
     key = key_of(os.fspath(path)) if key is None else key
     try:
         found = frames_of(path, frames, fps)
     except UnreadableImage as error:
-        return [Input(key=key, source=MissingSource(key, error.reason))]
-    return [Input(key=f"{key}#t={frame.milliseconds / 1000:.3f}", source=frame) for frame in found]
+        return [Sample(key=key, images=(ImageRef(MissingSource(key, error.reason)),))]
+    return [Sample(key=f"{key}#t={frame.milliseconds / 1000:.3f}", images=(ImageRef(frame),)) for frame in found]
 
 
 def frames_of(path: str | os.PathLike[str], count: int = 8, fps: float | None = None) -> list[Frame]:

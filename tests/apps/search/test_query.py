@@ -8,7 +8,7 @@ import pytest
 
 from blip.apps.search.query import Part, parse
 from blip.io.byte_sources import Url
-from blip.io.inputs import Input
+from blip.io.samples import Sample
 from blip_lite.errors import UsageError
 
 
@@ -31,10 +31,10 @@ def test_signs_and_weights(words: list[str], parts: list[tuple[str, float]]) -> 
 def test_paths_and_urls_are_photos() -> None:
     words = ["./a b.jpg", "2:/c.png", "file:///d%20e.png", "-", "https://x.org/f.jpg", "g.jpg"]
     *photos, url, text = parse(words, url_timeout=3)
-    assert [p.value.source for p in photos] == [Path("a b.jpg"), Path("/c.png"), Path("/d e.png")]
+    assert [p.value.image.source for p in photos] == [Path("a b.jpg"), Path("/c.png"), Path("/d e.png")]
     assert [p.weight for p in photos] == [1, 2, 1]
-    assert isinstance(url.value, Input) and url.weight == -1
-    assert url.value.source == Url("https://x.org/f.jpg", timeout=3)
+    assert isinstance(url.value, Sample) and url.weight == -1
+    assert url.value.image.source == Url("https://x.org/f.jpg", timeout=3)
     assert text == Part("g.jpg")
 
 

@@ -21,7 +21,8 @@ from blip.apps.search.reading import read_picture, resize_for_model
 from blip.apps.search.scan import display_path, prefix_range
 from blip.apps.search.vectors import Vectors
 from blip.io.byte_sources import Url
-from blip.io.inputs import Input, is_url
+from blip.io.paths import is_url
+from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BlipError, UsageError
 from blip_lite.results import Hit
 
@@ -39,7 +40,7 @@ _PHOTO_PREFIXES = ("./", "../", "/", "~/", "file://")
 
 @dataclass(frozen=True)
 class Part:
-    """One term of a query: a text (`str`), or a photo (an `Input`, or any image that a model accepts)."""
+    """One term of a query: a text (`str`), or a photo (a `Sample`, or any image that a model accepts)."""
 
     value: Any
     weight: float = 1.0
@@ -99,13 +100,13 @@ def _split_weight(word: str) -> tuple[float | None, str]:
     return float(match[1]), match[2].strip()
 
 
-def _value(text: str, offline: bool, timeout: float) -> str | Input:
+def _value(text: str, offline: bool, timeout: float) -> str | Sample:
     if is_url(text):
-        return Input(key=text, source=Url(text, timeout=timeout, offline=offline))
+        return Sample(key=text, images=(ImageRef(Url(text, timeout=timeout, offline=offline)),))
     if text.startswith("file://"):
-        return Input(key=text, source=Path(unquote(text.removeprefix("file://"))))
+        return Sample(key=text, images=(ImageRef(Path(unquote(text.removeprefix("file://")))),))
     if _is_photo(text):
-        return Input(key=text, source=Path(os.path.expanduser(text)))
+        return Sample(key=text, images=(ImageRef(Path(os.path.expanduser(text))),))
     if not text.strip():
         raise UsageError("query is empty; give a text, ./photo.jpg or a URL")
     return text
@@ -122,7 +123,7 @@ def query_vector(model: Model, parts: Sequence[Part]) -> NDArray[np.float32]:
         if part.text is not None:
             vector = next(text_vectors)
         else:
-            image = part.value.read() if isinstance(part.value, Input) else part.value
+            image = part.value.read() if isinstance(part.value, Sample) else part.value
             vector = model.embed_image([image]).vectors[0]
         result = result + part.weight * vector
     if float(np.linalg.norm(result)) < 1e-4:

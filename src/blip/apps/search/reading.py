@@ -17,7 +17,8 @@ import numpy as np
 
 from blip.apps.search.database import STILL
 from blip.apps.search.scan import ScannedFile, display_path
-from blip.io.inputs import VIDEO_EXTENSIONS, Input
+from blip.io.paths import VIDEO_EXTENSIONS
+from blip.io.samples import ImageRef
 from blip_lite.errors import MissingExtra, UnreadableImage
 from blip_lite.image import MAX_PIXELS, prepare, read
 
@@ -102,8 +103,8 @@ class Reader:
         for frame in frame_inputs(path, self.frames, key=key):
             try:
                 image = frame.read(max_pixels=self.max_pixels)
-                assert isinstance(frame.source, Frame)  # an unreadable clip is another source, which fails above
-                pictures.append(self._picture(frame.source.milliseconds, image))
+                assert isinstance(frame.image.source, Frame)  # an unreadable clip is another source, which fails above
+                pictures.append(self._picture(frame.image.source.milliseconds, image))
             except UnreadableImage as error:
                 problem = error
         if not pictures:
@@ -127,7 +128,7 @@ def read_picture(path: bytes, at: int = STILL) -> Image:
         return read(name)
     from blip.io.video import Frame
 
-    return Input(key=display_path(path, at), source=Frame(Path(name), at)).read()
+    return ImageRef(Frame(Path(name), at)).read(key=display_path(path, at))
 
 
 def read_hit(path: str) -> Image:

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
 
-from blip.io.inputs import VIDEO_EXTENSIONS, ListOptions, walk
+from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, walk
 from blip_lite.errors import UsageError
 from blip_lite.image import EXTENSIONS
 

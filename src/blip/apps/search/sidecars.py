@@ -14,7 +14,7 @@ from pathlib import Path
 from blip.apps.search.database import STILL, Database
 from blip.apps.search.scan import display_path, prefix_range
 from blip.io import atomic
-from blip.io.inputs import Input
+from blip.io.samples import ImageRef, Sample
 from blip.io.sidecars import Sidecars, xmp
 from blip_lite.errors import EnvironmentProblem, UsageError
 
@@ -44,7 +44,7 @@ def write(db: Database, extension: str, under: bytes | None) -> SidecarReport:
     sidecars, report = Sidecars(extension=extension), SidecarReport()
     for image, caption in rows:
         if os.path.exists(image):
-            path = sidecars.path(Input(key=os.fsdecode(image), source=Path(os.fsdecode(image))))
+            path = sidecars.path(Sample(key=os.fsdecode(image), images=(ImageRef(Path(os.fsdecode(image))),)))
             content = xmp(caption) if extension == ".xmp" else f"{caption}\n".encode()
             _write_sidecar(db, path, image, content, report)
     return report

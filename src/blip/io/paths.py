@@ -1,0 +1,127 @@
+"""Names on disk: brace expansion, globs, and walking folders in a fixed order. Nothing is opened."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from blip_lite import image
+from blip_lite.errors import UsageError
+
+VIDEO_EXTENSIONS = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".flv", ".ts", ".3gp")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ListOptions:
+    """Which files of a folder are listed; the fields are the flags of the same names."""
+
+    recursive: bool = True
+    hidden: bool = False
+    globs: Sequence[str] = ()
+    exts: Sequence[str] = ()
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        return tuple("." + ext.lower().lstrip(".") for ext in self.exts) or image.EXTENSIONS
+
+    def accepts(self, relative: str) -> bool:
+        """Whether extension and globs allow a file that was found in a folder or shard."""
+        return relative.lower().endswith(self.suffixes) and glob_allows(relative, self.globs)
+
+
+def is_url(name: str) -> bool:
+    return name.lower().startswith(("http://", "https://"))
+
+
+def key_of(path: str) -> str:
+    """A path as a key: `/` separators, valid Unicode."""
+    text = os.fsencode(path).decode("utf-8", "replace")
+    return text if os.sep == "/" else text.replace(os.sep, "/")
+
+
+def expand_name(name: str) -> list[str]:
+    """The name itself if it exists or is a URL, else its brace expansion."""
+    return [name] if os.path.lexists(name) or is_url(name) else expand_braces(name)
+
+
+def expand_braces(text: str) -> list[str]:
+    """Expand `a-{08..10}.tar` to a-08.tar, a-09.tar, a-10.tar; `{x,y}` to both; several braces to all combinations."""
+    match = _RANGE.search(text)
+    if match is None:
+        return [text]
+    first, last, names = match.groups()
+    if names is not None:
+        middles = names.split(",")
+    else:
+        width = max(len(first), len(last)) if first[0] == "0" or last[0] == "0" else 0
+        step = 1 if int(first) <= int(last) else -1
+        middles = [str(i).zfill(width) for i in range(int(first), int(last) + step, step)]
+    before, after = text[: match.start()], expand_braces(text[match.end() :])
+    return [before + middle + rest for middle in middles for rest in after]
+
+
+def glob_allows(relative: str, globs: Sequence[str]) -> bool:
+    """Apply globs as ripgrep does: the last one that matches the path or a folder above it decides; `!` excludes."""
+    parts = PurePosixPath(relative).parts
+    prefixes = ["/".join(parts[: i + 1]) for i in range(len(parts))]
+    for pattern in reversed(globs):
+        includes = not pattern.startswith("!")
+        rule = _glob_pattern(pattern.removeprefix("!"))
+        if any(rule.fullmatch(prefix) for prefix in prefixes):
+            return includes
+    return not any(not pattern.startswith("!") for pattern in globs)
+
+
+def _glob_pattern(pattern: str) -> re.Pattern[str]:
+    pattern = pattern if "/" in pattern else "**/" + pattern
+    tokens = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.strip("/"))
+    rule = "".join(
+        tokens.get(p) or (p.replace("[!", "[^", 1) if re.fullmatch(r"\[.+\]", p) else re.escape(p)) for p in parts
+    )
+    try:
+        return re.compile(rule, re.DOTALL)
+    except re.error as error:
+        raise UsageError(f"--glob '{pattern}': not a valid pattern ({error})") from error
+
+
+def walk(folder: str, options: ListOptions) -> Iterator[str]:
+    """Yield relative paths of the accepted files below a folder, in byte order. Links are followed, loops are not."""
+    yield from _walk(folder, "", options, frozenset())
+
+
+def _walk(top: str, relative: str, options: ListOptions, parents: frozenset[str]) -> Iterator[str]:
+    folder = os.path.join(top, relative)
+    try:
+        with os.scandir(folder) as scan:
+            entries = [
+                (entry.name, _safely(entry.is_dir), entry.is_symlink())
+                for entry in scan
+                if _safely(entry.is_dir) or _safely(entry.is_file) or entry.is_symlink()  # not pipes, which block
+            ]
+    except OSError as error:
+        warnings.warn(f"{key_of(folder)}: folder skipped ({error.strerror or error})", stacklevel=4)
+        return
+    parents |= {os.path.realpath(folder)}
+    for name, is_folder, is_link in sorted(entries, key=lambda e: os.fsencode(e[0]) + (b"/" if e[1] else b"")):
+        path = os.path.join(relative, name)
+        if name.startswith(".") and not options.hidden:
+            continue
+        if not is_folder:
+            if options.accepts(path.replace(os.sep, "/")):
+                yield path
+        elif options.recursive and not (is_link and os.path.realpath(os.path.join(top, path)) in parents):
+            yield from _walk(top, path, options, parents)
+
+
+def _safely(test: Callable[[], bool]) -> bool:
+    """Return False if the test fails: links in a circle are neither file nor folder."""
+    try:
+        return test()
+    except OSError:
+        return False
