@@ -25,13 +25,12 @@ from PIL import Image
 from torch import Tensor
 
 from blip.api import Model, load
-from blip.heatmaps import heatmaps
+from blip.heatmaps import explain
+from blip.heatmaps.methods import Method
 from blip.io.image import prepare
 from blip.metrics.caption import tokenize
 from blip.model.blip import BlipModel
-from blip.model.explain import Method
-from blip_lite.overlay import heat
-from blip_lite.results import Explanation
+from blip_lite.explanation import Explanation, resize_map
 
 SYNONYMS = Path(__file__).parents[1] / "tiny" / "synonyms.json"  # COCO class -> words that name it
 SEEDS, DRAWS = (0, 1, 2), 2000
@@ -186,7 +185,7 @@ def point(
             to.note(f"{aim.kind}/centre", photo.number, float(middle))
         for way in ways:
             if (aim.text, way) not in made:
-                made[aim.text, way] = explain(model, module, embeds, aim.text, way)
+                made[aim.text, way] = words_of(model, module, embeds, aim.text, way)
             hit = float(points(made[aim.text, way], aim))
             to.note(f"{aim.kind}/{who}{way[0]}-{way[1]}", photo.number, hit)
 
@@ -197,9 +196,8 @@ def encode(model: Model, module: BlipModel, image: Image.Image) -> Tensor:
     return module.encode_image(values)
 
 
-def explain(model: Model, module: BlipModel, embeds: Tensor, text: str | None, way: Way) -> Explanation:
-    seen = heatmaps(module, model.tokenizer, embeds, text, *way)
-    return Explanation(seen.tokens, seen.found.maps.numpy(), way[0], way[1], seen.score).words()
+def words_of(model: Model, module: BlipModel, embeds: Tensor, text: str | None, way: Way) -> Explanation:
+    return explain.explain(module, model.tokenizer, embeds, text, *way).words()
 
 
 def points(found: Explanation, aim: Aim) -> bool:
@@ -208,7 +206,7 @@ def points(found: Explanation, aim: Aim) -> bool:
     start = next(i for i in range(len(tokens) - 1, -1, -1) if tokens[i : i + count] == aim.words)
     grid = found.maps[start : start + count].mean(axis=0)
     height, width = aim.inside.shape
-    values = heat(grid, (width, height))
+    values = resize_map(grid, (width, height))
     return bool(aim.inside[np.unravel_index(int(values.argmax()), values.shape)])
 
 

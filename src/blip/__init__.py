@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         UnknownModel,
         UnreadableImage,
     )
-    from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Explanation, Hit, MatchResult, Verdict
+    from blip_lite.explanation import Explanation
+    from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, Verdict
 
 _HOME = {
     **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random", "save"), "blip.api"),
@@ -40,9 +41,10 @@ _HOME = {
         "blip_lite.errors",
     ),
     **dict.fromkeys(
-        ("Answer", "Caption", "Embeddings", "ErrorResult", "Explanation", "Hit", "MatchResult", "Verdict"),
+        ("Answer", "Caption", "Embeddings", "ErrorResult", "Hit", "MatchResult", "Verdict"),
         "blip_lite.results",
     ),
+    "Explanation": "blip_lite.explanation",
     "Index": "blip.apps.search.index",
     "Tokenizer": "blip.tokenizer",
 }

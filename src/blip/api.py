@@ -19,9 +19,9 @@ from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded, random_tiny
 from blip.checkpoint.load import load as load_checkpoint
 from blip.checkpoint.locate import locate, obtain
-from blip.heatmaps import Subject, heatmaps
+from blip.heatmaps.explain import Subject, explain
+from blip.heatmaps.methods import Method
 from blip.io.image import prepare
-from blip.model.explain import Method
 from blip.model.mkldnn_linear import pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
@@ -30,11 +30,11 @@ from blip_lite.backend import Head, Pictures
 from blip_lite.config import Family
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import UsageError
+from blip_lite.explanation import Explanation
 from blip_lite.face import Face
 from blip_lite.image_inputs import ImageLike
 from blip_lite.results import (
     Caption,
-    Explanation,
     MatchResult,
     ScoredText,
 )
@@ -238,18 +238,16 @@ class Model(Face):
         *,
         subject: Subject | None = None,
     ) -> Explanation:
-        """Where the model looked for each token of a match, a caption or an answer.
+        """Heat-maps of the image for each token of a match, a caption or an answer.
 
-        text: a question for a model that answers, else a text that is matched; None = the model's own caption.
-        method: gradcam, attention (of one layer), or rollout (of all layers up to one). layer: from 0, None = the
-        middle one (of rollout the last). subject: "caption" takes a text as a caption, not as one to match.
+        text: a question for a VQA model, else a text to match; None = the caption that the model generates.
+        method: gradcam, attention (of one layer) or rollout (of all layers up to one). layer: from 0; None = the
+        middle one (rollout: the last). subject: "caption" treats a text as a caption instead of matching it.
         """
         picture = image_inputs.open_image(image, "image")
         with self._lock, torch.inference_mode():
             embeds = self.module.encode_image(self._prepare([picture]))
-            seen = heatmaps(self.module, self.tokenizer, embeds, text, method, layer, subject)
-        maps = _numpy(seen.found.maps)
-        return Explanation(seen.tokens, maps, method, seen.found.layer, seen.score, seen.subject, seen.text, picture)
+            return explain(self.module, self.tokenizer, embeds, text, method, layer, subject=subject, image=picture)
 
     def _prepare(self, images: Sequence[Image.Image]) -> Tensor:
         config = self.config

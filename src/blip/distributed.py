@@ -131,7 +131,7 @@ def all_reduce_mean(values: Sequence[float]) -> list[float]:
 
 
 def scale_to_global_mean(mean: Tensor, count: int) -> Tensor:
-    """Scale a mean of `count` local values so that averaging it over processes gives the mean of all values."""
+    """Scale a mean of `count` local values so that its average over processes is the mean of all values."""
     if world_size() == 1:
         return mean
     total = torch.tensor([float(count)], device=mean.device)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from blip.api import Model
-    from blip.apps.explain import Tokens
+    from blip.heatmaps.files import Tokens
+    from blip.heatmaps.methods import Method
     from blip.io.samples import Sample
-    from blip.model.explain import Method
 
 
 @dataclass(kw_only=True)
@@ -99,7 +99,7 @@ class _Pictures:
         return [[self.written(one, image)] for one, image in good]
 
     def written(self, one: Sample, image: Image) -> Record:
-        from blip.apps.explain import write
+        from blip.heatmaps.files import write
 
         found = self.model.explain(image, self.texts[one.key], self.method, self.layer)
         asked = self.texts[one.key] if found.subject == "answer" else None
@@ -129,7 +129,7 @@ def _places(found: Sequence[Sample], folder: Path) -> dict[str, Path]:
 
 def _wanted(folder: Path, existing: str | None) -> bool:
     """Whether there is something to write; raises UsageError where an explanation is there and nothing was said."""
-    from blip.apps.explain import SUMMARY
+    from blip.heatmaps.files import SUMMARY
     from blip_lite.errors import UsageError
 
     what = o.existing_of(existing)
@@ -142,10 +142,10 @@ def _wanted(folder: Path, existing: str | None) -> bool:
 
 def _text_of(one: Sample, text: str | None, model: Model) -> str | None:
     """What the user said, else the text or question of the input's row, else None where the model can do without."""
-    from blip.heatmaps import needed
+    from blip.heatmaps.explain import required_text
     from blip_lite.errors import UsageError
 
-    what = needed(model.config)
+    what = required_text(model.config)
     own = one.fields.get("question") if what == "a question" else next(iter(one.texts), None)
     line = text if text is not None else own if isinstance(own, str) else None
     if line is not None and not line.strip():

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from torch import Tensor
 from blip.eval.base import Tick
 from blip.model.blip import BlipModel
 from blip.model.layers import Attention
-from blip.model.text import Cross, TextBlock, TextTransformer
+from blip.model.text import Cross, TextTransformer
 from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.errors import ConfigError, UsageError
 
@@ -157,8 +156,7 @@ def first_states(encoder: TextTransformer, texts: Sequence[Tensor], cross: Seque
     """
     x = torch.cat([encoder.embed(ids, 0).flatten(0, 1) for ids in texts])[None]  # [1, tokens, D]
     shapes = [(ids.shape[0], ids.shape[1]) for ids in texts]
-    for i, (module, kv) in enumerate(zip(encoder.blocks, cross, strict=True)):
-        block = cast(TextBlock, module)
+    for i, (block, kv) in enumerate(zip(encoder.blocks, cross, strict=True)):
         x = block.attn_norm(_attend_themselves(block.attn, x, shapes, first_only=i == len(encoder.blocks) - 1))
         x = block.cross_norm(x + block.cross_attend(x, kv, None))
         x = block.mlp_norm(x + block.mlp(x))
@@ -175,7 +173,7 @@ def _attend_themselves(attention: Attention, x: Tensor, shapes: list[tuple[int, 
     for parts in zip(_text_by_text(attention.q(x), shapes), keys, values, strict=True):
         q, k, v = map(attention.heads, parts)
         found.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1))
-    return cast(Tensor, x + attention.out(torch.cat(found)[None]))
+    return x + attention.out(torch.cat(found)[None])
 
 
 def _text_by_text(x: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:

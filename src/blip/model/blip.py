@@ -1,36 +1,36 @@
-"""`BlipModel`: one class for every family, composed from a config. Tensors in, tensors out."""
+"""`BlipModel`: one class for all families, composed from a config. Tensors in, tensors out."""
 
 from __future__ import annotations
-
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.model.losses import at_least_float32
+from blip.model.modules import Module
 from blip.model.text import TextTransformer
 from blip.model.vision import VisionTransformer
 from blip_lite.config import FAMILIES, BlipConfig, FamilySpec
 from blip_lite.errors import MissingPart
 
 
-class NLVRHead(nn.Module):
-    """True or false about two images: [..., D] -> [..., 2]."""
+class NLVRHead(Module):
+    """Classifier of a statement about two images (false, true): [..., D] -> [..., 2]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = nn.Linear(width, width), nn.Linear(width, 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return cast(Tensor, self.fc2(F.relu(self.fc1(x))))
+        logits: Tensor = self.fc2(F.relu(self.fc1(x)))
+        return logits
 
 
 class BlipModel(nn.Module):
-    """The mixture of encoder-decoder of the BLIP paper (section 3.1), with the parts that its family needs.
+    """Mixture of encoder-decoder of the BLIP paper (section 3.1), with the parts of its family.
 
-    Which parts those are stands in `blip_lite.config.FAMILIES`. A method that needs a part the family lacks raises
-    MissingPart. Momentum twins and queues are training state (`blip.model.momentum`), not the model.
+    `blip_lite.config.FAMILIES` lists the parts. Methods raise MissingPart if the family lacks a part that they need.
+    Momentum copies and queues are training state (`blip.model.momentum`), not part of the model.
     """
 
     def __init__(self, config: BlipConfig) -> None:
@@ -55,23 +55,23 @@ class BlipModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """Device of the weights."""
         return self.vision.cls_token.device
 
     def require(self, part: str) -> None:
-        """Raises MissingPart when the family has no such part."""
+        """Raise MissingPart if the family lacks a part (the name of a module)."""
         if not hasattr(self, part):
             families = ", ".join(name for name, parts in FAMILIES.items() if _has(parts, part))
             raise MissingPart(f"a '{self.config.family}' model has no {part}; families with one: {families}")
 
     def encode_image(self, pixel_values: Tensor, first_only: bool = False) -> Tensor:
-        """pixel_values [B, 3, S, S] -> image_embeds [B, N, D], the class token first (`first_only`: [B, 1, D])."""
-        return cast(Tensor, self.vision(pixel_values, first_only))
+        """pixel_values [B, 3, S, S] -> image_embeds [B, N, D], [CLS] first (`first_only`: [B, 1, D])."""
+        return self.vision(pixel_values, first_only)
 
     def encode_text(self, input_ids: Tensor, attention_mask: Tensor | None = None, first_only: bool = False) -> Tensor:
-        """Text alone ([CLS] first): [B, T] -> hidden states [B, T, D] (`first_only`: [B, 1, D])."""
+        """Unimodal text encoder ([CLS] first): [B, T] -> hidden states [B, T, D] (`first_only`: [B, 1, D])."""
         self.require("encoder")
-        return cast(Tensor, self.encoder(input_ids, attention_mask, first_only=first_only))
+        return self.encoder(input_ids, attention_mask, first_only=first_only)
 
     def fuse(
         self,
@@ -83,7 +83,7 @@ class BlipModel(nn.Module):
         """Image-grounded text encoder ([ENC] first): [R, T] over [I, N, D] -> [R, T, D]; rows image-major."""
         self.require("encoder")
         cross = self.encoder.cross_keys_values(image_embeds)
-        return cast(Tensor, self.encoder(input_ids, attention_mask, cross=cross, cross_mask=image_mask))
+        return self.encoder(input_ids, attention_mask, cross=cross, cross_mask=image_mask)
 
     def decode(
         self,
@@ -92,7 +92,7 @@ class BlipModel(nn.Module):
         source: Tensor,
         source_mask: Tensor | None = None,
     ) -> Tensor:
-        """Image-grounded (or question-grounded) decoder ([DEC] first): logits [R, T, V] of each next token."""
+        """Image-grounded (or question-grounded) decoder ([DEC] first): logits [R, T, V] of the next tokens."""
         return self.decoder.logits(self.decoder_states(input_ids, attention_mask, source, source_mask))
 
     def decoder_states(
@@ -102,60 +102,61 @@ class BlipModel(nn.Module):
         source: Tensor,
         source_mask: Tensor | None = None,
     ) -> Tensor:
-        """As `decode`, before the language-model head: [R, T, D]."""
+        """Hidden states of `decode` before the language-model head: [R, T, D]."""
         self.require("decoder")
         cross = self.decoder.cross_keys_values(source)
-        return cast(Tensor, self.decoder(input_ids, attention_mask, cross=cross, cross_mask=source_mask, causal=True))
+        return self.decoder(input_ids, attention_mask, cross=cross, cross_mask=source_mask, causal=True)
 
     def lm_loss(self, input_ids: Tensor, attention_mask: Tensor, labels: Tensor, source: Tensor) -> Tensor:
-        """Mean smoothed loss of the next tokens; equals `losses.lm_loss` of `decode`, at a fraction of the cost.
+        """Mean label-smoothed loss of the next tokens; equals `losses.lm_loss` of `decode` at a fraction of the cost.
 
-        labels [R, T], -100 = ignored. Only states that have a label go through the head: with short texts padded to the
-        longest, most of the [R, T, V] scores would be of padding.
+        labels [R, T], -100 = ignored. Only states that have a label pass the head: with short texts padded to the
+        longest, most of the [R, T, V] scores would belong to padding.
         """
-        wanted = labels[:, 1:] != -100
-        logits = self.next_token_logits(input_ids, attention_mask, wanted, source)
+        selected = labels[:, 1:] != -100
+        logits = self.next_token_logits(input_ids, attention_mask, selected, source)
         return F.cross_entropy(
-            at_least_float32(logits), labels[:, 1:][wanted], label_smoothing=self.config.text.label_smoothing
+            at_least_float32(logits), labels[:, 1:][selected], label_smoothing=self.config.text.label_smoothing
         )
 
-    def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor, wanted: Tensor, source: Tensor) -> Tensor:
-        """`decode` at the places alone after which a token is wanted: wanted [R, T - 1], bool -> logits [K, V]."""
+    def next_token_logits(self, input_ids: Tensor, attention_mask: Tensor, selected: Tensor, source: Tensor) -> Tensor:
+        """`decode` at selected positions only: selected [R, T - 1], bool -> logits [K, V] of the tokens after them."""
         states = self.decoder_states(input_ids, attention_mask, source)
-        return self.decoder.logits(states[:, :-1][wanted])
+        return self.decoder.logits(states[:, :-1][selected])
 
     def reason(self, input_ids: Tensor, attention_mask: Tensor | None, first: Tensor, second: Tensor) -> Tensor:
-        """NLVR2: sentence [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""
+        """NLVR2: statements [B, T] about two images (embeds [B, N, D] each) -> logits [B, 2]; class 1 = true."""
         self.require("nlvr_head")
         cross = self.encoder.cross_keys_values((first, second))
         hidden = self.encoder(input_ids, attention_mask, cross=cross, first_only=True)
-        return cast(Tensor, self.nlvr_head(hidden[:, 0]))
+        return self.nlvr_head(hidden[:, 0])
 
     def project_image(self, image_embeds: Tensor) -> Tensor:
-        """image_embeds [B, N, D] -> image_features [B, E] of unit length, from the class token."""
+        """image_embeds [B, N, D] -> image_features [B, E] of unit length, from [CLS]."""
         self.require("vision_proj")
         return F.normalize(self.vision_proj(image_embeds[:, 0]), dim=-1)
 
     def project_text(self, hidden: Tensor) -> Tensor:
-        """Hidden states of text alone [B, T, D] -> text_features [B, E] of unit length, from the first token."""
+        """Hidden states of `encode_text` [B, T, D] -> text_features [B, E] of unit length, from the first token."""
         self.require("text_proj")
         return F.normalize(self.text_proj(hidden[:, 0]), dim=-1)
 
     def match_logits(self, hidden: Tensor) -> Tensor:
         """Fused hidden states [R, T, D] -> ITM logits [R, 2] of the first token; class 1 = match."""
         self.require("itm_head")
-        return cast(Tensor, self.itm_head(hidden[:, 0]))
+        logits: Tensor = self.itm_head(hidden[:, 0])
+        return logits
 
 
 def share_all_but_self_attention(encoder: TextTransformer, decoder: TextTransformer) -> None:
-    """The encoder takes the decoder's embeddings, cross-attentions and MLPs as its own parameters.
+    """Make the encoder use the decoder's embeddings, cross-attentions and MLPs.
 
-    Pre-training's sharing (BLIP paper table 3; original: blip_pretrain.py tie_encoder_decoder_weights).
+    Parameter sharing of pre-training (BLIP paper table 3; original: blip_pretrain.py tie_encoder_decoder_weights).
     """
     encoder.embed = decoder.embed
-    for ours, theirs in zip(encoder.blocks, decoder.blocks, strict=True):
+    for block, shared in zip(encoder.blocks, decoder.blocks, strict=True):
         for name in ("cross", "cross_norm", "mlp", "mlp_norm"):
-            setattr(ours, name, getattr(theirs, name))
+            setattr(block, name, getattr(shared, name))
 
 
 def _has(parts: FamilySpec, part: str) -> bool:

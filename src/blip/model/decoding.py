@@ -1,6 +1,6 @@
-"""What a decoding makes of a step's scores, as tensors; the settings are values of `blip_lite.decoding`.
+"""Processing of a decoding step's scores, with tensors; the settings are values of `blip_lite.decoding`.
 
-Semantics are those of the original's (`generate` of transformers 4.15).
+Same semantics as the original (`generate` of transformers 4.15).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ INFINITY = float("inf")
 
 
 def process(scores: Tensor, ids: Tensor, decoding: Decoding, end: int) -> Tensor:
-    """Repetition penalty, then minimum length, then blocked words: scores [R, V] of rows ids [R, t].
+    """Apply repetition penalty, minimum length and blocked words to scores [R, V] of rows with ids [R, t].
 
-    Returns the scores themselves where nothing is to be done, else a changed copy.
+    Returns `scores` itself if nothing applies, else a changed copy.
     """
     if is_noop(decoding, ids.shape[1]):
         return scores
@@ -33,13 +33,13 @@ def process(scores: Tensor, ids: Tensor, decoding: Decoding, end: int) -> Tensor
 
 
 def nucleus(scores: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
-    """Chances [R, K] after top-k and then top-p, descending, and their ids [R, K].
+    """Probabilities [R, K] after top-k and then top-p, descending, and their ids [R, K].
 
-    Scores equal to the last of the top k are kept, and so is the one that crosses `top_p`. What falls out has chance 0.
+    Scores equal to the k-th are kept, and so is the one that crosses `top_p`. Excluded ids have probability 0.
     """
     if 0 < top_k < scores.shape[1]:
         last = scores.topk(top_k, dim=1).values[:, -1:]
-        kept = int((scores >= last).sum(dim=1).max())  # more than top_k where scores are equal
+        kept = int((scores >= last).sum(dim=1).max())  # more than top_k if scores are equal
         ordered, ids = scores.topk(kept, dim=1)
         ordered = ordered.masked_fill(ordered < last, -INFINITY)
     else:
@@ -52,6 +52,6 @@ def nucleus(scores: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
 
 
 def nucleus_probs(scores: Tensor, top_p: float, top_k: int) -> Tensor:
-    """`nucleus` as chances of every id: [R, V]."""
-    chances, ids = nucleus(scores, top_p, top_k)
-    return torch.zeros_like(scores).scatter(1, ids, chances)
+    """`nucleus` as probabilities of all ids: [R, V]."""
+    probs, ids = nucleus(scores, top_p, top_k)
+    return torch.zeros_like(scores).scatter(1, ids, probs)

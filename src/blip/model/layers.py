@@ -1,22 +1,23 @@
-"""Attention, MLP and drop path: the layers that the image and the text side share."""
+"""Attention, MLP and drop path: layers shared by the vision and the text transformer."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from blip.model.mkldnn_linear import Linear
+from blip.model.modules import Module
 
 KV = tuple[Tensor, Tensor]  # keys and values, each [B, H, N, d]
-BLOCK = 1 << 20  # scores that `blockwise` holds at a time: few enough for the processor's cache
+BLOCK = 1 << 20  # number of scores that `blockwise` computes at a time: they fit in the CPU cache
 
 
-class Attention(nn.Module):
-    """Multi-head attention over x itself or over another sequence of width `source_width`.
+class Attention(Module):
+    """Multi-head attention to x itself or to another sequence of width `source_width`.
 
-    Keys and values come from `keys_values`, so that those of an image are computed once and serve every
-    text, beam and step. No cache inside: the caller keeps what is worth keeping.
+    The caller computes keys and values with `keys_values` and passes them in, so that those of an image are computed
+    once for all texts, beams and steps.
     """
 
     def __init__(self, width: int, num_heads: int, source_width: int | None = None, dropout: float = 0.0) -> None:
@@ -34,7 +35,7 @@ class Attention(nn.Module):
         return self.heads(self.k(source)), self.heads(self.v(source))
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
-        """x [B, T, D]; mask broadcastable to [B, H, T, N], True = look. Returns [B, T, D]."""
+        """x [B, T, D]; mask broadcastable to [B, H, T, N], True = attend. Returns [B, T, D]."""
         queries = self.heads(self.q(x))
         on_cpu = x.device.type == "cpu"
         if self.training and on_cpu:
@@ -44,11 +45,10 @@ class Attention(nn.Module):
         else:
             dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
-        out: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return out
+        return self.out(y.transpose(1, 2).flatten(2))
 
     def _plain(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
-        """The same in four operations: on a CPU the fused kernel's backward takes twenty times as long as these."""
+        """Unfused attention: in training on a CPU the fused kernel's backward pass is twenty times slower."""
         scores = queries @ kv[0].transpose(2, 3) / queries.shape[-1] ** 0.5  # original: divides too
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))
@@ -56,38 +56,37 @@ class Attention(nn.Module):
 
 
 def blockwise(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Attention of queries [B, H, T, d] to keys and values [B, H, N, d], so many at a time that scores stay in cache.
+    """Attention of queries [B, H, T, d] to keys and values [B, H, N, d], in blocks whose scores fit in the CPU cache.
 
-    For bfloat16 on a CPU, where torch's fused kernel takes twice as long, and seven times with one query. No gradient.
+    For bfloat16 on a CPU, where torch's fused kernel is two times slower (seven times with one query). No gradient.
     """
     images, heads, length, width = queries.shape
     keys, values = keys.contiguous().flatten(0, 1).transpose(1, 2), values.contiguous().flatten(0, 1)
     queries = queries.flatten(0, 1)
-    some = max(1, BLOCK // (heads * length * keys.shape[2])) * heads
+    step = max(1, BLOCK // (heads * length * keys.shape[2])) * heads
     rows = min(length, max(1, BLOCK // (heads * keys.shape[2])))
     y = torch.empty_like(queries)
-    for i in range(0, images * heads, some):
+    for i in range(0, images * heads, step):
         for j in range(0, length, rows):
-            part = queries[i : i + some, j : j + rows]
-            scores = torch.baddbmm(part.new_zeros(1, 1, 1), part, keys[i : i + some], beta=0, alpha=width**-0.5)
-            y[i : i + some, j : j + rows] = torch.bmm(scores.softmax(dim=-1), values[i : i + some])
+            part = queries[i : i + step, j : j + rows]
+            scores = torch.baddbmm(part.new_zeros(1, 1, 1), part, keys[i : i + step], beta=0, alpha=width**-0.5)
+            y[i : i + step, j : j + rows] = torch.bmm(scores.softmax(dim=-1), values[i : i + step])
     return y.view(images, heads, length, width)
 
 
-class MLP(nn.Module):
-    """Two linear layers with the exact (erf) GELU between."""
+class MLP(Module):
+    """Two linear layers with the exact (erf) GELU between them."""
 
     def __init__(self, width: int, mlp_width: int) -> None:
         super().__init__()
         self.fc1, self.fc2 = Linear(width, mlp_width), Linear(mlp_width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.fc2(self.fc1(x, gelu=True))
-        return out
+        return self.fc2(self.fc1(x, gelu=True))
 
 
-class DropPath(nn.Module):
-    """Drops the whole residual branch of a sample with probability `rate` while training."""
+class DropPath(Module):
+    """Stochastic depth: in training drop the residual branch of a sample with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()

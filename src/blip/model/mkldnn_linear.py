@@ -1,9 +1,9 @@
-"""Linear layers on a CPU with weights in oneDNN's own order: faster, equal but for rounding, inference only.
+"""Linear layers on a CPU with weights packed for oneDNN: faster, equal up to rounding, inference only.
 
-torch's float32 `F.linear` reads a weight as it lies, and is slow for the few rows of a decoding step. oneDNN does the
-same sums on a copy laid out for it, and GELU in the same pass. Its operators are private in torch, so all use of them
-is in this file: before the first use they are compared with `F.linear`, and where they are missing, refuse or differ,
-everything runs as it does in training. A model is plain until `pack` is called on it.
+torch's float32 `F.linear` uses the weight's stored layout and is slow for the few rows of a decoding step. oneDNN
+computes the same on a reordered copy, with GELU in the same pass. Its operators are private in torch, so only this
+module uses them: before the first use they are compared with `F.linear`, and if they are missing, fail or differ,
+`F.linear` is used. A model uses packed weights only after `pack` was called on it.
 """
 
 from __future__ import annotations
@@ -16,53 +16,55 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from blip.model.modules import Module
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 
 class PackedWeight:
-    """The reordered copy of one weight, made at first use and again when the weight has changed.
+    """Reordered copy of one weight, created at first use and again after the weight has changed.
 
-    A copy of it is empty: what is copied or stored with a model is the model's own weight.
+    Copying or pickling it yields an empty one: only the model's own weight is copied or stored with the model.
     """
 
     def __init__(self) -> None:
         self._weight: Tensor | None = None
-        self._source: Tensor | None = None  # kept, so that no other weight comes to lie at its address
+        self._source: Tensor | None = None  # keeps the memory, so that no other weight gets its address
         self._version = 0
 
     def __reduce__(self) -> tuple[type[PackedWeight], tuple[()]]:
         return PackedWeight, ()
 
     def of(self, weight: Tensor) -> Tensor:
-        """The copy of weight [N, K]."""
-        version = 0 if weight.is_inference() else weight._version  # counts changes in place
-        known = self._source is not None and self._source.data_ptr() == weight.data_ptr()
-        if self._weight is None or not known or version != self._version:
+        """The packed copy of weight [N, K]."""
+        version = 0 if weight.is_inference() else weight._version  # incremented by in-place changes
+        same = self._source is not None and self._source.data_ptr() == weight.data_ptr()
+        if self._weight is None or not same or version != self._version:
             self._weight, self._source, self._version = _reorder(weight), weight.detach(), version
         return self._weight
 
 
-class Packable(nn.Module):
-    """A module that computes with one weight; `packed` is where its reordered copy goes, None = compute plainly."""
+class Packable(Module):
+    """Module that computes with one weight; `packed` holds its reordered copy, None = never packed."""
 
     packed: PackedWeight | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """`to` and the like: the weight moves or changes its type, so the copy of the old one can go."""
+        """Drop the packed copy when `to()` and similar calls replace the weight."""
         if self.packed is not None:
             self.packed = PackedWeight()
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
 
 class Linear(Packable, nn.Linear):
-    """nn.Linear that can be packed, and that can do the exact (erf) GELU of its output in the same pass."""
+    """nn.Linear that can be packed and can apply the exact (erf) GELU to its output in the same pass."""
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         return linear(x, self.weight, self.bias, self.packed, gelu)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight | None, gelu: bool = False) -> Tensor:
-    """x [..., K], weight [N, K], bias [N] -> [..., N]; with the packed weight where that is possible."""
+    """x [..., K], weight [N, K], bias [N] -> [..., N]; uses the packed weight if supported."""
     if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and supports(x.device, x.dtype):
         return _linear(x, packed.of(weight), bias, gelu)
     y = F.linear(x, weight, bias)
@@ -70,10 +72,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight | None,
 
 
 def pack(model: nn.Module) -> None:
-    """From now on `model` computes with packed weights where it can: on a CPU, without gradients.
+    """Let `model` use packed weights wherever supported: on a CPU, without gradients.
 
-    Parameters and state_dict stay as they are. The copies are made at first use and are as large as the weights used;
-    called again this drops them.
+    Parameters and state_dict do not change. The copies are created at first use and take as much memory as the weights
+    used; calling this again drops them.
     """
     for module in model.modules():
         if isinstance(module, Packable):
@@ -81,13 +83,13 @@ def pack(model: nn.Module) -> None:
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
-    """Whether oneDNN's operators are there and right for tensors of this kind."""
+    """Whether oneDNN's operators exist and are correct for tensors of this device and dtype."""
     return device.type == "cpu" and dtype in DTYPES and _works(dtype)
 
 
 @cache
 def _works(dtype: torch.dtype) -> bool:
-    """The self-test: sizes that fill no vector, one row and several, with and without GELU."""
+    """Self-test: sizes that are no multiple of a SIMD vector, one row and several, with and without GELU."""
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False  # emulated there, slower than float32
@@ -97,15 +99,15 @@ def _works(dtype: torch.dtype) -> bool:
         with torch.inference_mode():
             packed = _reorder(weight)
             return all(
-                _alike(_linear(rows, packed, bias, gelu), linear(rows, weight, bias, None, gelu))
+                _all_close(_linear(rows, packed, bias, gelu), linear(rows, weight, bias, None, gelu))
                 for rows in (x, x[:1], x.view(1, 5, 75))
                 for gelu in (False, True)
             )
-    except (AttributeError, RuntimeError, TypeError):  # not there, not built in, or called in another way
+    except (AttributeError, RuntimeError, TypeError):  # missing, not built in, or with another signature
         return False
 
 
-def _alike(a: Tensor, b: Tensor) -> bool:
+def _all_close(a: Tensor, b: Tensor) -> bool:
     tolerance = 1e-5 if a.dtype == torch.float32 else 0.1
     return a.shape == b.shape and a.dtype == b.dtype and bool((a - b).abs().max() < tolerance)
 
@@ -116,5 +118,5 @@ def _reorder(weight: Tensor) -> Tensor:
 
 def _linear(x: Tensor, packed: Tensor, bias: Tensor, gelu: bool) -> Tensor:
     after, algorithm = ("gelu", "none") if gelu else ("none", "")
-    # what does not lie in one piece would be read number by number
+    # a non-contiguous input would be read element by element
     return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x.contiguous(), packed, bias, after, [], algorithm))

@@ -1,17 +1,18 @@
-"""MobileNetEdgeTPU 1.0 as a stem under the ViT: a small convolutional network that already knows ImageNet.
+"""MobileNetEdgeTPU 1.0 as the stem of the ViT: a small convolutional network pre-trained on ImageNet.
 
-Howard et al., "MobileNetEdgeTPU", batch norms folded into the convolutions. Two outputs: the 7x7 grid of 1280
-channels that the ViT reads, and what the network's own ImageNet classifier sees, as a few tokens.
+Howard et al., "MobileNetEdgeTPU", batch norms folded into the convolutions. Two outputs: the 7x7 grid with 1280
+channels that the ViT reads, and the most probable classes of its ImageNet classifier, as tokens.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from blip.model.modules import Module
 
 NUM_CLASSES = 1001  # class 0 is "background"
 CLASS_VECTOR_WIDTH = 384  # width of the class vectors (sentence vectors of the class names)
@@ -19,7 +20,7 @@ CLASS_VECTOR_WIDTH = 384  # width of the class vectors (sentence vectors of the 
 
 @dataclass(frozen=True)
 class ConvBlock:
-    """One inverted-residual block: expand, depthwise (either may be absent), project."""
+    """Sizes of an inverted-residual block: expand, depthwise (both optional), project."""
 
     inputs: int
     hidden: int
@@ -38,7 +39,7 @@ BLOCKS: tuple[ConvBlock, ...] = (
     *[ConvBlock(48, 192, 48, expand=3, residual=True)] * 3,
     ConvBlock(48, 384, 96, depthwise=3, stride=2),
     *[ConvBlock(96, 384, 96, depthwise=3, residual=True)] * 3,
-    ConvBlock(96, 768, 96, depthwise=3),  # stride 1, equal widths, and yet no addition
+    ConvBlock(96, 768, 96, depthwise=3),  # stride 1 and equal widths, but no residual
     *[ConvBlock(96, 384, 96, depthwise=3, residual=True)] * 3,
     ConvBlock(96, 768, 160, depthwise=5, stride=2),
     *[ConvBlock(160, 640, 160, depthwise=5, residual=True)] * 3,
@@ -46,8 +47,8 @@ BLOCKS: tuple[ConvBlock, ...] = (
 )
 
 
-class SameConv(nn.Conv2d):
-    """Convolution with TensorFlow's SAME padding: the smaller half left and top."""
+class SameConv(Module, nn.Conv2d):
+    """Convolution with TensorFlow's SAME padding (the smaller half left and top)."""
 
     def forward(self, x: Tensor) -> Tensor:
         pads: list[int] = []
@@ -59,7 +60,9 @@ class SameConv(nn.Conv2d):
         return F.conv2d(F.pad(x, pads), self.weight, self.bias, self.stride, 0, 1, self.groups)
 
 
-class StemBlock(nn.Module):
+class StemBlock(Module):
+    """Inverted-residual block."""
+
     def __init__(self, block: ConvBlock) -> None:
         super().__init__()
         self.residual = block.residual
@@ -77,7 +80,7 @@ class StemBlock(nn.Module):
             if hasattr(self, name):
                 y = F.relu(getattr(self, name)(y), inplace=True)
         y = self.project(y)
-        return cast(Tensor, x + y if self.residual else y)
+        return x + y if self.residual else y
 
 
 class ConvStem(nn.Module):
@@ -119,5 +122,5 @@ class ConvStem(nn.Module):
     def embed_classes(self, classes: Tensor, log_probs: Tensor) -> Tensor:
         """classes [B, K] and their log-probabilities [B, K] -> tokens [B, K, width]."""
         vectors = self.class_vectors[classes]
-        tokens = self.class_embed(torch.cat([vectors, log_probs[..., None].to(vectors.dtype) / 4], dim=-1))
-        return cast(Tensor, tokens)
+        tokens: Tensor = self.class_embed(torch.cat([vectors, log_probs[..., None].to(vectors.dtype) / 4], dim=-1))
+        return tokens

@@ -8,7 +8,7 @@ Beyond the original, `whole_batch` gives the losses of one process however many 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,6 @@ from blip.distributed import (
     world_size,
 )
 from blip.model.blip import BlipModel
-from blip.model.layers import KV
 from blip.model.losses import draw_negatives, hard_negative_weights, itc_loss, itm_loss, soft_targets
 from blip.model.momentum import MomentumModel
 
@@ -187,7 +186,7 @@ def match(
     ids = torch.cat([input_ids, input_ids[has_image], pool_ids[drawn.texts[has_text]]])
     mask = torch.cat([attention_mask, attention_mask[has_image], pool_mask[drawn.texts[has_text]]])
     images = torch.cat([own + offset, drawn.images[has_image], has_text + offset])
-    cross = [(kv[0][images], kv[1][images]) for kv in cast(list[KV], model.encoder.cross_keys_values(pool_embeds))]
+    cross = [(kv[0][images], kv[1][images]) for kv in model.encoder.cross_keys_values(pool_embeds)]
     logits = model.match_logits(model.encoder(ids, mask, cross=cross, first_only=True)).float()
     loss = itm_loss(logits, rows)
     return scale_to_global_mean(loss, len(logits)) if drawn.whole_batch else loss, logits

@@ -11,7 +11,8 @@ from PIL import Image
 from blip.api import Model
 from blip.apps.demo.uploads import Photo, as_html
 from blip_lite.errors import UsageError
-from blip_lite.results import Caption, Explanation
+from blip_lite.explanation import Explanation
+from blip_lite.results import Caption
 
 MAP_SIZE = 480  # pixels
 LabelledImages = list[tuple[Image.Image, str]]

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from blip.model.blip import BlipModel
-from blip.model.layers import KV
-from blip.model.text import TextBlock, TextTransformer
+from blip.model.text import TextTransformer
 
 Axes = Mapping[int, str]
 
@@ -120,7 +119,7 @@ class Cross(nn.Module):
         self.decoder = decoder
 
     def forward(self, source: Tensor) -> list[Tensor]:
-        return [x for kv in self.decoder.cross_keys_values(source) for x in cast(KV, kv)]
+        return [x for kv in self.decoder.cross_keys_values(source) for x in kv]
 
 
 class Decoder(nn.Module):
@@ -143,7 +142,7 @@ class Decoder(nn.Module):
         mask = places[None, :] <= new[:, None]
         looked = None if cross_mask is None else cross_mask[:, None, None, :].bool()
         seen = []
-        for i, block in enumerate(cast(Sequence[TextBlock], text.blocks)):
+        for i, block in enumerate(text.blocks):
             pasts = (x.index_select(0, flat) for x in past[2 * i : 2 * i + 2])
             keys, values = (torch.cat(pair, dim=2) for pair in zip(pasts, block.attn.keys_values(x), strict=True))
             x = block(x, (keys, values), mask, (cross[2 * i], cross[2 * i + 1]), looked)

@@ -1,4 +1,4 @@
-"""Attention seen from outside while it runs: probabilities and their gradients, which a fused kernel never shows."""
+"""Attention probabilities and their gradients, captured with hooks (fused kernels return neither)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from blip.model.losses import at_least_float32
 
 
 class AttentionHook:
-    """What passed through one attention: its input, its keys and values, its result before the last linear layer.
+    """Inputs of one attention, and its result before the output projection, of the last forward pass.
 
-    leaf: makes that result a leaf, so that a backward pass ends here and needs no gradient of any weight.
+    leaf: make that result a leaf, so that a backward pass stops there and computes no gradients of weights.
     """
 
     def __init__(self, attention: Attention, leaf: bool) -> None:
@@ -27,53 +27,53 @@ class AttentionHook:
         self.mask: Tensor | None = None
         self.attended: Tensor
 
-    def enter(self, _module: Any, inputs: tuple[Any, ...]) -> None:
+    def before_attention(self, _module: Any, inputs: tuple[Any, ...]) -> None:
         x, (self.keys, self.values), *rest = inputs
         self.queries = self.module.heads(self.module.q(x))
         self.mask = rest[0] if rest else None
 
-    def leave(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Tensor] | None:
+    def before_projection(self, _module: Any, inputs: tuple[Any, ...]) -> tuple[Tensor] | None:
         if not self.leaf:
             return None
         self.attended = inputs[0].detach().requires_grad_()
         return (self.attended,)
 
     def probabilities(self) -> Tensor:
-        """[B, H, T, N], sums to 1 over N; float32 or wider."""
+        """Attention [B, H, T, N], sums to 1 over N; float32 or wider."""
         queries, keys = at_least_float32(self.queries.detach()), at_least_float32(self.keys.detach())
         scores = queries @ keys.transpose(2, 3) / queries.shape[-1] ** 0.5
         if self.mask is not None:
             scores = scores.masked_fill(~self.mask, float("-inf"))
-        chances: Tensor = scores.softmax(dim=-1)
-        return chances
+        probabilities: Tensor = scores.softmax(dim=-1)
+        return probabilities
 
     def gradient(self, upstream: Tensor) -> Tensor:
-        """Of the probabilities A [B, H, T, N], from that of A @ V, which is `attended` [B, T, D]: that times V^T."""
+        """Gradient of the probabilities [B, H, T, N], from `upstream`, the gradient of `attended` [B, T, D]."""
         values = at_least_float32(self.values.detach())
         return at_least_float32(self.module.heads(upstream)) @ values.transpose(2, 3)
 
 
 @contextmanager
 def capture_attention(attentions: Sequence[Attention], *, leaf: bool = False) -> Iterator[list[AttentionHook]]:
-    """What passes through these attentions while the block runs; no two threads may do this with one model."""
-    watched = [AttentionHook(attention, leaf) for attention in attentions]
-    hooks = [
-        hook
-        for seen in watched
-        for hook in (
-            seen.module.register_forward_pre_hook(seen.enter),
-            seen.module.out.register_forward_pre_hook(seen.leave),
+    """Hooks on these attentions while the block runs; not for two threads at a time with the same model."""
+    hooks = [AttentionHook(attention, leaf) for attention in attentions]
+    handles = [
+        handle
+        for hook in hooks
+        for handle in (
+            hook.module.register_forward_pre_hook(hook.before_attention),
+            hook.module.out.register_forward_pre_hook(hook.before_projection),
         )
     ]
     try:
-        yield watched
+        yield hooks
     finally:
-        for hook in hooks:
-            hook.remove()
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
-def gradients() -> Iterator[None]:
-    """Gradients are on, inside inference mode too; tensors made before must be copied to take part."""
+def enable_gradients() -> Iterator[None]:
+    """Enable gradients, inside inference mode too; tensors created in inference mode must be cloned to take part."""
     with torch.inference_mode(False), torch.enable_grad():
         yield
