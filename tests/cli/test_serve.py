@@ -22,7 +22,8 @@ RANDOM = ("-m", "random-tiny")
 def test_help_loads_neither_torch_nor_a_web_framework() -> None:
     code = (
         "import sys; from blip.cli import main; code = main(['serve', '--help']);"
-        "print(code, [n for n in ('torch', 'litserve', 'ray', 'starlette', 'pydantic', 'PIL') if n in sys.modules])"
+        "heavy = ('torch', 'async_batcher', 'ray', 'starlette', 'pydantic', 'PIL');"
+        "print(code, [name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []" and "--max-upload-mb" in done.stdout
@@ -64,7 +65,7 @@ def test_what_is_wrong_is_one_line(
 
 @pytest.mark.parametrize(("engine", "extras"), [("local", "serve"), ("ray", "serve,ray")])
 def test_a_missing_extra_is_named(blip: Blip, monkeypatch: pytest.MonkeyPatch, engine: str, extras: str) -> None:
-    module = {"local": "litserve", "ray": "ray"}[engine]
+    module = {"local": "async_batcher", "ray": "ray"}[engine]
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
     said = blip("serve", "--engine", engine, *RANDOM)
@@ -97,7 +98,7 @@ def test_a_worker_that_dies_while_it_loads_ends_the_server(tmp_path: Path) -> No
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         said = _ended(process)
     assert process.returncode == 4
-    assert said.startswith("blip: error: a process that loads the models has ended (exit code 9); if memory is short")
+    assert said.startswith("blip: error: a worker crashed while loading the models (exit code 9); if memory is short")
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be held back")

@@ -39,7 +39,7 @@ EXTRAS = {
     "video": ("av",),
     "java": ("pycocoevalcap",),
     "search": ("usearch",),
-    "serve": ("litserve", "prometheus_client", "python_multipart"),
+    "serve": ("async_batcher", "starlette", "uvicorn", "pydantic", "prometheus_client", "python_multipart"),
     "demo": ("gradio", "usearch"),
     "ray": ("ray",),
     "onnx": ("onnx", "onnxscript"),

@@ -15,7 +15,10 @@ from blip.cli import options as o
 if TYPE_CHECKING:
     from blip.apps.serve.settings import Settings
 
-ENGINES = {"local": ("litserve", "serve"), "ray": ("ray.serve", "serve,ray")}  # its module, and the extras it needs
+ENGINES = {
+    "local": ("async_batcher", "serve"),
+    "ray": ("ray.serve", "serve,ray"),
+}  # its module, and the extras it needs
 PARTS = ("prometheus_client", "python_multipart", "starlette", "uvicorn", "pydantic")
 
 

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -213,7 +214,7 @@ def test_a_lost_worker_is_replaced_and_sigterm_answers_what_is_inside(tmp_path: 
         started = served.processes()
         answer = pool.submit(served.post, "caption", SLOW)
         _wait_inside(served, 64)
-        max(started[1:], key=lambda process: process.memory_info().rss).kill()
+        _worker(served).kill()
         lost = answer.result()
         assert error_of(lost)[:2] == (503, "worker_lost") and "retry-after" in lost.headers
         assert served.post("caption", {"image": TEXT}).status_code == 200  # of the worker that took its place
@@ -229,42 +230,37 @@ def test_a_lost_worker_is_replaced_and_sigterm_answers_what_is_inside(tmp_path: 
 
 def test_a_worker_that_starts_while_the_server_stops_ends_with_it(tmp_path: Path) -> None:
     with serving(tmp_path, *RANDOM) as served:
-        first = _youngest(served)
+        first = _worker(served)
         first.kill()
-        while (second := _youngest(served)).pid == first.pid:
-            time.sleep(0.01)
-        time.sleep(1.2)  # litserve looks every two seconds: now it will while the server stops
+        second = _worker(served, after=first)
         second.kill()
         assert served.stop() == 0
         assert not psutil.pid_exists(served.process.pid) and all_gone([first, second])
 
 
-def _youngest(served: Served) -> psutil.Process:
-    return max(served.processes(), key=lambda process: process.create_time())
+def test_a_killed_server_leaves_no_process(tmp_path: Path) -> None:
+    with serving(tmp_path, *RANDOM) as served:
+        started = served.processes()
+        served.process.kill()
+        assert all_gone(started)
+
+
+def _worker(served: Served, after: psutil.Process | None = None) -> psutil.Process:
+    """The worker process; `after`: the one that takes the place of this one."""
+    end = time.monotonic() + 20
+    while True:
+        assert time.monotonic() < end
+        for process in served.processes()[1:]:
+            with suppress(psutil.NoSuchProcess):
+                if process != after and "spawn_main" in " ".join(process.cmdline()):
+                    return process
+        time.sleep(0.01)
 
 
 def test_headers_are_cut_at_a_limit(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 100_000)
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
-
-
-@pytest.mark.slow
-def test_without_its_queue_the_server_answers_and_ends_with_4(tmp_path: Path) -> None:
-    with serving(tmp_path, *RANDOM) as served, ThreadPoolExecutor(1) as pool:
-        answer = pool.submit(served.post, "caption", SLOW)
-        _wait_inside(served, 64)
-        started = served.processes()[1:]
-        _queue_of(started).kill()
-        assert error_of(answer.result())[:2] == (503, "worker_lost")
-        assert served.process.wait(30) == 4 and all_gone(started)
-        assert "blip: error: the process that passes messages" in served.log.read_text()
-
-
-def _queue_of(processes: list[psutil.Process]) -> psutil.Process:
-    """The process that passes jobs on: the smallest that is no tracker of resources."""
-    found = [process for process in processes if "resource_tracker" not in " ".join(process.cmdline())]
-    return min(found, key=lambda process: process.memory_info().rss)
 
 
 def _wait_inside(served: Served, images: int) -> None:

@@ -1,124 +1,154 @@
-"""The engine on one machine: litserve's worker processes and batching loop, under our application.
+"""The engine on one machine: batches from async-batcher, worker processes from `concurrent.futures`.
 
-litserve's own `run` is not used: it has no bounded queue, leaves the requests of a dead worker unanswered, knows
-three addresses to listen on (docs/decisions/0012-serving.md).
+Why not a whole batching server: docs/decisions/0012-serving.md.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
-import pickle
+import os
 import signal
 import socket
+import sys
+import threading
 import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import Any
+from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 
 import uvicorn
-from litserve import LitServer
-from litserve.utils import LitAPIStatus, ResponseBufferItem, WorkerSetupStatus, wrap_litserve_start
+from async_batcher.batcher import AsyncBatcher
 from starlette.applications import Starlette
 
 from blip.apps.serve.app import build_app
 from blip.apps.serve.jobs import Card, Job, Outcome
+from blip.apps.serve.models import Models
 from blip.apps.serve.problems import Problem
 from blip.apps.serve.settings import Settings
-from blip.apps.serve.worker import CARDS, PATH, Worker
 from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, UsageError
 
-LOOK = 0.1  # seconds between looks at workers that start
-WATCH = 0.5  # seconds between looks at workers that work
+POLL_SECONDS = 0.1  # between checks whether a worker is still alive
+OVERTIME = 2.0  # a batch may take this many times the timeout of a request
 KEEP_ALIVE = 75  # seconds; longer than clients keep theirs, or one may send into a connection that is being closed
 FAILURES: dict[int, type[BlipError]] = {2: UsageError, 4: EnvironmentProblem}  # by exit code
 
 
-class _Answers(dict[str, ResponseBufferItem]):
-    """Requests that wait, which litserve's thread that watches the workers goes through while others come and go."""
-
-    def items(self) -> Any:
-        return list(super().items())
+class WorkerCrashed(Exception):
+    """A worker process ended before it returned a result."""
 
 
-class _Event(asyncio.Event):
-    """May be set by that thread."""
+class Worker:
+    """A process with all models: an executor of its own, so that a crash fails only the batch inside."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._asked_in = asyncio.get_running_loop()
+    def __init__(self, settings: Settings, number: int) -> None:
+        self._limit = OVERTIME * settings.timeout
+        self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        others = multiprocessing.active_children()
+        with _interrupts_blocked():
+            self._loading = self._pool.submit(_load, settings, number)
+        (self._process,) = [process for process in multiprocessing.active_children() if process not in others]
 
-    def set(self) -> None:
-        self._asked_in.call_soon_threadsafe(super().set)
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
+    async def load(self) -> tuple[Card, ...]:
+        """Load the models. Raises the BlipError of the process, or WorkerCrashed."""
+        with self._crash_reported():
+            return await asyncio.wrap_future(self._loading)
+
+    async def run(self, jobs: list[Job]) -> list[Outcome]:
+        """Run a batch. Raises WorkerCrashed if the process ends, or is ended because it takes too long."""
+        with self._crash_reported():
+            running = asyncio.get_running_loop().run_in_executor(self._pool, _run, jobs)
+            done, _ = await asyncio.wait([running], timeout=self._limit)
+            if not done:
+                print(f"a batch took more than {self._limit:g} s; restarting the worker", file=sys.stderr, flush=True)
+                self._process.kill()
+            return await running
+
+    def close(self) -> None:
+        self._process.kill()
+        self._pool.shutdown(cancel_futures=True)
+
+    @contextmanager
+    def _crash_reported(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenProcessPool:
+            self._process.join()
+            raise WorkerCrashed(f"exit code {self._process.exitcode}") from None
 
 
-class LocalEngine:
-    """Jobs into litserve's queue and outcomes out of its buffer."""
+class LocalEngine(AsyncBatcher[tuple[Job, float], Outcome]):  # type: ignore[misc]
+    """Batches of queued jobs, each run by the next idle worker."""
 
-    def __init__(self, server: LitServer) -> None:
+    def __init__(self, settings: Settings) -> None:
+        size = max(2, settings.max_batch)  # the least that the batcher takes; see `submit` for 1
+        super().__init__(max_batch_size=size, max_queue_time=settings.max_wait, concurrency=settings.workers)
         self.cards: tuple[Card, ...] = ()
-        self.broken = False  # beyond repair: the process that passes messages on has ended
-        self._server = server
+        self.failure: Exception | None = None  # the models cannot be loaded
+        self._settings = settings
+        self._workers: dict[int, Worker] = {}
+        self._idle: asyncio.Queue[Worker] = asyncio.Queue()
 
     def ready(self) -> bool:
-        return any(process.is_alive() for process in self._server.inference_workers)
+        return any(worker.is_alive() for worker in self._workers.values())
 
     async def submit(self, job: Job, seconds: float) -> Outcome:
-        found: Outcome = await self._ask(pickle.dumps(job))
-        return found
+        queued = (job, time.monotonic() + seconds)
+        if self._settings.max_batch == 1:
+            (outcome,) = await self.process_batch([queued])
+        else:
+            outcome = await asyncio.shield(self.process(queued))  # cancelled inside a batch, it would break the batch
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
 
-    def ended(self) -> int | None:
-        """The exit code of a worker that has ended, if one has and no other has taken its place."""
-        return next((process.exitcode for process in self._server.inference_workers if not process.is_alive()), None)
-
-    async def started(self) -> None:
-        """Waits for a worker and learns what it serves."""
-        while WorkerSetupStatus.READY not in self._server.workers_setup_status.values():
-            await asyncio.sleep(LOOK)
-        while not self.cards:
-            with suppress(Problem):  # that worker has ended; another starts
-                self.cards = await self._ask(CARDS)
-
-    async def watch(self) -> None:
-        """Answers for workers that end. Of theirs litserve knows only what they have confirmed; the rest is here."""
-        known = self._workers()
-        while not self.broken:
-            await asyncio.sleep(WATCH)
-            try:
-                await asyncio.to_thread(self._server.litapi_request_queues[PATH].qsize)
-            except (OSError, EOFError):
-                self.broken = True
-            if self.broken or self._workers() != known:
-                known = self._workers()
-                self._lose(everything=self.broken)
-
-    def _workers(self) -> list[int]:
-        return [process.pid for process in self._server.inference_workers]
-
-    def _lose(self, *, everything: bool) -> None:
-        for item in list(self._server.response_buffer.values()):
-            if not item.event.is_set() and (everything or item.worker_id is None):
-                item.response = (None, LitAPIStatus.ERROR)
-                item.event.set()
-
-    async def _ask(self, message: bytes) -> Any:
-        name, buffer = str(uuid.uuid4()), self._server.response_buffer
-        item = buffer[name] = ResponseBufferItem(_Event())
+    async def process_batch(self, batch: list[tuple[Job, float]]) -> list[Outcome | Problem]:
+        """The outcome of each job, or the problem that it is lost."""
+        while not (worker := await self._idle.get()).is_alive():
+            pass
+        now = time.monotonic()
+        jobs = [job for job, expires in batch if expires > now]
         try:
-            queue = self._server.litapi_request_queues[PATH]
-            with suppress(OSError, EOFError):  # `watch` notices that too
-                await asyncio.to_thread(queue.put, (0, name, time.monotonic(), message))
-            await item.event.wait()
-        finally:
-            buffer.pop(name, None)
-        response, status = item.response
-        if status == LitAPIStatus.OK:
-            return pickle.loads(response)
-        if getattr(response, "status_code", None) == 504:
-            raise Problem("timeout", "waited too long for its turn")
-        raise Problem("worker_lost", "the process that worked on it has ended; try again", retry_after=5)
+            outcomes = iter(await worker.run(jobs) if jobs else [])
+        except WorkerCrashed:
+            return [Problem("worker_lost", "the worker crashed; try again", retry_after=5) for _ in batch]
+        self._idle.put_nowait(worker)
+        late = Problem("timeout", "the request waited too long for a worker")
+        return [next(outcomes) if expires > now else late for _, expires in batch]
+
+    async def keep_worker(self, number: int) -> None:
+        """Start a worker process, and another whenever it has ended."""
+        while self.failure is None:
+            worker = self._workers[number] = Worker(self._settings, number)
+            try:
+                self.cards = await worker.load()
+                self._idle.put_nowait(worker)
+            except WorkerCrashed as error:
+                if not self.cards:
+                    hint = "if memory is short, use smaller models or fewer --workers"
+                    self.failure = EnvironmentProblem(f"a worker crashed while loading the models ({error}); {hint}")
+            except Exception as error:
+                self.failure = error
+            while worker.is_alive():
+                await asyncio.sleep(POLL_SECONDS)
+            worker.close()
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self.keep_worker(number)) for number in range(self._settings.workers)]
+        yield
+        for task in tasks:
+            task.cancel()
+        await self.stop(force=True)
+
+    def close(self) -> None:
+        for worker in self._workers.values():
+            worker.close()
 
 
 class Server(uvicorn.Server):
@@ -127,7 +157,7 @@ class Server(uvicorn.Server):
     By h11, which takes 64 kB of headers; httptools takes any number.
     """
 
-    def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine, failures: Any) -> None:
+    def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -140,21 +170,15 @@ class Server(uvicorn.Server):
                 timeout_graceful_shutdown=int(settings.timeout) + 1,
             )
         )
-        self.failure: BlipError | None = None
-        self._service, self._engine, self._failures = app.state.service, engine, failures
+        self.interrupted = False
+        self._service, self._engine = app.state.service, engine
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
 
     async def on_tick(self, counter: int) -> bool:
-        if not self._failures.empty():
-            code, message = self._failures.get()
-            self.failure = FAILURES.get(code, CheckpointError)(message)
-        elif not self._engine.cards and (ended := self._engine.ended()) is not None:
-            hint = "if memory is short, use smaller models or fewer --workers"
-            self.failure = EnvironmentProblem(f"a process that loads the models has ended (exit code {ended}); {hint}")
-        elif self._engine.broken:
-            self.failure = EnvironmentProblem("the process that passes messages to the models has ended; start again")
-        if self.failure is not None:
-            return True
-        return await super().on_tick(counter)
+        return self._engine.failure is not None or await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._service.draining = True
@@ -162,60 +186,59 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, listening: socket.socket) -> None:
-    """Serves until SIGTERM or Ctrl-C, then answers what is inside.
+    """Serve until SIGTERM or Ctrl-C, then answer the requests inside.
 
-    Raises what a worker raised that cannot load its models; EnvironmentProblem where it has ended without a word, or
-    the queue's process has.
+    Raises the error of a worker that cannot load its models, and KeyboardInterrupt after Ctrl-C.
     """
-    logging.getLogger("litserve").setLevel(logging.CRITICAL)
-    multiprocessing.set_start_method("spawn", force=True)  # no process may keep the port open
-    failures: Any = multiprocessing.SimpleQueue()
-    litserve = LitServer(
-        Worker(settings, failures),
-        accelerator="cpu",
-        devices=1,
-        workers_per_device=settings.workers,
-        timeout=settings.timeout,
-        restart_workers=True,
-    )
-    litserve.response_buffer = _Answers()
-    engine = LocalEngine(litserve)
-    app = build_app(settings, engine, _lifespan(litserve, engine))
-    app.response_queue_id = 0  # type: ignore[attr-defined] # where litserve's lifespan looks for it
-    server, interrupted = Server(app, settings, engine, failures), False
+    engine = LocalEngine(settings)
+    server = Server(build_app(settings, engine, engine.lifespan), settings, engine)
+    # before and after uvicorn's own, which are the same: it raises the signal once more at its end
+    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        _hold_interrupts(True)  # also for workers that start later: litserve's thread that starts them does so now
-        with wrap_litserve_start(litserve, worker_monitor=True):
-            try:
-                _hold_interrupts(False)
-                # uvicorn raises it once more at its end; were it ignored, so would it be by workers that start then
-                before = signal.signal(signal.SIGTERM, server.handle_exit)
-                server.run(sockets=[listening])
-                signal.signal(signal.SIGTERM, before)
-            except KeyboardInterrupt:  # kept until all is tidied up, which may fail and hide it
-                interrupted = True
-    except (OSError, EOFError):  # of litserve's tidying up, where nothing is left to tidy
-        if server.failure is None and not interrupted:
-            raise
-    if server.failure is not None:
-        raise server.failure
-    if interrupted:
+        server.run(sockets=[listening])
+    finally:
+        engine.close()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if engine.failure is not None:
+        raise engine.failure
+    if server.interrupted:
         raise KeyboardInterrupt
 
 
-def _hold_interrupts(hold: bool) -> None:
-    """Ctrl-C reaches all processes of a terminal. One started while it is held never sees it, whatever it imports."""
-    if hasattr(signal, "pthread_sigmask"):  # not on Windows
-        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGINT})
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Ctrl-C reaches all processes of a terminal; one that is started inside never sees it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _lifespan(litserve: LitServer, engine: LocalEngine) -> Any:
-    @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with litserve.lifespan(app):
-            tasks = [asyncio.create_task(engine.started()), asyncio.create_task(engine.watch())]
-            yield
-            for task in tasks:
-                task.cancel()
+_models: Models  # of a worker process
 
-    return lifespan
+
+def _load(settings: Settings, number: int) -> tuple[Card, ...]:
+    global _models
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server ends this one
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    try:
+        _models = Models.load(settings, number)
+    except BlipError as error:  # as one that can be pickled
+        raise FAILURES.get(error.exit_code, CheckpointError)(str(error)) from None
+    return _models.cards()
+
+
+def _run(jobs: Sequence[Job]) -> list[Outcome]:
+    return _models.run(jobs)
+
+
+def _end_with_server() -> None:
+    server = multiprocessing.parent_process()
+    assert server is not None, "runs in a worker process"
+    server.join()
+    os._exit(1)
