@@ -205,7 +205,7 @@ def test_other_targets_and_empty_sources_are_refused(tmp_path: Path, table: Path
     with pytest.raises(UsageError, match=r"must be a folder, \.tar or one of \.jsonl"):
         write(table, tmp_path / "o.xml")
     os.mkdir(tmp_path / "empty")
-    with pytest.raises(UsageError, match="holds no records"):
+    with pytest.raises(UsageError, match="holds no samples"):
         write(tmp_path / "empty", tmp_path / "o.jsonl")
     assert left(tmp_path) == ["empty", "in"]
 

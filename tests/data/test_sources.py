@@ -10,9 +10,14 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from blip.data.sources import SampleList, concatenate, open_source
+from blip.data.sources import Reading, SampleList, concatenate, open_source
+from blip.io import readers
+from blip.io.samples import Sample
+from blip.tasks.reward import Reward
+from blip.train import fit
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import read
+from tests.train.photos import caption_task, loop, write_photos
 
 
 def png(shade: int = 0) -> bytes:
@@ -171,7 +176,7 @@ def test_what_cannot_be_a_source_is_refused(tmp_path: Path, name: str, reason: s
 
 def test_a_source_without_records_says_why(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": 1}])
-    with pytest.raises(UsageError, match=r"holds no records; first of 1 bad rows: .*a\.json:1"):
+    with pytest.raises(UsageError, match=r"holds no samples; first of 1 bad rows: .*a\.json:1"):
         open_source(path, skip_bad=True)
 
 
@@ -187,3 +192,34 @@ def test_a_missing_image_fails_when_it_is_read(tmp_path: Path) -> None:
     record = open_source(write_json(tmp_path / "a.json", [{"image": "gone.jpg", "caption": "x"}]))[0]
     with pytest.raises(UnreadableImage, match=r"gone\.jpg"):
         record.image.read_bytes()
+
+
+def test_a_source_is_read_once_per_run_whatever_its_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"image": f"{i}.png", "caption": str(i)} for i in range(3)]
+    path, other = write_json(tmp_path / "a.json", rows), write_json(tmp_path / "b.json", rows)
+    names: list[str] = []
+    read = readers.read
+    monkeypatch.setattr(readers, "read", lambda name, columns: names.append(name) or read(name, columns))
+
+    def not_zero(sample: Sample) -> None:
+        if sample.texts == ("0",):
+            raise BadRecord(sample.where, "zero")
+
+    reading = Reading(skip_bad=True)
+    (tmp_path / "0.png").write_bytes(png())
+    (tmp_path / "1.png").write_bytes(png())
+    assert len(reading.open(path)) == 2 and reading.open(path) is reading.open([str(path)])
+    assert texts(reading.open(path, check=not_zero)) == [("1",)]
+    assert "zero" in [bad.reason for bad in reading.open(path, check=not_zero).skipped]
+    assert len(reading.open(other)) == 2
+    assert names == [str(path), str(other)]
+    assert pickle.loads(pickle.dumps(reading)) == reading == Reading(skip_bad=True)
+
+
+def test_training_with_a_reward_reads_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    read = readers.read
+    monkeypatch.setattr(readers, "read", lambda name, columns: names.append(name) or read(name, columns))
+    photos = write_photos(tmp_path / "photos")
+    fit(caption_task(photos, reward=Reward(samples=2)), loop(steps=1, eval_every=1), tmp_path / "run")
+    assert names == [str(photos)]

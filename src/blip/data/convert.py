@@ -109,7 +109,7 @@ class _Source:
                     yield number, found
                     number += 1
         if not number:
-            raise UsageError(f"{', '.join(self._names[:3])}: holds no records")
+            raise UsageError(f"{', '.join(self._names[:3])}: holds no samples")
 
     def skip(self, error: BadRecord, *, counted: bool = False) -> None:
         """A row that is left out; `counted` where it was given out as good."""

@@ -1,4 +1,4 @@
-"""Data sources: whatever the user names, as a sequence of records that can be read in any order.
+"""Data sources: files and folders as a sequence of samples that can be read in any order.
 
 Opening a source reads tables and shard headers once, never an image. Samples are small values, so a source can be
 sent to worker processes.
@@ -10,24 +10,24 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from blip.io import readers
 from blip.io.paths import expand_name
 from blip.io.readers import Columns
-from blip.io.samples import ImageRef, Sample
+from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, UsageError
-
-__all__ = ["ImageRef", "Reading", "Sample", "SampleList", "Source", "concatenate", "open_source", "warn_bad_rows"]
 
 logger = logging.getLogger(__name__)
 
 Spec = str | os.PathLike[str]
+SampleCheck = Callable[[Sample], object]
 
 
 class Source(Protocol):
-    """A sequence of records."""
+    """A sequence of samples."""
 
     def __len__(self) -> int: ...
 
@@ -35,7 +35,7 @@ class Source(Protocol):
 
 
 class SampleList:
-    """A source held in memory: locations and texts, no images. `skipped` are the rows that were left out."""
+    """A source held in memory: image locations and texts. `skipped` are the rows that were left out."""
 
     def __init__(self, samples: Sequence[Sample], skipped: Sequence[BadRecord] = ()) -> None:
         self.samples, self.skipped = tuple(samples), tuple(skipped)
@@ -57,18 +57,20 @@ def open_source(
     require_text: bool = False,
     skip_bad: bool = False,
 ) -> SampleList:
-    """The records of one or several sources, one after the other.
+    """Return the samples of one or several sources, in the given order.
 
-    A spec is a folder of images with `.txt` beside them (one text a line), WebDataset shards (`a-{00..05}.tar`; an
-    image with a `.json` or `.txt` of the same name), or a table: .json (the original's lists), .jsonl, .csv, .tsv,
-    .parquet. Image paths in a table are relative to `root` (of several roots, to the first that has the file), else
-    to the table. Without `text_column` the texts are in the first of `caption`, `captions`, `text`, `texts` that a
-    row has, and a row may have none unless `require_text`. Texts stay as they are in the file. A bad row raises
-    `BadRecord` with file and row; with `skip_bad` it is listed in `skipped`. Raises `UsageError` for files that cannot
-    be read and when nothing is found.
+    A spec is a folder of images with `.txt` files beside them (one text per line), WebDataset shards
+    (`a-{00..05}.tar`; images with a `.json` or `.txt` of the same key), or a table: .json (the original's lists),
+    .jsonl, .csv, .tsv, .parquet. Image paths in a table are relative to `root` (of several roots, to the first that
+    has the file), else to the table. Without `text_column` the texts are in the first of `caption`, `captions`,
+    `text`, `texts` that a row has; a row without text is bad only if `require_text`. Texts are returned as stored.
+    In shards `image_column` and `text_column` may also be the endings of the members to use, such as `input.jpg`.
+
+    A bad row raises `BadRecord` with file and row; with `skip_bad` it is listed in `skipped`. Raises `UsageError` for
+    files that cannot be read, and for sources without a sample.
     """
     columns = Columns(
-        roots=tuple(Path(one) for one in ([root] if isinstance(root, str | os.PathLike) else root or ())),
+        roots=tuple(Path(path) for path in ([root] if isinstance(root, str | os.PathLike) else root or ())),
         image=image_column,
         text=text_column,
         key=key_column,
@@ -76,26 +78,28 @@ def open_source(
     )
     samples: list[Sample] = []
     skipped: list[BadRecord] = []
-    for name in _names(spec):
-        for found in readers.read(name, columns):
-            if isinstance(found, Sample):
-                samples.append(found)
+    names = _expand(spec)
+    for name in names:
+        for result in readers.read(name, columns):
+            if isinstance(result, Sample):
+                samples.append(result)
             elif skip_bad:
-                skipped.append(found)
+                skipped.append(result)
             else:
-                raise found
+                raise result
     if not samples:
         first = f"; first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
-        raise UsageError(f"{spec}: holds no records{first}")
+        raise UsageError(f"{', '.join(names[:3])}: holds no samples{first}")
     return SampleList(samples, skipped)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a user's data are read: the names of their columns, where images lie, what happens to broken rows.
+    """How a user's data are read: column names, folders of the images, handling of bad rows.
 
-    question, answer, sentence, label: columns that VQA and NLVR2 take under the names of the original where nothing
-    is given. skip_bad: broken rows, and rows whose image file is missing, are listed in a warning and left out.
+    root, image, text, key: as for `open_source`. question, answer, sentence, label: columns of VQA and NLVR2 that
+    replace the original's names. skip_bad: bad rows, and rows whose image file is missing, are listed in a warning and
+    left out.
     """
 
     root: str | Sequence[str] | None = None
@@ -108,16 +112,30 @@ class Reading:
     label: str | None = None
     skip_bad: bool = False
 
+    @cached_property
+    def _opened(self) -> dict[Any, SampleList]:
+        """The sources read so far: training, its reward and its validation samples may share one."""
+        return {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The fields alone: another process reads its sources itself."""
+        return {name: value for name, value in self.__dict__.items() if name != "_opened"}
+
     def open(
-        self,
-        spec: Spec | Sequence[Spec],
-        *,
-        need_text: bool = False,
-        check: Callable[[Sample], object] | None = None,
+        self, spec: Spec | Sequence[Spec], *, need_text: bool = False, check: SampleCheck | None = None
     ) -> SampleList:
-        """The records of `spec`; `check` raises `BadRecord` for a row that the task cannot use."""
-        found = open_source(
-            spec,
+        """Return the samples of `spec`, read once per run; `check` raises `BadRecord` for rows the task cannot use."""
+        names = tuple(_expand(spec))
+        key = (names, need_text, check)
+        if key not in self._opened:
+            if (names, need_text) not in self._opened:
+                self._opened[names, need_text] = self._read(names, need_text)
+            self._opened[key] = self._filter(self._opened[names, need_text], check, names)
+        return self._opened[key]
+
+    def _read(self, names: Sequence[str], need_text: bool) -> SampleList:
+        source = open_source(
+            names,
             root=self.root,
             image_column=self.image,
             text_column=self.text,
@@ -125,27 +143,29 @@ class Reading:
             require_text=need_text,
             skip_bad=self.skip_bad,
         )
-        renamed = [self._renamed(record) for record in found.samples]
-        bad = list(found.skipped)
-        good = [record for record in renamed if self._is_good(record, check, bad)]
+        return SampleList([self._rename(sample) for sample in source.samples], source.skipped)
+
+    def _filter(self, source: SampleList, check: SampleCheck | None, names: Sequence[str]) -> SampleList:
+        bad = list(source.skipped)
+        good = [sample for sample in source.samples if self._is_good(sample, check, bad)]
         if not good:
-            raise UsageError(f"{spec}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
+            raise UsageError(f"{', '.join(names)}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
         warn_bad_rows(bad)
         return SampleList(good, bad)
 
-    def _renamed(self, record: Sample) -> Sample:
+    def _rename(self, sample: Sample) -> Sample:
         columns = {"question": self.question, "answer": self.answer, "sentence": self.sentence, "label": self.label}
-        new = {name: record.fields.get(column) for name, column in columns.items() if column is not None}
-        return replace(record, fields={**record.fields, **new}) if new else record
+        new = {name: sample.fields.get(column) for name, column in columns.items() if column is not None}
+        return replace(sample, fields={**sample.fields, **new}) if new else sample
 
-    def _is_good(self, record: Sample, check: Callable[[Sample], object] | None, bad: list[BadRecord]) -> bool:
+    def _is_good(self, sample: Sample, check: SampleCheck | None, bad: list[BadRecord]) -> bool:
         try:
             if check is not None:
-                check(record)
+                check(sample)
             if self.skip_bad:
-                missing = next((r.path for r in record.images if r.path is not None and not r.path.exists()), None)
+                missing = next((r.path for r in sample.images if r.path is not None and not r.path.exists()), None)
                 if missing is not None:
-                    raise BadRecord(record.where, f"image {missing}: no such file")
+                    raise BadRecord(sample.where, f"image {missing}: no such file")
         except BadRecord as error:
             if not self.skip_bad:
                 raise
@@ -155,19 +175,17 @@ class Reading:
 
 
 def warn_bad_rows(bad: Sequence[BadRecord]) -> None:
-    """Lists rows that are left out, in a warning."""
+    """List the rows that are left out in a warning."""
     if bad:
         logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
 
 
 def concatenate(sources: Sequence[Source]) -> SampleList:
-    """Several sources as one, in the given order."""
+    """Join several sources in the given order."""
     samples = [source[i] for source in sources for i in range(len(source))]
     return SampleList(samples, [bad for source in sources for bad in getattr(source, "skipped", ())])
 
 
-def _names(spec: Spec | Sequence[Spec]) -> list[str]:
-    names: list[str] = []
-    for given in [spec] if isinstance(spec, str | os.PathLike) else spec:
-        names += expand_name(os.fspath(given))
-    return names
+def _expand(spec: Spec | Sequence[Spec]) -> list[str]:
+    specs = [spec] if isinstance(spec, str | os.PathLike) else spec
+    return [name for spec in specs for name in expand_name(os.fspath(spec))]
