@@ -1,4 +1,4 @@
-"""The folder of the page: what is in it, and what is told where it cannot be made."""
+"""Folder of the browser page: its files, and errors when it cannot be written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from blip_lite.errors import BlipError, CheckpointError, ConfigError, Environmen
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder like the one that npm makes, named in the environment."""
+    """Folder like that of an npm installation, set in the environment."""
     package = tmp_path / "npm" / "node_modules" / web.ORT
     (package / "dist").mkdir(parents=True)
     for name in (*web.ORT_FILES, "ort.webgpu.min.mjs"):
@@ -31,7 +31,7 @@ def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def exported(tmp_path: Path) -> Path:
-    """A folder like that of an exported model; the page is copied together whatever the graphs hold."""
+    """Folder like that of an exported model; the content of the graphs does not matter here."""
     folder = tmp_path / "mine"
     folder.mkdir()
     (folder / web.CONFIG).write_bytes((web.TINY / web.CONFIG).read_bytes())
@@ -42,7 +42,7 @@ def exported(tmp_path: Path) -> Path:
 
 
 def write(exported: Path, output: Path) -> None:
-    """As `blip export --to web` does it."""
+    """Write the page as `blip export --to web` does."""
     with atomic_folder(output, web.SITE) as page:
         web.write(exported, page)
 
@@ -52,7 +52,7 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_the_page_has_all_that_it_asks_for_and_no_more(exported: Path, tmp_path: Path) -> None:
+def test_page_contains_exactly_the_files_that_it_requests(exported: Path, tmp_path: Path) -> None:
     output = tmp_path / "new" / "page"
     write(exported, output)
     site = json.loads((output / "site.json").read_text())
@@ -68,7 +68,7 @@ def test_the_page_has_all_that_it_asks_for_and_no_more(exported: Path, tmp_path:
 
 
 @pytest.mark.usefixtures("runtime")
-def test_the_bundled_model_brings_its_licences(exported: Path, tmp_path: Path) -> None:
+def test_licences_of_the_bundled_model_are_copied(exported: Path, tmp_path: Path) -> None:
     (exported / web.WEIGHTS).write_bytes((web.TINY / web.WEIGHTS).read_bytes())
     write(exported, tmp_path / "page")
     assert json.loads((tmp_path / "page" / "site.json").read_text())["bundled"] is True
@@ -76,7 +76,7 @@ def test_the_bundled_model_brings_its_licences(exported: Path, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("runtime")
-def test_another_model_brings_its_own(exported: Path, tmp_path: Path) -> None:
+def test_licences_of_another_model_are_copied(exported: Path, tmp_path: Path) -> None:
     (exported / "LICENSE").write_text("mine")
     (exported / "README.md").write_text("about mine")
     write(exported, tmp_path / "page")
@@ -86,14 +86,14 @@ def test_another_model_brings_its_own(exported: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("text", ["{", "[]", '{"family": "none"}'])
-def test_a_damaged_config_is_named(exported: Path, tmp_path: Path, text: str) -> None:
+def test_damaged_config_is_reported(exported: Path, tmp_path: Path, text: str) -> None:
     (exported / web.CONFIG).write_text(text)
     with pytest.raises(CheckpointError, match=r"mine.config\.json: "):
         write(exported, tmp_path / "page")
 
 
 @pytest.mark.usefixtures("runtime")
-def test_a_model_that_only_captions_gets_a_page_without_matching(exported: Path, tmp_path: Path) -> None:
+def test_caption_model_has_a_page_without_matching(exported: Path, tmp_path: Path) -> None:
     (exported / "match.onnx").unlink()
     write(exported, tmp_path / "page")
     graphs = {path.name for path in (tmp_path / "page" / "model").glob("*.onnx")}
@@ -101,24 +101,24 @@ def test_a_model_that_only_captions_gets_a_page_without_matching(exported: Path,
 
 
 @pytest.mark.usefixtures("runtime")
-def test_the_bundled_vocabulary_is_put_where_the_model_has_none(exported: Path, tmp_path: Path) -> None:
+def test_bundled_vocabulary_is_copied_if_the_model_has_none(exported: Path, tmp_path: Path) -> None:
     config = json.loads((exported / web.CONFIG).read_text())
     (exported / web.CONFIG).write_text(json.dumps(config | {"vocab": "bert-base-uncased"}))
     write(exported, tmp_path / "page")
-    wanted = (ASSETS / "bert-base-uncased-vocab.txt").read_bytes()
-    assert (tmp_path / "page" / "model" / "vocab.txt").read_bytes() == wanted
+    expected = (ASSETS / "bert-base-uncased-vocab.txt").read_bytes()
+    assert (tmp_path / "page" / "model" / "vocab.txt").read_bytes() == expected
 
 
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.skipif(os.name != "posix", reason="permission bits")
-def test_the_page_may_be_read_by_a_server(exported: Path, tmp_path: Path) -> None:
-    (tmp_path / "page").mkdir()  # an empty folder is no obstacle
+def test_page_folder_has_default_permissions(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()  # an empty folder may exist
     write(exported, tmp_path / "page")
     assert stat.S_IMODE((tmp_path / "page").stat().st_mode) == stat.S_IMODE(exported.stat().st_mode)
 
 
 @pytest.mark.usefixtures("runtime")
-def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
+def test_existing_output_is_kept(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "page").mkdir()
     (tmp_path / "page" / "mine.txt").write_text("mine")
     for output in (tmp_path / "page", tmp_path / "page" / "mine.txt"):
@@ -129,16 +129,16 @@ def test_nothing_is_overwritten(exported: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("name", [web.CONFIG, web.WEIGHTS, *web.CAPTION])
-def test_a_missing_file_is_named(exported: Path, tmp_path: Path, name: str) -> None:
+def test_missing_file_is_reported(exported: Path, tmp_path: Path, name: str) -> None:
     (exported / name).unlink()
-    with pytest.raises(CheckpointError, match=f"no {name}; the page needs an exported model that captions"):
+    with pytest.raises(CheckpointError, match=f"no {name}; the page needs an exported caption model"):
         write(exported, tmp_path / "page")
     assert not (tmp_path / "page").exists()
 
 
 @pytest.mark.usefixtures("runtime")
 @pytest.mark.parametrize("vocab", ["../vocab.txt", "other.txt"])
-def test_a_vocabulary_elsewhere_is_refused_and_leaves_nothing(exported: Path, tmp_path: Path, vocab: str) -> None:
+def test_vocabulary_outside_the_folder_is_rejected(exported: Path, tmp_path: Path, vocab: str) -> None:
     config = json.loads((exported / web.CONFIG).read_text())
     (exported / web.CONFIG).write_text(json.dumps(config | {"vocab": vocab}))
     with pytest.raises(ConfigError, match="must be 'bert-base-uncased' or a file in this folder"):
@@ -146,8 +146,8 @@ def test_a_vocabulary_elsewhere_is_refused_and_leaves_nothing(exported: Path, tm
     assert {path.name for path in tmp_path.iterdir()} == {"npm", "mine"}
 
 
-def told(exported: Path) -> str:
-    """The one line of an EnvironmentProblem (exit code 4)."""
+def error_of(exported: Path) -> str:
+    """Return the message of the EnvironmentProblem (exit code 4), which is one line."""
     with pytest.raises(EnvironmentProblem) as caught:
         write(exported, exported.parent / "page")
     assert isinstance(caught.value, BlipError) and caught.value.exit_code == 4
@@ -156,16 +156,16 @@ def told(exported: Path) -> str:
     return str(caught.value)
 
 
-def test_another_version_of_the_runtime_is_refused(exported: Path, runtime: Path) -> None:
+def test_other_runtime_version_is_rejected(exported: Path, runtime: Path) -> None:
     (runtime / "package.json").write_text('{"version": "1.2.3"}')
-    assert f"onnxruntime-web of version 1.2.3; must be {web.ORT_VERSION}" in told(exported)
+    assert f"onnxruntime-web has version 1.2.3; must be {web.ORT_VERSION}" in error_of(exported)
     (runtime / "dist" / web.ORT_FILES[2]).unlink()
-    assert f"no {web.ORT_FILES[2]}; must hold onnxruntime-web" in told(exported)
+    assert f"no {web.ORT_FILES[2]}; must contain onnxruntime-web" in error_of(exported)
 
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An environment without the runtime, and a folder that alone holds commands."""
+    """Environment without the runtime; the returned folder is the only one in PATH."""
     monkeypatch.delenv(web.ORT_FOLDER, raising=False)
     monkeypatch.setattr(sys, "prefix", str(tmp_path))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -174,19 +174,21 @@ def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.usefixtures("bare")
-def test_without_npm_the_line_says_what_to_do(exported: Path) -> None:
-    assert told(exported) == (
-        "npm, which fetches onnxruntime-web, is not installed; install Node.js, or put onnxruntime-web "
-        f"{web.ORT_VERSION} in a folder and name it in BLIP_ORT_WEB"
+def test_missing_npm_is_reported_with_advice(exported: Path) -> None:
+    assert error_of(exported) == (
+        "npm, needed to fetch onnxruntime-web, is not installed; install Node.js, or set BLIP_ORT_WEB to a folder with "
+        f"onnxruntime-web {web.ORT_VERSION}"
     )
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a shell script in place of npm")
-def test_a_failing_npm_is_told_in_one_line(exported: Path, bare: Path) -> None:
+def test_npm_failure_is_one_line(exported: Path, bare: Path) -> None:
     script = "#!/bin/sh\necho 'npm error code E404' >&2\necho 'npm error 404 Not Found' >&2\nexit 1\n"
     (bare / "npm").write_text(script)
     (bare / "npm").chmod(0o755)
-    assert told(exported).startswith(f"npm cannot fetch onnxruntime-web@{web.ORT_VERSION} (404 Not Found); try again")
+    assert error_of(exported).startswith(
+        f"npm cannot fetch onnxruntime-web@{web.ORT_VERSION} (404 Not Found); try again"
+    )
 
 
 @pytest.mark.network

@@ -36,7 +36,7 @@ def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
     [
         (["--to", "tflite"], 2, "--to tflite; must be one of onnx, web, safetensors, hf"),
         (["--to", "hf", "--parts", "vision"], 2, "--parts with --to hf; must be used with --to onnx or web"),
-        (["--parts", "head"], 2, "--parts head; must be of vision, text, decoder"),
+        (["--parts", "head"], 2, "--parts head; must be one of vision, text, decoder"),
         (["--opset", "7"], 2, "--opset 7; must be an integer from 18 to 23"),
         (["-m", "random-tiny-caption", "--parts", "text"], 3, "has no text; it is a 'caption' model"),
         (["-m", "random-tiny-caption", "--parts", "vision", "--tolerance", "0"], 3, "more than --tolerance 0"),

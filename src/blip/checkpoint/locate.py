@@ -16,6 +16,7 @@ PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLES)
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
+LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")  # copied with a model
 
 ASSETS = (blip_lite.ASSETS, Path(__file__).parent.parent / "assets")  # the bundled models
 RUN_MODELS = ("final", "best", "last")  # of a training run, first found first

@@ -11,7 +11,7 @@ import typer
 from blip.cli import options as o
 
 if TYPE_CHECKING:
-    from blip.apps.export.write import Exported, Form
+    from blip.apps.export.folder import ExportOptions, ExportReport
 
 GRAPHS = ("onnx", "web")
 FORMS = (*GRAPHS, "safetensors", "hf")
@@ -41,14 +41,14 @@ def export(
     o.notice(model, o.BUNDLED, quiet)
     name = o.model_name(model)
     if to in GRAPHS:
-        from blip.apps.export.write import Form
+        from blip.apps.export.folder import ExportOptions
 
-        chosen = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
-        form = Form(parts=chosen, opset=opset, int8=int8, tolerance=tolerance if check else None)
+        selected = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
+        options = ExportOptions(parts=selected, opset=opset, int8=int8, tolerance=tolerance if check else None)
         if to == "web":
-            _write_page(name, output, form, overwrite, offline, quiet)
+            _write_page(name, output, options, overwrite, offline, quiet)
         else:
-            _write_graphs(name, output, form, overwrite, offline, quiet)
+            _write_graphs(name, output, options, overwrite, offline, quiet)
     else:
         from blip.checkpoint.exchange import convert
 
@@ -58,32 +58,32 @@ def export(
     return 0
 
 
-def _write_graphs(name: str, output: Path, form: Form, overwrite: bool, offline: bool, quiet: bool) -> None:
-    from blip.apps.export.write import export
+def _write_graphs(name: str, output: Path, options: ExportOptions, overwrite: bool, offline: bool, quiet: bool) -> None:
+    from blip.apps.export.folder import export
 
     done = export(
-        name, output, form, overwrite=overwrite, offline=offline or None, say=lambda line: o.note(line, quiet)
+        name, output, options, overwrite=overwrite, offline=offline or None, log=lambda line: o.note(line, quiet)
     )
     _report(done, quiet)
 
 
-def _write_page(name: str, output: Path, form: Form, overwrite: bool, offline: bool, quiet: bool) -> None:
+def _write_page(name: str, output: Path, options: ExportOptions, overwrite: bool, offline: bool, quiet: bool) -> None:
     """The page of a model; of one that has its graphs already, as `tiny` has, at once."""
+    from blip.apps.export.folder import ExportOptions
     from blip.apps.export.web import SITE, write
-    from blip.apps.export.write import Form
     from blip.checkpoint.locate import locate
     from blip.io.atomic import atomic_folder
     from blip_lite.model import is_exported
 
     with atomic_folder(output, SITE, overwrite=overwrite) as page, TemporaryDirectory() as folder:
         graphs = locate(name).path
-        if graphs is None or not is_exported(graphs) or form != Form(tolerance=form.tolerance):
+        if graphs is None or not is_exported(graphs) or options != ExportOptions(tolerance=options.tolerance):
             graphs = Path(folder) / Path(name).name
-            _write_graphs(name, graphs, form, False, offline, quiet)
+            _write_graphs(name, graphs, options, False, offline, quiet)
         write(graphs, page)
 
 
-def _report(done: Exported, quiet: bool) -> None:
+def _report(done: ExportReport, quiet: bool) -> None:
     """Says how far the graphs are from torch."""
     for differences, what in ((done.exact, ""), (done.rounded, ", with 8-bit products")):
         if differences:

@@ -1,1 +1,1 @@
-"""Models as ONNX graphs without weights of their own, and as a page for the browser."""
+"""Export of models: ONNX graphs without weights of their own, and a web page that runs them in the browser."""

@@ -1,8 +1,8 @@
-"""Which graphs a family is exported to: the parts of a model as modules of plain tensors, and their axes by name.
+"""Graphs of each family: the parts of a model as modules of plain tensors, and the names of their axes.
 
-Texts are laid out [images, rows, tokens]: I images with R rows each, so that an image's keys and values serve all of
-its rows. What the decoder has seen goes in and out as tensors; `rows` says which past each row continues, so that a
-search that drops, repeats or reorders its rows never copies anything itself.
+Texts have the shape [images, rows, tokens]: I images with R rows each, so that all rows of an image share its keys and
+values. The decoder's past keys and values are inputs and outputs; `rows` names the past row that each row continues,
+so that beam search can drop, repeat and reorder rows without copying them.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from blip.model.blip import BlipModel
-from blip.model.text import TextTransformer
 
 Axes = Mapping[int, str]
 
-# Which graphs stand for a part that `--parts` names.
+# Graphs of each part that `--parts` can name.
 PARTS: dict[str, tuple[str, ...]] = {
     "vision": ("vision",),
     "text": ("text", "match", "fuse", "reason"),
@@ -29,9 +28,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Graph:
-    """One graph to export: `inputs` are examples, whose sizes differ so that no axis is taken for another.
+    """One graph to export. `inputs` are examples whose sizes differ, so that the exporter cannot confuse two axes.
 
-    axes: the free axes of each input by name; all others are fixed.
+    axes: names of the free axes of each input; all others are fixed.
     """
 
     name: str
@@ -42,7 +41,7 @@ class Graph:
 
 
 def graphs(model: BlipModel) -> Iterator[Graph]:
-    """All graphs of a model's family."""
+    """Yield all graphs of a model's family."""
     model.requires_grad_(False)
     parts = model.config.parts
     yield _vision(model)
@@ -58,11 +57,15 @@ def graphs(model: BlipModel) -> Iterator[Graph]:
         yield _decoder(model, masked=parts.decoder_reads == "encoder")
 
 
-class Vision(nn.Module):
+class ModelPart(nn.Module):
+    """A part of a model as a module of plain tensors."""
+
     def __init__(self, model: BlipModel) -> None:
         super().__init__()
         self.model = model
 
+
+class Vision(ModelPart):
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
         embeds = self.model.encode_image(pixel_values)
         if not self.model.config.parts.matching:
@@ -70,11 +73,7 @@ class Vision(nn.Module):
         return embeds, self.model.project_image(embeds)
 
 
-class Text(nn.Module):
-    def __init__(self, model: BlipModel) -> None:
-        super().__init__()
-        self.model = model
-
+class Text(ModelPart):
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, ...]:
         states = self.model.encode_text(input_ids, attention_mask)
         if not self.model.config.parts.matching:
@@ -82,21 +81,13 @@ class Text(nn.Module):
         return states, self.model.project_text(states)
 
 
-class Fuse(nn.Module):
-    def __init__(self, model: BlipModel) -> None:
-        super().__init__()
-        self.model = model
-
+class Fuse(ModelPart):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
         states = self.model.fuse(input_ids.flatten(0, 1), attention_mask.flatten(0, 1), image_embeds)
         return states.reshape(*input_ids.shape, -1)
 
 
-class Match(nn.Module):
-    def __init__(self, model: BlipModel) -> None:
-        super().__init__()
-        self.model = model
-
+class Match(ModelPart):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor) -> Tensor:
         cross = self.model.encoder.cross_keys_values(image_embeds)
         ids, mask = input_ids.flatten(0, 1), attention_mask.flatten(0, 1)
@@ -104,55 +95,43 @@ class Match(nn.Module):
         return self.model.match_logits(states).reshape(*input_ids.shape[:2], 2)
 
 
-class Reason(nn.Module):
-    def __init__(self, model: BlipModel) -> None:
-        super().__init__()
-        self.model = model
-
+class Reason(ModelPart):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, first: Tensor, second: Tensor) -> Tensor:
         return self.model.reason(input_ids, attention_mask, first, second)
 
 
-class Cross(nn.Module):
-    def __init__(self, decoder: TextTransformer) -> None:
-        super().__init__()
-        self.decoder = decoder
-
+class Cross(ModelPart):
     def forward(self, source: Tensor) -> list[Tensor]:
-        return [x for kv in self.decoder.cross_keys_values(source) for x in kv]
+        return [x for kv in self.model.decoder.cross_keys_values(source) for x in kv]
 
 
-class Decoder(nn.Module):
-    """One step: new ids [I, R, T] after `past` -> scores of the last position [I, R, V] and what has been seen now.
+class Decoder(ModelPart):
+    """One step: new ids [I, R, T] after `past` -> scores of the last position [I, R, V], and keys and values so far.
 
     past, cross: keys and values, layer by layer. rows [I, R]: the row of the past that each row continues.
     """
 
-    def __init__(self, decoder: TextTransformer) -> None:
-        super().__init__()
-        self.decoder = decoder
-
     def forward(
         self, ids: Tensor, rows: Tensor, past: list[Tensor], cross: list[Tensor], cross_mask: Tensor | None = None
     ) -> list[Tensor]:
-        text, length = self.decoder, past[0].shape[2]
-        places = torch.arange(length + ids.shape[2])
-        new, flat = places[length:], rows.flatten()
+        text, length = self.model.decoder, past[0].shape[2]
+        positions = torch.arange(length + ids.shape[2])
+        new, flat = positions[length:], rows.flatten()
         x = text.embed.norm(text.embed.word(ids.flatten(0, 1)) + text.embed.position(new))
-        mask = places[None, :] <= new[:, None]
-        looked = None if cross_mask is None else cross_mask[:, None, None, :].bool()
-        seen = []
+        mask = positions[None, :] <= new[:, None]
+        source_mask = None if cross_mask is None else cross_mask[:, None, None, :].bool()
+        states = []
         for i, block in enumerate(text.blocks):
-            pasts = (x.index_select(0, flat) for x in past[2 * i : 2 * i + 2])
-            keys, values = (torch.cat(pair, dim=2) for pair in zip(pasts, block.attn.keys_values(x), strict=True))
-            x = block(x, (keys, values), mask, (cross[2 * i], cross[2 * i + 1]), looked)
-            seen += [keys, values]
-        return [text.logits(x[:, -1]).reshape(*rows.shape, -1), *seen]
+            previous = (x.index_select(0, flat) for x in past[2 * i : 2 * i + 2])
+            keys, values = (torch.cat(pair, dim=2) for pair in zip(previous, block.attn.keys_values(x), strict=True))
+            x = block(x, (keys, values), mask, (cross[2 * i], cross[2 * i + 1]), source_mask)
+            states += [keys, values]
+        return [text.logits(x[:, -1]).reshape(*rows.shape, -1), *states]
 
 
-def layers(word: str, count: int) -> list[str]:
-    """Names of keys and values, layer by layer: `past_keys_0`, `past_values_0`, ..."""
-    return [f"{word}{kind}_{i}" for i in range(count) for kind in ("keys", "values")]
+def kv_names(prefix: str, num_layers: int) -> list[str]:
+    """Return names of keys and values, layer by layer: `past_keys_0`, `past_values_0`, ..."""
+    return [f"{prefix}{kind}_{i}" for i in range(num_layers) for kind in ("keys", "values")]
 
 
 IMAGES, ROWS, TOKENS = "images", "rows", "tokens"
@@ -178,19 +157,19 @@ def _text(model: BlipModel) -> Graph:
     return Graph(name="text", module=Text(model), inputs=inputs, axes=dict.fromkeys(inputs, axes), outputs=outputs)
 
 
-def _over_images(model: BlipModel) -> tuple[dict[str, Tensor], dict[str, Axes]]:
+def _multimodal_inputs(model: BlipModel) -> tuple[dict[str, Tensor], dict[str, Axes]]:
     embeds = torch.randn(2, 7, model.config.vision.width)
     inputs = {"input_ids": _ids(2, 3, 5), "attention_mask": _ids(2, 3, 5), "image_embeds": embeds}
     return inputs, {"input_ids": TEXTS, "attention_mask": TEXTS, "image_embeds": {0: IMAGES, 1: TOKENS}}
 
 
 def _fuse(model: BlipModel) -> Graph:
-    inputs, axes = _over_images(model)
+    inputs, axes = _multimodal_inputs(model)
     return Graph(name="fuse", module=Fuse(model), inputs=inputs, axes=axes, outputs=["states"])
 
 
 def _match(model: BlipModel) -> Graph:
-    inputs, axes = _over_images(model)
+    inputs, axes = _multimodal_inputs(model)
     return Graph(name="match", module=Match(model), inputs=inputs, axes=axes, outputs=["itm_logits"])
 
 
@@ -206,10 +185,10 @@ def _cross(model: BlipModel) -> Graph:
     width = model.config.vision.width if model.config.parts.decoder_reads == "image" else model.config.text.width
     return Graph(
         name="cross",
-        module=Cross(model.decoder),
+        module=Cross(model),
         inputs={"source": torch.randn(2, 7, width)},
         axes={"source": {0: IMAGES, 1: TOKENS}},
-        outputs=layers("cross_", model.config.text.num_layers),
+        outputs=kv_names("cross_", model.config.text.num_layers),
     )
 
 
@@ -218,14 +197,14 @@ def _decoder(model: BlipModel, masked: bool) -> Graph:
     width = text.width // text.num_heads
     inputs = {"ids": _ids(2, 3, 4), "rows": _ids(2, 3)}
     axes: dict[str, Axes] = {"ids": {0: IMAGES, 1: ROWS, 2: "new"}, "rows": {0: IMAGES, 1: ROWS}}
-    for name in layers("past_", text.num_layers):
+    for name in kv_names("past_", text.num_layers):
         inputs[name], axes[name] = torch.randn(9, text.num_heads, 5, width), {0: "past_rows", 2: "past"}
-    for name in layers("cross_", text.num_layers):
+    for name in kv_names("cross_", text.num_layers):
         inputs[name], axes[name] = torch.randn(2, text.num_heads, 7, width), {0: IMAGES, 2: TOKENS}
     if masked:
         inputs["cross_mask"], axes["cross_mask"] = _ids(2, 7), {0: IMAGES, 1: TOKENS}
-    outputs = ["scores", *layers("", text.num_layers)]
-    return Graph(name="decoder", module=Decoder(model.decoder), inputs=inputs, axes=axes, outputs=outputs)
+    outputs = ["scores", *kv_names("", text.num_layers)]
+    return Graph(name="decoder", module=Decoder(model), inputs=inputs, axes=axes, outputs=outputs)
 
 
 def _ids(*shape: int) -> Tensor:
@@ -233,11 +212,11 @@ def _ids(*shape: int) -> Tensor:
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Values by input name in the order and nesting of the module's arguments."""
+    """Return values by input name in the order and nesting of the module's arguments."""
     if "rows" not in values:
         return tuple(values.values())
     past, cross = (
-        [v for k, v in values.items() if k.startswith((f"{word}_keys", f"{word}_values"))] for word in ("past", "cross")
+        [v for k, v in values.items() if k.startswith((f"{kind}_keys", f"{kind}_values"))] for kind in ("past", "cross")
     )
     mask = (values["cross_mask"],) if "cross_mask" in values else ()
     return (values["ids"], values["rows"], past, cross, *mask)

@@ -1,6 +1,6 @@
-"""A static page that runs an exported model in the browser: our page, the model's files, onnxruntime-web.
+"""Static web page that runs an exported model in the browser: page, model files and onnxruntime-web.
 
-The page needs any web server and, once loaded, no network. onnxruntime-web comes from npm, or from a folder.
+Any web server can serve it; once loaded, it works offline. onnxruntime-web comes from npm, or from a folder.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import blip_lite
+from blip.checkpoint.locate import CONFIG, LICENCE_FILES, WEIGHTS
 from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
 from blip_lite.tokenizer import BUNDLED
@@ -25,40 +26,38 @@ from blip_lite.tokenizer import BUNDLED
 ORT = "onnxruntime-web"
 ORT_VERSION = "1.30.0"
 ORT_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
-ORT_FOLDER = "BLIP_ORT_WEB"  # environment: a folder that npm installed the package in, or the package itself
-ORT_SECONDS = 300
+ORT_FOLDER = "BLIP_ORT_WEB"  # environment variable: folder of the package, or one in which npm installed it
+ORT_SECONDS = 300  # time limit of npm
 
 ASSETS = Path(__file__).parents[2] / "assets"
 PAGE, PHOTOS = ASSETS / "web", ASSETS / "examples"
 TINY = blip_lite.ASSETS / "tiny"
-SITE = "site.json"  # by which a page is known
-WEIGHTS, CONFIG, VOCAB = "model.safetensors", "config.json", "vocab.txt"
-PAPERS = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")
+SITE, VOCAB = "site.json", "vocab.txt"
 CAPTION, MATCH = ("vision.onnx", "cross.onnx", "decoder.onnx"), ("text.onnx", "match.onnx")
 
 
 def write(folder: Path, page: Path) -> None:
-    """Fills the empty folder `page` with the page of an exported ONNX folder.
+    """Fill the empty folder `page` with the page of an exported model.
 
-    Raises CheckpointError where a graph is missing that captions need, EnvironmentProblem without npm and without a
-    folder that has onnxruntime-web.
+    Raises CheckpointError if a graph needed for captions is missing, EnvironmentProblem if onnxruntime-web is neither
+    installed nor can be fetched by npm.
     """
-    graphs = _graphs(folder)
+    graphs = _graph_files(folder)
     with _runtime() as runtime:
         shutil.copytree(PAGE, page, dirs_exist_ok=True)
         _copy_photos(page / "examples")
         for name in ORT_FILES:
             shutil.copyfile(runtime / name, page / "ort" / name)
     _copy_model(folder, graphs, page / "model")
-    site = {"name": folder.name, "bundled": _is_tiny(folder), "files": _listed(page, graphs)}
+    site = {"name": folder.name, "bundled": _is_tiny(folder), "files": _download_list(page, graphs)}
     (page / SITE).write_text(json.dumps(site, indent=1) + "\n", encoding="utf-8")
 
 
-def _graphs(folder: Path) -> list[str]:
-    """The graphs that the page uses; those of matching only where the model has both."""
+def _graph_files(folder: Path) -> list[str]:
+    """Return the graphs that the page uses, with those for matching if the model has both."""
     for name in (CONFIG, WEIGHTS, *CAPTION):
         if not (folder / name).is_file():
-            raise CheckpointError(f"{folder}: no {name}; the page needs an exported model that captions")
+            raise CheckpointError(f"{folder}: no {name}; the page needs an exported caption model")
     can_match = all((folder / name).is_file() for name in MATCH)
     return [*CAPTION, *(MATCH if can_match else ())]
 
@@ -66,7 +65,7 @@ def _graphs(folder: Path) -> list[str]:
 def _copy_photos(folder: Path) -> None:
     folder.mkdir()
     for source in PHOTOS.iterdir():
-        shutil.copyfile(source, folder / source.name.replace(".md", ".txt"))  # which browsers show
+        shutil.copyfile(source, folder / source.name.replace(".md", ".txt"))  # browsers display .txt
 
 
 def _copy_model(folder: Path, graphs: list[str], model: Path) -> None:
@@ -74,15 +73,15 @@ def _copy_model(folder: Path, graphs: list[str], model: Path) -> None:
     for name in (CONFIG, WEIGHTS, *graphs):
         shutil.copyfile(folder / name, model / name)
     shutil.copyfile(_vocabulary(folder), model / VOCAB)
-    for paper in _papers(folder):
-        shutil.copyfile(paper, model / f"{paper.name.removesuffix('.md').removesuffix('.txt')}.txt")  # shown as text
+    for path in _licence_files(folder):
+        shutil.copyfile(path, model / f"{path.name.removesuffix('.md').removesuffix('.txt')}.txt")  # displayed as text
 
 
-def _papers(folder: Path) -> list[Path]:
-    """Licences and descriptions that go with the model."""
+def _licence_files(folder: Path) -> list[Path]:
+    """Return the licences and descriptions of the model."""
     if _is_tiny(folder):
         return [TINY / "LICENSE", TINY / "README.md", blip_lite.ASSETS / "LICENSE-APACHE-2.0"]
-    return [folder / name for name in PAPERS if (folder / name).is_file()]
+    return [folder / name for name in LICENCE_FILES if (folder / name).is_file()]
 
 
 def _vocabulary(folder: Path) -> Path:
@@ -101,8 +100,8 @@ def _is_tiny(folder: Path) -> bool:
     return filecmp.cmp(folder / WEIGHTS, TINY / WEIGHTS, shallow=False)
 
 
-def _listed(page: Path, graphs: list[str]) -> list[dict[str, str | int]]:
-    """What the page downloads before it starts. The version changes with the content, so caches never mix two pages."""
+def _download_list(page: Path, graphs: list[str]) -> list[dict[str, str | int]]:
+    """Files that the page downloads at its start. Versions are content hashes, so that caches never mix two pages."""
     paths = [f"ort/{ORT_FILES[-1]}", *(f"model/{name}" for name in (CONFIG, VOCAB, *graphs, WEIGHTS))]
     return [
         {
@@ -116,48 +115,48 @@ def _listed(page: Path, graphs: list[str]) -> list[dict[str, str | int]]:
 
 @contextmanager
 def _runtime() -> Iterator[Path]:
-    """The folder of onnxruntime-web's files: one that is there, else what npm fetches into a temporary one."""
-    named = os.environ.get(ORT_FOLDER)
-    if named:
-        yield _checked(_dist(Path(named)), f"{ORT_FOLDER}={named}")
+    """Folder of onnxruntime-web's files: an installed one, else a temporary one filled by npm."""
+    configured = os.environ.get(ORT_FOLDER)
+    if configured:
+        yield _check_runtime(_find_dist(Path(configured)), f"{ORT_FOLDER}={configured}")
         return
     installed = Path(sys.prefix) / "web" / "node_modules" / ORT
     if installed.is_dir():
-        yield _checked(installed / "dist", str(installed))
+        yield _check_runtime(installed / "dist", str(installed))
         return
     with tempfile.TemporaryDirectory() as folder:
         _install(folder)
-        yield _checked(Path(folder) / "node_modules" / ORT / "dist", f"what npm fetched as {ORT}@{ORT_VERSION}")
+        yield _check_runtime(Path(folder) / "node_modules" / ORT / "dist", f"{ORT}@{ORT_VERSION} fetched by npm")
 
 
-def _dist(folder: Path) -> Path:
-    """`dist` of the package, given its own folder or one that it was installed in."""
+def _find_dist(folder: Path) -> Path:
+    """Return `dist` of the package, given its own folder or one in which it was installed."""
     choices = (folder / "dist", folder / ORT / "dist", folder / "node_modules" / ORT / "dist")
     return next((choice for choice in choices if choice.is_dir()), choices[0])
 
 
-def _checked(dist: Path, what: str) -> Path:
-    """The folder, if it holds the version that the page was written for."""
+def _check_runtime(dist: Path, origin: str) -> Path:
+    """Return the folder if it contains the version that the page was written for, else raise EnvironmentProblem."""
     missing = next((name for name in ORT_FILES if not (dist / name).is_file()), None)
     if missing is not None:
-        raise EnvironmentProblem(f"{what}: no {missing}; must hold {ORT} {ORT_VERSION} as npm installs it")
+        raise EnvironmentProblem(f"{origin}: no {missing}; must contain {ORT} {ORT_VERSION} as installed by npm")
     try:
         version = json.loads((dist.parent / "package.json").read_text(encoding="utf-8"))["version"]
     except (OSError, ValueError, KeyError, TypeError):
         version = "unknown"
     if version != ORT_VERSION:
-        raise EnvironmentProblem(f"{what}: {ORT} of version {version}; must be {ORT_VERSION}")
+        raise EnvironmentProblem(f"{origin}: {ORT} has version {version}; must be {ORT_VERSION}")
     return dist
 
 
 def _install(folder: str) -> None:
     npm = shutil.which("npm")
-    hint = f"put {ORT} {ORT_VERSION} in a folder and name it in {ORT_FOLDER}"
+    hint = f"set {ORT_FOLDER} to a folder with {ORT} {ORT_VERSION}"
     if npm is None:
-        raise EnvironmentProblem(f"npm, which fetches {ORT}, is not installed; install Node.js, or {hint}")
+        raise EnvironmentProblem(f"npm, needed to fetch {ORT}, is not installed; install Node.js, or {hint}")
     command = [npm, "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix", folder]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             [*command, f"{ORT}@{ORT_VERSION}"],
             cwd=folder,
             stdin=subprocess.DEVNULL,
@@ -173,12 +172,16 @@ def _install(folder: str) -> None:
         ) from error
     except OSError as error:
         raise EnvironmentProblem(f"{npm}: cannot be run ({error.strerror or error}); {hint}") from error
-    if done.returncode:
-        raise EnvironmentProblem(f"npm cannot fetch {ORT}@{ORT_VERSION} ({_reason(done.stderr)}); try again, or {hint}")
+    if result.returncode:
+        raise EnvironmentProblem(
+            f"npm cannot fetch {ORT}@{ORT_VERSION} ({_error_line(result.stderr)}); try again, or {hint}"
+        )
 
 
-def _reason(log: str) -> str:
-    """The line of npm's log that says what went wrong."""
+def _error_line(log: str) -> str:
+    """Return the line of npm's log that describes the error."""
     lines = [line.removeprefix("npm error").strip() for line in log.splitlines() if line.startswith("npm error")]
-    told = [line for line in lines if line and not line.startswith(("code ", "errno ", "A complete log", "syscall "))]
-    return (told or lines or ["no reason given"])[0][:200]
+    messages = [
+        line for line in lines if line and not line.startswith(("code ", "errno ", "A complete log", "syscall "))
+    ]
+    return (messages or lines or ["no reason given"])[0][:200]

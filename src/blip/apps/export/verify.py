@@ -1,4 +1,4 @@
-"""Exported graphs against the modules they come from: the same inputs, at sizes that the export has not seen."""
+"""Comparison of exported graphs with their torch modules, on the same inputs of sizes not used at export."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from blip_lite.engine import Engine
 from blip_lite.errors import CheckpointMismatch
 
 MASKS = ("attention_mask", "cross_mask")
-# Sizes of the axes: one of all, as at the start of a text, then two mixtures. Other axes are as in the examples.
+# Sizes of the free axes: first as at the start of a text, then two mixtures. Other axes are as in the examples.
 SIZES: tuple[Mapping[str, int], ...] = (
     {"images": 1, "rows": 1, "length": 2, "texts": 1, "tokens": 3, "new": 3, "past": 0, "past_rows": 1},
     {"images": 3, "rows": 2, "length": 9, "texts": 4, "tokens": 11, "new": 1, "past": 7, "past_rows": 5},
@@ -22,33 +22,34 @@ SIZES: tuple[Mapping[str, int], ...] = (
 )
 
 
-def difference(graph: Graph, engine: Engine, vocab_size: int) -> float:
-    """The largest absolute difference between a graph and its module, over three inputs."""
-    largest = 0.0
+def max_difference(graph: Graph, engine: Engine, vocab_size: int) -> float:
+    """Return the largest absolute difference between a graph and its module, over three inputs."""
+    result = 0.0
     for seed, sizes in enumerate(SIZES):
-        feeds = _values(graph, sizes, vocab_size, np.random.default_rng(seed))
+        feeds = _random_inputs(graph, sizes, vocab_size, np.random.default_rng(seed))
         with torch.no_grad():
-            given: Any = graph.module(*arguments({name: torch.from_numpy(x) for name, x in feeds.items()}))
-        wanted = [given] if isinstance(given, torch.Tensor) else list(given)
-        for ours, theirs in zip(engine.run(graph.name, feeds), wanted, strict=True):
+            output: Any = graph.module(*arguments({name: torch.from_numpy(x) for name, x in feeds.items()}))
+        expected = [output] if isinstance(output, torch.Tensor) else list(output)
+        for ours, theirs in zip(engine.run(graph.name, feeds), expected, strict=True):
             if ours.shape != tuple(theirs.shape):
-                raise CheckpointMismatch(f"{graph.name}.onnx gives {list(ours.shape)}, torch {list(theirs.shape)}")
-            largest = float(np.abs(ours - theirs.numpy()).max(initial=largest))  # NaN stays, which max() would lose
-    return largest
+                raise CheckpointMismatch(f"{graph.name}.onnx returns {list(ours.shape)}, torch {list(theirs.shape)}")
+            result = float(np.abs(ours - theirs.numpy()).max(initial=result))  # keeps NaN, which max() would lose
+    return result
 
 
-def check(name: str, found: float, tolerance: float) -> None:
-    """Raises CheckpointMismatch when a graph differs by more than `tolerance`."""
-    if not found <= tolerance:
+def check_difference(name: str, difference: float, tolerance: float) -> None:
+    """Raise CheckpointMismatch if a graph differs by more than `tolerance`."""
+    if not difference <= tolerance:
         raise CheckpointMismatch(
-            f"{name}.onnx differs from torch by {found:.2g}, more than --tolerance {tolerance:g}; nothing was written"
+            f"{name}.onnx differs from torch by {difference:.2g}, more than --tolerance {tolerance:g}; "
+            "nothing was written"
         )
 
 
-def _values(
+def _random_inputs(
     graph: Graph, sizes: Mapping[str, int], vocab_size: int, rng: np.random.Generator
 ) -> dict[str, NDArray[Any]]:
-    """Inputs of a graph with these axes: texts of any ids, some of them short, and normal numbers."""
+    """Return inputs with these axes: random ids, masks of random lengths, and normally distributed numbers."""
     feeds: dict[str, NDArray[Any]] = {}
     for name, example in graph.inputs.items():
         axes = graph.axes[name]
