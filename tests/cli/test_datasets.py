@@ -140,7 +140,7 @@ def test_check_takes_columns_and_root(blip: Blip, tmp_path: Path) -> None:
         "--key-column",
         "id",
     )
-    assert said.out == f"{path}:2: key '1' again\n"
+    assert said.out == f"{path}:2: duplicate key '1'\n"
 
 
 def test_check_of_a_data_set_looks_in_its_image_folder(blip: Blip, coco: Path) -> None:

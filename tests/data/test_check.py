@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from blip.data.check import Check, Seen, hash64
+from blip.data.check import Check, HashSet64, hash64
 from blip.io.readers import Columns
 from tests.data.test_sources import png, sample, write_json, write_tar
 
@@ -25,7 +25,7 @@ def write_jsonl(path: Path, *rows: dict[str, Any]) -> Path:
 
 def test_seen_agrees_with_a_set_over_many_calls() -> None:
     rng = np.random.RandomState(0)
-    seen, known = Seen(), set[int]()
+    seen, known = HashSet64(), set[int]()
     for size in (1, 700, 3, 0, 512, 512, 2000):
         values = [int(v) for v in rng.randint(0, 3000, size)]
         wanted = []
@@ -82,10 +82,10 @@ def test_questions_and_sentences_count_as_texts(tmp_path: Path) -> None:
 def test_a_key_given_twice_is_a_problem_across_files(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     paths = [write_jsonl(tmp_path / f"{n}.jsonl", {"key": "k", "image": "a.png", "caption": n}) for n in "ab"]
-    assert lines(*paths) == [f"{paths[1]}:1: key 'k' again"]
+    assert lines(*paths) == [f"{paths[1]}:1: duplicate key 'k'"]
     columns = Columns(key="id")
     path = write_jsonl(tmp_path / "c.jsonl", *[{"id": 7, "image": "a.png", "caption": c} for c in "xy"])
-    assert lines(path, columns=columns) == [f"{path}:2: key '7' again"]
+    assert lines(path, columns=columns) == [f"{path}:2: duplicate key '7'"]
 
 
 def test_an_image_may_have_several_rows_in_a_table_but_none_twice(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_shards_of_one_name_clash_by_key(tmp_path: Path) -> None:
     for folder in "ab":
         (tmp_path / folder).mkdir()
         write_tar(tmp_path / folder / "s.tar", sample("k", caption="x"))
-    assert lines(tmp_path / "a/s.tar", tmp_path / "b/s.tar") == [f"{tmp_path}/b/s.tar/k: key 's.tar/k' again"]
+    assert lines(tmp_path / "a/s.tar", tmp_path / "b/s.tar") == [f"{tmp_path}/b/s.tar/k: duplicate key 's.tar/k'"]
 
 
 def test_bad_rows_and_files_do_not_end_the_check(tmp_path: Path) -> None:
@@ -120,7 +120,6 @@ def test_bad_rows_and_files_do_not_end_the_check(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 512])
 def test_batches_do_not_change_what_is_found(tmp_path: Path, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blip.data.check.BATCH", batch)
-    monkeypatch.setattr("blip.data.check.batches.__defaults__", (batch,))
     rows = [{"image": f"{i % 3}.png", "caption": str(i % 4)} for i in range(14)]
     path = write_json(tmp_path / "a.json", rows)
     found = lines(path)

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from blip.data.check import batches
 from blip.data.stats import answer_list, statistics
 from blip.io.readers import Columns, read
 from tests.data.test_sources import png, sample, write_json, write_tar
@@ -24,7 +23,7 @@ def test_texts_and_words_are_counted(tmp_path: Path) -> None:
         {"image": "a.png", "caption": "a"},
         {"caption": "lost"},
     ]
-    found = counted(write_json(tmp_path / "a.json", rows), sample=0)
+    found = counted(write_json(tmp_path / "a.json", rows), size_sample=0)
     assert {k: found[k] for k in ("rows", "bad_rows", "images", "texts", "texts_per_image")} == {
         "rows": 4,
         "bad_rows": 1,
@@ -44,7 +43,7 @@ def test_sizes_are_of_a_sample_by_header(tmp_path: Path) -> None:
     found = counted(path)
     assert found["width"] == {"min": 3, "median": 3, "max": 3} and found["height"]["max"] == 2
     assert (found["sampled_images"], found["without_size"]) == (3, 1)
-    assert counted(path, sample=1)["sampled_images"] == 1
+    assert counted(path, size_sample=1)["sampled_images"] == 1
 
 
 def test_questions_have_shares_of_answers(tmp_path: Path) -> None:
@@ -53,7 +52,7 @@ def test_questions_have_shares_of_answers(tmp_path: Path) -> None:
         {"image": f"{i}.png", "question": "is it?", **({} if a is None else {"answer": a})}
         for i, a in enumerate(answers)
     ]
-    found = counted(write_json(tmp_path / "a.json", rows), sample=0)
+    found = counted(write_json(tmp_path / "a.json", rows), size_sample=0)
     assert (found["questions"], found["answered"], found["distinct_answers"], found["texts"]) == (4, 3, 5, 4)
     assert found["answers"] == {"yes": 9 / 21, "2": 6 / 21, "two": 4 / 21, "no": 1 / 21, "red": 1 / 21}
     assert found["answer_kinds"] == {"yes/no": 1 / 3, "number": 1 / 3, "other": 1 / 3}
@@ -61,7 +60,7 @@ def test_questions_have_shares_of_answers(tmp_path: Path) -> None:
 
 def test_pairs_have_shares_of_labels(tmp_path: Path) -> None:
     rows = [{"images": ["a.png", f"{i}.png"], "sentence": "s", "label": str(i > 0)} for i in range(4)]
-    found = counted(write_json(tmp_path / "a.json", rows), sample=0)
+    found = counted(write_json(tmp_path / "a.json", rows), size_sample=0)
     assert found["labels"] == {"true": 0.75, "false": 0.25} and found["images"] == 5
 
 
@@ -73,8 +72,8 @@ def test_the_sample_is_even_over_a_long_source(tmp_path: Path, monkeypatch: pyte
     for i in range(40):
         (tmp_path / f"{i:02d}.png").write_bytes(png())
     drawn: list[int] = []
-    monkeypatch.setattr("blip.data.stats._size", lambda ref: drawn.append(int(ref.path.stem)) or (1, 1))
-    assert counted(tmp_path, sample=10)["sampled_images"] == 10
+    monkeypatch.setattr("blip.data.stats._read_size", lambda ref: drawn.append(int(ref.path.stem)) or (1, 1))
+    assert counted(tmp_path, size_sample=10)["sampled_images"] == 10
     assert len(set(drawn)) == 10 and max(drawn) >= 20 > min(drawn)
 
 
@@ -86,7 +85,3 @@ def test_answers_that_are_the_commonest_often_enough_make_the_list(tmp_path: Pat
     assert answer_list(read(str(path), Columns()), 3) == ["no", "Red", "rare", "yes"]
     assert answer_list(read(str(path), Columns()), 4) == ["no"]
     assert answer_list(read(str(path), Columns())) == []
-
-
-def test_batches_hold_all_items_in_order() -> None:
-    assert list(batches(range(5), 2)) == [[0, 1], [2, 3], [4]]

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
@@ -121,7 +118,9 @@ class Flow:
         return error_record(self.schema, one.key, error)
 
     def _read(self, inputs: Sequence[Sample], size: int) -> Iterator[list[tuple[Sample, Image | UnreadableImage]]]:
-        """Batches of pictures or the reason why not; threads read up to two batches ahead."""
+        """Yield batches of decoded images or of the errors in their place; threads read two batches ahead."""
+        from blip.io.ordered_map import batched, ordered_map
+
         pixels = int(self.flags.max_megapixels * 1e6)
 
         def read(one: Sample) -> Image | UnreadableImage:
@@ -130,18 +129,8 @@ class Flow:
             except UnreadableImage as error:
                 return error
 
-        waiting: deque[tuple[Sample, Future[Image | UnreadableImage]]] = deque()
-        pool = ThreadPoolExecutor(self.flags.workers or o.default_workers())
-        try:
-            rest = iter(inputs)
-            while True:
-                waiting.extend((one, pool.submit(read, one)) for one in islice(rest, 3 * size - len(waiting)))
-                if not waiting:
-                    return
-                batch = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                yield [(one, future.result()) for one, future in batch]
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+        images = ordered_map(read, inputs, ahead=2 * size, workers=self.flags.workers or o.default_workers())
+        return batched(zip(inputs, images, strict=True), size)
 
 
 def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:

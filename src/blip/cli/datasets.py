@@ -150,7 +150,7 @@ def stats(
     from blip.data.stats import statistics
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
-    counts = statistics(_reading(names, columns, quiet), sample=sample)
+    counts = statistics(_reading(names, columns, quiet), size_sample=sample)
     if as_json:
         _print_records([counts])
         return

@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from blip.data.check import batches
 from blip.io import readers, tables
 from blip.io.atomic import atomic_path, writing
 from blip.io.byte_sources import TarMember
+from blip.io.ordered_map import batched
 from blip.io.readers import TEXT_COLUMNS, Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite import sniff
@@ -140,7 +140,7 @@ def _to_shards(source: _Source, target: Path, shard_size: int) -> Converted:
     if found := sorted(target.parent.glob(f"{target.stem}-[0-9]*.tar")):
         raise UsageError(f"{found[0]} exists; remove it or choose another name")
     with _staged(target.with_suffix("")) as folder:
-        for shard, batch in enumerate(batches(source, shard_size)):
+        for shard, batch in enumerate(batched(source, shard_size)):
             with tarfile.open(folder / f"{target.stem}-{shard:06d}.tar", "w") as tar:
                 for number, record in batch:
                     _add(tar, f"{number:09d}", record, source)
@@ -246,7 +246,7 @@ def _to_parquet(source: _Source, target: Path) -> Converted:
         try:
             schema, inside = _parquet_schema(pyarrow, source, target)
             with parquet.ParquetWriter(temporary, schema) as writer:
-                for batch in batches(_parquet_rows(source, target, inside), _PARQUET_ROWS):
+                for batch in batched(_parquet_rows(source, target, inside), _PARQUET_ROWS):
                     writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
         except pyarrow.ArrowException as error:
             raise UsageError(f"{target}: a column holds values of different kinds ({error}); write .jsonl") from error
@@ -256,7 +256,7 @@ def _to_parquet(source: _Source, target: Path) -> Converted:
 def _parquet_schema(pyarrow: Any, source: _Source, target: Path) -> tuple[Any, bool]:
     """Columns with types, and whether images lie in shards, so that all are taken into the table."""
     found, inside = [], False
-    for batch in batches(_parquet_rows(source, target, None), 1 << 11):
+    for batch in batched(_parquet_rows(source, target, None), 1 << 11):
         inside = inside or any(row.pop("image") is None for row in batch)
         for row in batch:
             row.pop("image", None)

@@ -1,6 +1,6 @@
-"""Counts of a data source: images, texts, words, image sizes, answers and labels; and the answer list of VQA.
+"""Statistics of a data source: images, texts, words, image sizes, answers and labels; and the answer list of VQA.
 
-Read row by row; what grows with the source are 8 bytes an image and a word, and a counter of distinct answers.
+Memory use is 8 bytes per image and distinct word, and a counter of distinct answers.
 """
 
 from __future__ import annotations
@@ -16,79 +16,83 @@ from typing import Any
 
 from PIL import Image
 
-from blip.data.check import Seen, batches, hash64, image_mark, texts_of
+from blip.data.check import BATCH, HashSet64, hash64, image_id, texts_of
+from blip.io.ordered_map import batched
 from blip.io.readers import ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import UnreadableImage
 
-SAMPLE = 500  # images whose headers are read
+SIZE_SAMPLE = 500  # images whose headers are read
 TOP_ANSWERS = 10
-MIN_COUNT = 9  # questions with an answer, as in the published list of 3,128
+MIN_COUNT = 9  # questions per answer, as in the published list of 3,128
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 
 
-def statistics(found: Iterable[ReadResult], *, sample: int = SAMPLE) -> dict[str, Any]:
-    """Counts and distributions of a source; bad rows are counted and left out.
+def statistics(results: Iterable[ReadResult], *, size_sample: int = SIZE_SAMPLE) -> dict[str, Any]:
+    """Return counts and distributions of a source; bad rows are counted and left out.
 
-    Words are lower-case runs of letters and digits. Image sizes (pixels, as stored) are of a sample drawn evenly.
+    Words are lower-case runs of letters and digits. Image sizes (pixels, as stored) are those of an even sample of
+    `size_sample` images.
     """
-    images, texts, answers, labels = _Images(sample), _Texts(), _Answers(), Counter[str]()
+    images, texts, answers, labels = _Images(size_sample), _Texts(), _Answers(), Counter[str]()
     rows = bad = 0
-    for batch in batches(found):
-        records = [one for one in batch if isinstance(one, Sample)]
-        rows, bad = rows + len(batch), bad + len(batch) - len(records)
-        images.add([ref for record in records for ref in record.images])
-        texts.add([text for record in records for text in texts_of(record)])
-        for record in records:
-            answers.add(record)
-            if "label" in record.fields and "sentence" in record.fields:
-                labels[str(record.fields["label"]).lower()] += 1
+    for batch in batched(results, BATCH):
+        samples = [result for result in batch if isinstance(result, Sample)]
+        rows, bad = rows + len(batch), bad + len(batch) - len(samples)
+        images.add([ref for sample in samples for ref in sample.images])
+        texts.add([text for sample in samples for text in texts_of(sample)])
+        for sample in samples:
+            answers.add(sample)
+            if "label" in sample.fields and "sentence" in sample.fields:
+                labels[str(sample.fields["label"]).lower()] += 1
     counts: dict[str, Any] = {"rows": rows, "bad_rows": bad, "images": len(images.seen), "texts": texts.count}
     if images.seen and texts.count:
         counts["texts_per_image"] = texts.count / len(images.seen)
-    result = counts | texts.summary() | images.summary() | answers.summary()
-    return result | ({"labels": _shares(labels, len(labels))} if labels else {})
+    summary = counts | texts.summary() | images.summary() | answers.summary()
+    return summary | ({"labels": _shares(labels, len(labels))} if labels else {})
 
 
-def answer_list(found: Iterable[ReadResult], min_count: int = MIN_COUNT) -> list[str]:
-    """The answers that are the commonest one of at least `min_count` questions, the most frequent first.
+def answer_list(results: Iterable[ReadResult], min_count: int = MIN_COUNT) -> list[str]:
+    """Return the answers that are the most common one of at least `min_count` questions, the most frequent first.
 
     They are as in the file, since that is what a model learns to write. Of equally common answers to a question the
-    one that was given first counts.
+    first one counts.
     """
-    counts = Counter(given[0] for one in found if isinstance(one, Sample) and (given := _by_frequency(one)))
+    counts = Counter(
+        answers[0] for result in results if isinstance(result, Sample) and (answers := _by_frequency(result))
+    )
     kept = [answer for answer, count in counts.items() if count >= min_count]
     return sorted(kept, key=lambda answer: (-counts[answer], answer))
 
 
 class _Images:
-    """Different images, and an even sample of them (reservoir, seed 0)."""
+    """Distinct images, and an even sample of them (reservoir, seed 0)."""
 
     def __init__(self, size: int) -> None:
-        self.seen, self._size = Seen(), size
+        self.seen, self._size = HashSet64(), size
         self._sample: list[ImageRef] = []
         self._random = random.Random(0)
 
     def add(self, refs: Sequence[ImageRef]) -> None:
         count = len(self.seen)
-        before = self.seen.add([hash64(image_mark(ref)) for ref in refs])
-        for ref in (ref for ref, known in zip(refs, before, strict=True) if not known):
+        repeated = self.seen.add([hash64(image_id(ref)) for ref in refs])
+        for ref in (ref for ref, known in zip(refs, repeated, strict=True) if not known):
             count += 1
             if len(self._sample) < self._size:
                 self._sample.append(ref)
-            elif (place := self._random.randrange(count)) < self._size:
-                self._sample[place] = ref
+            elif (index := self._random.randrange(count)) < self._size:
+                self._sample[index] = ref
 
     def summary(self) -> dict[str, Any]:
-        """Widths and heights of the sample, and how many of it have none."""
-        sizes = [size for ref in self._sample if (size := _size(ref))]
+        """Return widths and heights of the sample, and how many of its images have no readable size."""
+        if not self._sample:
+            return {}
+        sizes = [size for ref in self._sample if (size := _read_size(ref))]
+        counts = {"sampled_images": len(self._sample), "without_size": len(self._sample) - len(sizes)}
         if not sizes:
-            return {"sampled_images": len(self._sample), "without_size": len(self._sample)} if self._sample else {}
-        sides = {
-            name: {"min": min(side), "median": median(side), "max": max(side)}
-            for name, side in zip(("width", "height"), zip(*sizes, strict=True), strict=True)
-        }
-        return {**sides, "sampled_images": len(self._sample), "without_size": len(self._sample) - len(sizes)}
+            return counts
+        sides = dict(zip(("width", "height"), zip(*sizes, strict=True), strict=True))
+        return {name: {"min": min(s), "median": median(s), "max": max(s)} for name, s in sides.items()} | counts
 
 
 class _Texts:
@@ -96,60 +100,59 @@ class _Texts:
 
     def __init__(self) -> None:
         self._lengths = Counter[int]()
-        self._words, self._longest, self._most = Seen(), "", 0
+        self._words, self._longest, self._max = HashSet64(), "", 0
 
     @property
     def count(self) -> int:
         return sum(self._lengths.values())
 
     def add(self, texts: Sequence[str]) -> None:
-        words: set[str] = set()
+        vocabulary: set[str] = set()
         for text in texts:
-            found = _WORD.findall(text.lower())
-            words.update(found)
-            self._lengths[len(found)] += 1
-            if len(found) > self._most:
-                self._most, self._longest = len(found), text
-        self._words.add([hash64(word) for word in words])
+            words = _WORD.findall(text.lower())
+            vocabulary.update(words)
+            self._lengths[len(words)] += 1
+            if len(words) > self._max:
+                self._max, self._longest = len(words), text
+        self._words.add([hash64(word) for word in vocabulary])
 
     def summary(self) -> dict[str, Any]:
         if not self.count:
             return {}
-        lengths = sorted(self._lengths.items())
         words = {
-            "mean": sum(length * n for length, n in lengths) / self.count,
+            "mean": sum(length * n for length, n in sorted(self._lengths.items())) / self.count,
             "median": self._quantile(0.5),
             "p95": self._quantile(0.95),
-            "max": self._most,
+            "max": self._max,
         }
         return {"words_per_text": words, "vocabulary": len(self._words), "longest": self._longest}
 
     def _quantile(self, share: float) -> int:
-        """The least length that at least this share of the texts do not exceed."""
-        below = 0
+        """Return the smallest length that at least this share of the texts does not exceed."""
+        total = 0
         for length, n in sorted(self._lengths.items()):
-            below += n
-            if below >= share * self.count:
+            total += n
+            if total >= share * self.count:
                 return length
-        return self._most
+        return self._max
 
 
 class _Answers:
-    """Questions and how often each answer was given."""
+    """Questions, and the frequency of each answer."""
 
     def __init__(self) -> None:
         self.questions = self.answered = 0
-        self._given, self._kinds = Counter[str](), Counter[str]()
+        self._answers, self._kinds = Counter[str](), Counter[str]()
 
-    def add(self, record: Sample) -> None:
-        if "question" not in record.fields:
+    def add(self, sample: Sample) -> None:
+        if "question" not in sample.fields:
             return
         self.questions += 1
-        given = _by_frequency(record)
-        if given:
+        answers = _by_frequency(sample)
+        if answers:
             self.answered += 1
-            self._given.update(given)
-            self._kinds[_kind(given[0])] += 1
+            self._answers.update(answers)
+            self._kinds[_kind(answers[0])] += 1
 
     def summary(self) -> dict[str, Any]:
         if not self.questions:
@@ -158,18 +161,17 @@ class _Answers:
         if not self.answered:
             return counts
         return counts | {
-            "distinct_answers": len(self._given),
-            "answers": _shares(self._given, TOP_ANSWERS),
+            "distinct_answers": len(self._answers),
+            "answers": _shares(self._answers, TOP_ANSWERS),
             "answer_kinds": _shares(self._kinds, 3),
         }
 
 
-def _by_frequency(record: Sample) -> list[str]:
-    """All answers of a question, the commonest first, each as often as it was given."""
-    given = record.fields.get("answer", record.fields.get("answers"))
-    values = given if isinstance(given, list) else [given]
-    counts = Counter(value for value in values if isinstance(value, str))
-    return [answer for answer, n in counts.most_common() for _ in range(n)]
+def _by_frequency(sample: Sample) -> list[str]:
+    """Return all answers to a question with repetitions, the most common one first."""
+    value = sample.fields.get("answer", sample.fields.get("answers"))
+    values = value if isinstance(value, list) else [value]
+    return [answer for answer, n in Counter(v for v in values if isinstance(v, str)).most_common() for _ in range(n)]
 
 
 def _kind(answer: str) -> str:
@@ -183,11 +185,11 @@ def _shares(counts: Mapping[str, int], top: int) -> dict[str, float]:
     return {name: n / total for name, n in Counter(counts).most_common(top)}
 
 
-def _size(ref: ImageRef) -> tuple[int, int] | None:
-    """(width, height) by the file's header; None where it has none that can be read."""
+def _read_size(ref: ImageRef) -> tuple[int, int] | None:
+    """Return (width, height) of the file's header, or None if it cannot be read."""
     try:
         source = ref.open()
-        with warnings.catch_warnings():  # a size is no danger, however large
+        with warnings.catch_warnings():  # reading a size is safe, however large it is
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(BytesIO(source) if isinstance(source, bytes) else source) as opened:
                 return opened.size

@@ -11,9 +11,9 @@ from PIL import Image
 
 import blip
 from blip.apps.search.index import Index
-from blip.apps.search.reading import Reader, resize_for_model
+from blip.apps.search.reading import Reader
 from blip.apps.search.scan import ScannedFile
-from blip_lite.image import MAX_PIXELS
+from blip_lite.image import MAX_PIXELS, square
 
 
 def scanned(path: Path) -> ScannedFile:
@@ -23,8 +23,8 @@ def scanned(path: Path) -> ScannedFile:
 
 def test_resized_picture_has_the_same_vector(model: blip.Model) -> None:
     image = Image.fromarray(np.random.RandomState(1).randint(0, 256, (90, 31, 3), dtype=np.uint8))
-    pixels = resize_for_model(image, model.config.vision.image_size)
-    assert (model.embed_image([pixels]).vectors == model.embed_image([image]).vectors).all()
+    small = square(image, model.config.vision.image_size)
+    assert (model.embed_image([small]).vectors == model.embed_image([image]).vectors).all()
 
 
 def test_files_keep_their_order_and_known_ones_are_not_decoded(photos: Path) -> None:
@@ -32,7 +32,7 @@ def test_files_keep_their_order_and_known_ones_are_not_decoded(photos: Path) -> 
     reader = Reader(sizes=[16, 32], max_pixels=MAX_PIXELS, workers=2)
     contents = list(reader.read_all((scanned(path), False) for path in paths))
     assert [os.fsdecode(content.file.path) for content in contents] == [str(path) for path in paths]
-    assert contents[0].pictures[0].pixels[16].shape == (16, 16, 3)
+    assert contents[0].pictures[0].images[16].size == (16, 16)
     skipping = Reader(sizes=[16], max_pixels=MAX_PIXELS, skip={contents[0].hash}.__contains__)
     assert not skipping.read(scanned(paths[0])).pictures and skipping.read(scanned(paths[0]), True).pictures
 

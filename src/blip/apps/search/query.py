@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,17 +16,20 @@ from urllib.parse import unquote
 import numpy as np
 
 from blip.apps.search.database import Database
-from blip.apps.search.reading import read_picture, resize_for_model
+from blip.apps.search.reading import read_picture
 from blip.apps.search.scan import display_path, prefix_range
 from blip.apps.search.vectors import Vectors
 from blip.io.byte_sources import Url
+from blip.io.ordered_map import batched, ordered_map
 from blip.io.paths import is_url
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BlipError, UsageError
+from blip_lite.image import square
 from blip_lite.results import Hit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
     from blip.api import Model
 
@@ -184,9 +186,20 @@ def rerank_candidates(
     weights = np.array([weight for _, weight in texts])
     ranked: list[Candidate] = []
     unranked = list(candidates[count:])
-    for batch, images in _read_batches(model, candidates[:count], workers):
-        unranked += [candidate for candidate, image in zip(batch, images, strict=True) if image is None]
-        readable = [(candidate, image) for candidate, image in zip(batch, images, strict=True) if image is not None]
+    size = model.config.vision.image_size
+
+    def read(candidate: Candidate) -> Image | None:
+        for path, at in candidate.locations:
+            try:
+                return square(read_picture(path, at), size)
+            except BlipError:
+                continue
+        return None
+
+    images = ordered_map(read, candidates[:count], ahead=RERANK_BATCH, workers=workers)
+    for batch in batched(zip(candidates[:count], images, strict=True), RERANK_BATCH):
+        unranked += [candidate for candidate, image in batch if image is None]
+        readable = [(candidate, image) for candidate, image in batch if image is not None]
         if not readable:
             continue
         logits = model.match_logits([image for _, image in readable], [text for text, _ in texts])
@@ -198,25 +211,6 @@ def rerank_candidates(
         ]
     ranked.sort(key=lambda candidate: -candidate.score)
     return [*ranked, *sorted(unranked, key=lambda candidate: -candidate.itc)]
-
-
-def _read_batches(
-    model: Model, candidates: Sequence[Candidate], workers: int
-) -> Iterator[tuple[Sequence[Candidate], list[NDArray[np.uint8] | None]]]:
-    size = model.config.vision.image_size
-
-    def read(candidate: Candidate) -> NDArray[np.uint8] | None:
-        for path, at in candidate.locations:
-            try:
-                return resize_for_model(read_picture(path, at), size)
-            except BlipError:
-                continue
-        return None
-
-    with ThreadPoolExecutor(workers) as pool:
-        for start in range(0, len(candidates), RERANK_BATCH):
-            batch = candidates[start : start + RERANK_BATCH]
-            yield batch, list(pool.map(read, batch))
 
 
 def to_hits(candidates: Sequence[Candidate], top: int, min_score: float | None) -> list[Hit]:

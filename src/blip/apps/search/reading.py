@@ -5,25 +5,20 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from blip.apps.search.database import STILL
 from blip.apps.search.scan import ScannedFile, display_path
+from blip.io.ordered_map import ordered_map
 from blip.io.paths import VIDEO_EXTENSIONS
 from blip.io.samples import ImageRef
 from blip_lite.errors import MissingExtra, UnreadableImage
-from blip_lite.image import MAX_PIXELS, prepare, read
+from blip_lite.image import MAX_PIXELS, read, square
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
 READ_AHEAD = 24  # files
@@ -32,10 +27,10 @@ _FRAME = re.compile(r"(.+)#t=(\d+\.\d{3})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A still or a video frame: uint8 pixels [S, S, 3] for each requested size S."""
+    """A still or a video frame at each requested input size."""
 
     at: int
-    pixels: dict[int, NDArray[np.uint8]]
+    images: dict[int, Image]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,18 +56,7 @@ class Reader:
 
     def read_all(self, files: Iterable[tuple[ScannedFile, bool]]) -> Generator[Content, None, None]:
         """Yield the contents of files in order, reading ahead. True beside a file: its pictures are needed anyway."""
-        queue: deque[Future[Content]] = deque()
-        pool = ThreadPoolExecutor(self.workers)
-        remaining = iter(files)
-        try:
-            while True:
-                for file, needed in islice(remaining, READ_AHEAD - len(queue)):
-                    queue.append(pool.submit(self.read, file, needed))
-                if not queue:
-                    return
-                yield queue.popleft().result()
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        return ordered_map(lambda item: self.read(*item), files, ahead=READ_AHEAD, workers=self.workers)
 
     def read(self, file: ScannedFile, needed: bool = False) -> Content:
         """Return the content of one file; errors are part of it."""
@@ -112,13 +96,7 @@ class Reader:
         return pictures
 
     def _picture(self, at: int, image: Image) -> Picture:
-        return Picture(at, {size: resize_for_model(image, size) for size in self.sizes})
-
-
-def resize_for_model(image: Image, size: int) -> NDArray[np.uint8]:
-    """Resize a picture to [S, S, 3] as a model of input size S does; the model does not resize it again."""
-    values = prepare([image], size=size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))[0]
-    return np.ascontiguousarray(np.rint(values * 255).astype(np.uint8).transpose(1, 2, 0))
+        return Picture(at, {size: square(image, size) for size in self.sizes})
 
 
 def read_picture(path: bytes, at: int = STILL) -> Image:
