@@ -87,7 +87,7 @@ def test_parts_that_are_frozen_have_none() -> None:
 
 
 def test_targets_that_fit_nothing_and_ranks_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"lora\.targets \*\.query: fit no layer"):
+    with pytest.raises(ConfigError, match=r"lora\.targets \*\.query: match no trainable linear layer"):
         add_lora(random_tiny("caption").model, Lora(targets=("*.query",)))
     with pytest.raises(ConfigError, match=r"lora\.rank 0: must be 1 or more"):
         Lora(rank=0)

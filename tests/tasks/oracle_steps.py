@@ -30,7 +30,7 @@ def momentum_model(family: Family) -> MomentumModel:
     wrapper = MomentumModel(model, queue_size=12)
     _, training = state_dict.to_ours(state, oracle_config(family), "original")
     momentum = {k.removeprefix("momentum."): v for k, v in training.items() if k.startswith("momentum.")}
-    wrapper.momentum_model.load_state_dict(momentum)
+    wrapper.momentum_encoders.load_state_dict(momentum)
     wrapper.queue.image.copy_(state["image_queue"])
     wrapper.queue.text.copy_(state["text_queue"])
     if "idx_queue" in state:

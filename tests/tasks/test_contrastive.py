@@ -56,7 +56,7 @@ def run_steps(family: Family, **options: Any) -> None:
 def check_after(model: MomentumModel, family: Family, after: dict[str, Tensor], sizes: dict[str, list[float]]) -> None:
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
-    momentum = {f"momentum.{name}": tensor for name, tensor in model.momentum_model.state_dict().items()}
+    momentum = {f"momentum.{name}": tensor for name, tensor in model.momentum_encoders.state_dict().items()}
     found = state_dict.from_ours(model.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
@@ -105,8 +105,8 @@ def test_features_and_momentum_similarities_of_the_first_step_equal_the_original
     ran = step(model, ids, mask, pixels, info["alpha"], info["seed"], lm=True)
     with torch.no_grad():  # the momentum encoders are updated before they are used
         momentum = {
-            "i2t": model.momentum_model.image_features(pixels),
-            "t2i": model.momentum_model.text_features(ids, mask),
+            "i2t": model.momentum_encoders.image_features(pixels),
+            "t2i": model.momentum_encoders.text_features(ids, mask),
         }
         decoded = model.model.decode(with_first(ids, 4000), mask, model.model.encode_image(pixels))
     assert_close(ran.itc.image_features, recorded["step0.image_feat"], atol=2e-5, rtol=0)

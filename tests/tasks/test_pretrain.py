@@ -70,7 +70,7 @@ def test_every_loss_is_there_and_trains_what_is_not_frozen(stemmed: Path, tmp_pa
     grads = {name: p.grad for name, p in model.named_parameters()}
     assert grads["model.vision.stem.conv.weight"] is None
     assert grads["model.vision.stem.head.weight"] is not None
-    assert all(grad is None for name, grad in grads.items() if name.startswith("momentum_model."))
+    assert all(grad is None for name, grad in grads.items() if name.startswith("momentum_encoders."))
     scales = sorted(group.lr_scale for group in task.param_groups(model))
     assert scales == [0.1, 1.0]
 

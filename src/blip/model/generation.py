@@ -1,4 +1,4 @@
-"""Greedy search, sampling and beam search over a `Stepper`, id for id as the original's (transformers 4.15)."""
+"""Greedy search, sampling and beam search over a `Stepper`; same ids as the original (transformers 4.15)."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ def generate(
     seeds: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> list[list[Generated]]:
-    """Texts after prompt [I, P]: per image `decoding.num_captions` of them, best first (beam) or as drawn.
+    """Generate `decoding.num_captions` texts per image after prompt [I, P], best first (beam search) or as drawn.
 
-    Sampling takes `seeds`, one per image (None: all 0): a text depends on its image, its seed and its number among the
-    image's texts alone. Or one `generator` for the whole batch: the original's draws, ids equal for equal seeds.
-    Raises ConfigError when the prompt leaves no room or the model has fewer positions than `max_length`.
+    Sampling uses `seeds`, one per image (None: all 0): a text depends only on its image, its seed and its index among
+    the image's texts. Or one `generator` for the whole batch, with the same draws as the original.
+    Raises ConfigError if the prompt leaves no room or the model has fewer positions than `max_length`.
     """
     check_lengths(prompt.shape[1], decoding, text)
     if not len(prompt):
         return []
     if isinstance(decoding, Beam):
-        rows = _Rows(stepper, prompt.device)
-        return BeamSearch(rows, _candidates, prompt.cpu().numpy(), decoding, text.sep_id).run()
+        adapter = _NumpyStepper(stepper, prompt.device)
+        return BeamSearch(adapter, _candidates, prompt.cpu().numpy(), decoding, text.sep_id).run()
     return _RowSearch(stepper, prompt, decoding, text, seeds, generator).run()
 
 
 class _RowSearch:
-    """Greedy search and sampling: every row goes its own way; an image leaves when its last row has ended."""
+    """Greedy search and sampling: rows are independent; an image is retired when all of its rows have ended."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class _RowSearch:
         self.ids = prompt.repeat_interleave(self.copies, 0)
         self.logprobs = self.scores.new_zeros(len(self.ids), 0)
         self.done = torch.zeros(len(self.ids), dtype=torch.bool)
-        self.indices = torch.arange(len(self.ids))  # which result each live row writes
+        self.indices = torch.arange(len(self.ids))  # index in `results` of each live row
         self.results: list[Generated | None] = [None] * len(self.ids)
         if isinstance(decoding, Nucleus) and generator is None:
             seeds = [0] * len(prompt) if seeds is None else seeds
@@ -76,8 +76,8 @@ class _RowSearch:
             if last or not len(self.ids):
                 break
             self.scores = self.stepper.step(self.ids[:, -1])
-        found = [result for result in self.results if result is not None]
-        return [found[i : i + self.copies] for i in range(0, len(found), self.copies)]
+        texts = [result for result in self.results if result is not None]
+        return [texts[i : i + self.copies] for i in range(0, len(texts), self.copies)]
 
     def choose(self) -> Tensor:
         """The next id of every live row [R]."""
@@ -87,53 +87,54 @@ class _RowSearch:
         scores, top_p, top_k = scores / self.decoding.temperature, self.decoding.top_p, self.decoding.top_k
         if self.generator is not None:
             return self.draw_together(nucleus_probs(scores, top_p, top_k), self.generator)
-        chances, ids = nucleus(scores, top_p, top_k)
+        probs, ids = nucleus(scores, top_p, top_k)
         noise = self.noise[self.indices.to(ids.device), self.ids.shape[1] - self.prompt, None]
-        place = (chances.cumsum(dim=1) <= noise).sum(dim=1)  # inverse of the distribution function
-        place = place.minimum((chances > 0).sum(dim=1) - 1)  # rounding: the sum may end just below 1
-        return ids.gather(1, place[:, None])[:, 0]
+        column = (probs.cumsum(dim=1) <= noise).sum(dim=1)  # inverse of the distribution function
+        column = column.minimum((probs > 0).sum(dim=1) - 1)  # rounding: the sum may be slightly below 1
+        return ids.gather(1, column[:, None])[:, 0]
 
-    def draw_together(self, chances: Tensor, generator: torch.Generator) -> Tensor:
-        """One draw for all rows, those that have left included: that is how the original uses its generator."""
-        everyone = torch.zeros(len(self.results), chances.shape[1], dtype=chances.dtype)
-        everyone[:, self.pad] = 1.0
-        everyone[self.indices] = chances.cpu()
-        drawn = torch.multinomial(everyone.to(generator.device), 1, generator=generator)[:, 0]
-        return drawn.cpu()[self.indices].to(chances.device)
+    def draw_together(self, probs: Tensor, generator: torch.Generator) -> Tensor:
+        """Draw for all rows at once, retired ones included, since the original uses its generator that way."""
+        all_rows = torch.zeros(len(self.results), probs.shape[1], dtype=probs.dtype)
+        all_rows[:, self.pad] = 1.0
+        all_rows[self.indices] = probs.cpu()
+        drawn = torch.multinomial(all_rows.to(generator.device), 1, generator=generator)[:, 0]
+        return drawn.cpu()[self.indices].to(probs.device)
 
     def append(self, new: Tensor) -> None:
+        """Add the new id of each live row [R]; padding to rows that have ended."""
         logprob = self.scores.gather(1, new[:, None]) - self.scores.logsumexp(dim=1, keepdim=True)
         new = new.masked_fill(self.done.to(new.device), self.pad)
         self.ids = torch.cat([self.ids, new[:, None]], dim=1)
         self.logprobs = torch.cat([self.logprobs, logprob], dim=1)
         self.done = self.done | (new == self.end).cpu()
 
-    def retire_finished(self, all_of_them: bool) -> None:
-        """Images whose rows have all ended write their results and go."""
-        gone = self.done.view(-1, self.copies).all(dim=1) | all_of_them
-        if not bool(gone.any()):
+    def retire_finished(self, all_images: bool) -> None:
+        """Store the results of images whose rows have all ended and drop their rows."""
+        finished = self.done.view(-1, self.copies).all(dim=1) | all_images
+        if not bool(finished.any()):
             return
         ids, logprobs = self.ids[:, self.prompt :].tolist(), self.logprobs.tolist()
-        for row in torch.nonzero(gone.repeat_interleave(self.copies))[:, 0].tolist():
+        for row in torch.nonzero(finished.repeat_interleave(self.copies))[:, 0].tolist():
             length = ids[row].index(self.end) + 1 if self.done[row] else len(ids[row])
             self.results[int(self.indices[row])] = Generated(tuple(ids[row][:length]), tuple(logprobs[row][:length]))
-        images = torch.nonzero(~gone)[:, 0]
-        rows = torch.nonzero((~gone).repeat_interleave(self.copies))[:, 0]
-        where = rows.to(self.ids.device)
+        images = torch.nonzero(~finished)[:, 0]
+        rows = torch.nonzero((~finished).repeat_interleave(self.copies))[:, 0]
+        on_device = rows.to(self.ids.device)
         if len(rows):
-            self.stepper.keep(images.to(where.device), where)
-        self.ids, self.logprobs = self.ids[where], self.logprobs[where]
+            self.stepper.keep(images.to(on_device.device), on_device)
+        self.ids, self.logprobs = self.ids[on_device], self.logprobs[on_device]
         self.done, self.indices = self.done[rows], self.indices[rows]
 
 
 def _noise(seeds: Sequence[int], copies: int, length: int) -> Tensor:
-    """Uniform numbers [I * copies, length], each row from its image's seed and its number among the image's rows."""
+    """Uniform noise [I * copies, length], each row from its image's seed and its index among the image's rows."""
     generators = (torch.Generator().manual_seed(mixed_bits(s, c)) for s in seeds for c in range(copies))
     return torch.stack([torch.rand(length, generator=generator) for generator in generators])
 
 
-class _Rows:
-    """A stepper of tensors for a search that keeps its books in numpy."""
+class _NumpyStepper:
+    """Adapter of a stepper to the beam search of blip_lite, whose ids are numpy arrays."""
 
     def __init__(self, stepper: Stepper, device: torch.device) -> None:
         self.stepper, self.device = stepper, device
@@ -158,15 +159,15 @@ class _Rows:
 
 
 def _candidates(scores: Tensor, ids: Ids, totals: Floats, decoding: Beam, end: int, k: int) -> Candidates:
-    """`blip_lite.beam_search.candidates` where the scores are: only the k best of each image leave the device."""
-    images, before = len(totals), torch.from_numpy(totals).to(scores)
+    """`blip_lite.beam_search.candidates` on the device of the scores: only the k best of each image are copied."""
+    images, previous = len(totals), torch.from_numpy(totals).to(scores)
     level = scores.logsumexp(dim=1, keepdim=True)
     if decoding.repetition_penalty != 1.0:
         scores, level = scores - level, torch.zeros_like(level)
-    so_far = torch.from_numpy(ids).to(scores.device)
-    best, tokens = process(scores, so_far, decoding, end).topk(min(k, scores.shape[1]), dim=1)
+    processed = process(scores, torch.from_numpy(ids).to(scores.device), decoding, end)
+    best, tokens = processed.topk(min(k, scores.shape[1]), dim=1)
     logprobs = (scores.gather(1, tokens) - level).view(images, -1)
-    rows = (best - level + before.view(-1, 1)).view(images, -1)
-    found, indices = rows.topk(min(k, rows.shape[1]), dim=1)
+    rows = (best - level + previous.view(-1, 1)).view(images, -1)
+    best_totals, indices = rows.topk(min(k, rows.shape[1]), dim=1)
     columns = (x.gather(1, indices).tolist() for x in (tokens.view(images, -1), logprobs))
-    return Candidates(found.tolist(), (indices // tokens.shape[1]).tolist(), *columns)
+    return Candidates(best_totals.tolist(), (indices // tokens.shape[1]).tolist(), *columns)

@@ -1,4 +1,4 @@
-"""Low-rank additions to linear layers (LoRA, Hu et al. 2021): few weights to train, none left when it is done."""
+"""Low-rank adapters of linear layers (LoRA, Hu et al. 2021), merged into the weights after training."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ NAMES = ("lora_a", "lora_b")
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """How large the additions are and where: weight + alpha / rank * B A in every layer that `targets` name.
+    """Adapters weight + alpha / rank * B A of the layers that `targets` match.
 
-    targets: patterns of layer names (`encoder.*.q`); by default the queries and values of all attentions.
+    targets: patterns of layer names (`encoder.*.q`); by default queries and values of all attentions.
     """
 
     rank: int = 8
@@ -32,7 +32,7 @@ class Lora:
 
 
 class LoraLinear(Linear):
-    """A linear layer with an addition that starts at zero. While it is trained, its weight is never packed."""
+    """Linear layer with an adapter that is initialised to zero. Its weight is never packed."""
 
     def __init__(self, base: Linear, lora: Lora) -> None:
         super().__init__(base.in_features, base.out_features, device="meta")
@@ -42,31 +42,33 @@ class LoraLinear(Linear):
         self.lora_b = nn.Parameter(base.weight.new_zeros(base.out_features, lora.rank))
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
-        added = F.linear(F.linear(x, self.lora_a), self.lora_b)
-        y = F.linear(x, self.weight, self.bias) + self.scale * added
+        adapter = F.linear(F.linear(x, self.lora_a), self.lora_b)
+        y = F.linear(x, self.weight, self.bias) + self.scale * adapter
         return F.gelu(y) if gelu else y
 
     @torch.no_grad()
     def merged(self) -> Tensor:
-        """The weight with its addition."""
+        """The weight with the adapter merged into it."""
         return self.weight + self.scale * self.lora_b @ self.lora_a
 
 
 def add_lora(model: nn.Module, lora: Lora, skip: tuple[str, ...] = ()) -> None:
-    """Gives the layers that `lora` names their additions, except where a name starts with one of `skip`.
+    """Replace the layers that `lora.targets` match with LoraLinear, except names starting with one of `skip`.
 
-    A layer that two parts share is the same in both afterwards; a model that has additions keeps them. Draws from
-    torch's generator.
+    A shared layer stays shared; a model that has adapters already is not changed. Uses torch's global generator.
+    Raises ConfigError if no layer matches.
     """
     if any(isinstance(module, LoraLinear) for module in model.modules()):
         return
     replaced: dict[nn.Module, LoraLinear] = {}
     for name, module in list(model.named_modules()):
-        named = any(fnmatchcase(name, pattern) for pattern in lora.targets)
-        if type(module) is Linear and named and not (skip and name.startswith(skip)):
+        matches = any(fnmatchcase(name, pattern) for pattern in lora.targets)
+        if type(module) is Linear and matches and not (skip and name.startswith(skip)):
             replaced[module] = LoraLinear(module, lora)
     if not replaced:
-        raise ConfigError(f"lora.targets {', '.join(lora.targets)}: fit no layer that is trained; example: encoder.*.q")
+        raise ConfigError(
+            f"lora.targets {', '.join(lora.targets)}: match no trainable linear layer; example: encoder.*.q"
+        )
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if child in replaced:
@@ -74,11 +76,11 @@ def add_lora(model: nn.Module, lora: Lora, skip: tuple[str, ...] = ()) -> None:
 
 
 def merged_state(model: nn.Module) -> dict[str, Tensor]:
-    """The state of the model without additions that computes the same."""
+    """State dict of the equivalent model without adapters."""
     state = dict(model.state_dict())
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, LoraLinear):
             state[f"{name}.weight"] = module.merged()
-            for addition in NAMES:
-                del state[f"{name}.{addition}"]
+            for adapter in NAMES:
+                del state[f"{name}.{adapter}"]
     return state

@@ -89,7 +89,7 @@ def supports(device: torch.device, dtype: torch.dtype) -> bool:
 
 @cache
 def _works(dtype: torch.dtype) -> bool:
-    """Self-test: sizes that are no multiple of a SIMD vector, one row and several, with and without GELU."""
+    """Self-test: sizes that are not multiples of a SIMD vector, one row and several, with and without GELU."""
     try:
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return False  # emulated there, slower than float32

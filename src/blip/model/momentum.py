@@ -1,4 +1,4 @@
-"""Momentum twin and feature queue (MoCo, as ALBEF and BLIP use them): state of training, not of the model."""
+"""Momentum encoders and feature queue (MoCo, as used by ALBEF and BLIP): training state, not part of the model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from blip.distributed import local_shard
 from blip.model.blip import BlipModel
-from blip.model.lora import NAMES
+from blip.model.lora import NAMES as LORA_NAMES
 
 TEMPERATURE_RANGE = (0.001, 0.5)
 
 
 class MomentumEncoders(nn.Module):
-    """A slowly following copy of the four modules that make image and text features.
+    """Exponential moving average of the four modules that compute image and text features.
 
-    Source: models/blip_pretrain.py `_momentum_update` (momentum 0.995; parameters follow, buffers do not).
+    Source: models/blip_pretrain.py `_momentum_update` (momentum 0.995; parameters only, no buffers).
     """
 
     def __init__(self, model: BlipModel, momentum: float = 0.995) -> None:
@@ -34,15 +34,15 @@ class MomentumEncoders(nn.Module):
 
     @torch.no_grad()
     def update(self, model: BlipModel) -> None:
-        """m <- momentum * m + (1 - momentum) * p, for every parameter of the four modules (of its shard, where cut)."""
+        """m <- momentum * m + (1 - momentum) * p for each parameter (or local shard) of the four modules."""
         for name in ("vision", "vision_proj", "encoder", "text_proj"):
-            twins = [local_shard(p.detach()) for p in getattr(self, name).parameters()]
-            online = [local_shard(p.detach()) for p in getattr(model, name).parameters()]
-            torch._foreach_mul_(twins, self.momentum)
-            torch._foreach_add_(twins, online, alpha=1 - self.momentum)
+            averages = [local_shard(p.detach()) for p in getattr(self, name).parameters()]
+            current = [local_shard(p.detach()) for p in getattr(model, name).parameters()]
+            torch._foreach_mul_(averages, self.momentum)
+            torch._foreach_add_(averages, current, alpha=1 - self.momentum)
 
     def image_features(self, pixel_values: Tensor, grid: Tensor | None = None) -> Tensor:
-        """pixel_values -> [B, E] of unit length. grid: what a frozen stem (the same in both) has already read."""
+        """pixel_values -> [B, E] of unit length. grid: output of a frozen stem (the same in both models) for them."""
         if grid is None or self.vision.stem is None:
             states = self.vision(pixel_values, first_only=True)
         else:
@@ -50,15 +50,15 @@ class MomentumEncoders(nn.Module):
         return F.normalize(self.vision_proj(states[:, 0]), dim=-1)
 
     def text_features(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Text alone -> [B, E] of unit length."""
+        """input_ids [B, T] ([CLS] first) -> [B, E] of unit length."""
         states = self.encoder(input_ids, attention_mask, first_only=True)
         return F.normalize(self.text_proj(states[:, 0]), dim=-1)
 
 
 class FeatureQueue(nn.Module):
-    """The last `size` momentum features of both sides, with the ids of their images (-100 = none yet).
+    """The last `size` momentum features of images and texts, with the ids of their images (-100 = empty).
 
-    original: its size must be a multiple of the global batch; ours wraps round, so any size goes with any batch.
+    In the original the size must be a multiple of the global batch; this one wraps around, so any size is allowed.
     """
 
     image: Tensor  # [E, Q]
@@ -75,7 +75,7 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def push(self, image_features: Tensor, text_features: Tensor, ids: Tensor | None = None) -> None:
-        """Overwrites the oldest columns with features [B, E] (gathered over all ranks by the caller)."""
+        """Overwrite the oldest columns with features [B, E] (gathered over all ranks by the caller)."""
         size = self.image.shape[1]
         image_features, text_features = image_features[-size:], text_features[-size:]
         columns = (int(self.pointer) + torch.arange(len(image_features), device=self.image.device)) % size
@@ -87,10 +87,10 @@ class FeatureQueue(nn.Module):
 
 
 class MomentumModel(nn.Module):
-    """What contrastive training steps: the model, its momentum twin, the queue. Only `model` is what users keep.
+    """Model, momentum encoders and queue of contrastive training. Only `model` is saved for users.
 
-    training: momentum weights and queues that a file of the original held. A queue is taken only with a whole twin, and
-    only where it is of this size.
+    training: momentum weights and queues from a file of the original. A queue is loaded only if all momentum weights
+    are present and its size matches.
     """
 
     def __init__(
@@ -98,20 +98,20 @@ class MomentumModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model = model
-        self.momentum_model = MomentumEncoders(model, momentum)
+        self.momentum_encoders = MomentumEncoders(model, momentum)
         self.queue = FeatureQueue(model.config.proj_width, queue_size)
-        self._take(training or {})
+        self._load(training or {})
 
     @torch.no_grad()
     def before_step(self) -> None:
-        """What the original does first in a step: the temperature stays in its range, the twin follows the model."""
+        """Start of a step, as in the original: clamp the temperature, update the momentum encoders."""
         self.model.temperature.clamp_(*TEMPERATURE_RANGE)
-        self.momentum_model.update(self.model)
+        self.momentum_encoders.update(self.model)
 
-    def _take(self, training: Mapping[str, Tensor]) -> None:
-        twins = {name.removeprefix("momentum."): t for name, t in training.items() if name.startswith("momentum.")}
-        missing = self.momentum_model.load_state_dict(twins, strict=False).missing_keys
-        if any(not name.endswith(NAMES) for name in missing):
+    def _load(self, training: Mapping[str, Tensor]) -> None:
+        weights = {name.removeprefix("momentum."): t for name, t in training.items() if name.startswith("momentum.")}
+        missing = self.momentum_encoders.load_state_dict(weights, strict=False).missing_keys
+        if any(not name.endswith(LORA_NAMES) for name in missing):
             return
         for name, buffer in (("image_queue", self.queue.image), ("text_queue", self.queue.text)):
             if name in training and training[name].shape == buffer.shape:

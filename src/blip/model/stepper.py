@@ -1,7 +1,4 @@
-"""What a search asks of a decoder: scores of the next token for rows of ids, while rows come and go.
-
-`TextStepper` is the text transformer with its caches; the tests use a table, another backend may follow.
-"""
+"""`Stepper`, the interface between search and decoder, and its implementation over the text transformer."""
 
 from __future__ import annotations
 
@@ -10,8 +7,9 @@ from typing import Protocol
 
 from torch import Tensor
 
+from blip.model.layers import KV
 from blip.model.losses import at_least_float32
-from blip.model.text import Cross, SelfCache, TextTransformer
+from blip.model.text import SelfCache, TextTransformer
 
 
 class Stepper(Protocol):
@@ -22,38 +20,37 @@ class Stepper(Protocol):
         ...
 
     def expand(self, times: int) -> None:
-        """Each image's row becomes `times` rows."""
+        """Repeat each image's row `times` times."""
         ...
 
     def step(self, ids: Tensor) -> Tensor:
-        """The newest id of each row [R] -> scores [R, V]."""
+        """The last id of each row [R] -> scores [R, V]."""
         ...
 
     def reorder(self, rows: Tensor) -> None:
-        """Row i continues what row rows[i] was (of the same image)."""
+        """Row i continues the former row rows[i] (of the same image)."""
         ...
 
     def keep(self, images: Tensor, rows: Tensor) -> None:
-        """Only these images [K] go on, with these rows [K * n]."""
+        """Keep only these images [K] and rows [K * n]."""
         ...
 
 
 class TextStepper:
-    """The text transformer with its self-attention cache and the images' keys and values, never copied per row."""
+    """The text transformer with a self-attention cache; keys and values of images are never copied per row."""
 
-    def __init__(self, text: TextTransformer, cross: Sequence[Cross], cross_mask: Tensor | None = None) -> None:
-        """cross: `text.cross_keys_values` of I sources; cross_mask [I, N], 1 = look there."""
+    def __init__(self, text: TextTransformer, cross: Sequence[KV], cross_mask: Tensor | None = None) -> None:
+        """cross: `text.cross_keys_values` of I sources; cross_mask [I, N], 1 = attend."""
         self.text, self.cross, self.cross_mask = text, list(cross), cross_mask
         self._cache: SelfCache | None = None
 
     @property
     def cache(self) -> SelfCache:
-        assert self._cache is not None, "start() comes first"
+        assert self._cache is not None, "start() was not called"
         return self._cache
 
     def start(self, prompt: Tensor, max_length: int) -> Tensor:
         keys = self.cross[0][0]
-        assert isinstance(keys, Tensor), "decoders read one source"
         self._cache = SelfCache(self.text.config, len(prompt), max_length, keys.device, keys.dtype)
         return self._scores(prompt)
 
@@ -72,6 +69,6 @@ class TextStepper:
 
     def keep(self, images: Tensor, rows: Tensor) -> None:
         self.cache.select(rows)
-        self.cross = [(kv[0][images], kv[1][images]) for kv in self.cross]
+        self.cross = [(keys[images], values[images]) for keys, values in self.cross]
         if self.cross_mask is not None:
             self.cross_mask = self.cross_mask[images]

@@ -74,7 +74,7 @@ def contrast(
     pair itself (pre-training); grid: what a frozen stem has read of the photos, to spare the twin doing so again.
     whole_batch: the momentum features of all processes are there to tell apart (original: each process has its own).
     """
-    model, encoders, queue = momentum_model.model, momentum_model.momentum_model, momentum_model.queue
+    model, encoders, queue = momentum_model.model, momentum_model.momentum_encoders, momentum_model.queue
     image = model.project_image(image_embeds).float()
     text = model.project_text(model.encode_text(input_ids, attention_mask, first_only=True)).float()
     with torch.no_grad():
