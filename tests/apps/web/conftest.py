@@ -1,4 +1,4 @@
-"""The page's modules run by Node, and the page of the bundled model served to Chromium."""
+"""The page's modules in Node, and the page of the bundled model served to Chromium."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Run = Callable[[str, Any], Any]
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """run(script, value): what the script, a module that sees the page's own and `value`, gives to `answer`."""
+    """run(script, value): run a module that can import the page's modules; return what it passes to `answer`."""
     if NODE is None:
         pytest.skip("Node.js is not installed")
     folder = tmp_path_factory.mktemp("modules")
@@ -42,18 +42,18 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Run:
         (folder / "run.js").write_text(
             'import { readFileSync } from "node:fs";\n'
             'const value = JSON.parse(readFileSync("value.json"));\n'
-            "const answer = (found) => process.stdout.write(JSON.stringify(found));\n" + script
+            "const answer = (result) => process.stdout.write(JSON.stringify(result));\n" + script
         )
-        done = subprocess.run([str(NODE), "run.js"], cwd=folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
+        process = subprocess.run([str(NODE), "run.js"], cwd=folder, capture_output=True, text=True, timeout=120)
+        assert process.returncode == 0, process.stderr
+        return json.loads(process.stdout)
 
     return run
 
 
 @dataclass
 class Site:
-    """A folder served as any web server would, and how often each path was asked for."""
+    """A folder on a web server, and the number of requests for each path."""
 
     root: Path
     requests: Counter[str] = field(default_factory=Counter)
@@ -62,7 +62,7 @@ class Site:
 
 @pytest.fixture(scope="session")
 def page_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of the bundled model in a sub-folder of a site, as `blip export --to web` makes it."""
+    """Site with the page of the bundled model in a subfolder, as `blip export --to web` writes it."""
     if not (os.environ.get(web.ORT_FOLDER) or (Path(sys.prefix) / "web" / "node_modules" / web.ORT).is_dir()):
         pytest.skip(f"{web.ORT} is not installed: npm install --prefix .venv/web {web.ORT}@{web.ORT_VERSION}")
     root = tmp_path_factory.mktemp("site")

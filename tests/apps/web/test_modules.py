@@ -1,4 +1,4 @@
-"""The page's own image preparation, tokenizer and search give what Python's give."""
+"""The page's image preparation, tokenizer and beam search equal Python's."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 SIZES = ((50, 40), (224, 224), (224, 300), (300, 224), (1, 1), (3, 500), (900, 31), (640, 427), (427, 1400), (5, 224))
 
 RESIZE = """
-import { normalise, square } from "./resize.js";
+import { normalise, resizeToSquare } from "./resize.js";
 const bytes = (text) => new Uint8Array(Buffer.from(text, "base64"));
 answer(value.images.map(({ rgba, width, height }) => {
   const data = bytes(rgba);
@@ -38,8 +38,8 @@ answer(value.images.map(({ rgba, width, height }) => {
     }
     return part;
   };
-  const found = normalise(square(read, width, height, value.size), value.mean, value.std);
-  return Buffer.from(found.buffer).toString("base64");
+  const pixels = normalise(resizeToSquare(read, width, height, value.size), value.mean, value.std);
+  return Buffer.from(pixels.buffer).toString("base64");
 }));
 """
 TOKENIZE = """
@@ -49,22 +49,22 @@ answer({ ids: value.texts.map((text) => tokenizer.encode(text, value.text.cls_id
          decoded: value.rows.map((ids) => tokenizer.decode(ids)) });
 """
 SEARCH = """
-import { beamSearch } from "./search.js";
-const place = (ids, size) => ids.reduce((hash, id) => (hash * 31 + id) % size, 7);
-const scores = (table, rows) => Float32Array.from(rows.flatMap((ids) => table[place(ids, table.length)]));
-const found = [];
+import { beamSearch } from "./beam_search.js";
+const indexOf = (ids, size) => ids.reduce((hash, id) => (hash * 31 + id) % size, 7);
+const scores = (table, rows) => Float32Array.from(rows.flatMap((ids) => table[indexOf(ids, table.length)]));
+const results = [];
 for (const table of value.tables) {
   let rows = [];
   const stepper = {
     start: async (prompt) => { rows = [prompt]; return scores(table, rows); },
     step: async (ids, from) => { rows = ids.map((id, i) => [...rows[from[i]], id]); return scores(table, rows); },
   };
-  found.push(await beamSearch(stepper, value.prompt, { end: value.end }));
+  results.push(await beamSearch(stepper, value.prompt, { end: value.end }));
 }
-answer(found);
+answer(results);
 """
 INSPECT = """
-import { inspect } from "./file.js";
+import { inspect } from "./sniff.js";
 answer(value.map((text) => {
   try { return inspect(new Uint8Array(Buffer.from(text, "base64"))); } catch (error) { return error.message; }
 }));
@@ -73,26 +73,26 @@ answer(value.map((text) => {
 
 def pixels(node: Run, images: list[Image.Image], size: int = 224) -> list[np.ndarray[Any, Any]]:
     rows = [
-        {"rgba": packed(image.convert("RGBA").tobytes()), "width": image.width, "height": image.height}
+        {"rgba": to_base64(image.convert("RGBA").tobytes()), "width": image.width, "height": image.height}
         for image in images
     ]
-    found = node(RESIZE, {"images": rows, "size": size, "mean": MEAN, "std": STD})
-    return [np.frombuffer(base64.b64decode(text), np.float32).reshape(3, size, size) for text in found]
+    encoded = node(RESIZE, {"images": rows, "size": size, "mean": MEAN, "std": STD})
+    return [np.frombuffer(base64.b64decode(text), np.float32).reshape(3, size, size) for text in encoded]
 
 
-def packed(data: bytes) -> str:
+def to_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def test_pixels_equal_pythons_at_every_shape(node: Run) -> None:
+def test_pixels_equal_pythons_for_all_shapes(node: Run) -> None:
     generator = np.random.default_rng(0)
     images = [Image.fromarray(generator.integers(0, 256, (h, w, 3), dtype=np.uint8)) for w, h in SIZES]
-    wanted = prepare(images, size=224, mean=MEAN, std=STD)
-    for size, found, want in zip(SIZES, pixels(node, images), wanted, strict=True):
-        assert np.array_equal(found, want), size
+    expected = prepare(images, size=224, mean=MEAN, std=STD)
+    for size, result, expected_pixels in zip(SIZES, pixels(node, images), expected, strict=True):
+        assert np.array_equal(result, expected_pixels), size
 
 
-def test_pixels_of_hard_edges_are_clipped_as_pythons(node: Run) -> None:
+def test_pixels_of_hard_edges_are_clipped_like_pythons(node: Run) -> None:
     edges = np.zeros((301, 400, 3), np.uint8)
     edges[::7], edges[:, ::5] = 255, 255
     image = Image.fromarray(edges)
@@ -133,7 +133,7 @@ TEXTS = (
 
 
 def fuzz() -> list[str]:
-    """Texts of marks, accents and letters of many scripts, without characters newer than the tokenizer's tables."""
+    """Return random texts in many scripts, without characters newer than the tokenizer's Unicode tables."""
     blocks = (
         range(0x20, 0x250),
         range(0x300, 0x530),
@@ -179,13 +179,13 @@ class Table:
         return self.read()
 
     def read(self) -> Floats:
-        return np.stack([self.scores[self.place(row)] for row in self.rows])
+        return np.stack([self.scores[self.index(row)] for row in self.rows])
 
-    def place(self, row: list[int]) -> int:
-        place = 7
+    def index(self, row: list[int]) -> int:
+        result = 7
         for i in row:
-            place = (place * 31 + i) % len(self.scores)
-        return place
+            result = (result * 31 + i) % len(self.scores)
+        return result
 
     def expand(self, times: int) -> None:
         self.rows = [row for row in self.rows for _ in range(times)]
@@ -202,52 +202,52 @@ class Table:
 
 
 @pytest.mark.parametrize("prompt", [[22], [22, 7, 8, 9]])
-def test_beam_search_finds_what_pythons_finds(node: Run, prompt: list[int]) -> None:
+def test_beam_search_equals_pythons(node: Run, prompt: list[int]) -> None:
     text = TextConfig(vocab_size=24, width=8, num_heads=2, max_length=32, sep_id=3, dec_id=22, enc_id=23)
     generator, tables = np.random.default_rng(0), []
     for i in range(60):
         table = generator.normal(size=(61, 24)).astype(np.float32) * 2
         table[:, text.sep_id] += i % 6 - 2  # texts that end early, late and never
         tables.append(table)
-    found = node(SEARCH, {"tables": [t.tolist() for t in tables], "prompt": prompt, "end": text.sep_id})
+    results = node(SEARCH, {"tables": [t.tolist() for t in tables], "prompt": prompt, "end": text.sep_id})
     lengths = set()
-    for table, one in zip(tables, found, strict=True):
-        wanted = generate(Table(table), np.array([prompt]), Beam(), text)[0][0]
-        assert tuple(one["ids"]) == wanted.ids
-        assert one["score"] == pytest.approx(wanted.score, abs=1e-5)
-        lengths.add(len(wanted.ids))
+    for table, result in zip(tables, results, strict=True):
+        expected = generate(Table(table), np.array([prompt]), Beam(), text)[0][0]
+        assert tuple(result["ids"]) == expected.ids
+        assert result["score"] == pytest.approx(expected.score, abs=1e-5)
+        lengths.add(len(expected.ids))
     assert len(lengths) > 3
 
 
-def encoded(kind: str, **options: Any) -> bytes:
+def image_bytes(image_format: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (40, 30), (200, 20, 20)).save(buffer, kind, **options)
+    Image.new("RGB", (40, 30), (200, 20, 20)).save(buffer, image_format, **options)
     return buffer.getvalue()
 
 
 def jpeg_with_thumbnail() -> bytes:
-    thumbnail = encoded("JPEG")
-    return encoded("JPEG", exif=b"Exif\0\0II*\0" + bytes(20) + thumbnail)
+    thumbnail = image_bytes("JPEG")
+    return image_bytes("JPEG", exif=b"Exif\0\0II*\0" + bytes(20) + thumbnail)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF"])
-def test_images_are_known_by_their_bytes(node: Run, kind: str) -> None:
+def test_image_formats_are_detected(node: Run, kind: str) -> None:
     names = {"WEBP": "WebP"}
-    assert node(INSPECT, [packed(encoded(kind))]) == [names.get(kind, kind)]
+    assert node(INSPECT, [to_base64(image_bytes(kind))]) == [names.get(kind, kind)]
 
 
-@pytest.mark.parametrize("data", [encoded("JPEG"), jpeg_with_thumbnail(), encoded("PNG"), encoded("WEBP")])
-def test_images_cut_anywhere_are_refused(node: Run, data: bytes) -> None:
-    cuts = [data[: len(data) * share // 10] for share in (3, 5, 7, 9)]
-    assert all("truncated image" in reason for reason in node(INSPECT, [packed(cut) for cut in cuts]))
+@pytest.mark.parametrize("data", [image_bytes("JPEG"), jpeg_with_thumbnail(), image_bytes("PNG"), image_bytes("WEBP")])
+def test_truncated_images_are_rejected(node: Run, data: bytes) -> None:
+    truncated = [data[: len(data) * share // 10] for share in (3, 5, 7, 9)]
+    assert all("truncated image" in reason for reason in node(INSPECT, [to_base64(part) for part in truncated]))
 
 
-def test_whole_jpegs_are_taken_whatever_follows_them(node: Run) -> None:
-    whole = (encoded("JPEG", progressive=True), encoded("JPEG") + bytes(500), jpeg_with_thumbnail())
-    assert node(INSPECT, [packed(data) for data in whole]) == ["JPEG"] * 3
+def test_complete_jpegs_are_accepted_whatever_follows(node: Run) -> None:
+    complete = (image_bytes("JPEG", progressive=True), image_bytes("JPEG") + bytes(500), jpeg_with_thumbnail())
+    assert node(INSPECT, [to_base64(data) for data in complete]) == ["JPEG"] * 3
 
 
-def test_other_files_are_refused_by_name(node: Run) -> None:
+def test_other_files_are_rejected_by_name(node: Run) -> None:
     files = {
         b"": "empty file (0 bytes)",
         b"%PDF-1.7": "not an image but a PDF document",
@@ -257,4 +257,4 @@ def test_other_files_are_refused_by_name(node: Run) -> None:
         b"\xff": "not an image",
         b"PK\x03\x04": "not an image but a ZIP archive",
     }
-    assert node(INSPECT, [packed(data) for data in files]) == list(files.values())
+    assert node(INSPECT, [to_base64(data) for data in files]) == list(files.values())

@@ -1,21 +1,22 @@
-// A photo's bytes to the model's input: decoded by the browser, upright by EXIF, transparency over white.
+// Pixel values of a photo: decoded by the browser, rotated by EXIF, transparency blended with white.
 
-import { normalise, square } from "./resize.js";
+import { normalise, resizeToSquare } from "./resize.js";
 
 /**
- * pixel_values [3, size, size]. PNG of full opacity: equal to Python's; JPEG decoders may differ in a pixel's last bit,
- * and so may blending with white. Throws where the browser cannot decode the file.
+ * Return pixel_values [3, size, size]. Equal to Python's for opaque PNG; JPEG decoding and blending with white may
+ * differ in a pixel's last bit. Throws if the browser cannot decode the file.
  */
 export async function prepare(blob, { size, mean, std }) {
   const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   try {
-    return normalise(square(reader(bitmap), bitmap.width, bitmap.height, size), mean, std);
+    return normalise(resizeToSquare(areaReader(bitmap), bitmap.width, bitmap.height, size), mean, std);
   } finally {
     bitmap.close();
   }
 }
 
-function reader(bitmap) {
+/** Return a function that reads RGBA bytes of an area. */
+function areaReader(bitmap) {
   return (left, top, width, height) => {
     const context = new OffscreenCanvas(width, height).getContext("2d", { alpha: false, willReadFrequently: true });
     context.fillStyle = "white";

@@ -1,10 +1,10 @@
-// The scores of texts as rows of the table.
+// Table of match scores.
 
 const table = document.querySelector("#scores");
 
-/** rows: { text, itm, itc } in the order of the texts. */
+/** Show rows { text, itm, itc } in the order of the texts. */
 export function show(rows) {
-  table.tBodies[0].replaceChildren(...rows.map(rowOf));
+  table.tBodies[0].replaceChildren(...rows.map(makeRow));
   table.hidden = false;
 }
 
@@ -12,27 +12,27 @@ export function clear() {
   table.hidden = true;
 }
 
-function rowOf({ text, itm, itc }) {
+function makeRow({ text, itm, itc }) {
   const row = document.createElement("tr");
-  const name = Object.assign(document.createElement("th"), { scope: "row", textContent: text });
-  const chance = cell(itm, `${(100 * itm).toFixed(1)} %`);
-  chance.append(bar(itm));
-  row.append(name, chance, cell(itc, itc.toFixed(3).replace("-", "\u2212")));
+  const heading = Object.assign(document.createElement("th"), { scope: "row", textContent: text });
+  const probability = cell(itm, `${(100 * itm).toFixed(1)} %`);
+  probability.append(bar(itm));
+  row.append(heading, probability, cell(itc, itc.toFixed(3).replace("-", "\u2212")));
   return row;
 }
 
-function cell(value, shown) {
-  const data = Object.assign(document.createElement("data"), { value: String(value), textContent: shown });
-  const found = document.createElement("td");
-  found.append(data);
-  return found;
+function cell(value, label) {
+  const data = Object.assign(document.createElement("data"), { value: String(value), textContent: label });
+  const result = document.createElement("td");
+  result.append(data);
+  return result;
 }
 
-function bar(share) {
+function bar(fraction) {
   const outer = document.createElement("div"), inner = document.createElement("div");
   outer.className = "bar";
   outer.ariaHidden = "true";
-  inner.style.width = `${100 * share}%`;
+  inner.style.width = `${100 * fraction}%`;
   outer.append(inner);
   return outer;
 }

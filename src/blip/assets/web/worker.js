@@ -1,18 +1,18 @@
-// The model in a thread of its own, so that the page stays responsive. One job after the other.
+// Worker that runs the model, so that the page stays responsive. It processes one job at a time.
 //
-// To the page: {kind: progress | ready | failed}, then for each job {kind: seen | caption | scores | error, id, ...}.
+// To the page: {kind: progress | ready | failed}, then for each job {kind: encoded | caption | scores | error, id, ...}.
 // From the page: {kind: photo, id, blob} and {kind: match, id, texts}; texts are matched with the latest photo.
 
 import { download, readSite } from "./download.js";
 import { loadModel } from "./model.js";
 
 const JOBS = { photo: describe, match: score };
-const newest = {}; // id of the last job asked for of each kind: older ones that still wait are dropped
-let seen = null; // what the model made of the photo
+const latest = {}; // id of the last requested job of each kind; older ones still in the queue are dropped
+let encoded = null; // of the latest photo
 let queue = load();
 
 self.onmessage = ({ data: job }) => {
-  newest[job.kind] = job.id;
+  latest[job.kind] = job.id;
   queue = queue.then((model) => run(model, job));
 };
 
@@ -42,24 +42,24 @@ async function run(model, job) {
 
 async function describe(model, job) {
   const start = performance.now();
-  seen = null;
-  seen = await model.see(job.blob);
+  encoded = null;
+  encoded = await model.encode(job.blob);
   if (isStale(job)) return;
-  postMessage({ kind: "seen", id: job.id });
-  const caption = await model.caption(seen);
+  postMessage({ kind: "encoded", id: job.id });
+  const caption = await model.caption(encoded);
   postMessage({ kind: "caption", id: job.id, ...caption, seconds: (performance.now() - start) / 1000 });
 }
 
 async function score(model, job) {
-  if (!seen) return;
+  if (!encoded) return;
   const rows = [];
   for (const text of job.texts) {
-    rows.push({ text, ...(await model.match(seen, text)) });
+    rows.push({ text, ...(await model.match(encoded, text)) });
     if (isStale(job)) return;
   }
   postMessage({ kind: "scores", id: job.id, rows });
 }
 
 function isStale(job) {
-  return newest[job.kind] !== job.id;
+  return latest[job.kind] !== job.id;
 }
