@@ -12,7 +12,6 @@ import argparse
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,9 +21,10 @@ from blip.apps.export.folder import ExportOptions, export
 from blip.data.sources import open_source
 from blip.data.task_rows import merged_by_image
 from blip.metrics.caption import score_captions
+from blip_lite.model import Model
 
 
-def captions(model: Any, images: list[bytes]) -> tuple[list[str], float]:
+def captions(model: Model, images: list[bytes]) -> tuple[list[str], float]:
     """Return the captions, and processor seconds per photo."""
     model.caption(images[:1])
     start = time.process_time()

@@ -15,7 +15,6 @@ from PIL import Image
 
 import blip.api
 from blip import inference
-from blip.api import Model
 from blip.checkpoint import catalogue
 from blip.io import fetch
 from blip.io.image import prepare
@@ -23,6 +22,7 @@ from blip.model.generation import generate
 from blip.model.stepper import TextStepper
 from blip_lite.decoding import Greedy
 from blip_lite.errors import CheckpointError
+from blip_lite.model import Model
 from blip_lite.tokenizer import First, clean_caption, clean_question
 
 TOLERANCE = 1e-3
@@ -75,8 +75,8 @@ def pixels(of: Model, url: str, size: int | None = None) -> torch.Tensor:
 def match(of: Model, url: str, text: str, first: First) -> tuple[float, float]:
     """Chance of a match and cosine. The original's matcher and Transformers leave [CLS] first, LAVIS puts [ENC]."""
     with torch.no_grad():
-        image_embeds = of.module.encode_image(pixels(of, url))
-        found = inference.match(of.module, of.tokenizer, image_embeds, [text], first=first)
+        image_embeds = of.backend.module.encode_image(pixels(of, url))
+        found = inference.match(of.backend.module, of.backend.tokenizer, image_embeds, [text], first=first)
     return float(found.itm), float(found.itc)
 
 
@@ -174,7 +174,7 @@ def test_a14_zero_shot_classes_of_lavis() -> None:
     """The bare names: the notebook makes prompts and does not use them. The division magnifies what cosines differ."""
     of, names = model("pretrain-base-capfilt"), ["merlion", "sky", "giraffe", "fountain", "marina bay"]
     cosines = torch.from_numpy(of.embed_image(picture(MERLION)).similarity(of.embed_text(names)))[0]
-    chances = (cosines / of.module.temperature.detach()).softmax(dim=0)
+    chances = (cosines / of.backend.module.temperature.detach()).softmax(dim=0)
     assert chances.tolist() == pytest.approx([0.82005, 0.00011, 0.00000, 0.01060, 0.16924], abs=1e-2)
 
 
@@ -209,7 +209,7 @@ def test_a6_caption_of_transformers_at_another_size() -> None:
     pixel_values = pixels(of, DEMO_OF_TRANSFORMERS, 500)[..., :496, :496]
     decoding = Greedy(min_length=0, max_length=20)
     with torch.no_grad():
-        found = inference.caption(of.module, of.tokenizer, pixel_values, decoding, prompt="")
+        found = inference.caption(of.backend.module, of.backend.tokenizer, pixel_values, decoding, prompt="")
     assert found[0][0].ids == (1037, 2450, 3564, 2006, 1996, 3509, 2007, 1037, 3899, 102)
 
 
@@ -218,9 +218,9 @@ def test_a7_answer_of_transformers() -> None:
     """It leaves [CLS] before the question, where the original and ours write [ENC]; the answer is the same."""
     of, question = model(HF_VQA), "how many dogs are in the picture?"
     with torch.no_grad():
-        ids = of.tokenizer.encode([question], first="cls").input_ids
-        states = of.module.fuse(ids, None, of.module.encode_image(pixels(of, DEMO_OF_TRANSFORMERS)))
-        stepper = TextStepper(of.module.decoder, of.module.decoder.cross_keys_values(states))
+        ids = of.backend.tokenizer.encode([question], first="cls").input_ids
+        states = of.backend.module.fuse(ids, None, of.backend.module.encode_image(pixels(of, DEMO_OF_TRANSFORMERS)))
+        stepper = TextStepper(of.backend.module.decoder, of.backend.module.decoder.cross_keys_values(states))
         start, decoding = torch.tensor([[30522]]), Greedy(min_length=0, max_length=20)
         assert generate(stepper, start, decoding, of.config.text)[0][0].ids == (1015, 102)
     assert of.answer(picture(DEMO_OF_TRANSFORMERS), question).text == "1"

@@ -14,7 +14,7 @@ from blip_lite.errors import MissingPart, UsageError
 
 @pytest.fixture(scope="module")
 def model() -> blip.Model:
-    return blip.load_random("tiny")
+    return blip.load_random()
 
 
 @pytest.fixture
@@ -53,4 +53,4 @@ def test_what_cannot_be_ranked(model: blip.Model, images: list[Image.Image]) -> 
     with pytest.raises(UsageError, match="rerank -1; must be at least 0"):
         model.rank("a cat", images, rerank=-1)
     with pytest.raises(MissingPart, match="match"):
-        blip.load_random("tiny", kind="caption").rank("a cat", images)
+        blip.load_random("caption").rank("a cat", images)

@@ -24,13 +24,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from blip.api import Model, load
+from blip.api import load
 from blip.heatmaps import explain
-from blip.heatmaps.methods import Method
 from blip.io.image import prepare
 from blip.metrics.caption import tokenize
 from blip.model.blip import BlipModel
-from blip_lite.explanation import Explanation, resize_map
+from blip_lite.explanation import Explanation, Method, resize_map
+from blip_lite.model import Model
 
 SYNONYMS = Path(__file__).parents[1] / "tiny" / "synonyms.json"  # COCO class -> words that name it
 SEEDS, DRAWS = (0, 1, 2), 2000
@@ -93,12 +93,12 @@ def main() -> None:
     started, names = time.perf_counter(), json.loads(SYNONYMS.read_text())
     model, figures = load(args.model), Figures()
     default, ways = ("gradcam", model.config.text.num_layers // 2), all_ways(model)
-    shuffled = {seed: with_shuffled_cross_attention(model.module, seed) for seed in SEEDS}
+    shuffled = {seed: with_shuffled_cross_attention(model.backend.module, seed) for seed in SEEDS}
     photos = 0
     with torch.inference_mode():
         for photo in read(args.coco, args.limit):
             aims = [*of_classes(photo, names), *of_captions(photo, names), *of_own_caption(photo, names, model)]
-            point(model, model.module, photo, aims, ways, "", figures)
+            point(model, model.backend.module, photo, aims, ways, "", figures)
             for seed, module in shuffled.items():
                 point(model, module, photo, aims[: len(photo.inside)], [default], f"shuffled {seed}: ", figures)
             photos += 1

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blip.api import Model, download, info, list_models, load, load_random, save
+    from blip.api import download, info, list_models, load, load_random
     from blip.apps.search.index import Index
     from blip.tokenizer import Tokenizer
     from blip_lite.errors import (
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
         UnreadableImage,
     )
     from blip_lite.explanation import Explanation
+    from blip_lite.model import Model
     from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, Verdict
 
 _HOME = {
-    **dict.fromkeys(("Model", "download", "info", "list_models", "load", "load_random", "save"), "blip.api"),
+    **dict.fromkeys(("download", "info", "list_models", "load", "load_random"), "blip.api"),
     **dict.fromkeys(
         (
             "BlipError",
@@ -45,6 +46,7 @@ _HOME = {
         "blip_lite.results",
     ),
     "Explanation": "blip_lite.explanation",
+    "Model": "blip_lite.model",
     "Index": "blip.apps.search.index",
     "Tokenizer": "blip.tokenizer",
 }
@@ -74,7 +76,6 @@ __all__ = [
     "list_models",
     "load",
     "load_random",
-    "save",
 ]
 
 _PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone

@@ -16,7 +16,7 @@ from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
 from blip.tokenizer import Encoded, Tokenizer
-from blip_lite.beam_search import Generated
+from blip_lite.beam_search import Hypothesis, decode_all
 from blip_lite.decoding import Decoding
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import First
@@ -24,16 +24,6 @@ from blip_lite.tokenizer import First
 TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
 ANSWERS_A_PASS = 32  # of each question: few, so that a pass holds answers of similar length
 SCORES_A_PASS = 1 << 25  # bounds the memory of scoring answers: tokens times vocabulary
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """A generated text. `ids` are the new ones, with the end if it ended; `score` their mean log-probability."""
-
-    ids: tuple[int, ...]
-    text: str
-    score: float
-    logprobs: tuple[float, ...]
 
 
 def caption(
@@ -77,14 +67,10 @@ def caption_embeds(
         start = torch.tensor([ids[i] for i in rows], device=image_embeds.device)
         chosen = None if seeds is None else [seeds[i] for i in rows]
         stepper = TextStepper(model.decoder, cross)
-        found = generate(stepper, start, decoding, model.config.text, seeds=chosen, generator=generator)
-        for i, texts in zip(rows, found, strict=True):
-            results[i] = [_hypothesis(tokenizer, g) for g in texts]
+        generated = generate(stepper, start, decoding, model.config.text, seeds=chosen, generator=generator)
+        for i, hypotheses in zip(rows, decode_all(tokenizer, generated), strict=True):
+            results[i] = hypotheses
     return results
-
-
-def _hypothesis(tokenizer: Tokenizer, generated: Generated) -> Hypothesis:
-    return Hypothesis(generated.ids, tokenizer.decode(generated.ids), generated.score, generated.logprobs)
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -235,8 +221,7 @@ def answer(
     states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
     stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(states), None if attend_padding else mask)
     start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
-    found = generate(stepper, start, decoding, model.config.text, seeds=seeds)
-    return [[_hypothesis(tokenizer, g) for g in texts] for texts in found]
+    return decode_all(tokenizer, generate(stepper, start, decoding, model.config.text, seeds=seeds))
 
 
 def question_states(

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import blip
-import blip_lite.model
+import blip_lite.onnx_backend
 from blip.apps.export.convert import read_locations
 from blip.apps.export.folder import ExportOptions, ExportReport, export
 from blip.apps.export.graphs import Graph
@@ -65,7 +65,7 @@ def test_graphs_equal_torch(report: ExportReport) -> None:
 
 
 def test_captions_equal_those_of_torch(folder: Path) -> None:
-    ours, theirs = blip_lite.model.load(folder), blip.load(folder)
+    ours, theirs = blip_lite.onnx_backend.load(folder), blip.load(folder)
     for beams in (1, 3):
         captions, expected = (model.caption([PHOTO, PHOTO], beams=beams) for model in (ours, theirs))
         assert [c.text for c in captions] == [c.text for c in expected]
@@ -140,7 +140,7 @@ def test_nan_output_is_a_difference() -> None:
 def test_every_family_is_exported(family: Family, tmp_path: Path) -> None:
     report = export(str(write_model(tmp_path / "model", random_tiny_config(family))), tmp_path / "out", ExportOptions())
     assert max(report.exact.values()) < TOLERANCE
-    ours, theirs = blip_lite.model.load(tmp_path / "out"), blip.load(tmp_path / "out")
+    ours, theirs = blip_lite.onnx_backend.load(tmp_path / "out"), blip.load(tmp_path / "out")
     assert ours.capabilities == theirs.capabilities - {"sample"}
     vectors = [model.embed_image([PHOTO, PHOTO], projected=False).vectors for model in (ours, theirs)]
     np.testing.assert_allclose(vectors[0], vectors[1], atol=TOLERANCE)
@@ -149,7 +149,7 @@ def test_every_family_is_exported(family: Family, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_answers_equal_those_of_torch(tmp_path: Path) -> None:
     export("random-tiny-vqa", tmp_path / "out", ExportOptions())
-    ours, theirs = blip_lite.model.load(tmp_path / "out"), blip.load(tmp_path / "out")
+    ours, theirs = blip_lite.onnx_backend.load(tmp_path / "out"), blip.load(tmp_path / "out")
     questions, answers = (
         ["what is it?", "how many cups are on the table here?"],
         ["two", "a cup of coffee", "no", "red"],
@@ -165,7 +165,7 @@ def test_answers_equal_those_of_torch(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_statements_equal_those_of_torch(tmp_path: Path) -> None:
     export("random-tiny-nlvr", tmp_path / "out", ExportOptions())
-    ours, theirs = (load(tmp_path / "out") for load in (blip_lite.model.load, blip.load))
+    ours, theirs = (load(tmp_path / "out") for load in (blip_lite.onnx_backend.load, blip.load))
     result, expected = (model.compare(PHOTO, PHOTO, "both show coffee") for model in (ours, theirs))
     assert result.score == pytest.approx(expected.score, abs=1e-5)
 

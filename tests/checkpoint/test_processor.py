@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 import blip
-from blip.api import Model, save
 from blip_lite.config import Family
 from blip_lite.errors import ConfigError, UsageError
+from blip_lite.model import Model
 from tests.checkpoint.test_transformers_parity import CLASSES, make_ends_likely, shake
 
 transformers = pytest.importorskip("transformers")
@@ -29,12 +29,12 @@ Open = Callable[[Family], Opened]
 @pytest.fixture
 def opened(tmp_path: Path) -> Open:
     def open_both(kind: Family) -> Opened:
-        ours = blip.load_random("tiny", kind=kind)
-        shake(ours.module)
-        if hasattr(ours.module, "decoder"):
-            decoder = ours.module.decoder
+        ours = blip.load_random(kind)
+        shake(ours.backend.module)
+        if hasattr(ours.backend.module, "decoder"):
+            decoder = ours.backend.module.decoder
             make_ends_likely(decoder.lm_head.bias, decoder.embed.word.weight, ours.config.text.sep_id)
-        save(ours, tmp_path, "hf")
+        ours.save(tmp_path, "hf")
         theirs = getattr(transformers, CLASSES[kind]).from_pretrained(tmp_path).eval()
         return ours, transformers.AutoProcessor.from_pretrained(tmp_path), theirs
 
@@ -82,12 +82,12 @@ def test_cosines_are_the_same_and_match_scores_with_the_token_of_the_original(
 
 @pytest.mark.parametrize("kind", CLASSES)
 def test_the_folder_loads_here_and_is_the_same_model(kind: Family, tmp_path: Path) -> None:
-    model = blip.load_random("tiny", kind=kind)
-    save(model, tmp_path, "hf")
+    model = blip.load_random(kind)
+    model.save(tmp_path, "hf")
     again = blip.load(tmp_path)
     assert again.config.vocab == model.config.vocab
-    for name, tensor in model.module.state_dict().items():
-        assert name == "temperature" or torch.equal(tensor, again.module.state_dict()[name])
+    for name, tensor in model.backend.module.state_dict().items():
+        assert name == "temperature" or torch.equal(tensor, again.backend.module.state_dict()[name])
 
 
 def test_a_vocabulary_of_its_own_is_written_and_read(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_vocabulary_of_its_own_is_written_and_read(tmp_path: Path) -> None:
     pieces[2000:2002] = ["zyblip", "##zylam"]
     (tmp_path / "own.txt").write_text("\n".join(pieces), encoding="utf-8")
     config = replace(config, vocab="own.txt")
-    state = blip.load_random("tiny", kind="caption").module.state_dict()
+    state = blip.load_random("caption").backend.module.state_dict()
     files.write_hf_folder(tmp_path / "hf", state, config, tmp_path / "own.txt")
     assert blip.load(tmp_path / "hf").tokenizer.word_ids("zyblipzylam") == [2000, 2001]
     assert transformers.AutoTokenizer.from_pretrained(tmp_path / "hf")("zyblipzylam").input_ids[1:-1] == [2000, 2001]
@@ -110,10 +110,10 @@ def test_a_vocabulary_of_its_own_is_written_and_read(tmp_path: Path) -> None:
 
 def test_a_model_with_a_stem_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="stem 'edgetpu' cannot have the hf layout; use 'blip'"):
-        save(blip.load("tiny"), tmp_path / "hf", "hf")
+        blip.load("tiny").save(tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
 
 
 def test_an_unknown_layout_is_a_usage_error(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="layout 'onnx'; must be blip or hf"):
-        save(blip.load_random(), tmp_path, "onnx")  # type: ignore[arg-type]
+        blip.load_random().save(tmp_path, "onnx")  # type: ignore[arg-type]

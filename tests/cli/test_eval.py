@@ -127,7 +127,7 @@ def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> Non
         (("vqa",), 2, "no data; give --data"),
         (("vqa", "--data", data, "-o", tmp_path / "out"), 2, "holds an evaluation; choose another folder"),
         (("vqa", "--data", data, "--min", "accuracy"), 2, "--min accuracy; must be METRIC=NUMBER"),
-        (("vqa", "--data", data, "-m", "random-tiny"), 3, "cannot answer; use vqa-base"),
+        (("vqa", "--data", data, "-m", "random-tiny"), 3, "cannot answer; models of the family vqa can; use vqa-base"),
         (("vqa", "--data", data, "--mode", "rank"), 2, "--mode rank needs the answers to choose from"),
         (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction belongs to a row"),
         (("vqa", "--data", data, "--predictions", tmp_path / "no.json"), 2, "no.json: No such file"),

@@ -8,7 +8,7 @@ import pytest
 
 import blip as package
 import blip_lite
-from blip_lite.model import load
+from blip_lite.onnx_backend import load
 from tests.cli.conftest import Blip
 
 
@@ -20,15 +20,18 @@ def test_graphs_of_a_part(blip: Blip, photos: Path, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["vision.onnx"]
     assert load(tmp_path / "out").capabilities == {"image"}
     said = blip("caption", photos / "a.png", "-m", tmp_path / "out")
-    assert said.code == 3 and "cannot caption: no cross.onnx; export it without --parts" in said.err
+    assert (
+        said.code == 3
+        and "cannot caption: cross.onnx, decoder.onnx missing; export the model with all graphs" in said.err
+    )
 
 
 @pytest.mark.parametrize("to", ["safetensors", "hf"])
 def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
     said = blip("export", "-m", "random-tiny-caption", "--to", to, "-o", tmp_path / "out", "-q")
     assert (said.code, said.err) == (0, "")
-    found, wanted = package.load(tmp_path / "out"), package.load_random(kind="caption")
-    assert found.module.state_dict().keys() == wanted.module.state_dict().keys()
+    found, wanted = package.load(tmp_path / "out"), package.load_random("caption")
+    assert found.backend.module.state_dict().keys() == wanted.backend.module.state_dict().keys()
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_model_that_does_not_load_ends_the_server_with_3(blip: Blip, tmp_path:
     import blip as package
 
     folder = tmp_path / "broken"
-    package.load_random("tiny").save(folder)
+    package.load_random().save(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"surplus": 1}))
     command = [sys.executable, "-m", "blip", "serve", "-m", str(folder), "--port", "0", "-q"]

@@ -45,7 +45,7 @@ def test_the_map_of_cat_peaks_on_the_cat() -> None:
 
 
 def test_a_caption_model_explains_a_given_caption() -> None:
-    explanation = blip.load_random("tiny", kind="caption").explain(CHELSEA, "a cat")
+    explanation = blip.load_random("caption").explain(CHELSEA, "a cat")
     assert (explanation.subject, explanation.tokens) == ("caption", ("a", "cat", "[SEP]"))
     assert explanation.maps.shape == (3, 2, 2)
 
@@ -57,9 +57,9 @@ def test_errors_name_what_the_model_needs() -> None:
         ("vqa", " ", "this model needs a question"),
     ):
         with pytest.raises(UsageError, match=message):
-            blip.load_random("tiny", kind=family).explain(CHELSEA, text)  # type: ignore[arg-type]
+            blip.load_random(family).explain(CHELSEA, text)  # type: ignore[arg-type]
     with pytest.raises(MissingPart, match="a 'nlvr' model has no heat-maps"):
-        blip.load_random("tiny", kind="nlvr").explain(CHELSEA, "two cats")
+        blip.load_random("nlvr").explain(CHELSEA, "two cats")
 
 
 def test_explaining_does_not_change_later_results() -> None:

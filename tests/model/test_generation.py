@@ -130,7 +130,7 @@ def test_blocked_ngrams_and_banned_words_do_not_occur() -> None:
 
 def test_a_prompt_that_fills_the_length_is_refused() -> None:
     images = tensors("inputs")["images"][:1]
-    with pytest.raises(ConfigError, match="max_length 4: the prompt alone has 4 ids"):
+    with pytest.raises(ConfigError, match="max_length 4: must exceed the 4 ids of the prompt"):
         inference.caption(oracle_model("caption"), tokenizer(), images, Beam(max_length=4, min_length=1))
 
 

@@ -1,25 +1,28 @@
-"""BLIP without torch: the base that `blip` stands on, and exported models over numpy and onnxruntime.
+"""BLIP without torch: images, tokenizer, decoding, results, and exported models on numpy and onnxruntime.
 
-`blip_lite.load()` gives the bundled model. Importing this costs nothing.
+`blip_lite.load()` returns the bundled model. Importing this package imports neither.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blip_lite.paths import ASSETS
-
 if TYPE_CHECKING:
-    from blip_lite.model import Model, load
+    from blip_lite.model import Model
+    from blip_lite.onnx_backend import load
 
 __version__ = "0.1.0"  # of both packages; their build files read it here
 __all__ = ["ASSETS", "Model", "__version__", "load"]
 
+ASSETS = Path(__file__).parent / "assets"
+
+
+_MODULES = {"Model": "blip_lite.model", "load": "blip_lite.onnx_backend"}
+
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _MODULES:
         raise AttributeError(f"module 'blip_lite' has no attribute '{name}'")
-    value = getattr(import_module("blip_lite.model"), name)
-    globals()[name] = value
-    return value
+    return getattr(import_module(_MODULES[name]), name)

@@ -93,7 +93,7 @@ def _closed(text: str) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from blip_lite.model import load
+    from blip_lite.onnx_backend import load
 
     keys = list(_files(arguments.inputs))
     if not keys:

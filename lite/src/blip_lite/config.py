@@ -32,8 +32,21 @@ class FamilySpec:
     matching: bool = False  # vision_proj, text_proj, itm_head, temperature
     shared: bool = False  # encoder takes all but self-attention from the decoder
 
+    @property
+    def capabilities(self) -> frozenset[str]:
+        result = {"image"}
+        if self.decoder_reads == "image":
+            result |= {"caption", "sample"}
+        if self.decoder_reads == "encoder":
+            result.add("answer")
+        if self.matching:
+            result.add("match")
+        if self.encoder_reads is not None:
+            result.add("compare" if self.encoder_reads == "two images" else "text")
+        return frozenset(result)
 
-FAMILIES: dict[str, FamilySpec] = {
+
+FAMILIES: dict[Family, FamilySpec] = {
     "features": FamilySpec(encoder_reads="image", decoder_reads=None),
     "caption": FamilySpec(encoder_reads=None, decoder_reads="image"),
     "retrieval": FamilySpec(encoder_reads="image", decoder_reads=None, matching=True),
@@ -41,6 +54,11 @@ FAMILIES: dict[str, FamilySpec] = {
     "nlvr": FamilySpec(encoder_reads="two images", decoder_reads=None),
     "pretrain": FamilySpec(encoder_reads="image", decoder_reads="image", matching=True, shared=True),
 }
+
+
+def families_with(capability: str) -> list[Family]:
+    """The families that can serve a call."""
+    return [family for family, spec in FAMILIES.items() if capability in spec.capabilities]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,6 +137,11 @@ class BlipConfig:
     @property
     def parts(self) -> FamilySpec:
         return FAMILIES[self.family]
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """The calls that the family can serve: caption, sample, answer, match, compare, text, image."""
+        return FAMILIES[self.family].capabilities
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

@@ -1,28 +1,28 @@
-"""How texts are decoded: the settings of each search as values.
+"""Decoding settings: greedy search, beam search and nucleus sampling.
 
-Semantics are those of the original's (`generate` of transformers 4.15). Lengths count all ids: prompt, start and end.
+Semantics are those of the original (`generate` of transformers 4.15). Lengths count all ids: prompt, start and end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from blip_lite.errors import ConfigError
 
-Words = tuple[tuple[int, ...], ...]  # sequences of ids
+Banned = tuple[tuple[int, ...], ...]  # sequences of ids
 
 
 @dataclass(frozen=True, kw_only=True)
 class Greedy:
-    """The likeliest token each time."""
+    """The most probable token at each step."""
 
     max_length: int = 20
     min_length: int = 5
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0  # no n-gram of this size twice; 0 = off
-    banned: Words = ()
+    banned: Banned = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -34,17 +34,17 @@ class Greedy:
 
 @dataclass(frozen=True, kw_only=True)
 class Nucleus:
-    """Sampling from the `top_k` likeliest, and of these from the smallest set whose chances reach `top_p`."""
+    """Sampling from the `top_k` most probable tokens, limited to the smallest set whose probabilities reach `top_p`."""
 
     top_p: float = 0.9
     top_k: int = 50  # the original's silent default; 0 = off
     temperature: float = 1.0
     max_length: int = 20
     min_length: int = 5
-    repetition_penalty: float = 1.1  # original: fixed, whatever the caller asks for; ours: the default
+    repetition_penalty: float = 1.1  # fixed in the original
     num_captions: int = 1
     no_repeat_ngram: int = 0
-    banned: Words = ()
+    banned: Banned = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -56,8 +56,10 @@ class Nucleus:
 
 @dataclass(frozen=True, kw_only=True)
 class Beam:
-    """Beam search. `length_norm="total"` divides by all ids but the end, prompt included, as the original;
-    "new" by the new ids with the end, as newer libraries.
+    """Beam search.
+
+    length_norm: "total" divides scores by the number of ids without the end, prompt included, as the original does;
+    "new" by the number of new ids with the end, as newer libraries do.
     """
 
     num_beams: int = 3
@@ -69,7 +71,7 @@ class Beam:
     length_norm: Literal["total", "new"] = "total"
     num_captions: int = 1
     no_repeat_ngram: int = 0
-    banned: Words = ()
+    banned: Banned = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -93,65 +95,79 @@ def _check_range(name: str, value: object, ok: bool, allowed: str) -> None:
 
 
 def is_noop(decoding: Decoding, length: int) -> bool:
-    """Whether `process` leaves the scores of rows of this length as they are."""
+    """Whether `process` leaves the scores of rows of this length unchanged."""
     blocks = decoding.no_repeat_ngram or decoding.banned
     return decoding.repetition_penalty == 1.0 and length >= decoding.min_length and not blocks
 
 
 def blocked(rows: Sequence[Sequence[int]], decoding: Decoding) -> list[list[int]]:
-    """For each row the ids that would repeat an n-gram or complete a banned sequence."""
+    """Ids per row that would repeat an n-gram or complete a banned sequence."""
     size, result = decoding.no_repeat_ngram, []
     for row in rows:
-        found = [words[-1] for words in decoding.banned if _ends_with(row, words[:-1])]
+        ids = [sequence[-1] for sequence in decoding.banned if _ends_with(row, sequence[:-1])]
         if size and len(row) >= size:
             last = row[len(row) - size + 1 :]
-            found += [row[i + size - 1] for i in range(len(row) - size + 1) if row[i : i + size - 1] == last]
-        result.append(found)
+            ids += [row[i + size - 1] for i in range(len(row) - size + 1) if row[i : i + size - 1] == last]
+        result.append(ids)
     return result
 
 
-def _ends_with(row: Sequence[int], words: tuple[int, ...]) -> bool:
-    return len(words) <= len(row) and tuple(row[len(row) - len(words) :]) == words
+def _ends_with(row: Sequence[int], ids: tuple[int, ...]) -> bool:
+    return len(ids) <= len(row) and tuple(row[len(row) - len(ids) :]) == ids
+
+
+class DecodingOptions(TypedDict, total=False):
+    """Keyword arguments of `Model.caption` that choose a decoding."""
+
+    beams: int
+    sample: bool
+    top_p: float
+    top_k: int
+    temperature: float
+    min_length: int
+    max_length: int
+    num_captions: int
+    repetition_penalty: float | None
 
 
 def make_decoding(
     *,
-    beams: int,
-    sample: bool,
-    top_p: float,
-    top_k: int,
-    temperature: float,
-    min_length: int,
-    max_length: int,
-    num_captions: int,
-    repetition_penalty: float | None,
+    beams: int = 3,
+    sample: bool = False,
+    top_p: float = 0.9,
+    top_k: int = 50,
+    temperature: float = 1.0,
+    min_length: int = 5,
+    max_length: int = 20,
+    num_captions: int = 1,
+    repetition_penalty: float | None = None,
 ) -> Decoding:
-    """The decoding that the arguments of `caption` describe."""
+    """Return nucleus sampling with `sample`, greedy search with beams=1, else beam search.
+
+    top_p, top_k, temperature: for sampling. num_captions: at least this many beams are used.
+    repetition_penalty: None = 1.1 for sampling, else 1.0.
+    """
     _check_range("beams", beams, beams >= 1, "1 or more")
-    penalty = repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0)
+    common: _Common = {
+        "min_length": min_length,
+        "max_length": max_length,
+        "repetition_penalty": repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0),
+    }
     if sample:
-        return Nucleus(
-            top_p=top_p,
-            top_k=top_k,
-            temperature=temperature,
-            min_length=min_length,
-            max_length=max_length,
-            num_captions=num_captions,
-            repetition_penalty=penalty,
-        )
+        return Nucleus(top_p=top_p, top_k=top_k, temperature=temperature, num_captions=num_captions, **common)
     if beams == 1 and num_captions == 1:
-        return Greedy(min_length=min_length, max_length=max_length, repetition_penalty=penalty)
-    return Beam(
-        num_beams=max(beams, num_captions),
-        num_captions=num_captions,
-        min_length=min_length,
-        max_length=max_length,
-        repetition_penalty=penalty,
-    )
+        return Greedy(**common)
+    return Beam(num_beams=max(beams, num_captions), num_captions=num_captions, **common)
 
 
-def described(decoding: Decoding) -> dict[str, Any]:
-    """The settings as a record shows them."""
+class _Common(TypedDict):
+    min_length: int
+    max_length: int
+    repetition_penalty: float
+
+
+def to_record(decoding: Decoding) -> dict[str, Any]:
+    """The settings as the `params` of a record."""
     lengths = {"min_length": decoding.min_length, "max_length": decoding.max_length}
     if isinstance(decoding, Nucleus):
         return {"top_p": decoding.top_p, "top_k": decoding.top_k, "temperature": decoding.temperature, **lengths}

@@ -67,7 +67,11 @@ class ChecksumMismatch(CheckpointError):
 
 
 class MissingPart(CheckpointError):
-    pass
+    """A call that the model does not support; `capability` is its name if models of another family support it."""
+
+    def __init__(self, message: str, capability: str | None = None) -> None:
+        super().__init__(message)
+        self.capability = capability
 
 
 class OfflineError(CheckpointError):

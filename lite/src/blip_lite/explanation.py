@@ -6,15 +6,17 @@ Drawing follows LAVIS's getAttMap (blip-spec 5.9).
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from blip_lite.arrays import Floats
 from blip_lite.errors import UsageError
 
-Floats = NDArray[np.float32]
+Method = Literal["gradcam", "attention", "rollout"]
+Subject = Literal["match", "caption", "answer"]
 
 BLUR = 0.02  # sigma of the smoothing, as a share of the longer side
 _REACH = 4.0  # sigmas; weights beyond are ignored

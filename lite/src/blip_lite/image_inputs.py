@@ -1,4 +1,4 @@
-"""Images as users give them: of any kind, one or many, opened in batches; with texts or questions beside them."""
+"""Images as users pass them: of any kind, one or several, opened in batches; with their texts or questions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from blip_lite.results import ErrorResult
 
 
 class Pixels(Protocol):
-    """An array of numpy, or a tensor."""
+    """A numpy array uint8 [H, W, 3], or a torch tensor [3, H, W], uint8 or float in [0, 1]."""
 
     @property
     def ndim(self) -> int: ...
@@ -25,11 +25,11 @@ class Pixels(Protocol):
 # A mapping is a row of a Hugging Face image column: {"bytes": ..., "path": ...}, either may be None.
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels | Mapping[str, Any]
 OnError = Literal["raise", "record"]
-Opened = list[tuple[str, Image.Image | ErrorResult]]  # key and picture, or what went wrong
+Opened = list[tuple[str, Image.Image | ErrorResult]]  # key, and the image or why it cannot be read
 
 
 def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:
-    """Whether it is one image, and the images. An array or tensor with a batch dimension is many."""
+    """Whether `images` is a single image, and the images. An array or tensor with a batch dimension is several."""
     if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
         return True, [images]
     if hasattr(images, "ndim"):
@@ -37,36 +37,36 @@ def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:
     return False, images
 
 
-def texts_of(texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list of at least one. Raises UsageError."""
-    lines = [texts] if isinstance(texts, str) else list(texts)
-    if not lines:
-        raise UsageError("texts; must be at least one")
-    return lines
+def as_texts(texts: str | Sequence[str]) -> list[str]:
+    """One text or several as a list. Raises UsageError if there are none."""
+    result = [texts] if isinstance(texts, str) else list(texts)
+    if not result:
+        raise UsageError("no texts given; at least one is needed")
+    return result
 
 
-def check_pairs(images: int, texts: int) -> None:
-    """Raises UsageError where row i of the one has no row i of the other."""
+def check_pairs(images: int, texts: int, what: str = "texts") -> None:
+    """Raise UsageError unless there is one text for each image."""
     if images != texts:
-        raise UsageError(f"{images} images and {texts} texts; pairs must be as many of both")
+        raise UsageError(f"{_count(images, 'images')} and {_count(texts, what)}; counts must match")
 
 
 def check_head(head: str) -> None:
-    """Raises UsageError for a head that no model has."""
+    """Raise UsageError for an unknown head."""
     if head not in ("itm", "itc", "both"):
         raise UsageError(f"head '{head}'; must be itm, itc or both")
 
 
-def key_of(image: Any, index: int) -> str:
-    """The name of an image: its path, or its number."""
+def image_key(image: Any, index: int) -> str:
+    """Name of an image in results and errors: its path, or its index."""
     if isinstance(image, Mapping):
         path = image.get("path")
-        return key_of(path, index) if path else str(index)
+        return image_key(path, index) if path else str(index)
     return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
 
 
 def open_image(image: Any, key: str) -> Image.Image:
-    """The picture of an `ImageLike`. Raises UnreadableImage."""
+    """Open an `ImageLike` as RGB. Raises UnreadableImage."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path") or b""
     if hasattr(image, "is_floating_point"):
@@ -78,7 +78,8 @@ def open_image(image: Any, key: str) -> Image.Image:
     if isinstance(image, Image.Image):
         return to_rgb(image)
     if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
-        raise UnreadableImage(key, f"{type(image).__name__} is no image; give a path, bytes, a picture or an array")
+        kind = type(image).__name__
+        raise UnreadableImage(key, f"unsupported image type {kind}; pass a path, bytes, PIL image or array")
     return read(image, key=key)
 
 
@@ -91,20 +92,18 @@ def _from_tensor(image: Any) -> NDArray[np.uint8]:
 
 
 def open_all(images: Any) -> list[Image.Image]:
-    """The pictures of one image or several that must all be readable. Raises UsageError where there is none."""
-    pictures = [open_image(image, str(i)) for i, image in enumerate(as_batch(images)[1])]
-    if not pictures:
-        raise UsageError("images; must be at least one")
-    return pictures
+    """Open one image or several, all of which must be readable. Raises UsageError if there are none."""
+    opened = [open_image(image, str(i)) for i, image in enumerate(as_batch(images)[1])]
+    if not opened:
+        raise UsageError("no images given; at least one is needed")
+    return opened
 
 
-def batches(images: Iterable[Any], keys: Iterable[str] | None, size: int, on_error: OnError) -> Iterator[Opened]:
-    """The opened images of a stream, `size` at a time, each with its key."""
-    names = iter(keys) if keys is not None else None
+def open_batches(images: Iterable[Any], size: int, on_error: OnError) -> Iterator[Opened]:
+    """Open a stream of images, `size` at a time, each with its key."""
     batch: Opened = []
     for i, image in enumerate(images):
-        key = next(names) if names is not None else key_of(image, i)
-        batch.append((key, _open_or_record(image, key, on_error)))
+        batch.append(_open_or_record(image, image_key(image, i), on_error))
         if len(batch) == size:
             yield batch
             batch = []
@@ -112,25 +111,27 @@ def batches(images: Iterable[Any], keys: Iterable[str] | None, size: int, on_err
         yield batch
 
 
-def _open_or_record(image: Any, key: str, on_error: OnError) -> Image.Image | ErrorResult:
+def _open_or_record(image: Any, key: str, on_error: OnError) -> tuple[str, Image.Image | ErrorResult]:
     try:
-        return open_image(image, key)
+        return key, open_image(image, key)
     except UnreadableImage as error:
         if on_error == "raise":
             raise
-        return ErrorResult(key, type(error).__name__, error.reason)
+        return key, ErrorResult(key, type(error).__name__, error.reason)
 
 
-def pairs_of(images: Iterable[Any], questions: str | Sequence[str]) -> tuple[list[Image.Image], list[int], list[str]]:
-    """Distinct pictures, and for each question the number of its picture; one image or question goes with all others.
+def pair_questions(
+    images: Sequence[Image.Image], questions: str | Sequence[str]
+) -> tuple[Sequence[Image.Image], Sequence[str]]:
+    """Images and questions of equal number: a single one of either is repeated for all of the other."""
+    questions = [questions] if isinstance(questions, str) else list(questions)
+    if len(images) == 1:
+        return [*images] * len(questions), questions
+    if len(questions) == 1:
+        return images, questions * len(images)
+    check_pairs(len(images), len(questions), "questions")
+    return images, questions
 
-    An image given twice is opened each time but is one picture where it is the same object.
-    """
-    pictures, asked = open_all(images), [questions] if isinstance(questions, str) else list(questions)
-    pictures = pictures * len(asked) if len(pictures) == 1 else pictures
-    asked = asked * len(pictures) if len(asked) == 1 else asked
-    if len(pictures) != len(asked):
-        raise UsageError(f"{len(pictures)} images and {len(asked)} questions; must be as many, or one of either")
-    distinct = {id(picture): picture for picture in pictures}  # each image is encoded once
-    numbers = {key: i for i, key in enumerate(distinct)}
-    return list(distinct.values()), [numbers[id(picture)] for picture in pictures], asked
+
+def _count(number: int, plural: str) -> str:
+    return f"{number} {plural.removesuffix('s') if number == 1 else plural}"

@@ -1,170 +1,493 @@
-"""Exported models: `load(folder)` gives what `blip.load` gives, for all that needs no torch."""
+"""The public `Model`: opens images, checks arguments and makes batches; its backend computes."""
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict, Unpack, overload
 
 import numpy as np
 from PIL import Image
 
-from blip_lite import ASSETS, face, inference
-from blip_lite.backend import Head, Pictures
-from blip_lite.beam_search import Floats
-from blip_lite.config import BlipConfig
-from blip_lite.decoding import Beam, Decoding
-from blip_lite.engine import Engine
-from blip_lite.errors import CheckpointError, MissingPart
-from blip_lite.face import Face
-from blip_lite.image import prepare
-from blip_lite.inference import Parts
-from blip_lite.results import Caption, MatchResult, ScoredText
-from blip_lite.tokenizer import Arrays, Tokenizer
+from blip_lite.arrays import Floats, match_probability
+from blip_lite.backend import Backend, Head, Layout
+from blip_lite.beam_search import Hypothesis
+from blip_lite.config import BlipConfig, Family, families_with
+from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, make_decoding
+from blip_lite.errors import ConfigError, MissingPart, UsageError
+from blip_lite.explanation import Explanation, Method, Subject
+from blip_lite.image_inputs import (
+    ImageLike,
+    OnError,
+    as_batch,
+    as_texts,
+    check_head,
+    check_pairs,
+    image_key,
+    open_all,
+    open_batches,
+    open_image,
+    pair_questions,
+)
+from blip_lite.results import (
+    Answer,
+    Caption,
+    Embeddings,
+    ErrorResult,
+    Hit,
+    MatchResult,
+    ScoredText,
+    Verdict,
+)
+from blip_lite.tokenizer import Tokenizer, clean_caption
 
-CONFIG = "config.json"
-GRAPHS = {  # what each call runs
-    "caption": ("vision", "cross", "decoder"),
-    "answer": ("vision", "fuse", "cross", "decoder"),
-    "match": ("vision", "text", "match"),
-    "text": ("vision", "text", "fuse"),
-    "image": ("vision",),
-    "compare": ("vision", "reason"),
-}
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar  # for `default`: a plain `Model` means `Model[Backend]`
+
+    B_co = TypeVar("B_co", bound=Backend, default=Backend, covariant=True)
+else:
+    from typing import TypeVar
+
+    B_co = TypeVar("B_co", covariant=True)
+
+RGBImages = Sequence[Image.Image]
 
 
-def load(folder: str | os.PathLike[str] | None = None, *, threads: int | None = None) -> Model:
-    """The model of a folder that `blip export` wrote; without one BLIP_MODEL, else the bundled `tiny`.
+class CaptionOptions(DecodingOptions, total=False):
+    """Keyword arguments of `Model.caption`."""
 
-    threads: None = the physical cores. Raises CheckpointError for any other folder.
+    prompt: str | None
+    seed: int | None
+    batch_size: int | None
+    generator: object | None  # a torch.Generator
+
+
+class AnswerOptions(TypedDict, total=False):
+    """Keyword arguments of `Model.answer`."""
+
+    answers: Sequence[str] | None
+    top: int
+    k: int
+    beams: int
+    max_length: int
+    min_length: int
+
+
+class Model(Generic[B_co]):
+    """A loaded BLIP model. Several threads may call it.
+
+    Methods named `*_batch` take opened RGB images and run them as one batch; the others take images of any kind.
     """
-    name = os.fspath(folder or os.environ.get("BLIP_MODEL") or "tiny")
-    path = ASSETS / name if name == "tiny" else Path(name).expanduser()
-    if not is_exported(path):
-        raise CheckpointError(f"{name}: no exported model; 'blip export -m MODEL -o {name}' writes one")
-    config = _config(path / CONFIG)
-    return Model(Parts(Engine(path, threads=threads), config, Tokenizer.from_config(config, path)), name)
 
-
-def is_exported(path: Path) -> bool:
-    """Whether a folder holds graphs."""
-    return (path / CONFIG).is_file() and any(path.glob("*.onnx"))
-
-
-def _config(path: Path) -> BlipConfig:
-    try:
-        return BlipConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
-
-
-class Model(Face):
-    """An exported model: the calls and results of `blip.Model`, over onnxruntime. Several threads may call it."""
-
-    @property
-    def default_batch_size(self) -> int:
-        return face.CPU_BATCH
-
-    def __init__(self, parts: Parts, name: str) -> None:
-        self.parts, self.name = parts, name
-        self.config, self.tokenizer = parts.config, parts.tokenizer
+    def __init__(self, backend: B_co) -> None:
+        self.backend = backend
 
     def __repr__(self) -> str:
-        return f"Model({self.name!r}, kind={self.kind!r}, engine=onnxruntime)"
+        return f"Model({self.name!r}, family={self.family!r}, backend={self.backend!r})"
+
+    @property
+    def name(self) -> str:
+        return self.backend.name
+
+    @property
+    def config(self) -> BlipConfig:
+        return self.backend.config
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        return self.backend.tokenizer
+
+    @property
+    def family(self) -> Family:
+        return self.config.family
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Which calls the graphs can serve."""
-        there = self.parts.engine.graphs
-        return frozenset(
-            call for call in GRAPHS.keys() & face.capabilities(self.config) if there.issuperset(GRAPHS[call])
+        """The calls that this model supports."""
+        return self.backend.capabilities
+
+    @property
+    def default_batch_size(self) -> int:
+        return self.backend.default_batch_size
+
+    def require(self, capability: str) -> None:
+        """Raise MissingPart if the model does not support a call."""
+        if capability in self.capabilities:
+            return
+        if capability in self.config.capabilities:
+            raise MissingPart(f"model '{self.name}' cannot {capability}: {self.backend.missing_reason(capability)}")
+        families = " or ".join(families_with(capability))
+        raise MissingPart(f"model '{self.name}' cannot {capability}; models of the family {families} can", capability)
+
+    # A str is both one image and an iterable of str: the first overload that fits counts, as at run time.
+    @overload
+    def caption(  # type: ignore[overload-overlap]
+        self, images: ImageLike, *, on_error: Literal["raise"] = "raise", **options: Unpack[CaptionOptions]
+    ) -> Caption: ...
+
+    @overload
+    def caption(  # type: ignore[overload-overlap]
+        self, images: ImageLike, *, on_error: Literal["record"], **options: Unpack[CaptionOptions]
+    ) -> Caption | ErrorResult: ...
+
+    @overload
+    def caption(
+        self, images: Iterable[ImageLike], *, on_error: Literal["raise"] = "raise", **options: Unpack[CaptionOptions]
+    ) -> list[Caption]: ...
+
+    @overload
+    def caption(
+        self, images: Iterable[ImageLike], *, on_error: Literal["record"], **options: Unpack[CaptionOptions]
+    ) -> list[Caption | ErrorResult]: ...
+
+    def caption(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | None = None,
+        generator: object | None = None,
+        on_error: OnError = "raise",
+        **decoding: Unpack[DecodingOptions],
+    ) -> Caption | ErrorResult | Sequence[Caption | ErrorResult]:
+        """Describe images: a Caption for one image, a list for a sequence.
+
+        Args:
+            images: one image or several; see `ImageLike`. An array [N, H, W, 3] gives a list.
+            prompt: start of the caption, not part of the result; None = the model's own.
+            seed: sampling depends on this and the image's key alone; None = different each time.
+            batch_size: images per batch; None = what suits the device.
+            generator: a torch.Generator for the whole batch, drawing as the original does.
+            on_error: "record" returns an ErrorResult in place of an image that cannot be read.
+            decoding: beams (1 is greedy), sample, top_p, top_k, temperature, min_length and max_length (counting all
+                ids: prompt, start and end), num_captions, repetition_penalty; see `make_decoding` for the defaults.
+        """
+        self.require("sample" if decoding.get("sample") else "caption")
+        single, batch = as_batch(images)
+        results = self.caption_iter(
+            batch,
+            make_decoding(**decoding),
+            prompt=prompt,
+            seed=seed,
+            batch_size=batch_size,
+            generator=generator,
+            on_error=on_error,
+        )
+        return next(results) if single else list(results)
+
+    @overload
+    def caption_iter(
+        self,
+        images: Iterable[ImageLike],
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | None = None,
+        generator: object | None = None,
+        on_error: Literal["raise"] = "raise",
+    ) -> Iterator[Caption]: ...
+
+    @overload
+    def caption_iter(
+        self,
+        images: Iterable[ImageLike],
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | None = None,
+        generator: object | None = None,
+        on_error: OnError,
+    ) -> Iterator[Caption | ErrorResult]: ...
+
+    def caption_iter(
+        self,
+        images: Iterable[ImageLike],
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        batch_size: int | None = None,
+        generator: object | None = None,
+        on_error: OnError = "raise",
+    ) -> Iterator[Caption | ErrorResult]:
+        """Yield captions of a stream of images in order, reading one batch at a time."""
+        self.require("caption")
+        for batch in open_batches(images, batch_size or self.default_batch_size, on_error):
+            opened = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
+            captions = self.caption_batch(
+                [image for _, image in opened],
+                decoding,
+                prompt=prompt,
+                seed=seed,
+                generator=generator,
+                keys=[key for key, _ in opened],
+            )
+            results = iter(captions)
+            for _, image in batch:
+                yield image if isinstance(image, ErrorResult) else next(results)
+
+    def caption_batch(
+        self,
+        images: RGBImages,
+        decoding: Decoding | None = None,
+        *,
+        prompt: str | None = None,
+        seed: int | None = 0,
+        generator: object | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> list[Caption]:
+        """Captions of opened RGB images, as one batch. decoding: None = `Beam()`; keys: for the seeds of sampling."""
+        self.require("sample" if isinstance(decoding, Nucleus) else "caption")
+        if not images:
+            return []
+        seeds = [_seed(seed, key) for key in keys or map(str, range(len(images)))]
+        rows = self.backend.caption(images, decoding or Beam(), prompt, seeds, generator)
+        return [Caption.best_of([self._caption(hypothesis) for hypothesis in row]) for row in rows]
+
+    def _caption(self, hypothesis: Hypothesis) -> Caption:
+        tokens = tuple(self.tokenizer.pieces(hypothesis.ids))
+        return Caption(hypothesis.text, hypothesis.score, tokens, hypothesis.logprobs)
+
+    @overload
+    def answer(  # type: ignore[overload-overlap]
+        self, images: ImageLike, questions: str, **options: Unpack[AnswerOptions]
+    ) -> Answer: ...
+
+    @overload
+    def answer(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        questions: str | Sequence[str],
+        **options: Unpack[AnswerOptions],
+    ) -> list[Answer]: ...
+
+    def answer(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        questions: str | Sequence[str],
+        **options: Unpack[AnswerOptions],
+    ) -> Answer | list[Answer]:
+        """Answer questions about images: an Answer for one image and one question, else a list.
+
+        A single image is used for all questions, and a single question for all images. Options: see `answer_batch`.
+        """
+        self.require("answer")
+        single, batch = as_batch(images)
+        results = self.answer_batch(*pair_questions(open_all(batch), questions), **options)
+        return results[0] if single and isinstance(questions, str) else results
+
+    def answer_batch(
+        self,
+        images: RGBImages,
+        questions: Sequence[str],
+        *,
+        answers: Sequence[str] | None = None,
+        top: int = 1,
+        k: int = 128,
+        beams: int = 3,
+        max_length: int = 10,
+        min_length: int = 1,
+    ) -> list[Answer]:
+        """Answer question i about opened RGB image i; an image object given several times is encoded once.
+
+        Args:
+            answers: closed list to choose from; None = generate freely.
+            top: number of answers per question; all but the best are `alternatives`.
+            k: answers of the closed list kept after their first token.
+            beams, max_length, min_length: of generation; lengths count all ids.
+        """
+        self.require("answer")
+        check_pairs(len(images), len(questions), "questions")
+        if answers is not None and not answers:
+            raise UsageError("answers: must be at least one text, or None to generate freely")
+        if k < 1:
+            raise ConfigError(f"k {k}: must be at least 1")
+        if not images:
+            return []
+        choices = None if answers is None else self.tokenizer.arrays(answers, first="dec")
+        decoding = Beam(num_beams=max(beams, top), num_captions=top, max_length=max_length, min_length=min_length)
+        distinct = {id(image): image for image in images}
+        position = {key: i for i, key in enumerate(distinct)}
+        embeds = self.backend.encode_images(list(distinct.values()))
+        results: list[Answer] = []
+        for start in range(0, len(questions), self.default_batch_size):
+            chunk = slice(start, start + self.default_batch_size)
+            chunk_embeds = embeds[[position[id(image)] for image in images[chunk]]]
+            if choices is None or answers is None:
+                rows = self.backend.generate_answers(chunk_embeds, questions[chunk], decoding)
+                results += [_answer([ScoredText(h.text, h.score) for h in row], "generate") for row in rows]
+                continue
+            ranked = self.backend.rank_answers(chunk_embeds, questions[chunk], choices, k)
+            lengths = choices.attention_mask.sum(axis=1) - 1  # without [DEC]
+            for indices, scores in zip(ranked.indices[:, :top], ranked.scores[:, :top], strict=True):
+                texts = [ScoredText(answers[i], float(s / lengths[i])) for i, s in zip(indices, scores, strict=True)]
+                results.append(_answer(texts, "rank"))
+        return results
+
+    def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
+        """Whether a statement is true of two images, left and right (NLVR2 models)."""
+        self.require("compare")
+        return self.compare_batch([open_image(image_a, "image_a")], [open_image(image_b, "image_b")], [text])[0]
+
+    def compare_batch(self, first: RGBImages, second: RGBImages, texts: Sequence[str]) -> list[Verdict]:
+        """Whether statement i is true of opened RGB images first[i] and second[i]."""
+        self.require("compare")
+        statements = [clean_caption(text) for text in texts]
+        probabilities = self.backend.statement_probability(first, second, statements)
+        return [Verdict(value=probability > 0.5, score=probability) for probability in probabilities]
+
+    def match(
+        self,
+        images: ImageLike | Iterable[ImageLike],
+        texts: str | Sequence[str],
+        *,
+        pairs: bool = False,
+        head: Head = "both",
+        max_text_length: int = 35,
+    ) -> MatchResult:
+        """Match scores of all images with all texts [N, M], or with `pairs` of image i with text i [N]."""
+        self.require("match")
+        check_head(head)
+        return self.match_batch(
+            open_all(images), as_texts(texts), pairs=pairs, head=head, max_text_length=max_text_length
         )
 
-    def require(self, call: str) -> None:
-        """Raises MissingPart when the graphs cannot serve a call."""
-        if call in self.capabilities:
-            return
-        why = f"; {face.ADVICE[call]}"
-        if call not in face.capabilities(self.config):
-            why += ", exported with 'blip export -m NAME -o FOLDER'"
-        elif call in GRAPHS:
-            lacking = next(graph for graph in GRAPHS[call] if graph not in self.parts.engine.graphs)
-            why = f": no {lacking}.onnx; export it without --parts"
-        raise MissingPart(f"model '{self.name}' cannot {call}{why}")
-
-    def _captions(
+    def match_batch(
         self,
-        pictures: Pictures,
-        keys: Sequence[str],
-        decoding: Decoding,
-        prompt: str | None,
-        seed: int | None,
-        generator: Any,
-    ) -> list[Caption]:
-        """keys, seed, generator: of sampling, which there is none of here."""
-        pieces, decode = self.tokenizer.pieces, self.tokenizer.decode
-        return [
-            Caption.best_of([Caption(decode(g.ids), g.score, tuple(pieces(g.ids)), g.logprobs) for g in row])
-            for row in inference.caption(self.parts, self._prepare(pictures), decoding, prompt)
-        ]
-
-    def _written(self, embeds: Floats, questions: Sequence[str], decoding: Beam) -> list[list[ScoredText]]:
-        rows = inference.answer(self.parts, embeds, questions, decoding)
-        return [[ScoredText(self.tokenizer.decode(g.ids), g.score) for g in row] for row in rows]
-
-    def _ranked(
-        self, embeds: Floats, questions: Sequence[str], answers: Sequence[str], choices: Arrays, k: int
-    ) -> list[list[ScoredText]]:
-        lengths = choices.attention_mask.sum(axis=1) - 1
-        ranked = inference.rank_answers(self.parts, embeds, questions, choices, k=k)
-        return [
-            [ScoredText(answers[i], float(total / lengths[i])) for i, total in zip(indices, totals, strict=True)]
-            for indices, totals in zip(ranked.indices.tolist(), ranked.scores.tolist(), strict=True)
-        ]
-
-    def _true(self, pictures: Pictures, statement: str) -> float:
-        embeds = self._encode(pictures)
-        return float(inference.reason(self.parts, embeds[:1], embeds[1:], [statement])[0])
-
-    def _matched(
-        self, pictures: Pictures, texts: Sequence[str], pairs: bool, head: Head, max_length: int
+        images: RGBImages,
+        texts: Sequence[str],
+        *,
+        pairs: bool = False,
+        head: Head = "both",
+        max_text_length: int = 35,
     ) -> MatchResult:
-        embeds, features = self._run_vision(pictures, ["image_embeds", "image_features"])
-        itm = itc = None
-        if head != "itc":
-            encoded = self.tokenizer.arrays(texts, first="enc", max_length=max_length)
-            logits = (inference.paired_logits if pairs else inference.match_logits)(self.parts, embeds, encoded)
-            itm = inference.chances(logits)
-        if head != "itm":
-            others = inference.embed_text(self.parts, texts, max_length=max_length)
-            itc = (features * others).sum(axis=1) if pairs else features @ others.T
-        return MatchResult(itm, itc)
+        """`match` of opened RGB images."""
+        self.require("match")
+        check_head(head)
+        if pairs:
+            check_pairs(len(images), len(texts))
+        return self.backend.match(images, texts, pairs, head, max_text_length)
 
-    def _match_logits(self, pictures: Pictures, texts: Sequence[str], max_length: int) -> Floats:
-        encoded = self.tokenizer.arrays(texts, first="enc", max_length=max_length)
-        return inference.match_logits(self.parts, self._encode(pictures), encoded)
+    def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Floats:
+        """ITM logits [N, M, 2] of no match and match, float32. Images are read and encoded a batch at a time."""
+        self.require("match")
+        rows = [self.match_logits_batch(batch, texts, max_text_length=max_text_length) for batch in self._open(images)]
+        return np.concatenate([np.empty((0, len(texts), 2), np.float32), *rows])
 
-    def _image_vectors(self, pictures: Pictures, projected: bool, tokens: bool) -> Floats:
-        (found,) = self._run_vision(pictures, ["image_features" if projected else "image_embeds"])
-        return found if tokens or projected else found[:, 0]
+    def match_logits_batch(self, images: RGBImages, texts: Sequence[str], *, max_text_length: int = 35) -> Floats:
+        """`match_logits` of opened RGB images, as one batch."""
+        self.require("match")
+        return self.backend.match_logits(images, texts, max_text_length)
 
-    def _text_vectors(self, texts: Sequence[str], projected: bool, tokens: bool) -> Floats:
-        return inference.embed_text(self.parts, texts, projected=projected, tokens=tokens)
+    def embed_image(
+        self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of images: unit length in the space shared with texts, or not projected the class token's states.
 
-    def _pair_vectors(self, pictures: Pictures, texts: Sequence[str], tokens: bool) -> Floats:
-        return inference.embed_multimodal(self.parts, self._encode(pictures), texts, tokens=tokens)
+        tokens: the states of all positions, [N, T, D], not projected.
+        """
+        batches = [self.embed_image_batch(batch, projected, tokens=tokens) for batch in self._open(as_batch(images)[1])]
+        if not batches:
+            raise UsageError("no images given; at least one is needed")
+        return Embeddings(np.concatenate([e.vectors for e in batches]), "image", batches[0].projected, self.name)
 
-    def _prepare(self, images: Sequence[Image.Image]) -> Floats:
-        config = self.config
-        return prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
+    def embed_image_batch(self, images: RGBImages, projected: bool = True, *, tokens: bool = False) -> Embeddings:
+        """`embed_image` of opened RGB images, as one batch."""
+        projected = projected and not tokens
+        self.require("match" if projected else "image")
+        return Embeddings(self.backend.embed_images(images, projected, tokens), "image", projected, self.name)
 
-    def _encode(self, pictures: Pictures) -> Floats:
-        """image_embeds [B, N, D], some at a time."""
-        return self._run_vision(pictures, ["image_embeds"])[0]
+    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
+        """Vectors of texts: unit length in the space shared with images, or not projected the first token's states.
 
-    def _run_vision(self, pictures: Pictures, outputs: Sequence[str]) -> list[Floats]:
-        parts = [pictures[i : i + self.default_batch_size] for i in range(0, len(pictures), self.default_batch_size)]
-        rows = [self.parts.engine.run("vision", {"pixel_values": self._prepare(part)}, outputs) for part in parts]
-        return [np.concatenate(columns) for columns in zip(*rows, strict=True)]
+        tokens: the states of all positions, [N, T, D], not projected; shorter texts end with zeros.
+        """
+        projected = projected and not tokens
+        self.require("match" if projected else "text")
+        return Embeddings(self.backend.embed_texts(as_texts(texts), projected, tokens), "text", projected, self.name)
+
+    def embed_multimodal(
+        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
+    ) -> Embeddings:
+        """Vectors of image i with text i: the fused state of the first token, or with `tokens` of all."""
+        self.require("text")
+        return self.embed_multimodal_batch(open_all(images), as_texts(texts), tokens=tokens)
+
+    def embed_multimodal_batch(self, images: RGBImages, texts: Sequence[str], *, tokens: bool = False) -> Embeddings:
+        """`embed_multimodal` of opened RGB images, as one batch."""
+        self.require("text")
+        check_pairs(len(images), len(texts))
+        return Embeddings(self.backend.embed_pairs(images, texts, tokens), "multimodal", False, self.name)
+
+    def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
+        """Order images by how well they fit a text (a `str`) or another image (anything else), best first.
+
+        Ordered by cosine; for a text, the best `rerank` images are then ordered by match logit + cosine, as the
+        original does. An image may be read twice. `Hit.path` is its path, or its index.
+        """
+        self.require("match")
+        if rerank < 0:
+            raise UsageError(f"rerank {rerank}; must be at least 0")
+        candidates = [image.read() if hasattr(image, "read") else image for image in images]
+        if not candidates:
+            return []
+        text = query if isinstance(query, str) else None
+        vector = (self.embed_image([query]) if text is None else self.embed_text(text)).vectors[0]
+        cosines = self.embed_image(candidates).vectors @ vector
+        order = np.argsort(-cosines, kind="stable")
+        top = order[: rerank if text is not None else 0]
+        hits: list[tuple[int, float, float | None]] = [(int(i), float(cosines[i]), None) for i in order[len(top) :]]
+        if text is not None and len(top):
+            logits = self.match_logits([candidates[i] for i in top], [text])[:, 0]
+            scores, probabilities = logits[:, 1] + cosines[top], match_probability(logits)
+            best = np.argsort(-scores, kind="stable")
+            hits = [*((int(top[j]), float(scores[j]), float(probabilities[j])) for j in best), *hits]
+        return [
+            Hit(rank, image_key(candidates[i], i), score, itc=float(cosines[i]), itm=itm)
+            for rank, (i, score, itm) in enumerate(hits, 1)
+        ]
+
+    def explain(
+        self,
+        image: ImageLike,
+        text: str | None = None,
+        method: Method = "gradcam",
+        layer: int | None = None,
+        *,
+        subject: Subject | None = None,
+    ) -> Explanation:
+        """Heat-maps of where the model attends for each token of a match, a caption or an answer.
+
+        Args:
+            text: a question for a model that answers, else a text to match; None = the model's own caption.
+            method: gradcam, attention (of one layer), or rollout (of all layers up to one).
+            layer: cross-attention layer from 0; None = the middle one (for rollout, the last).
+            subject: "caption" explains `text` as a caption even if the model can match it.
+        """
+        return self.backend.explain(open_image(image, "image"), text, method, layer, subject)
+
+    def save(self, folder: str | os.PathLike[str], layout: Layout = "blip") -> None:
+        """Write a folder that `load` reads; with layout "hf" `from_pretrained` of Transformers reads it as well."""
+        if layout not in ("blip", "hf"):
+            raise UsageError(f"layout '{layout}'; must be blip or hf")
+        self.backend.save(folder, layout)
+
+    def _open(self, images: Iterable[ImageLike]) -> Iterator[list[Image.Image]]:
+        """Opened images, one batch at a time. Raises UnreadableImage."""
+        for batch in open_batches(images, self.default_batch_size, "raise"):
+            yield [image for _, image in batch if isinstance(image, Image.Image)]
+
+
+def _answer(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> Answer:
+    """The best text, with the others as alternatives."""
+    return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
+
+
+def _seed(seed: int | None, key: str) -> int:
+    """Seed for one input, from the run's seed and the input's key alone."""
+    base = int.from_bytes(os.urandom(6)) if seed is None else seed
+    return (base << 32 | zlib.crc32(key.encode("utf-8", "surrogateescape"))) % 2**63

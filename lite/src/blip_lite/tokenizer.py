@@ -21,7 +21,6 @@ from tokenizers.pre_tokenizers import BertPreTokenizer
 
 from blip_lite.config import BlipConfig, TextConfig
 from blip_lite.errors import CheckpointError, ConfigError
-from blip_lite.paths import ASSETS
 
 First = Literal["cls", "enc", "dec"]
 
@@ -78,7 +77,7 @@ class Tokenizer:
     def from_config(cls, config: BlipConfig, folder: Path | None = None) -> Self:
         """The bundled vocabulary, or the file `config.vocab` in `folder`."""
         if config.vocab == BUNDLED:
-            path = ASSETS / f"{BUNDLED}-vocab.txt"
+            path = Path(__file__).parent / "assets" / f"{BUNDLED}-vocab.txt"
         elif folder is None:
             raise ConfigError(f"vocab '{config.vocab}': must be '{BUNDLED}' where there is no model folder")
         else:

@@ -240,6 +240,18 @@ ENTRIES: tuple[Entry, ...] = (*PUBLISHED, TINY, TINY_VQA, RANDOM_TINY, *LEGACY, 
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 
+def models_with(capability: str) -> list[str]:
+    """Names of published and bundled models that support a call, the most specialised first."""
+    supported = {entry.name: entry.config.capabilities for entry in ENTRIES if _is_main(entry)}
+    names = [name for name, calls in supported.items() if capability in calls]
+    return sorted(names, key=lambda name: len(supported[name]))
+
+
+def _is_main(entry: Entry) -> bool:
+    published = entry.location.startswith(BLIP_URL) and not entry.name.startswith("legacy-")
+    return published or entry.source == "bundled"
+
+
 def find(name: str) -> Entry:
     """The row of a name, or of a published file's name or URL; UnknownModel suggests a near one."""
     if name in BY_NAME:

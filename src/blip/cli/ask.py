@@ -15,6 +15,7 @@ from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
+    from blip_lite.model import Model
 
 MODES = ("generate", "rank")
 RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
@@ -169,13 +170,13 @@ def _unasked(one: Sample) -> Sample:
 class _Answerer:
     """The records of a few images: one for each question of each."""
 
-    model: o.AnyModel
+    model: Model
     wanted: dict[str, list[Question]]
     how: dict[str, Any]
 
     def __call__(self, good: Good) -> Sequence[list[Record]]:
         pairs = [(image, line) for one, image in good for line, _ in self.wanted[one.key]]
-        found = iter(self.model.answer([image for image, _ in pairs], [line for _, line in pairs], **self.how))
+        found = iter(self.model.answer_batch([image for image, _ in pairs], [line for _, line in pairs], **self.how))
         return [
             [
                 {

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from blip.io.records import RecordWriter
     from blip.io.samples import Sample
+    from blip_lite.model import Model
 
 Record = dict[str, Any]
 Good = Sequence[tuple["Sample", "Image"]]
@@ -54,7 +55,7 @@ class Flow:
         o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
-    def run(self, inputs: Sequence[Sample], listed: int, model: o.AnyModel, describe: Describe) -> int:
+    def run(self, inputs: Sequence[Sample], listed: int, model: Model, describe: Describe) -> int:
         """Describes all inputs, some at once, and writes their records in order; the exit code."""
         from blip.signals import stopping
 

@@ -12,7 +12,7 @@ import typer
 
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
-from blip_lite.decoding import described, make_decoding
+from blip_lite.decoding import make_decoding, to_record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip.io.sidecars import Sidecars
     from blip_lite.decoding import Decoding
-    from blip_lite.results import Caption, ErrorResult
+    from blip_lite.model import Model
+    from blip_lite.results import Caption
 
 RUN = o.Run()
 
@@ -96,7 +97,7 @@ def caption(
     return flow.run(wanted, len(found), loaded, describe)
 
 
-def _length(model: o.AnyModel, prompt: str | None, new: int | None) -> int:
+def _length(model: Model, prompt: str | None, new: int | None) -> int:
     """All ids of a caption: the original's 20, or those of the prompt and `new` ones (the end is one of them)."""
     if new is None:
         return 20
@@ -123,8 +124,8 @@ def _sidecars(
 class _Captioner:
     """The record of each of a few images; sidecars are written on the way."""
 
-    model: o.AnyModel
-    judge: o.AnyModel | None
+    model: Model
+    judge: Model | None
     decoding: Decoding
     prompt: str | None
     keep_prompt: bool
@@ -132,22 +133,18 @@ class _Captioner:
     beside: Sidecars | None
 
     def __call__(self, good: Good) -> list[list[Record]]:
-        captions = self.model.caption_iter(
+        captions = self.model.caption_batch(
             [image for _, image in good],
             self.decoding,
             prompt=self.prompt,
             seed=self.seed,
-            batch_size=len(good),
             keys=[one.key for one, _ in good],
         )
         return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
 
-    def record(self, one: Sample, image: Image, found: Caption | ErrorResult) -> Record:
-        from blip_lite.results import Caption
-
-        assert isinstance(found, Caption), "pictures cannot fail any more"
+    def record(self, one: Sample, image: Image, found: Caption) -> Record:
         texts = [found, *found.alternatives]
-        itm = None if self.judge is None else self.judge.match(image, [c.text for c in texts], head="itm").itm
+        itm = None if self.judge is None else self.judge.match_batch([image], [c.text for c in texts], head="itm").itm
         scores = [None] * len(texts) if itm is None else [float(s) for s in itm[0]]
         text = self.kept(found.text)
         if self.beside is not None:
@@ -164,7 +161,7 @@ class _Captioner:
             "alternatives": others or None,
             "itm": scores[0],
             "model": self.model.name,
-            "params": described(self.decoding),
+            "params": to_record(self.decoding),
             "width": image.width,
             "height": image.height,
         }

@@ -11,7 +11,7 @@ import typer
 from blip.cli import options as o
 
 if TYPE_CHECKING:
-    from blip.api import Model
+    from blip_lite.model import Model
 
 BUNDLED = (o.BUNDLED, o.ANSWERER)
 

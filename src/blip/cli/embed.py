@@ -13,6 +13,7 @@ from blip.cli.batch_run import Flow, Good, Record
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
+    from blip_lite.model import Model
 
 STORES = {"fp32": "float32", "fp16": "float16"}
 TEXTS_AT_ONCE = 256
@@ -73,7 +74,7 @@ def embed(
 class _Embedder:
     """Records of vectors."""
 
-    def __init__(self, model: o.AnyModel, kind: str, projected: bool, tokens: bool, dtype: str) -> None:
+    def __init__(self, model: Model, kind: str, projected: bool, tokens: bool, dtype: str) -> None:
         self.model, self.kind, self.projected, self.tokens, self.dtype = model, kind, projected, tokens, dtype
 
     def of_texts(self, lines: Sequence[str]) -> list[Record]:
@@ -83,9 +84,10 @@ class _Embedder:
     def of_images(self, good: Good, texts: dict[str, str]) -> list[list[Record]]:
         images, keys = [image for _, image in good], [one.key for one, _ in good]
         if self.kind == "image":
-            vectors = self.model.embed_image(images, self.projected, tokens=self.tokens).vectors
+            vectors = self.model.embed_image_batch(images, self.projected, tokens=self.tokens).vectors
         else:
-            vectors = self.model.embed_multimodal(images, [texts[key] for key in keys], tokens=self.tokens).vectors
+            lines = [texts[key] for key in keys]
+            vectors = self.model.embed_multimodal_batch(images, lines, tokens=self.tokens).vectors
         return [[self.record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
 
     def record(self, key: str, vector: Any) -> Record:

@@ -213,8 +213,8 @@ def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
     drawn = Progress(len(source), not (flags.no_progress or flags.quiet))
     report = run(
         evaluation,
-        model.module,
-        model.tokenizer,
+        model.backend.module,
+        model.backend.tokenizer,
         source,
         limit=flags.limit,
         photos=photos,

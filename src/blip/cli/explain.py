@@ -16,10 +16,10 @@ from blip.cli.output import table
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.api import Model
     from blip.heatmaps.files import Tokens
-    from blip.heatmaps.methods import Method
     from blip.io.samples import Sample
+    from blip_lite.explanation import Method
+    from blip_lite.model import Model
 
 
 @dataclass(kw_only=True)

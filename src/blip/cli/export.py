@@ -73,7 +73,7 @@ def _write_page(name: str, output: Path, options: ExportOptions, overwrite: bool
     from blip.apps.export.web import SITE, write
     from blip.checkpoint.locate import locate
     from blip.io.atomic import atomic_folder
-    from blip_lite.model import is_exported
+    from blip_lite.onnx_backend import is_exported
 
     with atomic_folder(output, SITE, overwrite=overwrite) as page, TemporaryDirectory() as folder:
         graphs = locate(name).path

@@ -13,11 +13,11 @@ import typer
 from blip.cli import options as o
 
 if TYPE_CHECKING:
-    from blip.api import Model
     from blip.apps.search.identity import Identity
     from blip.apps.search.index import Index
     from blip.apps.search.update import UpdateOptions, UpdateReport
     from blip.signals import Stop
+    from blip_lite.model import Model
 
 IndexFolder = Annotated[
     Path | None, typer.Option("--index", help="Folder of the index; default 'index' in BLIP_HOME.", show_default=False)

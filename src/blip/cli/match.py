@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from blip.io.samples import Sample
+    from blip_lite.model import Model
 
 
 RUN = o.Run()
@@ -74,10 +75,10 @@ def _texts_of(inputs: Sequence[Sample], lines: list[str], pairs: bool) -> dict[s
 
 
 def _rows(
-    model: o.AnyModel, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
+    model: Model, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
 ) -> list[Record]:
     lines = [text for _, text in texts]
-    scores = model.match(image, lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]
+    scores = model.match_batch([image], lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]
     return [
         {
             "schema": "match/1",

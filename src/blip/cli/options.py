@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 import typer
 
 if TYPE_CHECKING:
-    from blip.api import Model
     from blip.io.samples import Sample
-    from blip_lite.model import Model as ExportedModel
-
-    AnyModel = Model | ExportedModel
+    from blip.torch_backend import TorchBackend
+    from blip_lite.model import Model
 
 Inputs = Annotated[
     list[str] | None,
@@ -197,10 +195,11 @@ class Run(Reading):
         """The format asked for; None: by the output's extension."""
         return "jsonl" if self.json else self.format
 
-    def load_any(self, name: str | None, default: str = BUNDLED) -> AnyModel:
+    def load_any(self, name: str | None, default: str = BUNDLED) -> Model:
         """The model to use: that of an exported folder runs without torch, any other by `load`."""
         from blip_lite.errors import UsageError
-        from blip_lite.model import is_exported, load
+        from blip_lite.onnx_backend import is_exported
+        from blip_lite.onnx_backend import load as load_exported
 
         named = model_name(name, default)
         if not is_exported(Path(named).expanduser()):
@@ -213,9 +212,9 @@ class Run(Reading):
         }
         for flag in (flag for flag, given in other.items() if given):
             raise UsageError(f"{flag}; must be left out: an exported model runs on the CPU as it was written")
-        return load(named, threads=self.threads)
+        return load_exported(named, threads=self.threads)
 
-    def load(self, name: str | None, default: str = BUNDLED) -> Model:
+    def load(self, name: str | None, default: str = BUNDLED) -> Model[TorchBackend]:
         """The model to use over torch; says so in one line when it is a bundled default."""
         from blip import api
 
@@ -230,7 +229,7 @@ class Run(Reading):
             offline=self.offline or None,
         )
 
-    def default_batch_size(self, model: AnyModel) -> int:
+    def default_batch_size(self, model: Model) -> int:
         """What the user has said, else what suits the device."""
         return self.batch_size or model.default_batch_size
 

@@ -18,7 +18,7 @@ import typer
 from typer.main import get_command
 
 from blip.cli import settings
-from blip_lite.errors import BlipError, UsageError, did_you_mean
+from blip_lite.errors import BlipError, MissingPart, UsageError, did_you_mean
 
 
 class Terminated(BaseException):
@@ -34,6 +34,8 @@ def run(argv: list[str], verbs: Mapping[str, str]) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
             return _dispatch(argv, verbs)
+    except MissingPart as error:
+        return _fail(f"{error}{_models_with(error.capability)}", error.exit_code, debug)
     except BlipError as error:
         return _fail(str(error), error.exit_code, debug)
     except typer.TyperException as error:
@@ -123,6 +125,16 @@ def _wrong_usage(error: typer.TyperException, argv: Sequence[str]) -> str:
 
 
 _KINDS = {int: "an integer", float: "a number"}
+
+
+def _models_with(capability: str | None) -> str:
+    """ "; use NAME, NAME or NAME": models of the catalogue that support a call; "" without a call."""
+    if capability is None:
+        return ""
+    from blip.checkpoint.catalogue import models_with
+
+    *others, last = models_with(capability)[:3]
+    return f"; use {', '.join(others)} or {last}" if others else f"; use {last}"
 
 
 def _fail(message: str, code: int, debug: bool) -> int:

@@ -92,5 +92,5 @@ def speed() -> dict[str, str]:
         model.caption(pictures[:size])
         start = time.perf_counter()
         model.caption(pictures, batch_size=size)
-        found[f"batches of {size}"] = f"{len(pictures) / (time.perf_counter() - start):.1f} on {model.device}"
+        found[f"batches of {size}"] = f"{len(pictures) / (time.perf_counter() - start):.1f} on {model.backend.device}"
     return found

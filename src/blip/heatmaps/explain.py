@@ -9,15 +9,14 @@ from PIL.Image import Image
 from torch import Tensor
 
 from blip import inference
-from blip.heatmaps.methods import Method, answer_maps, caption_maps, match_maps
+from blip.heatmaps.methods import answer_maps, caption_maps, match_maps
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
 from blip_lite.decoding import Beam
 from blip_lite.errors import MissingPart, UsageError
-from blip_lite.explanation import Explanation
+from blip_lite.explanation import Explanation, Method, Subject
 
-Subject = Literal["match", "caption", "answer"]
 MAX_LENGTH = 35  # maximum number of ids of a text or question, as in matching and VQA
 
 

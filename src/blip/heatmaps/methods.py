@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -19,8 +19,7 @@ from blip.model.layers import Attention
 from blip.model.losses import at_least_float32
 from blip.model.text import TextTransformer
 from blip_lite.errors import ConfigError
-
-Method = Literal["gradcam", "attention", "rollout"]
+from blip_lite.explanation import Method
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from torch import Tensor
 from blip.model.decoding import nucleus, nucleus_probs, process
 from blip.model.stepper import Stepper
 from blip.runtime import mixed_bits
-from blip_lite.beam_search import BeamSearch, Candidates, Floats, Generated, Ids, check_lengths
+from blip_lite.arrays import Floats, Ids
+from blip_lite.beam_search import BeamSearch, Candidates, Generated, check_lengths
 from blip_lite.config import TextConfig
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 

@@ -66,4 +66,4 @@ def test_missing_folder_and_empty_query_are_errors(album: Path, tmp_path: Path) 
             with pytest.raises(UsageError, match=r"no such folder|outside of the folder"):
                 searched.allowed(typed)
     with pytest.raises(UsageError, match="empty query"):
-        folders.search(blip.load_random("tiny"), str(album), [], 3, lambda done, total: True)
+        folders.search(blip.load_random(), str(album), [], 3, lambda done, total: True)

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 import blip
-from blip.api import Model
 from blip.apps.demo import models, predictions, uploads
 from blip.apps.demo.uploads import EXAMPLES, Limits, Photo
 from blip_lite.errors import UsageError
+from blip_lite.model import Model
 
 
 @cache
@@ -75,7 +75,7 @@ def test_cell_clips_its_shade_and_escapes_its_texts() -> None:
 
 def test_bundled_models_add_missing_capabilities() -> None:
     names = {"tiny": "pretrain", "tiny-vqa": "vqa", "mine": "caption", "both": "pretrain", "nlvr": "nlvr"}
-    loaded = {name: blip.load_random("tiny", kind=kind) for name, kind in names.items()}  # type: ignore[arg-type]
+    loaded = {name: blip.load_random(kind) for name, kind in names.items()}  # type: ignore[arg-type]
     available = models.load(["mine"], ["tiny", "tiny-vqa"], loaded.__getitem__)
     assert available.first_capable("caption") is loaded["mine"] and available.first_capable("match") is loaded["tiny"]
     assert available.first_capable("compare") is None and "blip demo -m nlvr-base" in available.credit("compare")

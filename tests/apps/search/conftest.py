@@ -17,7 +17,7 @@ Paint = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def model() -> blip.Model:
-    return blip.load_random("tiny")
+    return blip.load_random()
 
 
 @pytest.fixture

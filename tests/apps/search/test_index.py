@@ -167,7 +167,7 @@ def test_new_rules_drop_excluded_files(index: Index, photos: Path) -> None:
 
 def test_other_model_is_rejected_until_index_is_cleared(index: Index, photos: Path, paint: Paint) -> None:
     index.add_dir(photos)
-    other = blip.load_random("tiny", seed=1)
+    other = blip.load_random(seed=1)
     paint("later.png", 80)
     for call in (lambda i: i.search("a cat"), lambda i: i.update(), lambda i: i.model()):
         with Index.open(index.folder, model=other) as reopened, pytest.raises(CheckpointMismatch, match="--rebuild"):

@@ -23,7 +23,7 @@ import sys, torch
 torch.set_num_threads(1)
 import blip
 from blip.apps.search.index import Index
-Index.open(sys.argv[1], model=blip.load_random("tiny")).add_dir(sys.argv[2], batch_size=1, workers=1)
+Index.open(sys.argv[1], model=blip.load_random()).add_dir(sys.argv[2], batch_size=1, workers=1)
 """
 
 

@@ -21,7 +21,7 @@ from blip_lite.errors import UsageError
 from tests.apps.serve.conftest import error_of, png
 
 TEXT = base64.b64encode(png()).decode()
-MODELS = Models({"random-tiny": blip.load_random("tiny")})
+MODELS = Models({"random-tiny": blip.load_random()})
 
 
 class Direct:

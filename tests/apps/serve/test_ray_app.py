@@ -15,7 +15,7 @@ from tests.apps.serve.conftest import RANDOM, error_of, low_port, png, serving
 @pytest.mark.slow
 def test_ray_serves_the_same_records_in_batches_and_ends_with_0(tmp_path: Path) -> None:
     pytest.importorskip("ray.serve")
-    model = blip.load_random("tiny")
+    model = blip.load_random()
     photos = [png(i) for i in range(8)]
     bodies = [{"image": base64.b64encode(photo).decode(), "keys": [str(i)]} for i, photo in enumerate(photos)]
     with (

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.api import Model
 from blip.apps.demo.predictions import LabelledImages
 from blip.apps.demo.uploads import thumbnail
 from blip.apps.search.index import Index
 from blip_lite.errors import BlipError, UsageError
 from blip_lite.image import read
+from blip_lite.model import Model
 
 THUMBNAIL = 320  # pixels of the longer side
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from blip.api import Model
 from blip_lite.errors import UsageError
+from blip_lite.model import Model
 
 SUGGESTIONS = {  # model to start the page with, by capability
     "caption": "caption-base",

@@ -8,10 +8,11 @@ from typing import Literal
 
 from PIL import Image
 
-from blip.api import Model
 from blip.apps.demo.uploads import Photo, as_html
+from blip_lite.decoding import make_decoding
 from blip_lite.errors import UsageError
 from blip_lite.explanation import Explanation
+from blip_lite.model import Model
 from blip_lite.results import Caption
 
 MAP_SIZE = 480  # pixels
@@ -22,9 +23,8 @@ def captions(
     model: Model, photo: Photo, method: Literal["beam", "nucleus"], count: int, top_p: float, seed: int
 ) -> list[Caption]:
     """Return up to `count` captions, best first, without repeated texts."""
-    best: Caption = model.caption(
-        photo.image, sample=method == "nucleus", num_captions=count, beams=max(3, count), top_p=top_p, seed=seed
-    )
+    decoding = make_decoding(sample=method == "nucleus", num_captions=count, top_p=top_p)
+    best = model.caption_batch([photo.image], decoding, seed=seed)[0]
     by_text = {caption.text: caption for caption in (best, *best.alternatives)}
     return list(by_text.values())
 
@@ -39,15 +39,15 @@ def heat_maps(explanation: Explanation) -> LabelledImages:
 def answers(model: Model, photo: Photo, question: str, choices: Sequence[str], top: int) -> list[tuple[str, float]]:
     """Return answers with their scores, best first: generated ones, or chosen from `choices` if there are any."""
     if choices:
-        best = model.answer(photo.image, question, answers=choices, top=min(top, len(choices)))
+        best = model.answer_batch([photo.image], [question], answers=choices, top=min(top, len(choices)))[0]
     else:
-        best = model.answer(photo.image, question, top=top)
-    return [(answer.text, answer.score) for answer in (best, *best.alternatives)]
+        best = model.answer_batch([photo.image], [question], top=top)[0]
+    return [(best.text, best.score), *((other.text, other.score) for other in best.alternatives)]
 
 
 def match_table(model: Model, photos: Sequence[Photo], texts: Sequence[str]) -> str:
     """Return a table of texts by photos: the probability of a match, with the cosine below."""
-    scores = model.match([photo.image for photo in photos], texts)
+    scores = model.match_batch([photo.image for photo in photos], texts)
     assert scores.itm is not None and scores.itc is not None, "match computes both by default"
     rows = []
     for i, text in enumerate(texts):
@@ -60,7 +60,7 @@ def similarity_table(model: Model, photos: Sequence[Photo]) -> str:
     """Return a table of photos by photos: the cosines of their vectors."""
     if len(photos) < 2:
         raise UsageError("only one photo; similarity needs at least two")
-    vectors = model.embed_image([photo.image for photo in photos])
+    vectors = model.embed_image_batch([photo.image for photo in photos])
     cosines = vectors.similarity(vectors)
     headings, minimum = [as_html(photo) for photo in photos], float(min(cosines.min(), 0.99))
     rows = [

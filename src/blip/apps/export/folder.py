@@ -30,8 +30,8 @@ from blip.checkpoint.quantize import SUFFIX, quantize
 from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_folder, writing
 from blip_lite.config import BlipConfig
-from blip_lite.engine import Engine
 from blip_lite.errors import MissingPart, UsageError
+from blip_lite.graph_sessions import GraphSessions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,13 +106,13 @@ def _write_graphs(
         externalize_weights(model, stored, aliases)
         _save(model, path)
         if options.tolerance is not None:
-            exact[graph.name] = max_difference(graph, Engine(folder), config.text.vocab_size)
+            exact[graph.name] = max_difference(graph, GraphSessions(folder), config.text.vocab_size)
             check_difference(graph.name, exact[graph.name], options.tolerance)
         if options.int8:
             use_integer_products(model)
             _save(model, path)
             if options.tolerance is not None:
-                rounded[graph.name] = max_difference(graph, Engine(folder), config.text.vocab_size)
+                rounded[graph.name] = max_difference(graph, GraphSessions(folder), config.text.vocab_size)
     return ExportReport(exact=exact, rounded=rounded)
 
 

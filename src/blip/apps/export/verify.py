@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from blip.apps.export.graphs import Graph, arguments
-from blip_lite.engine import Engine
 from blip_lite.errors import CheckpointMismatch
+from blip_lite.graph_sessions import GraphSessions
 
 MASKS = ("attention_mask", "cross_mask")
 # Sizes of the free axes: first as at the start of a text, then two mixtures. Other axes are as in the examples.
@@ -22,7 +22,7 @@ SIZES: tuple[Mapping[str, int], ...] = (
 )
 
 
-def max_difference(graph: Graph, engine: Engine, vocab_size: int) -> float:
+def max_difference(graph: Graph, sessions: GraphSessions, vocab_size: int) -> float:
     """Return the largest absolute difference between a graph and its module, over three inputs."""
     result = 0.0
     for seed, sizes in enumerate(SIZES):
@@ -30,7 +30,7 @@ def max_difference(graph: Graph, engine: Engine, vocab_size: int) -> float:
         with torch.no_grad():
             output: Any = graph.module(*arguments({name: torch.from_numpy(x) for name, x in feeds.items()}))
         expected = [output] if isinstance(output, torch.Tensor) else list(output)
-        for ours, theirs in zip(engine.run(graph.name, feeds), expected, strict=True):
+        for ours, theirs in zip(sessions.run(graph.name, feeds), expected, strict=True):
             if ours.shape != tuple(theirs.shape):
                 raise CheckpointMismatch(f"{graph.name}.onnx returns {list(ours.shape)}, torch {list(theirs.shape)}")
             result = float(np.abs(ours - theirs.numpy()).max(initial=result))  # keeps NaN, which max() would lose

@@ -15,7 +15,7 @@ from blip.io.fetch import recorded_sha256, sha256_of
 from blip_lite.errors import BlipError, CheckpointMismatch
 
 if TYPE_CHECKING:
-    from blip.api import Model
+    from blip_lite.model import Model
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,10 @@ def _weights_file(name: str) -> Path | None:
 
 
 def _hash_state(model: Model) -> str:
+    from blip.torch_backend import TorchBackend
+
+    assert isinstance(model.backend, TorchBackend), "random weights are on torch"
     digest = hashlib.sha256()
-    for key, tensor in sorted(model.module.state_dict().items()):
+    for key, tensor in sorted(model.backend.module.state_dict().items()):
         digest.update(key.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()

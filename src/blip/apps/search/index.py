@@ -24,8 +24,8 @@ from blip_lite.image import MAX_PIXELS
 from blip_lite.results import Hit
 
 if TYPE_CHECKING:
-    from blip.api import Model
     from blip.apps.search.sidecars import SidecarReport
+    from blip_lite.model import Model
 
 WORKERS = min(4, os.cpu_count() or 1)
 

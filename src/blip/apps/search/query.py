@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL.Image import Image
 
-    from blip.api import Model
+    from blip_lite.model import Model
 
 MAX_WEIGHT = 1e6  # a larger one is a typing error, and soon overflows float32
 RERANK_BATCH = 8  # photos

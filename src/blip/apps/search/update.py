@@ -23,8 +23,8 @@ from blip_lite.image import MAX_PIXELS
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from blip.api import Model
     from blip.apps.search.identity import Identity
+    from blip_lite.model import Model
 
 FOLD_EVERY = 50_000  # vectors: until then every search reads them from the database
 MAX_BATCH_FILES = 256  # files committed together if few of them need the model

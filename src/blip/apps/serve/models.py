@@ -15,7 +15,10 @@ from blip.apps.serve.settings import Settings
 from blip_lite.errors import BlipError, MissingPart
 
 if TYPE_CHECKING:
-    from blip.api import Model
+    from PIL.Image import Image
+
+    from blip.torch_backend import TorchBackend
+    from blip_lite.model import Model
 
 Record = dict[str, Any]
 Rows = list[list[Record]]  # the records of each job
@@ -24,7 +27,7 @@ Rows = list[list[Record]]  # the records of each job
 class Models:
     """Loaded models by name."""
 
-    def __init__(self, by_name: Mapping[str, Model]) -> None:
+    def __init__(self, by_name: Mapping[str, Model[TorchBackend]]) -> None:
         self._by_name = by_name
 
     @classmethod
@@ -41,11 +44,11 @@ class Models:
         return tuple(
             Card(
                 name,
-                model.kind,
+                model.family,
                 tuple(sorted(model.capabilities)),
                 model.config.vision.image_size,
-                str(model.device),
-                str(model.dtype).removeprefix("torch."),
+                str(model.backend.device),
+                str(model.backend.dtype).removeprefix("torch."),
             )
             for name, model in self._by_name.items()
         )
@@ -90,38 +93,34 @@ def _device(name: str, worker: int) -> str:
 
 
 def caption(model: Model, jobs: Sequence[Job]) -> Rows:
-    from blip_lite.decoding import described, make_decoding
-    from blip_lite.results import Caption
+    from blip_lite.decoding import make_decoding, to_record
 
     params = dict(jobs[0].params)
     prompt, seed = params.pop("prompt"), params.pop("seed")
     decoding = make_decoding(**params)
-    found = model.caption_iter(
-        _images(jobs), decoding, prompt=prompt, seed=seed, batch_size=len(jobs), keys=[job.key for job in jobs]
-    )
+    found = model.caption_batch(_images(jobs), decoding, prompt=prompt, seed=seed, keys=[job.key for job in jobs])
     rows: Rows = []
     for job, one in zip(jobs, found, strict=True):
-        assert isinstance(one, Caption), "pictures cannot fail any more"
         width, height = job.picture.original if job.picture is not None else (0, 0)
-        rows.append([_record("caption", job, one.to_dict(), params=described(decoding), width=width, height=height)])
+        rows.append([_record("caption", job, one.to_dict(), params=to_record(decoding), width=width, height=height)])
     return rows
 
 
 def answer(model: Model, jobs: Sequence[Job]) -> Rows:
     params = dict(jobs[0].params)
     images = [image for job, image in zip(jobs, _images(jobs), strict=True) for _ in job.texts]
-    found = iter(model.answer(images, [line for job in jobs for line in job.texts], **params))
+    found = iter(model.answer_batch(images, [line for job in jobs for line in job.texts], **params))
     return [[_record("answer", job, {"question": q, **next(found).to_dict()}) for q in job.texts] for job in jobs]
 
 
 def match(model: Model, jobs: Sequence[Job]) -> Rows:
     params = dict(jobs[0].params)
     if all(len(job.texts) == 1 for job in jobs):
-        found = model.match(_images(jobs), [job.texts[0] for job in jobs], pairs=True, **params)
+        found = model.match_batch(_images(jobs), [job.texts[0] for job in jobs], pairs=True, **params)
         return [[_matched(job, 0, found.itm, found.itc, i)] for i, job in enumerate(jobs)]
     rows = []
     for job in jobs:
-        one = model.match(_images([job]), list(job.texts), **params)
+        one = model.match_batch(_images([job]), list(job.texts), **params)
         itm, itc = (None if scores is None else scores[0] for scores in (one.itm, one.itc))
         rows.append([_matched(job, i, itm, itc, i) for i in range(len(job.texts))])
     return rows
@@ -138,9 +137,9 @@ def embed(model: Model, jobs: Sequence[Job]) -> Rows:
     if kind == "text":
         found = model.embed_text([job.texts[0] for job in jobs], projected)
     elif kind == "image":
-        found = model.embed_image(_images(jobs), projected)
+        found = model.embed_image_batch(_images(jobs), projected)
     else:
-        found = model.embed_multimodal(_images(jobs), [job.texts[0] for job in jobs])
+        found = model.embed_multimodal_batch(_images(jobs), [job.texts[0] for job in jobs])
     about = {"kind": kind, "projected": found.projected, "dim": found.vectors.shape[-1], "dtype": "float32"}
     return [
         [_record("embedding", job, {**about, "vector": vector})]
@@ -161,7 +160,7 @@ def explain(model: Model, jobs: Sequence[Job]) -> Rows:
     return rows
 
 
-def _images(jobs: Sequence[Job]) -> list[Any]:
+def _images(jobs: Sequence[Job]) -> list[Image]:
     return [job.picture.image() for job in jobs if job.picture is not None]
 
 
@@ -172,7 +171,7 @@ def _record(schema: str, job: Job, found: Record, **more: Any) -> Record:
     return record
 
 
-def _png(image: Any) -> str:
+def _png(image: Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")

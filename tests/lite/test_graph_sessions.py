@@ -11,15 +11,15 @@ import torch
 import blip
 from blip.model.stepper import TextStepper
 from blip_lite import ASSETS
-from blip_lite.engine import Engine, GraphStepper
 from blip_lite.errors import CheckpointError
+from blip_lite.graph_sessions import GraphSessions, GraphStepper
 
 TOLERANCE = 5e-5  # of scores around 10, in float32
 
 
 @pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine(ASSETS / "tiny", threads=1)
+def sessions() -> GraphSessions:
+    return GraphSessions(ASSETS / "tiny", threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +27,14 @@ def torch_model() -> blip.Model:
     return blip.load("tiny")
 
 
-def steppers(engine: Engine, model: blip.Model, images: int) -> tuple[GraphStepper, TextStepper]:
+def steppers(sessions: GraphSessions, model: blip.Model, images: int) -> tuple[GraphStepper, TextStepper]:
     """Both over the same made-up images."""
     source = np.random.default_rng(0).standard_normal((images, 9, model.config.vision.width), dtype=np.float32)
     with torch.inference_mode():
-        cross = model.module.decoder.cross_keys_values(torch.from_numpy(source))
-    return GraphStepper(engine, engine.run("cross", {"source": source})), TextStepper(model.module.decoder, cross)
+        cross = model.backend.module.decoder.cross_keys_values(torch.from_numpy(source))
+    return GraphStepper(sessions, sessions.run("cross", {"source": source})), TextStepper(
+        model.backend.module.decoder, cross
+    )
 
 
 def alike(ours: np.ndarray, theirs: torch.Tensor) -> bool:
@@ -40,8 +42,8 @@ def alike(ours: np.ndarray, theirs: torch.Tensor) -> bool:
 
 
 @torch.inference_mode()
-def test_scores_equal_those_of_torch(engine: Engine, torch_model: blip.Model) -> None:
-    ours, theirs = steppers(engine, torch_model, images=3)
+def test_scores_equal_those_of_torch(sessions: GraphSessions, torch_model: blip.Model) -> None:
+    ours, theirs = steppers(sessions, torch_model, images=3)
     prompt = np.array([[10000, 7], [10000, 9], [10000, 11]])
     assert alike(ours.start(prompt, 9), theirs.start(torch.from_numpy(prompt), 9))
     ours.expand(2)
@@ -56,8 +58,8 @@ def test_scores_equal_those_of_torch(engine: Engine, torch_model: blip.Model) ->
     assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
 
 
-def test_a_fork_leaves_the_other_where_it_was(engine: Engine, torch_model: blip.Model) -> None:
-    stepper, _ = steppers(engine, torch_model, images=2)
+def test_a_fork_leaves_the_other_where_it_was(sessions: GraphSessions, torch_model: blip.Model) -> None:
+    stepper, _ = steppers(sessions, torch_model, images=2)
     stepper.start(np.array([[10000], [10000]]), 9)
     wanted = stepper.fork().step(np.array([5, 6]))
     other = stepper.fork()
@@ -66,8 +68,8 @@ def test_a_fork_leaves_the_other_where_it_was(engine: Engine, torch_model: blip.
     np.testing.assert_array_equal(stepper.step(np.array([5, 6])), wanted)
 
 
-def test_sessions_are_opened_when_first_used(engine: Engine) -> None:
-    fresh = Engine(engine.folder)
+def test_sessions_are_opened_when_first_used(sessions: GraphSessions) -> None:
+    fresh = GraphSessions(sessions.folder)
     assert {"vision", "text", "fuse", "match", "cross", "decoder"} == fresh.graphs and not fresh._sessions
     fresh.run("cross", {"source": np.zeros((1, 2, 384), np.float32)})
     assert list(fresh._sessions) == ["cross"]
@@ -76,12 +78,12 @@ def test_sessions_are_opened_when_first_used(engine: Engine) -> None:
 def test_damaged_graph_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "vision.onnx").write_bytes(b"\x08\x0a nothing")
-    with pytest.raises(CheckpointError, match=r"vision\.onnx: cannot be opened; export the model anew") as caught:
-        Engine(tmp_path).session("vision")
+    with pytest.raises(CheckpointError, match=r"vision\.onnx: cannot be opened; export the model again") as caught:
+        GraphSessions(tmp_path).session("vision")
     assert "\n" not in str(caught.value)
 
 
 def test_graph_without_its_weights_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cross.onnx").write_bytes((ASSETS / "tiny/cross.onnx").read_bytes())
     with pytest.raises(CheckpointError, match=r"no model\.safetensors, which the graphs read"):
-        Engine(tmp_path).session("cross")
+        GraphSessions(tmp_path).session("cross")

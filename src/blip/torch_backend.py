@@ -1,0 +1,171 @@
+"""Models on torch: the backend of the `Model` that `blip.load` returns."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from blip import inference
+from blip.checkpoint.files import write_folder, write_hf_folder
+from blip.checkpoint.load import Loaded
+from blip.heatmaps.explain import explain
+from blip.io.image import prepare
+from blip.tokenizer import Encoded
+from blip_lite.arrays import Floats
+from blip_lite.backend import Head, Images, Layout, RankedAnswers
+from blip_lite.beam_search import Hypothesis
+from blip_lite.decoding import Beam, Decoding
+from blip_lite.explanation import Explanation, Method, Subject
+from blip_lite.results import MatchResult
+from blip_lite.tokenizer import Arrays
+
+CPU_BATCH, GPU_BATCH = 8, 64
+
+
+class TorchBackend:
+    """A `blip_lite.backend.Backend` on a torch module. Calls from several threads run one after the other.
+
+    image_embeds are tensors [B, N, D] on the module's device.
+    """
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.module, self.config, self.tokenizer = loaded.model, loaded.config, loaded.tokenizer
+        self.name = loaded.name
+        self.vocab = loaded.vocab  # the vocabulary file, if it is not the bundled one
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"TorchBackend(device={str(self.device)!r}, dtype={self.dtype})"
+
+    @property
+    def device(self) -> torch.device:
+        return self.module.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.module.vision.cls_token.dtype
+
+    @property
+    def default_batch_size(self) -> int:
+        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self.config.capabilities
+
+    def missing_reason(self, capability: str) -> str:
+        return "not supported"
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the weights; returns the backend itself."""
+        self.module.to(device=device, dtype=dtype)
+        return self
+
+    def save(self, folder: str | os.PathLike[str], layout: Layout = "blip") -> None:
+        """Write a folder that `blip.load` reads.
+
+        Layout "hf" raises ConfigError for a model that Transformers has no class for, such as `tiny`.
+        """
+        write = write_hf_folder if layout == "hf" else write_folder
+        write(Path(folder), self.module.state_dict(), self.config, self.vocab)
+
+    def caption(
+        self, images: Images, decoding: Decoding, prompt: str | None, seeds: Sequence[int], generator: object | None
+    ) -> list[list[Hypothesis]]:
+        assert generator is None or isinstance(generator, torch.Generator), "generator: must be a torch.Generator"
+        with self._lock, torch.inference_mode():
+            return inference.caption(
+                self.module,
+                self.tokenizer,
+                self._pixels(images),
+                decoding,
+                prompt=prompt,
+                seeds=seeds,
+                generator=generator,
+            )
+
+    def encode_images(self, images: Images) -> Tensor:
+        size = self.default_batch_size
+        with self._lock, torch.inference_mode():
+            batches = (self._pixels(images[i : i + size]) for i in range(0, len(images), size))
+            return torch.cat([self.module.encode_image(batch) for batch in batches])
+
+    def generate_answers(
+        self, image_embeds: Tensor, questions: Sequence[str], decoding: Beam
+    ) -> list[list[Hypothesis]]:
+        with self._lock, torch.inference_mode():
+            return inference.answer(self.module, self.tokenizer, image_embeds, questions, decoding)
+
+    def rank_answers(self, image_embeds: Tensor, questions: Sequence[str], answers: Arrays, k: int) -> RankedAnswers:
+        encoded = Encoded(*map(torch.from_numpy, answers))
+        with self._lock, torch.inference_mode():
+            ranked = inference.rank_answers(self.module, self.tokenizer, image_embeds, questions, encoded, k=k)
+        return RankedAnswers(ranked.indices.cpu().numpy(), _numpy(ranked.scores))
+
+    def statement_probability(self, first: Images, second: Images, statements: Sequence[str]) -> list[float]:
+        with self._lock, torch.inference_mode():
+            pixels = self._pixels(first), self._pixels(second)
+            result: list[float] = inference.reason(self.module, self.tokenizer, *pixels, statements).tolist()
+        return result
+
+    def match(self, images: Images, texts: Sequence[str], pairs: bool, head: Head, max_length: int) -> MatchResult:
+        if head == "itc":
+            features = self.embed_images(images, True, False)
+            with self._lock, torch.inference_mode():
+                text_features = inference.embed_text(self.module, self.tokenizer, texts, max_length=max_length)
+            others = _numpy(text_features)
+            return MatchResult(None, (features * others).sum(axis=1) if pairs else features @ others.T)
+        embeds = self.encode_images(images)
+        with self._lock, torch.inference_mode():
+            scores = inference.match(self.module, self.tokenizer, embeds, texts, pairs=pairs, max_length=max_length)
+        return MatchResult(_numpy(scores.itm), _numpy(scores.itc) if head == "both" else None)
+
+    def match_logits(self, images: Images, texts: Sequence[str], max_length: int) -> Floats:
+        encoded = self.tokenizer.encode(texts, first="enc", max_length=max_length)
+        embeds = torch.split(self.encode_images(images), 1)
+        with self._lock, torch.inference_mode():
+            return _numpy(torch.stack([inference.match_logits(self.module, image, encoded) for image in embeds]))
+
+    def embed_images(self, images: Images, projected: bool, tokens: bool) -> Floats:
+        with self._lock, torch.inference_mode():
+            return _numpy(inference.embed_image(self.module, self._pixels(images), projected=projected, tokens=tokens))
+
+    def embed_texts(self, texts: Sequence[str], projected: bool, tokens: bool) -> Floats:
+        with self._lock, torch.inference_mode():
+            return _numpy(inference.embed_text(self.module, self.tokenizer, texts, projected=projected, tokens=tokens))
+
+    def embed_pairs(self, images: Images, texts: Sequence[str], tokens: bool) -> Floats:
+        with self._lock, torch.inference_mode():
+            return _numpy(
+                inference.embed_multimodal(self.module, self.tokenizer, self._pixels(images), texts, tokens=tokens)
+            )
+
+    def explain(
+        self,
+        image: Image.Image,
+        text: str | None,
+        method: Method,
+        layer: int | None,
+        subject: Subject | None,
+    ) -> Explanation:
+        with self._lock, torch.inference_mode():
+            embeds = self.module.encode_image(self._pixels([image]))
+            return explain(self.module, self.tokenizer, embeds, text, method, layer, subject=subject, image=image)
+
+    def _pixels(self, images: Images) -> Tensor:
+        """pixel_values [B, 3, S, S] on the module's device."""
+        config = self.config
+        values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
+        return values.to(self.device, self.dtype)
+
+
+def _numpy(x: Tensor) -> Floats:
+    values: Floats = x.float().cpu().numpy()
+    return values
