@@ -38,7 +38,6 @@ from blip.model.stem import ConvStem
 from blip.model.text import TextTransformer
 from blip.tasks.imagined import class_prototypes
 from blip_lite.config import BlipConfig, TextConfig, VisionConfig
-from blip_lite.image import read
 from blip_lite.tokenizer import clean_caption
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -233,7 +232,7 @@ def kept_layers(encoder: TextTransformer) -> dict[str, Tensor]:
 def mean_features(stem: ConvStem, data: Path, photos: int = 512) -> Tensor:
     """The stem's pooled features [1280], averaged over some training photos."""
     source = open_source(str(data / "flickr8k-train-00000.tar"))
-    images = [read(source[i].image.open()) for i in range(photos)]
+    images = [source[i].image.read() for i in range(photos)]
     rows = [
         stem(prepare(images[i : i + 32], size=TINY_VISION.image_size, mean=(0.5,) * 3, std=(0.5,) * 3))[0].mean((2, 3))
         for i in range(0, photos, 32)

@@ -20,7 +20,6 @@ from blip.checkpoint.load import load
 from blip.data.sources import open_source
 from blip.data.transforms import TrainTransform
 from blip.io.image import prepare
-from blip_lite.image import read
 
 BATCH = 32
 
@@ -45,7 +44,7 @@ def main() -> None:
     written = np.lib.format.open_memmap(args.output, mode="w+", dtype=np.float16, shape=shape)
 
     def views(number: int) -> Tensor:
-        picture = read(source[number].image.open())
+        picture = source[number].image.read()
         crops = [crop(picture, args.views * number + i) for i in range(1, args.views)]
         return torch.stack([prepare([picture], **normalised)[0], *crops])
 

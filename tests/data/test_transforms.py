@@ -69,3 +69,16 @@ def test_without_flip_no_picture_is_mirrored() -> None:
 
 def test_grey_pictures_become_three_channels() -> None:
     assert TRANSFORM(PICTURE.convert("L"), 0).shape == (3, 48, 48)
+
+
+def test_an_image_becomes_an_array_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[tuple[int, int]] = []
+    real = Image.Image.tobytes
+    monkeypatch.setattr(
+        Image.Image, "tobytes", lambda self, *args: converted.append(self.size) or real(self, *args)
+    )
+    monkeypatch.setattr(Image, "fromarray", lambda *args: pytest.fail("converted back"))
+    monkeypatch.setattr(Image.Image, "convert", lambda *args: pytest.fail("converted to RGB again"))
+    for seed in range(10):
+        TRANSFORM(PICTURE, seed)
+    assert converted == [(48, 48)] * 10

@@ -19,7 +19,6 @@ from PIL import Image, ImageOps
 from blip.io import video
 from blip.io.video import Frame, frame_inputs, frame_numbers, frames_of, read_frames
 from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
-from blip_lite.image import read
 from tests.oracle_files import values
 
 STEP = 4  # grey levels from one frame to the next
@@ -133,11 +132,11 @@ def test_frames_of_every_container_are_those_of_the_numbers(name: str, codec: st
 @pytest.mark.parametrize(("name", "codec"), CONTAINERS)
 def test_frames_are_the_same_in_any_order(name: str, codec: str, tmp_path: Path) -> None:
     frames = frames_of(write_clip(tmp_path / name, codec), fps=25)
-    in_order = [frame.read() for frame in frames]
+    in_order = [frame.read_image() for frame in frames]
     if name != "v.mpg":  # which has a time for every few frames only
-        assert [number(read(data)) for data in in_order] == list(range(60))
+        assert [number(image) for image in in_order] == list(range(60))
     order = random.Random(0).sample(range(60), 60)
-    assert [frames[i].read() for i in order] == [in_order[i] for i in order]
+    assert [frames[i].read_image() for i in order] == [in_order[i] for i in order]
 
 
 def test_short_clips_give_the_first_frame_as_in_the_original(tmp_path: Path) -> None:
@@ -164,9 +163,9 @@ def test_as_many_a_second_as_the_clip_has_are_all_its_frames(tmp_path: Path) -> 
 
 
 def test_times_after_the_end_are_errors(clip: Path) -> None:
-    assert number(read(Frame(clip, 2399).read())) == 59
+    assert number(Frame(clip, 2399).read_image()) == 59
     with pytest.raises(UnreadableImage, match=r"no frame at 9.000 s, the last ends at 2.400 s"):
-        Frame(clip, 9000).read()
+        Frame(clip, 9000).read_image()
 
 
 def test_few_frames_give_few_inputs(tmp_path: Path) -> None:
@@ -203,7 +202,7 @@ def test_a_damaged_part_fails_its_own_frames(clip: Path) -> None:
     good, failed = [], []
     for frame in frames_of(damage(clip), fps=25):
         try:
-            good.append(number(read(frame.read())))
+            good.append(number(frame.read_image()))
         except UnreadableImage as error:
             failed.append(error.reason)
     assert good == [*range(len(good) - 36), *range(24, 60)] and 12 < len(good) - 36 < 24
@@ -214,7 +213,7 @@ def test_a_damaged_part_fails_its_own_frames(clip: Path) -> None:
 
 def test_damage_before_a_later_key_frame_does_not_matter(tmp_path: Path) -> None:
     path = damage(write_clip(tmp_path / "v.mkv"))
-    assert [number(read(Frame(path, time).read())) for time in (0, 2000)] == [0, 50]
+    assert [number(Frame(path, time).read_image()) for time in (0, 2000)] == [0, 50]
     with pytest.raises(UnreadableImage, match="cannot be decoded"):
         read_frames(path, 8)
 

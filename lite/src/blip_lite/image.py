@@ -88,14 +88,14 @@ def read(
     kind = sniff.kind(data)
     if kind not in _PLUGINS and kind != "HEIC":
         raise UnreadableImage(key, sniff.describe(data))
-    _check_size(key, sniff.size(data, kind), max_pixels)
+    check_size(key, sniff.size(data, kind), max_pixels)
     try:
         image = _open(data, kind, key)
-        _check_size(key, image.size, max_pixels)
+        check_size(key, image.size, max_pixels)
         if kind == "TIFF":
             _load_tiff(image, key, max_pixels)
         image.load()
-        _check_size(key, image.size, max_pixels)
+        check_size(key, image.size, max_pixels)
         turn = _TURNS.get(_orientation(image))
         picture = to_rgb(image)
     except (UnreadableImage, MissingExtra):
@@ -124,27 +124,37 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def prepare(
     images: Sequence[Image.Image], *, size: int, mean: Sequence[float], std: Sequence[float]
 ) -> NDArray[np.float32]:
-    """pixel_values [B,3,S,S] float32: bicubic resize to a square (aspect ratio not kept), scaled, normalised.
+    """Return pixel_values [B,3,S,S] float32: bicubic resize to a square (aspect ratio not kept), scaled, normalised.
 
-    Equal to the original's Resize, ToTensor, Normalize bit for bit. Give RGB pictures (`read`); other modes get
-    Pillow's plain conversion, which drops alpha.
+    Equal to the original's Resize, ToTensor, Normalize bit for bit. Images should be RGB, as `read` returns them;
+    other modes get Pillow's plain conversion, which drops alpha.
     """
     values = np.empty((len(images), 3, size, size), dtype=np.float32)
     for i, image in enumerate(images):
         rgb = image if image.mode == "RGB" else image.convert("RGB")
-        values[i] = np.asarray(square(rgb, size)).transpose(2, 0, 1)
-    values /= np.float32(255)
-    values -= np.asarray(mean, dtype=np.float32)[:, None, None]
-    values /= np.asarray(std, dtype=np.float32)[:, None, None]
+        values[i] = normalize(np.asarray(square(rgb, size)), mean=mean, std=std)
     return values
 
 
-def square(image: Image.Image, size: int) -> Image.Image:
-    """Bicubic resize with the order of passes of Pillow 13, which is the recorded one, under every Pillow.
+def normalize(pixels: NDArray[np.uint8], *, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    """Scale pixels [H,W,3] to 0..1 and normalise each channel: float32 [3,H,W]."""
+    height, width, channels = pixels.shape
+    values = np.ascontiguousarray(pixels.reshape(-1, channels).T).astype(np.float32)  # [3, H*W]
+    values /= np.float32(255)
+    values -= np.asarray(mean, dtype=np.float32)[:, None]
+    values /= np.asarray(std, dtype=np.float32)[:, None]
+    return values.reshape(channels, height, width)
 
-    Each pass rounds and clips to 8 bits, so the order shows in the pixels. Before 13 Pillow went across first always.
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """Resize to `size` pixels square, bicubic, with the order of passes of Pillow 13 under every Pillow.
+
+    Each pass rounds and clips to 8 bits, so the order shows in the pixels; before 13 Pillow always resized the width
+    first. An image of that size is returned itself.
     """
     width, height = image.size
+    if width == height == size:
+        return image
     if height > size and height - size > 2 * (width - size):
         image = image.resize((width, size), Image.Resampling.BICUBIC)
     return image.resize((size, size), Image.Resampling.BICUBIC)
@@ -195,7 +205,8 @@ def _too_big(size: int, limit: int) -> str:
     return f"file of {size >> 20:,} MiB; at most {limit >> 20:,} MiB are read"
 
 
-def _check_size(key: str, size: tuple[int, int] | None, max_pixels: int) -> None:
+def check_size(key: str, size: tuple[int, int] | None, max_pixels: int) -> None:
+    """Raise `UnreadableImage` for (width, height) without pixels or with more than allowed."""
     if size is None:
         return
     width, height = size
@@ -224,7 +235,7 @@ def _load_tiff(image: Any, key: str, max_pixels: int) -> None:
     """Loads after a check of the tile, which is allocated whole; this plugin alone asks Pillow's global limit."""
     for size in (image.tag_v2.get(322), image.tag_v2.get(323)), getattr(image, "_tile_size", image.size):
         if all(isinstance(side, int) for side in size):
-            _check_size(key, size, max_pixels)
+            check_size(key, size, max_pixels)
     if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
         image.load()
         return

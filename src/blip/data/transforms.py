@@ -1,4 +1,4 @@
-"""The training transform: random crop, flip, RandAugment, normalisation, as a pure function of image and seed."""
+"""The training transform: random crop, flip, RandAugment, normalisation, as a function of image and seed alone."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from blip.data.augment import RandAugment
-from blip.io.image import prepare
+from blip_lite.image import normalize
 
 RATIO = (3 / 4, 4 / 3)  # of width to height
 _TRIES = 10
@@ -20,10 +21,10 @@ _TRIES = 10
 def crop_box(
     width: int, height: int, min_scale: float, generator: torch.Generator | None = None
 ) -> tuple[int, int, int, int]:
-    """Random crop (top, left, height, width) in pixels: area uniform in [min_scale, 1], ratio log-uniform.
+    """Draw a random crop (top, left, height, width) in pixels: area uniform in [min_scale, 1], ratio log-uniform.
 
-    The centre of the image with the ratio clamped after ten boxes that do not fit. Source: torchvision
-    RandomResizedCrop.get_params, the same draws. Without `generator` it uses torch's global one.
+    After ten boxes that do not fit, the centre of the image with the ratio clamped. Source: torchvision
+    RandomResizedCrop.get_params, the same draws. Without `generator` torch's global one is used.
     """
     low, high = torch.log(torch.tensor(RATIO))
     for _ in range(_TRIES):
@@ -45,7 +46,7 @@ def crop_box(
 def crop_and_flip(
     image: Image.Image, size: int, min_scale: float, generator: torch.Generator | None = None, flip: bool = True
 ) -> Image.Image:
-    """A random part of the image at `size` pixels square (bicubic), mirrored left to right half of the time."""
+    """Return a random part of the image at `size` pixels square (bicubic), mirrored with probability 0.5."""
     top, left, height, width = crop_box(image.width, image.height, min_scale, generator)
     part = image.crop((left, top, left + width, top + height)).resize((size, size), Image.Resampling.BICUBIC)
     if flip and torch.rand(1, generator=generator).item() < 0.5:
@@ -55,9 +56,9 @@ def crop_and_flip(
 
 @dataclass(frozen=True, kw_only=True)
 class TrainTransform:
-    """Picture and seed to float32 [3, S, S]; the same seed gives the same tensor in every process.
+    """Turns an image and a seed into float32 [3, S, S]; the same in every process.
 
-    min_scale: smallest part of the area that a crop keeps (original: 0.2 in pre-training, 0.5 in fine-tuning).
+    min_scale: smallest share of the area that a crop keeps (original: 0.2 in pre-training, 0.5 in fine-tuning).
     rand_augment: number of operations and level, or None. legacy_autocontrast: see `augment.auto_contrast`.
     """
 
@@ -76,8 +77,9 @@ class TrainTransform:
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
-        picture = crop_and_flip(image.convert("RGB"), self.size, self.min_scale, generator, self.flip)
+        rgb = image if image.mode == "RGB" else image.convert("RGB")
+        pixels: NDArray[np.uint8] = np.asarray(crop_and_flip(rgb, self.size, self.min_scale, generator, self.flip))
         if self._augment is not None:
             rng = np.random.RandomState([seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF])
-            picture = Image.fromarray(self._augment(np.array(picture), rng))
-        return prepare([picture], size=self.size, mean=self.mean, std=self.std)[0]
+            pixels = self._augment(pixels, rng)
+        return torch.from_numpy(normalize(pixels, mean=self.mean, std=self.std))

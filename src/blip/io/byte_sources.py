@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, runtime_checkable
+
+from PIL.Image import Image
 
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
@@ -23,6 +25,13 @@ class ByteSource(Protocol):
     """Anything that returns the bytes of an image. `read` raises `UnreadableImage`."""
 
     def read(self) -> bytes: ...
+
+
+@runtime_checkable
+class ImageSource(Protocol):
+    """A source of decoded RGB images, such as the frames of a video. `read_image` raises `UnreadableImage`."""
+
+    def read_image(self, *, max_pixels: int) -> Image: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from blip.io.byte_sources import ByteSource, TarMember
+from blip.io.byte_sources import ByteSource, ImageSource, TarMember
 from blip_lite.errors import UnreadableImage
 from blip_lite.image import MAX_PIXELS, read
 
@@ -18,7 +18,7 @@ from blip_lite.image import MAX_PIXELS, read
 class ImageRef:
     """Location of an image: a file, or a byte source such as a member of a shard. Small and picklable."""
 
-    source: Path | ByteSource
+    source: Path | ByteSource | ImageSource
 
     @property
     def path(self) -> Path | None:
@@ -33,13 +33,15 @@ class ImageRef:
         return str(self.source)
 
     def open(self) -> Path | bytes:
-        """Return what `blip_lite.image.read` accepts."""
-        return self.source if isinstance(self.source, Path) else self.source.read()
+        """Return what `blip_lite.image.read` accepts: the path, or the bytes."""
+        return self.source if isinstance(self.source, Path) else self.read_bytes()
 
     def read(self, *, key: str | None = None, max_pixels: int = MAX_PIXELS) -> Image:
         """Decode the image to RGB; `UnreadableImage` names `key`, by default the image's own name."""
         key = self.name if key is None else key
         try:
+            if isinstance(self.source, ImageSource):
+                return self.source.read_image(max_pixels=max_pixels)
             return read(self.open(), key=key, max_pixels=max_pixels)
         except UnreadableImage as error:
             if error.key == key:
@@ -48,6 +50,8 @@ class ImageRef:
 
     def read_bytes(self) -> bytes:
         """Return the bytes without decoding them. Raises `UnreadableImage`."""
+        if isinstance(self.source, ImageSource):
+            raise UnreadableImage(self.name, "is decoded without a file of its own")
         if not isinstance(self.source, Path):
             return self.source.read()
         try:

@@ -7,7 +7,6 @@ frames are held at a time. Quarter turns and mirrorings that the container asks 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import struct
 import threading
@@ -25,7 +24,7 @@ from blip.io.byte_sources import MissingSource
 from blip.io.paths import key_of
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import ConfigError, MissingExtra, UnreadableImage
-from blip_lite.image import MAX_PIXELS
+from blip_lite.image import MAX_PIXELS, check_size
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -49,21 +48,21 @@ _kept = threading.local()  # .reader: the clip that this thread has read from la
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a clip shows so long after its start: one of the places where an input's bytes can be had."""
+    """The frame that a clip shows at a time after its start."""
 
     clip: Path
     milliseconds: int
 
-    def read(self) -> bytes:
-        """The frame as a BMP file. Frames of a clip that one thread reads in order are decoded in one go."""
+    def read_image(self, *, max_pixels: int = MAX_PIXELS) -> Image:
+        """Decode the frame, upright and RGB. A thread that reads frames in order decodes the clip once."""
         reader = _kept.__dict__.pop("reader", None)
-        file = io.BytesIO()
         with _failures(self.clip, f"cannot be decoded at {self.milliseconds / 1000:.3f} s"):
             if reader is None or reader.path != self.clip:
                 reader = _Reader(self.clip)
-            _upright(reader.shown_at(self.milliseconds)).save(file, "BMP")
+            image = _upright(reader.shown_at(self.milliseconds))
         _kept.reader = reader
-        return file.getvalue()
+        check_size(key_of(os.fspath(self.clip)), image.size, max_pixels)
+        return image
 
 
 def frame_inputs(

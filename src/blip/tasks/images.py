@@ -23,7 +23,6 @@ from blip.io.samples import ImageRef, Sample
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
 from blip_lite.errors import ConfigError
-from blip_lite.image import read
 from blip_lite.tokenizer import clean_caption
 
 
@@ -74,7 +73,7 @@ class ImageLoader:
     def __call__(self, record: Sample, image: ImageRef, seed: int) -> Tensor:
         """[3, S, S], or the stem's grid [C, s, s]."""
         if self.views is None:
-            return self.transform(read(image.open(), key=str(image.path or record.key)), seed)
+            return self.transform(image.read(key=str(image.path or record.key)), seed)
         name = Path(str(image.path or record.key)).stem
         if name not in self.places:
             raise ConfigError(f"views: none of photo '{name}'; make them of the same photos as the data")
