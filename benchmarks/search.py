@@ -1,11 +1,11 @@
-"""Photo search over many photos: times of an index and of searching it.
+"""Photo search over many photos: times of indexing and searching.
 
-    python -m benchmarks.search --photos DIR                     # 10,000 photos by crops and noise, model tiny
+    python -m benchmarks.search --photos DIR                     # 10,000 photos made by crops and noise, model tiny
     python -m benchmarks.search --photos DIR --count 2000 -m caption-base --keep runs/search
 
-What it prints: the first index, a second run with nothing changed, queries by text and by photo, the second look at
-128 candidates, and the bytes of the index. Inside one process; a command also starts Python and torch. Seconds of the
-processor hold on a machine with other work.
+Prints times of the first indexing, an update without changes, queries by text and by photo, re-ranking of 128
+candidates and the search for duplicates, and the size of the index. Measured inside one process; a command also starts
+Python and torch. Processor seconds remain valid on a busy machine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ TEXTS = ("a dog on a beach", "two children play", "a man on a bicycle", "a red c
 
 
 def make_photos(source: Path, folder: Path, count: int) -> None:
-    """`count` different JPEG files: crops of the photos of a folder, with noise, as many of each."""
+    """Write `count` different JPEG files: crops of the photos of a folder, with noise, equally many of each."""
     folder.mkdir(parents=True, exist_ok=True)
     photos = find_inputs([source])
     for number in range(count):
@@ -51,7 +51,7 @@ def make_photos(source: Path, folder: Path, count: int) -> None:
 
 @dataclass(frozen=True)
 class Row:
-    """Median seconds of a thing users do, by the clock and of the processor, and its last result."""
+    """Median wall-clock and processor seconds of an operation, and its last result."""
 
     wall: float
     cpu: float
@@ -69,39 +69,39 @@ def timed(call: Callable[[], Any], times: int = 1) -> Row:
 
 
 def measure(photos: Path, folder: Path, model: blip.Model) -> Iterator[tuple[str, Row]]:
-    """Each thing a user does; the first is there only where the index is new."""
-    one = next(photos.rglob("*.jpg"))
+    """Yield a description and the times of each operation; indexing only if the index is new."""
+    photo = next(photos.rglob("*.jpg"))
     with Index.open(folder, model=model) as index:
         first = timed(lambda: index.add_dir(photos))
         if first.result.new:
             yield f"index {first.result.new:,} photos", first
-        yield "again, nothing changed", timed(index.update, 5)
+        yield "update without changes", timed(index.update, 5)
         texts = iter(TEXTS * 2)
         yield "text query", timed(lambda: index.search(next(texts), rerank=0), 10)
-        yield "photo query", timed(lambda: index.search(one, rerank=0), 10)
-        yield "text query, second look at 128", timed(lambda: index.search(TEXTS[0], rerank=128), 3)
-        yield "near-identical ones of all", timed(index.duplicates)
+        yield "photo query", timed(lambda: index.search(photo, rerank=0), 10)
+        yield "text query, re-ranking of 128", timed(lambda: index.search(TEXTS[0], rerank=128), 3)
+        yield "duplicates of all photos", timed(index.duplicates)
     with Index.open(folder, model=model) as index:
         yield "first query after opening", timed(lambda: index.search(TEXTS[0], rerank=0))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Times of photo search.")
-    parser.add_argument("--photos", type=Path, required=True, help="a folder of photos to make others from")
+    parser = argparse.ArgumentParser(description="Measure photo search.")
+    parser.add_argument("--photos", type=Path, required=True, help="folder of photos to derive others from")
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--keep", type=Path, help="folder for photos and index; they are used again")
-    given = parser.parse_args()
-    with nullcontext(given.keep) if given.keep else tempfile.TemporaryDirectory() as name:
+    parser.add_argument("--keep", type=Path, help="folder for photos and index, reused by later runs")
+    options = parser.parse_args()
+    with nullcontext(options.keep) if options.keep else tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_photos(given.photos, folder / "photos", given.count)
-        model = blip.load(given.model, threads=given.threads)
-        print(f"{'':<40}{'seconds':>12}{'of processor':>14}")
-        for what, row in measure(folder / "photos", folder / "index", model):
-            print(f"{what:<40}{row.wall:>12.4g}{row.cpu:>14.4g}", flush=True)
+        make_photos(options.photos, folder / "photos", options.count)
+        model = blip.load(options.model, threads=options.threads)
+        print(f"{'':<40}{'seconds':>12}{'CPU seconds':>14}")
+        for operation, row in measure(folder / "photos", folder / "index", model):
+            print(f"{operation:<40}{row.wall:>12.4g}{row.cpu:>14.4g}", flush=True)
         status = Index.open(folder / "index").status()
-        print(f"{status.bytes:,} bytes for {status.files:,} photos, {status.bytes / status.files:,.0f} each")
+        print(f"{status.bytes:,} bytes for {status.files:,} photos, {status.bytes / status.files:,.0f} per photo")
 
 
 if __name__ == "__main__":

@@ -234,8 +234,8 @@ def test_second_writer_reports_that_it_waits(index: Index, photos: Path) -> None
     with index.writer():
         second = threading.Thread(target=lambda: done.append(Index.open(index.folder).update(on_wait=waiting.set)))
         second.start()
-        assert waiting.wait(10) and not done
-    second.join(10)
+        assert waiting.wait(60) and not done
+    second.join(60)
     assert done[0].unchanged == 6
 
 

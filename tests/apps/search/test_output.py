@@ -55,9 +55,9 @@ def test_too_many_photos_are_rejected(tmp_path: Path) -> None:
 
 
 def test_very_long_title_is_shortened_quickly() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     output.draw_sheet([], "dog " * 30_000)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_characters_missing_from_the_font_are_replaced() -> None:

@@ -15,6 +15,7 @@ from PIL import Image
 
 import blip
 from blip_lite.image import prepare, read
+from tests.apps.conftest import new_page
 from tests.apps.web.conftest import EXAMPLES, Site, serving
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def site(page_folder: Path) -> Iterator[Site]:
 @contextmanager
 def opened(browser: Browser, site: Site, block: str = "") -> Iterator[Page]:
     """Open the page; requests to other servers fail, and fail the test."""
-    context, problems = browser.new_context(), []
+    page, problems = new_page(browser), []
 
     def guard(route: Any) -> None:
         if not route.request.url.startswith((site.url, "blob:")):
@@ -51,14 +52,13 @@ def opened(browser: Browser, site: Site, block: str = "") -> Iterator[Page]:
         else:
             route.continue_()
 
-    context.route("**/*", guard)
-    page = context.new_page()
+    page.context.route("**/*", guard)
     page.on("filechooser", lambda chooser: None)  # registered now, as Chromium applies it only after a while
     page.on("pageerror", lambda error: problems.append(str(error)))
     page.on("console", lambda message: problems.append(message.text) if message.type == "error" and not block else None)
     page.goto(f"{site.url}/{PAGE}")
     yield page
-    context.close()
+    page.context.close()
     assert not problems
 
 
@@ -234,20 +234,18 @@ def test_exif_orientation_is_applied(page: Page, orientation: int) -> None:
 
 def test_model_is_downloaded_once(browser: Browser, page_folder: Path) -> None:
     with serving(page_folder) as site:
-        context = browser.new_context()
-        page = context.new_page()
+        page = new_page(browser)
         for _ in range(2):
             page.goto(f"{site.url}/{PAGE}")
             page.wait_for_selector("#loading", state="hidden")
-        context.close()
+        page.context.close()
         assert site.requests[f"/{PAGE}model/model.safetensors"] == 1
         assert site.requests[f"/{PAGE}ort/ort-wasm-simd-threaded.wasm"] == 1
 
 
 def test_page_and_worker_cannot_connect_elsewhere(browser: Browser, site: Site, page_folder: Path) -> None:
     with serving(page_folder) as elsewhere:
-        context = browser.new_context()
-        page = context.new_page()
+        page = new_page(browser)
         page.goto(f"{site.url}/{PAGE}")
         page.wait_for_selector("#loading", state="hidden")
         code = "address => fetch(address, { mode: 'no-cors' }).then(() => 'sent', (error) => 'refused')"
@@ -256,7 +254,7 @@ def test_page_and_worker_cannot_connect_elsewhere(browser: Browser, site: Site, 
         for runner in runners:
             assert runner.evaluate(code, f"{site.url}/{PAGE}site.json") == "sent"
             assert runner.evaluate(code, f"{elsewhere.url}/") == "refused"
-        context.close()
+        page.context.close()
         assert not elsewhere.requests
 
 
@@ -274,5 +272,5 @@ def test_page_fits_the_screen_width(page: Page, size: tuple[int, int]) -> None:
     page.fill("#texts", "w" * 200)
     page.set_input_files("#file", EXAMPLES[0])
     page.set_viewport_size({"width": size[0], "height": size[1]})
-    scores(page)
+    page.wait_for_function("() => document.querySelector('#scores:not([hidden]) tbody th')?.textContent.length === 200")
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
