@@ -45,7 +45,7 @@ def test_a_port_in_use_is_one_line_and_4(blip: Blip) -> None:
         (("--engine", "other"), 2, "--engine other; must be local or ray"),
         (("--max-batch", "0"), 2, "--max-batch 0; must be an integer from 1 to 1024"),
         (("--timeout", "1", "--max-wait-ms", "1000"), 2, "max wait 1 s; must be from 0 to below the timeout of 1 s"),
-        ((*RANDOM,), 2, "models random-tiny, random-tiny; must be different ones"),
+        ((*RANDOM,), 2, "models random-tiny, random-tiny; must be distinct"),
         (("--host", "no-such-host.invalid"), 2, "--host no-such-host.invalid; no such address on this machine"),
         (("--host", "192.0.2.77"), 4, "192.0.2.77:8000: cannot assign requested address"),
         (("--api-key-file", "missing"), 2, "--api-key-file missing; cannot be read (No such file or directory)"),

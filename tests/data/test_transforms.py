@@ -74,9 +74,7 @@ def test_grey_pictures_become_three_channels() -> None:
 def test_an_image_becomes_an_array_once(monkeypatch: pytest.MonkeyPatch) -> None:
     converted: list[tuple[int, int]] = []
     real = Image.Image.tobytes
-    monkeypatch.setattr(
-        Image.Image, "tobytes", lambda self, *args: converted.append(self.size) or real(self, *args)
-    )
+    monkeypatch.setattr(Image.Image, "tobytes", lambda self, *args: converted.append(self.size) or real(self, *args))
     monkeypatch.setattr(Image, "fromarray", lambda *args: pytest.fail("converted back"))
     monkeypatch.setattr(Image.Image, "convert", lambda *args: pytest.fail("converted to RGB again"))
     for seed in range(10):

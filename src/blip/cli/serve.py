@@ -57,8 +57,7 @@ def serve(
     if engine not in ENGINES:
         raise UsageError(f"--engine {engine}; must be local or ray")
     _check_extras(engine)
-    from blip.apps.serve.auth import read_keys
-    from blip.apps.serve.settings import MEGABYTE, Settings
+    from blip.apps.serve.settings import MEGABYTE, Settings, read_keys
 
     names = tuple(model or filter(None, [os.environ.get("BLIP_MODEL")]))
     settings = Settings(

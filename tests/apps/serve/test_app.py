@@ -10,13 +10,14 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 
 import blip
 from blip.apps.serve.app import build_app
-from blip.apps.serve.auth import read_keys
-from blip.apps.serve.jobs import Card, Job, Outcome
+from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
-from blip.apps.serve.settings import Settings
+from blip.apps.serve.service import AdmissionControl
+from blip.apps.serve.settings import Settings, read_keys
 from blip_lite.errors import UsageError
 from tests.apps.serve.conftest import error_of, png
 
@@ -27,13 +28,13 @@ MODELS = Models({"random-tiny": blip.load_random()})
 class Direct:
     """An engine without processes or batches. `seconds`: how long a job takes at least."""
 
-    def __init__(self, seconds: float = 0.0, cards: Sequence[Card] = MODELS.cards()) -> None:
-        self.cards, self.seconds = cards, seconds
+    def __init__(self, seconds: float = 0.0, models: Sequence[ModelInfo] = MODELS.info()) -> None:
+        self.models, self.seconds = models, seconds
 
     def ready(self) -> bool:
         return True
 
-    async def submit(self, job: Job, seconds: float) -> Outcome:
+    async def submit(self, job: Job, seconds: float) -> JobResult:
         await asyncio.sleep(self.seconds)
         return MODELS.run([job])[0]
 
@@ -114,35 +115,30 @@ def test_a_list_takes_as_many_places_as_it_has_images() -> None:
 
 
 def test_what_cannot_be_answered_in_time_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip.apps.serve.limits import Gate
-    from blip.apps.serve.problems import Problem
-
-    gate = Gate(Settings(queue=100, timeout=10.0))
+    admission = AdmissionControl(Settings(queue=100, timeout=10.0))
     clock = iter([0.0, 1.0, 2.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock, 2.0))
-    with gate.inside(9), gate.working():
-        gate.answered()
-        gate.answered()  # one a second
-        with gate.inside(1), pytest.raises(Problem, match="10 images are waiting") as caught, gate.inside(1):
+    with admission.admit(9), admission.working():
+        admission.record_answer()
+        admission.record_answer()  # one a second
+        with admission.admit(1), pytest.raises(Problem, match="10 images are in flight") as caught, admission.admit(1):
             pass
-    assert gate.jobs == 0 and caught.value.headers() == {"Retry-After": "5"}
-    with gate.inside(30):  # nobody is before it: it may try
+    assert admission.jobs == 0 and caught.value.headers() == {"Retry-After": "5"}
+    with admission.admit(30):  # nobody is before it: it may try
         pass
 
 
 def test_a_client_that_sends_slowly_makes_no_slow_pace(monkeypatch: pytest.MonkeyPatch) -> None:
-    from blip.apps.serve.limits import Gate
-
-    gate, now = Gate(Settings(timeout=10.0)), [0.0]
+    admission, now = AdmissionControl(Settings(timeout=10.0)), [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with gate.inside(1):  # its body takes a minute
+    with admission.admit(1):  # its body takes a minute
         for _ in range(3):
-            with gate.inside(1), gate.working():
+            with admission.admit(1), admission.working():
                 now[0] += 0.5
-                gate.answered()
+                admission.record_answer()
             now[0] += 20.0
-            with gate.inside(1), gate.working():
-                assert gate.wait() == 0.0
+            with admission.admit(1), admission.working():
+                assert admission.expected_wait() == 0.0
 
 
 def test_more_texts_than_there_are_places_will_never_fit() -> None:
@@ -238,7 +234,7 @@ def _after(seconds: float, call: Callable[[httpx2.AsyncClient], Any]) -> Callabl
 
 
 def test_before_the_models_are_loaded_everything_but_life_is_503() -> None:
-    answers = asked(Settings(), Direct(cards=()), caption(), get("/readyz"), get("/healthz"), get("/v1/models"))
+    answers = asked(Settings(), Direct(models=()), caption(), get("/readyz"), get("/healthz"), get("/v1/models"))
     assert error_of(answers[0]) == error_of(answers[1]) == (503, "not_ready", None)
     assert "retry-after" in answers[0].headers
     assert [answer.status_code for answer in answers[2:]] == [200, 200]
@@ -247,14 +243,14 @@ def test_before_the_models_are_loaded_everything_but_life_is_503() -> None:
 def test_a_job_that_breaks_leaves_its_batch_unharmed(capsys: pytest.CaptureFixture[str]) -> None:
     from dataclasses import replace
 
-    from blip.apps.serve.jobs import Picture
     from blip_lite.image import read
 
-    image = read(png())
     params = (("kind", "image"), ("projected", True))
-    good = Job("embed", "random-tiny", "a", Picture.of(image, image.size), params=params)
-    broken = replace(good, key="b", picture=Picture(b"short", (9, 9), (9, 9)))
-    outcomes = MODELS.run([good, broken, good])
-    assert [outcome.problem and outcome.problem[0] for outcome in outcomes] == [None, "internal", None]
-    assert outcomes[0].records == outcomes[2].records and outcomes[0].batch == 3
+    good = Job("embed", "random-tiny", "a", read(png()), params=params)
+    closed = Image.new("RGB", (9, 9))
+    closed.close()
+    broken = replace(good, key="b", image=closed)
+    results = MODELS.run([good, broken, good])
+    assert [result.problem and result.problem[0] for result in results] == [None, "internal", None]
+    assert results[0].records == results[2].records and results[0].batch == 3
     assert "ValueError" in capsys.readouterr().err

@@ -1,13 +1,16 @@
-"""The web application: routes, keys, errors of one form, figures. Knows nothing of the engine below."""
+"""The web application: routes, authentication, error responses. Independent of the engine."""
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 import traceback
 from collections.abc import Awaitable, Callable
-from typing import Any
+from contextlib import suppress
+from dataclasses import asdict
 
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -15,32 +18,44 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import Lifespan
+from starlette.types import Lifespan, Message
 
-from blip.apps.serve import auth, metrics
-from blip.apps.serve.jobs import Engine
-from blip.apps.serve.limits import BodyTracker
-from blip.apps.serve.openapi import description
-from blip.apps.serve.problems import CODES, Problem
-from blip.apps.serve.service import BODIES, Service
-from blip.apps.serve.settings import Settings
+from blip.apps.serve.jobs import CODES, Engine, Problem
+from blip.apps.serve.openapi import build_openapi
+from blip.apps.serve.request_models import BODIES
+from blip.apps.serve.service import Service
+from blip.apps.serve.settings import Settings, is_authorized
 
 Handler = Callable[[Request], Awaitable[Response]]
-PREFIX = "/v1/"
+Respond = Callable[[Service], Response]
 ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-API-Key")
+DRAIN_SECONDS = 5.0
+
+
+class BodyTracker:
+    """A request's `receive` that knows whether the body has ended; `receive` itself would wait forever then."""
+
+    def __init__(self, request: Request) -> None:
+        self._receive, self.ended = request.receive, False
+        self.request = Request(request.scope, self)
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        self.ended = message["type"] != "http.request" or not message.get("more_body", False)
+        return message
+
+    async def drain(self, limit: int) -> None:
+        """Discard the rest of a body, within limits, so that a client that is still sending can read the response."""
+        size = 0
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DRAIN_SECONDS):
+                while not self.ended and size <= limit:
+                    size += len((await self()).get("body", b""))
 
 
 def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
     """The application over an engine; `app.state.service` is its `Service`."""
     service = Service(settings, engine)
-    routes = [
-        *(Route(f"{PREFIX}{verb}", _posted(service, verb), methods=["POST"]) for verb in BODIES),
-        Route(f"{PREFIX}models", _got(service, _models, secret=True)),
-        Route("/metrics", _got(service, _metrics, secret=True)),
-        Route("/healthz", _got(service, _healthz)),
-        Route("/readyz", _got(service, _readyz)),
-        Route("/openapi.json", _got(service, _openapi)),
-    ]
     cors = Middleware(
         CORSMiddleware,
         allow_origins=settings.origins,
@@ -49,7 +64,14 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Starlette] 
         expose_headers=["Retry-After"],
     )
     app = Starlette(
-        routes=routes,
+        routes=[
+            *(_post_route(service, endpoint) for endpoint in BODIES),
+            _get_route(service, "/v1/models", _models, protected=True),
+            _get_route(service, "/metrics", _metrics, protected=True),
+            _get_route(service, "/healthz", lambda service: JSONResponse({"status": "ok"})),
+            _get_route(service, "/readyz", _readyz),
+            _get_route(service, "/openapi.json", lambda service: JSONResponse(build_openapi(service.settings))),
+        ],
         lifespan=lifespan,
         middleware=[cors] if settings.origins else [],
         exception_handlers={HTTPException: _http_error},
@@ -58,100 +80,81 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Starlette] 
     return app
 
 
-def _posted(service: Service, verb: str) -> Handler:
-    """The route of a verb."""
-
+def _post_route(service: Service, endpoint: str) -> Route:
     async def handle(request: Request) -> Response:
-        auth.check(request.headers, service.settings.key_digests)
-        return _json(await service.answer(verb, request))
+        _authenticate(service, request)
+        return JSONResponse(await service.answer(endpoint, request))
 
-    return _guarded(service, verb, handle)
+    return Route(f"/v1/{endpoint}", _handle_errors(service, endpoint, handle), methods=["POST"])
 
 
-def _got(service: Service, call: Callable[[Service], Response], *, secret: bool = False) -> Handler:
-    """A route that only tells something."""
-
+def _get_route(service: Service, path: str, respond: Respond, *, protected: bool = False) -> Route:
     async def handle(request: Request) -> Response:
-        if secret:
-            auth.check(request.headers, service.settings.key_digests)
-        return call(service)
+        if protected:
+            _authenticate(service, request)
+        return respond(service)
 
-    return _guarded(service, call.__name__.lstrip("_"), handle)
+    endpoint = path.rpartition("/")[2].removesuffix(".json")
+    return Route(path, _handle_errors(service, endpoint, handle))
 
 
-def _guarded(service: Service, endpoint: str, handle: Handler) -> Handler:
-    """The handler, with every failure turned into an answer, and counted."""
+def _authenticate(service: Service, request: Request) -> None:
+    if not is_authorized(request.headers, service.settings.key_digests):
+        headers = "'Authorization: Bearer KEY' or 'X-API-Key: KEY'"
+        raise Problem("unauthorized", f"an API key is required: header {headers}")
+
+
+def _handle_errors(service: Service, endpoint: str, handle: Handler) -> Handler:
+    """The handler, with every failure turned into a response, and recorded in the metrics."""
 
     async def call(request: Request) -> Response:
-        start, inflow = time.perf_counter(), BodyTracker(request)
+        start, tracker = time.perf_counter(), BodyTracker(request)
         try:
-            answer = await handle(inflow.request)
-        except ClientDisconnect:  # nobody is there to read it
-            answer = Response(status_code=400)
+            response = await handle(tracker.request)
+        except ClientDisconnect:  # the response is not read
+            response = Response(status_code=400)
         except Problem as problem:
-            answer = await _refused(service, inflow, problem)
+            response = await _refuse(service, tracker, problem)
         except Exception:
             traceback.print_exc(file=sys.stderr)
-            answer = await _refused(service, inflow, Problem("internal", "this is a bug in blip; the log says more"))
-        service.metrics.answered(endpoint, answer.status_code, time.perf_counter() - start)
-        return answer
+            bug = Problem("internal", "this is a bug in blip; details are in the server's log")
+            response = await _refuse(service, tracker, bug)
+        service.metrics.record_response(endpoint, response.status_code, time.perf_counter() - start)
+        return response
 
     return call
 
 
-async def _refused(service: Service, inflow: BodyTracker, problem: Problem) -> Response:
-    if problem.code != "timeout":  # a client that has not sent its body by now will not
-        await inflow.drain(service.settings.max_upload)
+async def _refuse(service: Service, tracker: BodyTracker, problem: Problem) -> Response:
+    if problem.code != "timeout":  # then the client has had its time to send
+        await tracker.drain(service.settings.max_upload)
+    return _problem_response(problem)
+
+
+def _problem_response(problem: Problem) -> Response:
     return JSONResponse(problem.body(), problem.status, problem.headers())
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
-    """What Starlette itself refuses: unknown paths and methods."""
+    """Response for errors of Starlette itself: unknown paths and methods."""
     assert isinstance(error, HTTPException), "registered for these"
     code = CODES.get(error.status_code, ("bad_request",))[0]
-    about = {404: f"no such path: {request.url.path[:200]}", 405: f"method {request.method} is not for this path"}
-    problem = Problem(code, about.get(error.status_code, error.detail))
+    messages = {404: f"no such path: {request.url.path[:200]}", 405: f"method {request.method} is not allowed here"}
+    problem = Problem(code, messages.get(error.status_code, error.detail))
     return JSONResponse(problem.body(), error.status_code, error.headers)
 
 
 def _models(service: Service) -> Response:
-    return _json(
-        [
-            {
-                "name": card.name,
-                "kind": card.kind,
-                "capabilities": list(card.capabilities),
-                "image_size": card.image_size,
-                "device": card.device,
-                "dtype": card.dtype,
-            }
-            for card in service.engine.cards
-        ]
-    )
+    return JSONResponse([asdict(model) for model in service.engine.models])
 
 
 def _metrics(service: Service) -> Response:
-    figures = service.metrics
-    figures.queue.set(service.gate.jobs)
-    figures.buffered.set(service.gate.buffered)
-    figures.ready.set(service.ready())
-    return Response(figures.text(), media_type=metrics.TYPE)
-
-
-def _healthz(service: Service) -> Response:
-    return _json({"status": "ok"})
+    metrics = service.metrics
+    metrics.queue.set(service.admission.jobs)
+    metrics.buffered.set(service.admission.buffered)
+    metrics.ready.set(service.ready())
+    return Response(metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
 
 def _readyz(service: Service) -> Response:
-    if service.ready():
-        return _json({"status": "ready"})
-    problem = Problem("not_ready", "stopping" if service.draining else "the models are not there", retry_after=2)
-    return JSONResponse(problem.body(), problem.status, problem.headers())
-
-
-def _openapi(service: Service) -> Response:
-    return _json(description(service.settings))
-
-
-def _json(value: Any) -> Response:
-    return JSONResponse(value)
+    return JSONResponse({"status": "ready"}) if service.ready() else _problem_response(service.not_ready())

@@ -1,59 +1,67 @@
-"""What the web application and a model's process tell each other: plain values that can be pickled."""
+"""Values exchanged between the web application and an engine: jobs, results and failures. All can be pickled."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from PIL import Image
 
-Params = tuple[tuple[str, Any], ...]  # sorted and hashable: jobs with equal ones go into one batch
+from blip_lite.errors import BlipError
 
+Record = dict[str, Any]
+Params = tuple[tuple[str, Any], ...]  # sorted and hashable: jobs with equal parameters share a batch
 
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An RGB picture as bytes, `size` as sent and `original` as uploaded: (width, height) in pixels."""
-
-    pixels: bytes
-    size: tuple[int, int]
-    original: tuple[int, int]
-
-    @classmethod
-    def of(cls, image: Image.Image, original: tuple[int, int]) -> Picture:
-        return cls(image.tobytes(), image.size, original)
-
-    def image(self) -> Image.Image:
-        return Image.frombytes("RGB", self.size, self.pixels)
+CODES = {
+    400: ("bad_request",),
+    401: ("unauthorized",),
+    404: ("not_found", "unknown_model", "no_model"),
+    405: ("method_not_allowed",),
+    413: ("too_large", "too_many"),
+    415: ("unsupported_type",),
+    422: ("bad_field", "bad_image", "bad_url"),
+    429: ("busy",),
+    500: ("internal",),
+    503: ("not_ready", "worker_lost"),
+    504: ("timeout",),
+}
+STATUS = {code: status for status, codes in CODES.items() for code in codes}
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One image (or one text) for one model. `texts`: questions, texts to match, or the text to embed."""
+    """One image, or one text without an image, for one model.
 
-    verb: str
+    key: of the records. size: (width, height) of the image as uploaded. texts: questions, texts to match, or the
+    text to embed.
+    """
+
+    endpoint: str
     model: str
     key: str
-    picture: Picture | None
+    image: Image.Image | None
+    size: tuple[int, int] = (0, 0)
     texts: tuple[str, ...] = ()
     params: Params = ()
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
-    """Records of a job, or the code and message of a problem. `batch`: jobs done together, told once a batch."""
+class JobResult:
+    """Records of a job, or code and message of a problem. batch: size of the batch, on its first job only."""
 
-    records: tuple[dict[str, Any], ...] = ()
+    records: tuple[Record, ...] = ()
     problem: tuple[str, str] | None = None
     batch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
-    """What a served model is and can do; `image_size` is the side in pixels that it looks at."""
+class ModelInfo:
+    """A served model; `image_size` is the side of its input in pixels."""
 
     name: str
-    kind: str
+    family: str
     capabilities: tuple[str, ...]
     image_size: int
     device: str
@@ -61,13 +69,41 @@ class Card:
 
 
 class Engine(Protocol):
-    """Where jobs are done. `cards` is empty until the models are loaded."""
+    """Runs jobs. `models` is empty until the models are loaded."""
 
     @property
-    def cards(self) -> Sequence[Card]: ...
+    def models(self) -> Sequence[ModelInfo]: ...
 
     def ready(self) -> bool:
-        """Whether a job would be worked on now."""
+        """Whether a worker is available."""
 
-    def submit(self, job: Job, seconds: float) -> Awaitable[Outcome]:
-        """Queues a job that is worth nothing after `seconds`. Raises Problem when the engine loses it."""
+    def submit(self, job: Job, seconds: float) -> Awaitable[JobResult]:
+        """Queue a job that expires after `seconds`. Raises Problem if the engine loses it."""
+
+
+class Problem(BlipError):
+    """A refused or failed request: a code for programs and one line for people.
+
+    field: part of the request at fault, if known. retry_after: seconds.
+    """
+
+    def __init__(self, code: str, message: str, field: str | None = None, retry_after: float | None = None) -> None:
+        super().__init__(encodable(" ".join(message.split())))
+        self.code, self.field, self.retry_after = code, field and encodable(field), retry_after
+
+    @property
+    def status(self) -> int:
+        return STATUS[self.code]
+
+    def body(self) -> Record:
+        error = {"code": self.code, "message": str(self), "field": self.field}
+        return {"error": {name: value for name, value in error.items() if value is not None}}
+
+    def headers(self) -> dict[str, str]:
+        headers = {"Retry-After": str(max(1, math.ceil(self.retry_after)))} if self.retry_after is not None else {}
+        return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates, which JSON can express but UTF-8 cannot encode, replaced."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -1,6 +1,6 @@
-"""The engine on one machine: batches from async-batcher, worker processes from `concurrent.futures`.
+"""The engine on one machine: batches by async-batcher, worker processes by `concurrent.futures`.
 
-Why not a whole batching server: docs/decisions/0012-serving.md.
+Measurements against batching servers: docs/decisions/0012-serving.md.
 """
 
 from __future__ import annotations
@@ -24,24 +24,19 @@ from async_batcher.batcher import AsyncBatcher
 from starlette.applications import Starlette
 
 from blip.apps.serve.app import build_app
-from blip.apps.serve.jobs import Card, Job, Outcome
+from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
-from blip.apps.serve.problems import Problem
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, UsageError
 
-POLL_SECONDS = 0.1  # between checks whether a worker is still alive
-OVERTIME = 2.0  # a batch may take this many times the timeout of a request
-KEEP_ALIVE = 75  # seconds; longer than clients keep theirs, or one may send into a connection that is being closed
-FAILURES: dict[int, type[BlipError]] = {2: UsageError, 4: EnvironmentProblem}  # by exit code
-
-
-class WorkerCrashed(Exception):
-    """A worker process ended before it returned a result."""
+POLL_SECONDS = 0.1  # between checks whether a worker is alive
+OVERTIME = 2.0  # maximum duration of a batch, as a multiple of the request timeout
+KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that none is closed just as it is used
+ERRORS: dict[int, type[BlipError]] = {2: UsageError, 4: EnvironmentProblem}  # by exit code
 
 
 class Worker:
-    """A process with all models: an executor of its own, so that a crash fails only the batch inside."""
+    """A process with all models, in an executor of its own, so that a crash fails only the batch it is running."""
 
     def __init__(self, settings: Settings, number: int) -> None:
         self._limit = OVERTIME * settings.timeout
@@ -54,42 +49,36 @@ class Worker:
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
-    async def load(self) -> tuple[Card, ...]:
-        """Load the models. Raises the BlipError of the process, or WorkerCrashed."""
-        with self._crash_reported():
-            return await asyncio.wrap_future(self._loading)
+    def exit_code(self) -> int | None:
+        self._process.join()
+        return self._process.exitcode
 
-    async def run(self, jobs: list[Job]) -> list[Outcome]:
-        """Run a batch. Raises WorkerCrashed if the process ends, or is ended because it takes too long."""
-        with self._crash_reported():
-            running = asyncio.get_running_loop().run_in_executor(self._pool, _run, jobs)
-            done, _ = await asyncio.wait([running], timeout=self._limit)
-            if not done:
-                print(f"a batch took more than {self._limit:g} s; restarting the worker", file=sys.stderr, flush=True)
-                self._process.kill()
-            return await running
+    async def load(self) -> tuple[ModelInfo, ...]:
+        """Wait for the models. Raises the BlipError of the process, or BrokenProcessPool if it crashes."""
+        return await asyncio.wrap_future(self._loading)
+
+    async def run(self, jobs: list[Job]) -> list[JobResult]:
+        """Run a batch. Raises BrokenProcessPool if the process crashes, or is killed because it takes too long."""
+        running = asyncio.get_running_loop().run_in_executor(self._pool, _run, jobs)
+        done, _ = await asyncio.wait([running], timeout=self._limit)
+        if not done:
+            print(f"a batch took more than {self._limit:g} s; restarting the worker", file=sys.stderr, flush=True)
+            self._process.kill()
+        return await running
 
     def close(self) -> None:
         self._process.kill()
         self._pool.shutdown(cancel_futures=True)
 
-    @contextmanager
-    def _crash_reported(self) -> Iterator[None]:
-        try:
-            yield
-        except BrokenProcessPool:
-            self._process.join()
-            raise WorkerCrashed(f"exit code {self._process.exitcode}") from None
 
-
-class LocalEngine(AsyncBatcher[tuple[Job, float], Outcome]):  # type: ignore[misc]
-    """Batches of queued jobs, each run by the next idle worker."""
+class LocalEngine(AsyncBatcher[tuple[Job, float], JobResult]):  # type: ignore[misc]
+    """Batches of queued jobs, each with its time of expiry, run by the next idle worker."""
 
     def __init__(self, settings: Settings) -> None:
-        size = max(2, settings.max_batch)  # the least that the batcher takes; see `submit` for 1
+        size = max(2, settings.max_batch)  # the batcher's minimum; see `submit` for 1
         super().__init__(max_batch_size=size, max_queue_time=settings.max_wait, concurrency=settings.workers)
-        self.cards: tuple[Card, ...] = ()
-        self.failure: Exception | None = None  # the models cannot be loaded
+        self.models: tuple[ModelInfo, ...] = ()
+        self.failure: Exception | None = None  # why the models cannot be loaded
         self._settings = settings
         self._workers: dict[int, Worker] = {}
         self._idle: asyncio.Queue[Worker] = asyncio.Queue()
@@ -97,41 +86,42 @@ class LocalEngine(AsyncBatcher[tuple[Job, float], Outcome]):  # type: ignore[mis
     def ready(self) -> bool:
         return any(worker.is_alive() for worker in self._workers.values())
 
-    async def submit(self, job: Job, seconds: float) -> Outcome:
-        queued = (job, time.monotonic() + seconds)
+    async def submit(self, job: Job, seconds: float) -> JobResult:
+        item = (job, time.monotonic() + seconds)
         if self._settings.max_batch == 1:
-            (outcome,) = await self.process_batch([queued])
+            (result,) = await self.process_batch([item])
         else:
-            outcome = await asyncio.shield(self.process(queued))  # cancelled inside a batch, it would break the batch
-        if isinstance(outcome, Exception):
-            raise outcome
-        return outcome
+            result = await asyncio.shield(self.process(item))  # a cancelled item would fail its batch
+        if isinstance(result, Problem):
+            raise result
+        return result
 
-    async def process_batch(self, batch: list[tuple[Job, float]]) -> list[Outcome | Problem]:
-        """The outcome of each job, or the problem that it is lost."""
+    async def process_batch(self, batch: list[tuple[Job, float]]) -> list[JobResult | Problem]:
+        """The result of each job, or the reason why there is none. Called by the batcher."""
         while not (worker := await self._idle.get()).is_alive():
             pass
         now = time.monotonic()
-        jobs = [job for job, expires in batch if expires > now]
+        jobs = [job for job, expiry in batch if expiry > now]
         try:
-            outcomes = iter(await worker.run(jobs) if jobs else [])
-        except WorkerCrashed:
+            results = iter(await worker.run(jobs) if jobs else [])
+        except BrokenProcessPool:
             return [Problem("worker_lost", "the worker crashed; try again", retry_after=5) for _ in batch]
         self._idle.put_nowait(worker)
-        late = Problem("timeout", "the request waited too long for a worker")
-        return [next(outcomes) if expires > now else late for _, expires in batch]
+        expired = Problem("timeout", "the request waited too long for a worker")
+        return [next(results) if expiry > now else expired for _, expiry in batch]
 
     async def keep_worker(self, number: int) -> None:
-        """Start a worker process, and another whenever it has ended."""
+        """Start a worker, and another one whenever it has ended."""
         while self.failure is None:
             worker = self._workers[number] = Worker(self._settings, number)
             try:
-                self.cards = await worker.load()
+                self.models = await worker.load()
                 self._idle.put_nowait(worker)
-            except WorkerCrashed as error:
-                if not self.cards:
+            except BrokenProcessPool:
+                if not self.models:
+                    reason = f"a worker crashed while loading the models (exit code {worker.exit_code()})"
                     hint = "if memory is short, use smaller models or fewer --workers"
-                    self.failure = EnvironmentProblem(f"a worker crashed while loading the models ({error}); {hint}")
+                    self.failure = EnvironmentProblem(f"{reason}; {hint}")
             except Exception as error:
                 self.failure = error
             while worker.is_alive():
@@ -152,9 +142,9 @@ class LocalEngine(AsyncBatcher[tuple[Job, float], Outcome]):  # type: ignore[mis
 
 
 class Server(uvicorn.Server):
-    """Listens. Stops by itself when the models cannot be loaded; refuses new work while it stops.
+    """Stops if the models cannot be loaded, and refuses new work while it stops.
 
-    By h11, which takes 64 kB of headers; httptools takes any number.
+    Parses with h11, which limits headers to 64 kB; httptools has no limit.
     """
 
     def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine) -> None:
@@ -186,19 +176,19 @@ class Server(uvicorn.Server):
 
 
 def run(settings: Settings, listening: socket.socket) -> None:
-    """Serve until SIGTERM or Ctrl-C, then answer the requests inside.
+    """Serve until SIGTERM or Ctrl-C, then answer the requests in flight.
 
     Raises the error of a worker that cannot load its models, and KeyboardInterrupt after Ctrl-C.
     """
     engine = LocalEngine(settings)
     server = Server(build_app(settings, engine, engine.lifespan), settings, engine)
-    # before and after uvicorn's own, which are the same: it raises the signal once more at its end
-    before = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    # uvicorn installs the same handlers while it runs; these are for signals before and after
+    previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         server.run(sockets=[listening])
     finally:
         engine.close()
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
     if engine.failure is not None:
         raise engine.failure
@@ -212,28 +202,28 @@ def _interrupts_blocked() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
-_models: Models  # of a worker process
+_models: Models  # of this process, if it is a worker
 
 
-def _load(settings: Settings, number: int) -> tuple[Card, ...]:
+def _load(settings: Settings, number: int) -> tuple[ModelInfo, ...]:
     global _models
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the server ends this one
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
     threading.Thread(target=_end_with_server, daemon=True).start()
     try:
         _models = Models.load(settings, number)
     except BlipError as error:  # as one that can be pickled
-        raise FAILURES.get(error.exit_code, CheckpointError)(str(error)) from None
-    return _models.cards()
+        raise ERRORS.get(error.exit_code, CheckpointError)(str(error)) from None
+    return _models.info()
 
 
-def _run(jobs: Sequence[Job]) -> list[Outcome]:
+def _run(jobs: Sequence[Job]) -> list[JobResult]:
     return _models.run(jobs)
 
 

@@ -1,4 +1,4 @@
-"""The models of one process and what they answer to a batch of jobs. One bad job never spoils its batch."""
+"""The models of one process and how they run a batch of jobs. A failing job never fails the others of its batch."""
 
 from __future__ import annotations
 
@@ -10,18 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from blip.apps.serve.jobs import Card, Job, Outcome
+from PIL import Image
+
+from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Record
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import BlipError, MissingPart
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from blip.torch_backend import TorchBackend
     from blip_lite.model import Model
 
-Record = dict[str, Any]
-Rows = list[list[Record]]  # the records of each job
+Records = list[list[Record]]  # of each job
 
 
 class Models:
@@ -32,17 +31,21 @@ class Models:
 
     @classmethod
     def load(cls, settings: Settings, worker: int = 0) -> Models:
-        """All models of the settings in this process, the `worker`-th of its machine."""
+        """Load all models of the settings. worker: number of this process on its machine."""
         from blip import api
 
         threads = settings.threads or max(1, (os.cpu_count() or 1) // settings.workers)
-        device = _device(settings.device, worker)
-        how: dict[str, Any] = {"device": device, "dtype": settings.dtype, "threads": threads}
-        return cls({name: api.load(name, offline=settings.offline or None, **how) for name in settings.models})
+        options: dict[str, Any] = {
+            "device": _device(settings.device, worker),
+            "dtype": settings.dtype,
+            "threads": threads,
+            "offline": settings.offline or None,
+        }
+        return cls({name: api.load(name, **options) for name in settings.models})
 
-    def cards(self) -> tuple[Card, ...]:
+    def info(self) -> tuple[ModelInfo, ...]:
         return tuple(
-            Card(
+            ModelInfo(
                 name,
                 model.family,
                 tuple(sorted(model.capabilities)),
@@ -53,26 +56,26 @@ class Models:
             for name, model in self._by_name.items()
         )
 
-    def run(self, jobs: Sequence[Job]) -> list[Outcome]:
-        """The outcome of each job, in order. Jobs that differ in nothing but image and text are done together."""
+    def run(self, jobs: Sequence[Job]) -> list[JobResult]:
+        """The result of each job, in order. Jobs that differ only in image and text share a call of the model."""
         groups: dict[Any, list[int]] = {}
         for i, job in enumerate(jobs):
-            groups.setdefault((job.verb, job.model, job.params), []).append(i)
-        found: dict[int, Outcome] = {}
-        for places in groups.values():
-            found.update(zip(places, self._together([jobs[i] for i in places]), strict=True))
-        outcomes = [found[i] for i in range(len(jobs))]
-        return [replace(outcome, batch=len(jobs) if i == 0 else 0) for i, outcome in enumerate(outcomes)]
+            groups.setdefault((job.endpoint, job.model, job.params), []).append(i)
+        results = [JobResult()] * len(jobs)
+        for indices in groups.values():
+            for i, result in zip(indices, self._run_group([jobs[i] for i in indices]), strict=True):
+                results[i] = result
+        return [replace(results[0], batch=len(jobs)), *results[1:]]
 
-    def _together(self, jobs: Sequence[Job]) -> list[Outcome]:
+    def _run_group(self, jobs: Sequence[Job]) -> list[JobResult]:
         try:
-            rows = VERBS[jobs[0].verb](self._by_name[jobs[0].model], jobs)
-            return [Outcome(tuple(own)) for own in rows]
-        except Exception as error:  # whatever it is, the caller waits for an answer
+            records = ENDPOINTS[jobs[0].endpoint](self._by_name[jobs[0].model], jobs)
+            return [JobResult(tuple(rows)) for rows in records]
+        except Exception as error:  # of any type: the client waits for a response
             if len(jobs) == 1:
-                return [Outcome(problem=_problem(error))]
-        half = len(jobs) // 2  # also what helps when memory is short
-        return [*self._together(jobs[:half]), *self._together(jobs[half:])]
+                return [JobResult(problem=_problem(error))]
+        half = len(jobs) // 2  # smaller batches also help when memory is short
+        return [*self._run_group(jobs[:half]), *self._run_group(jobs[half:])]
 
 
 def _problem(error: Exception) -> tuple[str, str]:
@@ -81,103 +84,102 @@ def _problem(error: Exception) -> tuple[str, str]:
     if isinstance(error, BlipError):
         return "bad_field", str(error)
     traceback.print_exception(error)
-    return "internal", "this is a bug in blip; the server's log says more"
+    return "internal", "this is a bug in blip; details are in the server's log"
 
 
 def _device(name: str, worker: int) -> str:
-    """Workers take turns with the GPUs of a machine that has several."""
+    """Device of a worker: workers take turns with the GPUs of a machine that has several."""
     import torch
 
     count = torch.cuda.device_count() if name in ("auto", "cuda") else 0
     return f"cuda:{worker % count}" if count > 1 else name
 
 
-def caption(model: Model, jobs: Sequence[Job]) -> Rows:
+def caption(model: Model, jobs: Sequence[Job]) -> Records:
     from blip_lite.decoding import make_decoding, to_record
 
     params = dict(jobs[0].params)
     prompt, seed = params.pop("prompt"), params.pop("seed")
     decoding = make_decoding(**params)
-    found = model.caption_batch(_images(jobs), decoding, prompt=prompt, seed=seed, keys=[job.key for job in jobs])
-    rows: Rows = []
-    for job, one in zip(jobs, found, strict=True):
-        width, height = job.picture.original if job.picture is not None else (0, 0)
-        rows.append([_record("caption", job, one.to_dict(), params=to_record(decoding), width=width, height=height)])
-    return rows
+    captions = model.caption_batch(_images(jobs), decoding, prompt=prompt, seed=seed, keys=[job.key for job in jobs])
+    settings = to_record(decoding)
+    return [
+        [_record("caption", job, caption.to_dict(), params=settings, width=job.size[0], height=job.size[1])]
+        for job, caption in zip(jobs, captions, strict=True)
+    ]
 
 
-def answer(model: Model, jobs: Sequence[Job]) -> Rows:
-    params = dict(jobs[0].params)
+def answer(model: Model, jobs: Sequence[Job]) -> Records:
     images = [image for job, image in zip(jobs, _images(jobs), strict=True) for _ in job.texts]
-    found = iter(model.answer_batch(images, [line for job in jobs for line in job.texts], **params))
-    return [[_record("answer", job, {"question": q, **next(found).to_dict()}) for q in job.texts] for job in jobs]
+    questions = [question for job in jobs for question in job.texts]
+    answers = iter(model.answer_batch(images, questions, **dict(jobs[0].params)))
+    return [[_record("answer", job, {"question": q, **next(answers).to_dict()}) for q in job.texts] for job in jobs]
 
 
-def match(model: Model, jobs: Sequence[Job]) -> Rows:
+def match(model: Model, jobs: Sequence[Job]) -> Records:
     params = dict(jobs[0].params)
     if all(len(job.texts) == 1 for job in jobs):
-        found = model.match_batch(_images(jobs), [job.texts[0] for job in jobs], pairs=True, **params)
-        return [[_matched(job, 0, found.itm, found.itc, i)] for i, job in enumerate(jobs)]
-    rows = []
+        scores = model.match_batch(_images(jobs), [job.texts[0] for job in jobs], pairs=True, **params)
+        return [[_match_record(job, 0, scores.itm, scores.itc, i)] for i, job in enumerate(jobs)]
+    records = []
     for job in jobs:
-        one = model.match_batch(_images([job]), list(job.texts), **params)
-        itm, itc = (None if scores is None else scores[0] for scores in (one.itm, one.itc))
-        rows.append([_matched(job, i, itm, itc, i) for i in range(len(job.texts))])
-    return rows
+        scores = model.match_batch(_images([job]), list(job.texts), **params)
+        itm, itc = (None if values is None else values[0] for values in (scores.itm, scores.itc))
+        records.append([_match_record(job, i, itm, itc, i) for i in range(len(job.texts))])
+    return records
 
 
-def _matched(job: Job, text: int, itm: Any, itc: Any, row: int) -> Record:
+def _match_record(job: Job, text: int, itm: Any, itc: Any, row: int) -> Record:
     scores = {"itm": None if itm is None else float(itm[row]), "itc": None if itc is None else float(itc[row])}
     return _record("match", job, {"text": job.texts[text], "text_index": text, **scores})
 
 
-def embed(model: Model, jobs: Sequence[Job]) -> Rows:
+def embed(model: Model, jobs: Sequence[Job]) -> Records:
     params = dict(jobs[0].params)
     kind, projected = params["kind"], params["projected"]
     if kind == "text":
-        found = model.embed_text([job.texts[0] for job in jobs], projected)
+        result = model.embed_text([job.texts[0] for job in jobs], projected)
     elif kind == "image":
-        found = model.embed_image_batch(_images(jobs), projected)
+        result = model.embed_image_batch(_images(jobs), projected)
     else:
-        found = model.embed_multimodal_batch(_images(jobs), [job.texts[0] for job in jobs])
-    about = {"kind": kind, "projected": found.projected, "dim": found.vectors.shape[-1], "dtype": "float32"}
+        result = model.embed_multimodal_batch(_images(jobs), [job.texts[0] for job in jobs])
+    fields = {"kind": kind, "projected": result.projected, "dim": result.vectors.shape[-1], "dtype": "float32"}
     return [
-        [_record("embedding", job, {**about, "vector": vector})]
-        for job, vector in zip(jobs, found.vectors, strict=True)
+        [_record("embedding", job, {**fields, "vector": vector})]
+        for job, vector in zip(jobs, result.vectors, strict=True)
     ]
 
 
-def explain(model: Model, jobs: Sequence[Job]) -> Rows:
+def explain(model: Model, jobs: Sequence[Job]) -> Records:
     params = dict(jobs[0].params)
     overlay = params.pop("overlay")
-    rows = []
+    records = []
     for job, image in zip(jobs, _images(jobs), strict=True):
-        found = model.explain(image, job.texts[0] if job.texts else None, **params)
-        shown = found.words()
-        drawn: list[int | None] = {"mean": [None], "words": [*range(len(shown.tokens))], "none": []}[overlay]
-        pictures = [{"token": "mean" if i is None else shown.tokens[i], "png": _png(shown.overlay(i))} for i in drawn]
-        rows.append([_record("explain", job, {**shown.to_dict(), "maps": shown.maps, "overlays": pictures})])
-    return rows
+        words = model.explain(image, job.texts[0] if job.texts else None, **params).words()
+        indices: list[int | None] = {"mean": [None], "words": [*range(len(words.tokens))], "none": []}[overlay]
+        overlays = [{"token": "mean" if i is None else words.tokens[i], "png": _png(words.overlay(i))} for i in indices]
+        records.append([_record("explain", job, {**words.to_dict(), "maps": words.maps, "overlays": overlays})])
+    return records
 
 
-def _images(jobs: Sequence[Job]) -> list[Image]:
-    return [job.picture.image() for job in jobs if job.picture is not None]
+def _images(jobs: Sequence[Job]) -> list[Image.Image]:
+    return [job.image for job in jobs if job.image is not None]
 
 
-def _record(schema: str, job: Job, found: Record, **more: Any) -> Record:
+def _record(schema: str, job: Job, fields: Record, **others: Any) -> Record:
     from blip.io.records import clean
 
-    record: Record = clean({"schema": f"{schema}/1", "key": job.key, **found, "model": job.model, **more})
+    record: Record = clean({"schema": f"{schema}/1", "key": job.key, **fields, "model": job.model, **others})
     return record
 
 
-def _png(image: Image) -> str:
+def _png(image: Image.Image) -> str:
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-VERBS: dict[str, Callable[[Any, Sequence[Job]], Rows]] = {
+ENDPOINTS: dict[str, Callable[[Any, Sequence[Job]], Records]] = {
     "caption": caption,
     "answer": answer,
     "match": match,

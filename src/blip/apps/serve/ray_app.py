@@ -1,7 +1,7 @@
-"""The engine on several machines: Ray Serve, with its batching, under our application.
+"""The engine on several machines: Ray Serve with its batching, below the same web application.
 
-`blip serve --engine ray` starts or joins a cluster; `build(settings)` is the application for those who deploy it
-with `serve.run` or a Serve config file of their own.
+`blip serve --engine ray` starts or joins a cluster. `build(settings)` returns the application for deployment with
+`serve.run` or a Serve config file.
 """
 
 from __future__ import annotations
@@ -13,73 +13,73 @@ import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from types import FrameType
 from typing import Any
 
 from starlette.applications import Starlette
 
 from blip.apps.serve.app import build_app
-from blip.apps.serve.jobs import Card, Job, Outcome
+from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
-from blip.apps.serve.problems import Problem
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import EnvironmentProblem
 
 NAME, MODELS = "blip", "models"
-OBJECT_STORE = 200_000_000  # bytes; pictures of 0.5 MB pass through it
+OBJECT_STORE = 200_000_000  # bytes; images of 0.5 MB pass through it
 
 
 class Replica:
-    """One process with all models, on any machine of the cluster."""
+    """A process with all models, on any machine of the cluster."""
 
     def __init__(self, settings: Settings) -> None:
         self.models = Models.load(settings)
 
-    async def cards(self) -> tuple[Card, ...]:
-        return self.models.cards()
+    async def info(self) -> tuple[ModelInfo, ...]:
+        return self.models.info()
 
-    async def run(self, jobs: list[Job]) -> list[Outcome]:
-        """Called with one job, gets a batch: Ray Serve wraps it."""
+    async def run(self, jobs: list[Job]) -> list[JobResult]:
+        """Called with one job, receives a batch: wrapped by Ray Serve."""
         return await asyncio.to_thread(self.models.run, jobs)
 
 
 class RayEngine:
-    """Jobs to the replicas of a deployment."""
+    """Sends jobs to the replicas of a deployment."""
 
     def __init__(self, handle: Any) -> None:
-        self.cards: Sequence[Card] = ()
+        self.models: Sequence[ModelInfo] = ()
         self._handle = handle
 
     def ready(self) -> bool:
-        return bool(self.cards)
+        return bool(self.models)
 
-    async def submit(self, job: Job, seconds: float) -> Outcome:
+    async def submit(self, job: Job, seconds: float) -> JobResult:
         from ray.exceptions import RayError
 
         try:
-            outcome: Outcome = await self._handle.run.remote(job)
+            result: JobResult = await self._handle.run.remote(job)
         except RayError as error:
-            raise Problem("worker_lost", "the process that worked on it has ended; try again", retry_after=5) from error
-        return outcome
+            raise Problem("worker_lost", "the worker crashed; try again", retry_after=5) from error
+        return result
 
-    async def started(self) -> None:
-        self.cards = await self._handle.cards.remote()
+    async def load(self) -> None:
+        self.models = await self._handle.info.remote()
 
 
 def build(settings: Settings) -> Any:
-    """The Ray Serve application: a deployment of `workers` replicas behind one of our web application."""
+    """The Ray Serve application: a deployment of `workers` replicas behind one of the web application."""
     serve: Any = importlib.import_module("ray.serve")
 
-    together = serve.batch(max_batch_size=settings.max_batch, batch_wait_timeout_s=settings.max_wait)
-    batching = type(MODELS, (Replica,), {"run": together(Replica.run)})
+    batch = serve.batch(max_batch_size=settings.max_batch, batch_wait_timeout_s=settings.max_wait)
+    batching = type(MODELS, (Replica,), {"run": batch(Replica.run)})
     replicas = serve.deployment(
         batching,
         name=MODELS,
         num_replicas=settings.workers,
         max_ongoing_requests=settings.queue,
-        ray_actor_options={"num_cpus": 1, "num_gpus": 0 if settings.device == "cpu" else _gpus()},
+        ray_actor_options={"num_cpus": 1, "num_gpus": 0 if settings.device == "cpu" else _num_gpus()},
     ).bind(settings)
     web = serve.deployment(
-        serve.ingress(lambda: _web(settings))(Web),
+        serve.ingress(lambda: _web_app(settings))(Web),
         name="web",
         max_ongoing_requests=4 * settings.queue,
         ray_actor_options={"num_cpus": 0},
@@ -94,39 +94,44 @@ class Web:
         self.replicas = replicas
 
 
-def _web(settings: Settings) -> Starlette:
+def _web_app(settings: Settings) -> Starlette:
     serve: Any = importlib.import_module("ray.serve")
 
     engine = RayEngine(serve.get_deployment_handle(MODELS, app_name=NAME))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        await engine.started()
+        await engine.load()
         yield
 
     return build_app(settings, engine, lifespan)
 
 
-def _gpus() -> int:
+def _num_gpus() -> int:
     ray: Any = importlib.import_module("ray")
     return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
 
 def run(settings: Settings, host: str, port: int, announce: Callable[[], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C. Joins the cluster of RAY_ADDRESS, else starts one on this machine.
+    """Serve until SIGTERM or Ctrl-C. Joins the cluster of RAY_ADDRESS, or starts one on this machine.
 
-    announce: called when models are loaded and requests are answered.
+    announce: called as soon as models are loaded and requests are answered. Raises KeyboardInterrupt after Ctrl-C.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     ray: Any = importlib.import_module("ray")
     serve: Any = importlib.import_module("ray.serve")
 
-    own = {"num_cpus": max(2, settings.workers), "object_store_memory": OBJECT_STORE}
-    own = {} if os.environ.get("RAY_ADDRESS") else own
-    ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **own)
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):  # Ray has put its own in place
-        signal.signal(number, lambda *_: stop.set())
+    local: dict[str, int] = {"num_cpus": max(2, settings.workers), "object_store_memory": OBJECT_STORE}
+    options = {} if os.environ.get("RAY_ADDRESS") else local
+    ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **options)
+    stop, received = threading.Event(), set[int]()
+
+    def handle_exit(number: int, frame: FrameType | None) -> None:
+        received.add(number)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):  # replaces Ray's handlers
+        signal.signal(number, handle_exit)
     try:
         serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
         serve.run(build(settings), name=NAME, route_prefix="/", blocking=False)
@@ -137,3 +142,5 @@ def run(settings: Settings, host: str, port: int, announce: Callable[[], None]) 
         raise EnvironmentProblem(f"Ray Serve did not start: {str(error).strip().splitlines()[-1]}") from error
     finally:
         ray.shutdown()
+    if signal.SIGINT in received:
+        raise KeyboardInterrupt

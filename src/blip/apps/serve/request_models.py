@@ -1,234 +1,357 @@
-"""What a request may say, one model a verb: fields, ranges, defaults. The OpenAPI description is made from these."""
+"""Request models, one per endpoint, and how JSON and forms are read into them. OpenAPI is generated from the models."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+import asyncio
+import json
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.datastructures import FormData, Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 
-from blip.apps.serve.jobs import Params
+from blip.apps.serve.images import ImageSource
+from blip.apps.serve.jobs import Params, Problem, encodable
+from blip.apps.serve.settings import Settings
+from blip_lite.errors import did_you_mean
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Texts = Annotated[list[Text], Field(min_length=1, max_length=100)]
 Image = Annotated[str, Field(description="base64 of an image file.")]
-Url = Annotated[str, Field(max_length=2000, description="http(s) address of an image; where the server allows them.")]
+Url = Annotated[str, Field(max_length=2000, description="http(s) URL of an image, if the server allows URLs.")]
+Key = Annotated[str, Field(max_length=500)]
 IMAGES = ("image", "images", "url", "urls")
+TYPES = "application/json or multipart/form-data"
 
 
 class Body(BaseModel):
-    """What all verbs take. `images`, `urls`, `texts` and `questions` are lists: with one, the answer is a list."""
+    """Fields of all endpoints. With a list of images, texts or questions the response is a list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    text_field: ClassVar[str] = ""  # the field for one text; the field for several ends with an s
+    text_required: ClassVar[bool] = False
+    capability: ClassVar[str]  # that the model needs
+    record: ClassVar[str]  # schema of the response
 
     image: Image | None = None
     images: Annotated[list[Image], Field(min_length=1)] | None = None
     url: Url | None = None
     urls: Annotated[list[Url], Field(min_length=1)] | None = None
-    keys: Annotated[list[Annotated[str, Field(max_length=500)]], Field(description="Names of the images.")] | None = (
-        None
-    )
-    model: Annotated[str | None, Field(description="One of /v1/models; default the first that can.")] = None
+    keys: Annotated[list[Key], Field(description="Names of the images.")] | None = None
+    model: Annotated[str, Field(description="One of /v1/models; default: the first with the capability.")] | None = None
 
     @model_validator(mode="before")
     @classmethod
     def _not_null(cls, values: Any) -> Any:
         null = [name for name, value in values.items() if value is None]
         if null:
-            raise ValueError(f"{null[0]} is null; leave out what is not given")
+            raise ValueError(f"{null[0]} is null; omit fields without a value")
         return values
 
     @model_validator(mode="after")
-    def _one_source(self) -> Self:
-        given = [name for name in IMAGES if getattr(self, name) is not None]
-        if len(given) != 1 and not (not given and self.texts_alone):
-            raise ValueError(f"give one of image, images, url or urls, not {' and '.join(given) or 'none'}")
-        if self.keys is not None and len(self.keys) != self.count:
-            raise ValueError(f"{len(self.keys)} keys and {self.count} images; must be as many")
+    def _check_fields(self) -> Self:
+        names = [name for name in IMAGES if getattr(self, name) is not None]
+        if len(names) != 1 and (names or not self.text_only):
+            raise ValueError(f"exactly one of {', '.join(IMAGES)} is required, not {' and '.join(names) or 'none'}")
+        if self.keys is not None and len(self.keys) != self.num_images:
+            raise ValueError(f"{len(self.keys)} keys and {self.num_images} images; counts must match")
+        if self.text_required:
+            self._check_text()
         return self
 
     @property
-    def texts_alone(self) -> bool:
-        """Whether there is no image to look at."""
+    def text_only(self) -> bool:
+        """Whether the request has no image."""
         return False
 
     @property
-    def count(self) -> int:
-        """Images named."""
-        return len(self.images or self.urls or [1]) if not self.texts_alone else 0
+    def num_images(self) -> int:
+        return 0 if self.text_only else len(self.images or self.urls or [1])
 
     @property
-    def many(self) -> bool:
-        """Whether the answer is a list."""
-        return self.images is not None or self.urls is not None
+    def is_list(self) -> bool:
+        """Whether the response is a list."""
+        several_texts = getattr(self, f"{self.text_field}s", None)
+        return not (self.images is None and self.urls is None and several_texts is None)
 
     @property
-    def needs(self) -> tuple[str, ...]:
-        """What the model must be able to do: one of these, the first is preferred."""
-        raise NotImplementedError
+    def capabilities(self) -> tuple[str, ...]:
+        """Capabilities of which the model needs one, in order of preference."""
+        return (self.capability,)
 
-    def lines(self, image: int) -> tuple[str, ...]:
-        """The texts that go with an image."""
-        return ()
+    @property
+    def all_texts(self) -> tuple[str, ...]:
+        single, several = (getattr(self, name, None) for name in (self.text_field, f"{self.text_field}s"))
+        return tuple(several) if several is not None else () if single is None else (single,)
+
+    def texts_for(self, index: int) -> tuple[str, ...]:
+        """Texts of the image with this index."""
+        return self.all_texts
 
     def params(self) -> Params:
-        """What the model's call is told, sorted."""
-        raise NotImplementedError
-
-    def _params(self, *names: str) -> Params:
-        values = ((name, getattr(self, name)) for name in sorted(names))
+        """Arguments of the model's method, sorted by name."""
+        texts = {self.text_field, f"{self.text_field}s"}
+        names = sorted(set(type(self).model_fields) - set(Body.model_fields) - texts)
+        values = ((name, getattr(self, name)) for name in names)
         return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in values)
+
+    def _check_text(self) -> None:
+        single, several = self.text_field, f"{self.text_field}s"
+        if (getattr(self, single) is None) == (getattr(self, several) is None):
+            raise ValueError(f"exactly one of {single} and {several} is required")
 
 
 class CaptionBody(Body):
-    """Describes images."""
+    """Describe images."""
 
-    prompt: Annotated[str | None, Field(max_length=200)] = None
+    capability: ClassVar[str] = "caption"
+    record: ClassVar[str] = "caption"
+
+    prompt: Annotated[str, Field(max_length=200)] | None = None
     beams: Annotated[int, Field(ge=1, le=32, description="1 is greedy.")] = 3
-    sample: Annotated[bool, Field(description="Nucleus sampling instead of beams.")] = False
+    sample: Annotated[bool, Field(description="Nucleus sampling instead of beam search.")] = False
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     top_k: Annotated[int, Field(ge=0, le=1000)] = 50
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    min_length: Annotated[int, Field(ge=0, le=100, description="Ids, with the prompt, start and end.")] = 5
-    max_length: Annotated[int, Field(ge=2, le=100, description="Ids, with the prompt, start and end.")] = 20
+    min_length: Annotated[int, Field(ge=0, le=100, description="Token ids, with prompt, start and end.")] = 5
+    max_length: Annotated[int, Field(ge=2, le=100, description="Token ids, with prompt, start and end.")] = 20
     num_captions: Annotated[int, Field(ge=1, le=32)] = 1
-    repetition_penalty: Annotated[float | None, Field(ge=0.1, le=10)] = None
-    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Of sampling.")] = 0
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("caption",)
-
-    def params(self) -> Params:
-        return self._params(*(name for name in CaptionBody.model_fields if name not in Body.model_fields))
+    repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1, description="Random seed for sampling.")] = 0
 
 
 class AnswerBody(Body):
-    """Answers questions about images."""
+    """Answer questions about images."""
+
+    text_field: ClassVar[str] = "question"
+    text_required: ClassVar[bool] = True
+    capability: ClassVar[str] = "answer"
+    record: ClassVar[str] = "answer"
 
     question: Text | None = None
     questions: Annotated[list[Text], Field(min_length=1, max_length=64)] | None = None
-    answers: (
-        Annotated[list[Text], Field(min_length=1, max_length=4000, description="The only answers allowed.")] | None
-    ) = None
-    top: Annotated[int, Field(ge=1, le=32, description="Answers a question.")] = 1
-    k: Annotated[int, Field(ge=1, le=4000, description="Candidates kept after their first token.")] = 128
+    answers: Annotated[list[Text], Field(min_length=1, max_length=4000, description="Allowed answers.")] | None = None
+    top: Annotated[int, Field(ge=1, le=32, description="Number of answers per question.")] = 1
+    k: Annotated[int, Field(ge=1, le=4000, description="Allowed answers kept after their first token.")] = 128
     beams: Annotated[int, Field(ge=1, le=32)] = 3
     max_length: Annotated[int, Field(ge=2, le=100)] = 10
     min_length: Annotated[int, Field(ge=0, le=100)] = 1
 
-    @model_validator(mode="after")
-    def _one_of(self) -> Self:
-        _check_one("question", self.question, "questions", self.questions)
-        return self
-
-    @property
-    def many(self) -> bool:
-        return super().many or self.questions is not None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("answer",)
-
-    def lines(self, image: int) -> tuple[str, ...]:
-        return tuple(self.questions or [self.question or ""])
-
-    def params(self) -> Params:
-        return self._params("answers", "top", "k", "beams", "max_length", "min_length")
-
 
 class MatchBody(Body):
-    """Scores texts against images: every text with every image."""
+    """Score every text against every image."""
+
+    text_field: ClassVar[str] = "text"
+    text_required: ClassVar[bool] = True
+    capability: ClassVar[str] = "match"
+    record: ClassVar[str] = "match"
 
     text: Text | None = None
-    texts: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
-    head: Annotated[Literal["itm", "itc", "both"], Field(description="itm: chance of a match; itc: cosine.")] = "both"
-    max_text_length: Annotated[int, Field(ge=3, le=128, description="Ids of a text.")] = 35
-
-    @model_validator(mode="after")
-    def _one_of(self) -> Self:
-        _check_one("text", self.text, "texts", self.texts)
-        return self
-
-    @property
-    def many(self) -> bool:
-        return super().many or self.texts is not None
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        return ("match",)
-
-    def lines(self, image: int) -> tuple[str, ...]:
-        return tuple(self.texts or [self.text or ""])
-
-    def params(self) -> Params:
-        return self._params("head", "max_text_length")
+    texts: Texts | None = None
+    head: Annotated[
+        Literal["itm", "itc", "both"], Field(description="itm: probability of a match; itc: cosine similarity.")
+    ] = "both"
+    max_text_length: Annotated[int, Field(ge=3, le=128, description="Token ids per text.")] = 35
 
 
 class EmbedBody(Body):
-    """Images, texts or pairs of both as vectors."""
+    """Compute vectors of images, texts or pairs of both."""
+
+    text_field: ClassVar[str] = "text"
+    record: ClassVar[str] = "embedding"
 
     kind: Literal["image", "text", "multimodal"] = "image"
     text: Text | None = None
-    texts: Annotated[list[Text], Field(min_length=1, max_length=100)] | None = None
-    projected: Annotated[bool, Field(description="Unit vectors of the space that images and texts share.")] = True
+    texts: Texts | None = None
+    projected: Annotated[bool, Field(description="Unit vectors in the space shared by images and texts.")] = True
 
     @model_validator(mode="after")
-    def _fitting(self) -> Self:
+    def _check_kind(self) -> Self:
         if self.kind == "image":
-            if self.text is not None or self.texts is not None:
-                raise ValueError("kind image takes no text; they go with text and multimodal")
+            if self.all_texts:
+                raise ValueError("kind image takes no texts; use kind text or multimodal")
             return self
         if self.kind == "text" and any(getattr(self, name) is not None for name in (*IMAGES, "keys")):
             raise ValueError("kind text takes neither images nor keys")
-        if self.kind == "multimodal" and self.texts is not None and len(self.texts) != self.count:
-            raise ValueError(f"{self.count} images and {len(self.texts)} texts; must be as many, or one text")
-        _check_one("text", self.text, "texts", self.texts)
+        if self.kind == "multimodal" and self.texts is not None and len(self.texts) != self.num_images:
+            raise ValueError(f"{self.num_images} images and {len(self.texts)} texts; counts must match, or give text")
+        self._check_text()
         return self
 
     @property
-    def texts_alone(self) -> bool:
+    def text_only(self) -> bool:
         return self.kind == "text"
 
     @property
-    def many(self) -> bool:
-        return super().many or self.texts is not None
+    def capabilities(self) -> tuple[str, ...]:
+        if self.projected and self.kind != "multimodal":
+            return ("match",)
+        return ("image" if self.kind == "image" else "text",)
 
-    @property
-    def needs(self) -> tuple[str, ...]:
-        joined = self.projected and self.kind != "multimodal"
-        return ("match" if joined else "image" if self.kind == "image" else "text",)
-
-    def lines(self, image: int) -> tuple[str, ...]:
-        if self.kind == "image":
-            return ()
-        return (self.texts[image] if self.texts is not None else self.text or "",)
-
-    def params(self) -> Params:
-        return self._params("kind", "projected")
+    def texts_for(self, index: int) -> tuple[str, ...]:
+        return self.all_texts[index : index + 1] if self.texts is not None else self.all_texts
 
 
 class ExplainBody(Body):
-    """Heat-maps: where the model looked for each token of a text, of its own caption, or of its answer."""
+    """Compute heat-maps: where the model attends for each token of a text, of its own caption, or of its answer."""
 
-    text: Annotated[Text | None, Field(description="A text to match, or a question; none = the model's caption.")] = (
+    text_field: ClassVar[str] = "text"
+    record: ClassVar[str] = "explain"
+
+    text: Annotated[Text, Field(description="A text to match or a question; default: the model's caption.")] | None = (
         None
     )
     method: Literal["gradcam", "attention", "rollout"] = "gradcam"
-    layer: Annotated[int | None, Field(ge=0, le=47, description="Cross-attention, from 0; none = the usual.")] = None
+    layer: Annotated[int, Field(ge=0, le=47, description="Cross-attention layer from 0.")] | None = None
     overlay: Annotated[
-        Literal["mean", "words", "none"], Field(description="Pictures with the map over the image, as base64 PNG.")
+        Literal["mean", "words", "none"], Field(description="Base64 PNGs of the heat-map over the image.")
     ] = "mean"
 
     @property
-    def needs(self) -> tuple[str, ...]:
+    def capabilities(self) -> tuple[str, ...]:
         return ("caption",) if self.text is None else ("match", "answer")
 
-    def lines(self, image: int) -> tuple[str, ...]:
-        return () if self.text is None else (self.text,)
 
-    def params(self) -> Params:
-        return self._params("method", "layer", "overlay")
+BODIES: dict[str, type[Body]] = {
+    "caption": CaptionBody,
+    "answer": AnswerBody,
+    "match": MatchBody,
+    "embed": EmbedBody,
+    "explain": ExplainBody,
+}
 
 
-def _check_one(one: str, first: object, many: str, second: object) -> None:
-    if (first is None) == (second is None):
-        raise ValueError(f"give {one} or {many}, one of the two")
+@dataclass(frozen=True, slots=True)
+class ParsedRequest:
+    """A validated body and its images; none for texts alone."""
+
+    body: Body
+    sources: list[ImageSource]
+
+
+class _InMemoryParser(MultiPartParser):
+    """Never writes files to disk: the size of the whole body is limited."""
+
+    spool_max_size = 1 << 62
+
+
+async def parse_request(
+    headers: Headers, stream: AsyncGenerator[bytes, None], kind: type[Body], settings: Settings
+) -> ParsedRequest:
+    """Read a body. Raises Problem: 400 invalid JSON or form, 413 too many images, 415 another type, 422 a field."""
+    media = headers.get("content-type", "").partition(";")[0].strip().lower()
+    files: list[tuple[str, bytes]] = []  # name and content
+    if media == "application/json":
+        data = b"".join([chunk async for chunk in stream])
+        values = await asyncio.to_thread(_parse_json, data)
+    elif media == "multipart/form-data":
+        values, files = await _parse_form(headers, stream, kind)
+    else:
+        raise Problem("unsupported_type", f"Content-Type {media[:80] or 'missing'}; must be {TYPES}")
+    body = _validate(values, kind, strict=media == "application/json")
+    if body.num_images > settings.max_images:
+        raise Problem("too_many", f"{body.num_images} images; at most {settings.max_images} per request")
+    return ParsedRequest(body, _sources(body, files))
+
+
+def _parse_json(data: bytes) -> Any:
+    try:
+        return json.loads(data.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_fields)
+    except (ValueError, RecursionError) as error:
+        raise Problem("bad_request", f"the body is not valid JSON ({str(error)[:120]})") from error
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise ValueError("duplicate field")
+    return values
+
+
+async def _parse_form(
+    headers: Headers, stream: AsyncGenerator[bytes, None], kind: type[Body]
+) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
+    """Fields of a form, with an empty text in place of each file, and the files."""
+    try:
+        form = await _InMemoryParser(headers, stream, max_files=1000, max_fields=1000, max_part_size=1 << 20).parse()
+    except (MultiPartException, KeyError, UnicodeError, ValueError) as error:
+        reason = getattr(error, "message", None) or str(error)
+        raise Problem("bad_request", f"the body is not a valid form ({reason[:120]})") from error
+    try:
+        values, files = _form_fields(form, kind)
+        return values, [(file.filename or "", await file.read()) for file in files]
+    finally:
+        await form.close()
+
+
+def _form_fields(form: FormData, kind: type[Body]) -> tuple[dict[str, Any], list[UploadFile]]:
+    values: dict[str, Any] = {}
+    files: list[UploadFile] = []
+    for name in dict.fromkeys(form.keys()):
+        parts = form.getlist(name)
+        uploads = [part for part in parts if isinstance(part, UploadFile)]
+        if uploads and (name not in ("image", "images") or len(uploads) < len(parts)):
+            raise Problem("bad_field", f"{name[:80]}: only image takes files, and only files", field=name[:80])
+        files += uploads
+        texts: list[Any] = ["" for _ in parts] if uploads else parts
+        target = "images" if name == "image" and len(parts) > 1 else name
+        if _is_list_field(kind, target):
+            values[target] = texts
+        elif len(texts) == 1:
+            values[target] = texts[0]
+        else:
+            raise Problem("bad_field", f"{name[:80]}: given {len(texts)} times; allowed once", field=name[:80])
+    return values, files
+
+
+def _is_list_field(kind: type[Body], name: str) -> bool:
+    field = kind.model_fields.get(name)
+    return field is not None and "list[" in str(field.annotation)
+
+
+def _validate(values: Any, kind: type[Body], *, strict: bool) -> Body:
+    if not isinstance(values, Mapping):
+        raise Problem("bad_field", "the body must be a JSON object")
+    try:
+        return kind.model_validate(values, strict=strict)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False)[0]
+        path = [str(part) for part in first["loc"]]
+        reason = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "extra_forbidden":
+            reason = f"unknown field{did_you_mean(path[-1], kind.model_fields)}"
+        name = ".".join(path)[:80]
+        message = f"{name}: {reason}" if name else reason
+        raise Problem("bad_field", message, field=path[0][:80] if path else None) from None
+
+
+def _sources(body: Body, files: list[tuple[str, bytes]]) -> list[ImageSource]:
+    field = next((name for name in IMAGES if getattr(body, name) is not None), "")
+    if not field:
+        return []
+    value: str | list[str] = getattr(body, field)
+    texts = value if isinstance(value, list) else [value]
+    keys = [str(i) for i in range(len(texts))]
+    if files:
+        names = body.keys or _distinct([encodable(name)[:500] or keys[i] for i, (name, _) in enumerate(files)])
+        return [ImageSource(name, field, data) for name, (_, data) in zip(names, files, strict=True)]
+    if field in ("url", "urls"):
+        return [ImageSource(k, field, url=url) for k, url in zip(body.keys or _distinct(texts), texts, strict=True)]
+    return [ImageSource(key, field, text) for key, text in zip(body.keys or keys, texts, strict=True)]
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number appended to repeated ones."""
+    counts: dict[str, int] = {}
+    results = []
+    for name in names:
+        counts[name] = counts.get(name, 0) + 1
+        results.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
+    return results

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from blip.apps.serve import urls
-from blip.apps.serve.problems import Problem
+from blip.apps.serve import images
+from blip.apps.serve.jobs import Problem
 from tests.apps.serve.conftest import png
 
 PHOTO = png()
@@ -54,9 +54,9 @@ def fetch(url: str, *, max_bytes: int = 100_000) -> bytes:
     """With one name that is public and leads to the site of these tests; no DNS knows it."""
 
     async def resolve(host: str, port: int) -> str:
-        return "127.0.0.1" if host == "photos.example" else await urls.public_address(host, port)
+        return "127.0.0.1" if host == "photos.example" else await images.public_address(host, port)
 
-    return asyncio.run(urls.Fetcher(max_bytes, 5.0, resolve).fetch(url))
+    return asyncio.run(images.Fetcher(max_bytes, 5.0, resolve).fetch(url))
 
 
 @pytest.mark.parametrize("path", ["a.png", "moved"])
@@ -71,7 +71,7 @@ def test_the_connection_goes_to_the_address_that_was_checked(port: int, path: st
         ("file", "must start with http"),
         ("loop", "more than 5 redirects"),
         ("big", "more than 0.1 MB"),
-        ("none", "the server answers 404"),
+        ("none", "the server returned status 404"),
     ],
 )
 def test_redirects_and_sizes_are_checked_too(port: int, path: str, reason: str) -> None:
@@ -137,7 +137,7 @@ def test_addresses_inside_are_never_visited(url: str) -> None:
     ],
 )
 def test_which_addresses_are_public(address: str, public: bool) -> None:
-    assert urls.is_public(ipaddress.ip_address(address)) is public
+    assert images.is_public(ipaddress.ip_address(address)) is public
 
 
 def test_the_name_that_is_resolved_is_the_one_that_is_asked_for() -> None:
@@ -149,7 +149,7 @@ def test_the_name_that_is_resolved_is_the_one_that_is_asked_for() -> None:
         raise Problem("bad_url", "enough")
 
     with pytest.raises(Problem, match="enough"):
-        asyncio.run(urls.Fetcher(1000, 5.0, resolve).fetch("http://straße.example/"))
+        asyncio.run(images.Fetcher(1000, 5.0, resolve).fetch("http://straße.example/"))
     assert seen == ["xn--strae-oqa.example"]
 
 
@@ -163,7 +163,7 @@ def test_names_that_never_resolve_hold_up_nothing_else(monkeypatch: pytest.Monke
     monkeypatch.setattr(socket, "getaddrinfo", hang)
 
     async def run() -> None:
-        waiting = [asyncio.create_task(urls.public_address("slow.example", 80)) for _ in range(64)]
+        waiting = [asyncio.create_task(images.public_address("slow.example", 80)) for _ in range(64)]
         await asyncio.sleep(0.05)
         async with asyncio.timeout(5):
             await asyncio.to_thread(len, "what everything else needs")
