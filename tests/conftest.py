@@ -1,12 +1,42 @@
-"""Fixtures for all tests: single-threaded torch, so that numbers do not depend on the machine."""
+"""Fixtures for all tests: nothing depends on the machine's cores, environment variables or caches."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
 import pytest
+
+FOLDERS = ("BLIP_HOME", "BLIP_CACHE", "HF_HOME")
+KEPT = "BLIP_ORT_WEB"  # onnxruntime-web for the tests of the browser page
+_original = dict(os.environ)
 
 
 @pytest.fixture(autouse=True, scope="session")
-def one_thread() -> None:
+def single_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Empty folders for models, indexes and downloads; no settings from the caller's environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in os.environ:
+            if name.startswith("BLIP_") and name != KEPT:
+                patch.delenv(name)
+        for name in FOLDERS:
+            patch.setenv(name, str(tmp_path_factory.getbasetemp() / name.lower()))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def callers_cache(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests of published weights use the caller's folders, so that gigabytes are downloaded once."""
+    if request.node.get_closest_marker("network") or request.node.get_closest_marker("weights"):
+        for name in FOLDERS:
+            if name in _original:
+                monkeypatch.setenv(name, _original[name])
+            else:
+                monkeypatch.delenv(name, raising=False)

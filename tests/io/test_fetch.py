@@ -223,9 +223,11 @@ def test_hub_files_are_fetched_once_and_then_cached(tmp_path: Path) -> None:
         thread.start()
         endpoint = f"http://127.0.0.1:{hub.server_port}"
         wanted = [["config.json"], ["model.safetensors", "pytorch_model.bin"]]
-        folder = fetch.fetch_hub("org/name", wanted, offline=False, cache=tmp_path, endpoint=endpoint)
-        hub.shutdown()
-        thread.join()
+        try:
+            folder = fetch.fetch_hub("org/name", wanted, offline=False, cache=tmp_path, endpoint=endpoint)
+        finally:
+            hub.shutdown()
+            thread.join()
     assert {path.name for path in folder.iterdir()} == {"config.json", "pytorch_model.bin"}
     assert fetch.fetch_hub("org/name", wanted, offline=True, cache=tmp_path) == folder
     assert fetch.is_in_hub_cache("org/name", wanted, tmp_path)
