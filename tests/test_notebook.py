@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from tests.waiting import HANG_SECONDS
+
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples" / "demo.ipynb"
 PARTS = [
@@ -53,7 +55,11 @@ def test_every_cell_runs_and_training_teaches_the_texts(tmp_path: Path, monkeypa
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = nbclient.NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path / "examples")}}
+        notebook,
+        timeout=HANG_SECONDS,
+        startup_timeout=HANG_SECONDS,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path / "examples")}},
     )
     client.execute(env=os.environ | {"PYTHONWARNINGS": "default"})
     said = "".join(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
 import subprocess
 import sys
@@ -13,24 +15,25 @@ import pytest
 from blip.cli import VERBS, main
 from blip_lite.errors import EnvironmentProblem
 from tests.cli.conftest import Blip
+from tests.waiting import HANG_SECONDS
 
 RANDOM = ("-m", "random-tiny")
-QUICK = 0.3  # seconds of the processor for a help text, on a free machine
+HEAVY = {"torch", "numpy", "PIL", "onnxruntime", "omegaconf", "huggingface_hub", "httpx2"}
+MODULES = 600  # loaded after the help of all verbs; torch alone is more than a thousand
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
-def test_help_is_quick_and_without_torch(verb: str) -> None:
+def test_help_is_quick_and_without_torch() -> None:
+    """Quick because it imports little: counted, as times depend on the load of the machine (see benchmarks)."""
     code = (
-        "import sys, time; from blip.cli import main; "
-        f"code = main({[verb, '--help'] if verb else ['--help']}); "
-        "assert 'torch' not in sys.modules; print(time.process_time(), file=sys.stderr); sys.exit(code)"
+        "import sys; from blip.cli import VERBS, main\n"
+        "for verb in ([], *([verb] for verb in VERBS)):\n"
+        "    assert main([*verb, '--help']) == 0, verb\n"
+        f"    loaded = sys.modules.keys() & {HEAVY!r}\n"
+        f"    assert not loaded and len(sys.modules) < {MODULES}, (verb, loaded, len(sys.modules))\n"
     )
-    spent = []
-    for _ in range(3):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        spent.append(float(done.stderr))
-    assert "blip" in done.stdout.lower()
-    assert min(spent) < 2 * QUICK  # the test machine is busy; the time is reported by benchmarks
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lower().count("blip") > len(VERBS)
 
 
 def test_without_a_verb_the_verbs_are_listed(blip: Blip) -> None:

@@ -181,7 +181,9 @@ def test_when_one_process_dies_the_others_say_so_and_end(data: Path, tmp_path: P
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     flags = ["--steps", "100000", "--batch-size", "4", "--workers", "0", "--threads", "1", "--device", "cpu"]
     task = ["train", "caption", "--data", str(data), "--init", "random-tiny", "-o", str(tmp_path / "run")]
-    ended = subprocess.run([sys.executable, *torchrun, *task, *flags], capture_output=True, text=True, timeout=HANG_SECONDS)
+    ended = subprocess.run(
+        [sys.executable, *torchrun, *task, *flags], capture_output=True, text=True, timeout=HANG_SECONDS
+    )
     assert ended.returncode != 0
     said = [line for line in ended.stderr.splitlines() if "process 0 of 2: another process has ended" in line]
     assert len(said) == 1 and "run the same command again to resume" in said[0], ended.stderr
