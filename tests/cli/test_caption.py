@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from PIL import Image
 from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 from tests.io.test_video import damage, write_clip
+from tests.waiting import HANG_SECONDS, wait_until
 
 RANDOM = ("-m", "random-tiny")
 
@@ -238,20 +238,46 @@ def test_summaries_have_no_sidecars_and_no_shards(blip: Blip, clips: Path) -> No
         assert said.code == 2 and "--summary with sidecars or --shard" in said.err
 
 
+# `blip` that stops in the middle of reading: it creates the file `reached` and waits for the file `release`
+HELD = """\
+import itertools, sys, time
+from pathlib import Path
+from PIL.ImageFile import ImageFile
+from blip.cli import main
+
+release, reached, *arguments = sys.argv[1:]
+count, load = itertools.count(1), ImageFile.load
+
+def hold(self):
+    if next(count) == 40:
+        Path(reached).touch()
+        while not Path(release).exists():
+            time.sleep(0.01)
+    return load(self)
+
+ImageFile.load = hold
+sys.exit(main(arguments))
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_is_resumed_to_the_same_file(photos: Path, tmp_path: Path, number: signal.Signals) -> None:
+def test_an_interrupted_run_is_resumed_to_the_same_file(
+    blip: Blip, photos: Path, tmp_path: Path, number: signal.Signals
+) -> None:
     (photos / "c.jpg").unlink()
-    for i in range(150):
+    for i in range(60):
         (photos / f"x{i:03}.png").write_bytes((photos / "a.png").read_bytes())
     out, whole = tmp_path / "out.jsonl", tmp_path / "whole.jsonl"
-    start = [sys.executable, "-m", "blip", "caption", str(photos), *RANDOM, "--batch-size", "2", "--threads", "1"]
-    process = subprocess.Popen([*start, "-o", str(out)], stderr=subprocess.PIPE, text=True)
-    while process.poll() is None and not (out.exists() and out.stat().st_size):
-        time.sleep(0.01)
+    release, reached = tmp_path / "release", tmp_path / "reached"
+    arguments = ["caption", str(photos), *RANDOM, "--beams", "1", "--batch-size", "2", "--threads", "1"]
+    held = [sys.executable, "-c", HELD, str(release), str(reached), *arguments, "-o", str(out)]
+    process = subprocess.Popen(held, stderr=subprocess.PIPE, text=True)
+    wait_until(lambda: reached.exists() and out.exists() and out.stat().st_size > 0, process)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 128 + number, said
-    assert 0 < len(out.read_text().splitlines()) < 154
-    subprocess.run([*start, "-o", str(out), "--resume"], check=True, capture_output=True)
-    subprocess.run([*start, "-o", str(whole)], check=True, capture_output=True)
+    release.touch()
+    _, err = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 128 + number, err
+    assert 0 < len(out.read_text().splitlines()) < 64
+    assert blip(*arguments, "-o", out, "--resume").code == 0
+    assert blip(*arguments, "-o", whole).code == 0
     assert out.read_bytes() == whole.read_bytes()

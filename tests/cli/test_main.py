@@ -141,7 +141,7 @@ def test_a_closed_pipe_ends_quietly(photos: Path) -> None:
     command = [sys.executable, "-m", "blip", "caption", str(photos), *RANDOM, "-q", "--batch-size", "1", "--json"]
     process = subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=photos.parent)
     os.close(writer)
-    with open(reader, buffering=1) as lines:
+    with open(reader) as lines:
         assert lines.readline().startswith("{")
     _, err = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 0, err

@@ -20,10 +20,23 @@ from tests.tasks.oracle_steps import LOSS, SIMS, batch, check_gradients, momentu
 IDS = ([0, 1, 1], [2, 3, 0])
 
 
-def one_rank(rank: int, folder: str, family: Family, all_ranks: bool) -> None:
-    """One step on this rank's rows; gradients are averaged over the ranks as DistributedDataParallel does."""
+CASES: list[tuple[Family, bool, str]] = [
+    ("retrieval", True, "retrieval.allrank"),
+    ("retrieval", False, "retrieval.samerank"),
+    ("pretrain", False, "pretrain"),
+]
+
+
+def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for family, all_ranks, name in CASES:
+        torch.save(one_step(rank, family, all_ranks), f"{folder}/{name}.rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def one_step(rank: int, family: Family, all_ranks: bool) -> dict[str, Any]:
+    """One step on this rank's rows; gradients are averaged over the ranks as DistributedDataParallel does."""
     model = momentum_model(family)
     options: dict[str, Any] = {"lm": True}
     rows, seed = 2, 400 + rank
@@ -52,22 +65,21 @@ def one_rank(rank: int, folder: str, family: Family, all_ranks: bool) -> None:
         "idx_queue": model.queue.ids,
         "ptr": model.queue.pointer,
     }
-    torch.save({"found": found, "gradients": original_gradients(model, family)}, f"{folder}/rank{rank}.pt")
-    dist.destroy_process_group()
+    return {"found": found, "gradients": original_gradients(model, family)}
 
 
-@pytest.mark.parametrize(
-    ("family", "all_ranks", "name"),
-    [
-        ("retrieval", True, "retrieval.allrank"),
-        ("retrieval", False, "retrieval.samerank"),
-        ("pretrain", False, "pretrain"),
-    ],
-)
-def test_two_processes_equal_the_original(tmp_path: Path, family: Family, all_ranks: bool, name: str) -> None:
-    mp.spawn(one_rank, args=(str(tmp_path), family, all_ranks), nprocs=2)
+@pytest.fixture(scope="module")
+def steps(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the results of both ranks, of all cases: the two processes start once."""
+    folder = tmp_path_factory.mktemp("steps")
+    mp.spawn(run_rank, args=(str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", [name for _, _, name in CASES])
+def test_two_processes_equal_the_original(steps: Path, name: str) -> None:
     recorded, compared = tensors("distributed"), 0
-    results = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    results = [torch.load(steps / f"{name}.rank{rank}.pt", weights_only=True) for rank in range(2)]
     for rank, result in enumerate(results):
         for part, value in result["found"].items():
             expected = recorded.get(f"{name}.{part}.rank{rank}", recorded.get(f"{name}.{part}"))
