@@ -13,10 +13,9 @@ from typing import Any
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
-from typer.main import get_command
 
 from blip.cli import VERBS
-from blip.cli.run import verb_app
+from blip.cli.run import verb_command
 
 WIDTH = 78  # what a column of the site shows without scrolling
 DECISIONS = Path(__file__).parent / "decisions"
@@ -64,14 +63,12 @@ def command_page(verb: str) -> str:
 
 
 def helps(verb: str) -> Iterator[tuple[str, str]]:
-    """Name and `--help` of a verb and of the commands below it, without the frames that a terminal gets."""
+    """Name and `--help` of a verb and of the commands below it,"""
     name = f"blip {verb}"
-    command: Any = get_command(verb_app(verb))
-    command.rich_markup_mode = None
+    command: Any = verb_command(verb)
     with command.make_context(name, [], resilient_parsing=True, terminal_width=WIDTH) as context:
         yield name, _tidy(command.get_help(context))
         for below, child in getattr(command, "commands", {}).items():
-            child.rich_markup_mode = None
             with child.make_context(below, [], parent=context, resilient_parsing=True) as inner:
                 yield f"{name} {below}", _tidy(child.get_help(inner))
 

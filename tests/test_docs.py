@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.main import get_command
 
 from blip.cli import VERBS, main
-from blip.cli.export import FORMS
-from blip.cli.run import verb_app
+from blip.cli.export import LAYOUTS
+from blip.cli.run import verb_command
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,9 +142,9 @@ def test_the_first_page_lists_the_extras_there_are() -> None:
     assert listed == set(project["optional-dependencies"]) - {"dev", "all"}
 
 
-def test_the_export_page_lists_the_forms_there_are() -> None:
+def test_the_export_page_lists_the_layouts_there_are() -> None:
     table = (DOCS / "tasks" / "export.md").read_text("utf-8").partition("\n\n```")[0]
-    assert re.findall(r"^\| `([a-z]+)`", table, re.MULTILINE) == list(FORMS)
+    assert re.findall(r"^\| `([a-z]+)`", table, re.MULTILINE) == list(LAYOUTS)
 
 
 def commands(code: str) -> Iterator[tuple[str, set[str]]]:
@@ -160,7 +159,7 @@ def commands(code: str) -> Iterator[tuple[str, set[str]]]:
 
 def known_flags(verb: str) -> set[str]:
     assert verb in VERBS, f"no verb '{verb}'"
-    command: Any = get_command(verb_app(verb))
+    command: Any = verb_command(verb)
     every = [command, *getattr(command, "commands", {}).values()]
     return {flag for c in every for p in c.params for flag in (*p.opts, *p.secondary_opts)} | {"--help"}
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import subprocess
 import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
 
-from blip.cli import VERBS, doctor, selftest
+from blip.cli import doctor, selftest
 from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 
@@ -135,25 +133,3 @@ def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkey
     said = blip("doctor", "--bench")  # which then has nothing to time
     assert said.code == 4
     assert "blip: error: model 'random-tiny' does not work here: CheckpointMismatch: the file is not whole" in said.err
-
-
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_scripts_know_verbs_flags_and_models(blip: Blip, shell: str) -> None:
-    said = blip("completion", shell)
-    assert said.code == 0
-    for word in (*VERBS, "num-captions", "caption-base", "convert"):
-        assert word in said.out
-    if shutil.which(shell):
-        subprocess.run([shell, "-n"], input=said.out, text=True, check=True)
-
-
-def test_bash_completes_a_flag(blip: Blip) -> None:
-    script = blip("completion", "bash").out
-    asked = "COMP_WORDS=(blip caption --bea); COMP_CWORD=2; _blip; echo ${COMPREPLY[@]}"
-    done = subprocess.run(["bash", "-c", f"{script}\n{asked}"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["--beams"]
-
-
-def test_an_unknown_shell_is_one_line(blip: Blip) -> None:
-    said = blip("completion", "tcsh")
-    assert said.code == 2 and said.err == "blip: error: unknown shell 'tcsh'; must be one of bash, zsh, fish\n"

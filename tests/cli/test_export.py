@@ -37,7 +37,7 @@ def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--to", "tflite"], 2, "--to tflite; must be one of onnx, web, safetensors, hf"),
+        (["--to", "tflite"], 2, "--to tflite; must be onnx, web, safetensors or hf"),
         (["--to", "hf", "--parts", "vision"], 2, "--parts with --to hf; must be used with --to onnx or web"),
         (["--parts", "head"], 2, "--parts head; must be one of vision, text, decoder"),
         (["--opset", "7"], 2, "--opset 7; must be an integer from 18 to 23"),

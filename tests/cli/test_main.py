@@ -114,7 +114,8 @@ def test_a_missing_torch_is_told_and_what_goes_without(
 
 def test_warnings_are_one_line() -> None:
     code = "import sys, warnings; from blip.cli.run import run; sys.modules['blip.cli.w'] = sys; "
-    code += "sys.w = lambda: warnings.warn('folder\\nskipped') or 0; sys.exit(run(['w'], {'w': 'x'}))"
+    code += "from blip.cli.commands import command; sys.w = command(lambda: warnings.warn('folder\\nskipped') or 0); "
+    code += "sys.exit(run(['w'], {'w': 'x'}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "blip: warning: folder skipped\n")
 

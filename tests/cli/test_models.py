@@ -6,15 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner, Result
+from click.testing import CliRunner, Result
 
-from blip.cli.models import app
+from blip.cli.models import models
 from blip_lite.errors import BlipError, CheckpointError, OfflineError, UnknownModel, UsageError
 from tests.checkpoint.test_load import folders, small_file  # noqa: F401
 
 
 def run(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(models, [str(argument) for argument in arguments], standalone_mode=False)
+    result.exit_code = result.return_value or result.exit_code
+    return result
 
 
 def fails(*arguments: str | Path) -> BaseException:
@@ -103,7 +105,8 @@ def test_unknown_file_is_an_error() -> None:
 
 def test_help_and_list_import_no_torch() -> None:
     code = (
-        "import sys; from blip.cli.models import app; app({}, standalone_mode=False); sys.exit('torch' in sys.modules)"
+        "import sys; from blip.cli.models import models; models({}, standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
     )
     for arguments in (["--help"], ["list"]):
         assert subprocess.run([sys.executable, "-c", code.format(arguments)], capture_output=True).returncode == 0

@@ -1,42 +1,95 @@
-"""Flags that verbs share."""
+"""Commands from annotated functions, shared flags, and help in groups."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from inspect import signature
-from typing import get_type_hints
+from typing import Annotated, Literal
 
+import click
 import pytest
 
+from blip.cli import VERBS
 from blip.cli import options as o
-from blip.cli.run import verb_app
+from blip.cli.commands import GENERAL, TASK, Option, argument, command, option
+from blip.cli.run import verb_command
+from blip_lite.errors import UsageError
 
-VERBS = ("caption", "ask", "match", "embed")
+IMAGE_VERBS = ("caption", "ask", "match", "embed")
+WIDTH = 98  # of text on a terminal of 100 columns
 
 
 @dataclass(kw_only=True)
 class LoudRun(o.Run):
-    loud: bool = False
+    loud: Annotated[bool, option(help="Loud.")] = False
 
 
-RUN = LoudRun()
-
-
-def test_a_group_of_flags_is_spelled_out_and_comes_back_as_one() -> None:
-    def verb(name: str, run: LoudRun = RUN, times: int = 1) -> int:
+def test_a_group_of_flags_is_expanded_and_comes_back_as_one() -> None:
+    @command
+    def verb(
+        name: Annotated[str, argument("NAME", help="Name.")],
+        run: LoudRun,
+        times: Annotated[int, option(help="Times.")] = 1,
+    ) -> int:
         return len(name) * times + run.loud + (run.device == "cpu")
 
-    spelled = o.flat(verb)
     names = [field.name for field in fields(LoudRun)]
-    assert list(signature(spelled).parameters) == ["name", *names, "times"]
-    given = {field.name: field.default for field in fields(LoudRun)}
-    assert spelled(name="abc", times=2, **given | {"loud": True, "device": "cpu"}) == 8
-    assert get_type_hints(spelled)["loud"] is bool
+    assert [parameter.name for parameter in verb.params] == ["name", *names, "times"]
+    assert verb.main(["abc", "--times", "2", "--loud", "--device", "cpu"], standalone_mode=False) == 8
 
 
-@pytest.mark.parametrize("verb", VERBS)
+def test_values_have_the_annotated_types() -> None:
+    @command
+    def verb(
+        *,
+        mode: Annotated[Literal["a", "b"], option(help="Mode.")] = "a",
+        text: Annotated[tuple[str, ...], option("-t", "--text", help="Text.")] = (),
+        number: Annotated[float | None, option(min=0, help="Number.")] = None,
+        compile: Annotated[bool | None, option("--compile/--no-compile", help="Compile.")] = None,
+    ) -> int:
+        assert (mode, text, number, compile) == ("b", ("x", "y"), 0.5, False)
+        return 0
+
+    args = ["--mode", "b", "-t", "x", "--text", "y", "--number", ".5", "--no-compile"]
+    assert verb.main(args, standalone_mode=False) == 0
+    for args, message in (
+        (["--mode", "c"], "--mode c; must be a or b"),
+        (["--number", "-1"], "--number -1; must be a number of at least 0"),
+        (["--number", "x"], "--number x; must be a number of at least 0"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            verb.main(args, standalone_mode=False)
+        assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("verb", IMAGE_VERBS)
 def test_every_verb_over_images_has_every_shared_flag(verb: str) -> None:
-    from typer.main import get_command
-
-    names = {parameter.name for parameter in get_command(verb_app(verb)).params}
+    names = {parameter.name for parameter in verb_command(verb).params}
     assert names >= {field.name for field in fields(o.Run)}
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    for verb in VERBS:
+        parent = verb_command(verb)
+        yield verb, parent
+        if isinstance(parent, click.Group):
+            yield from ((f"{verb} {name}", child) for name, child in parent.commands.items())
+
+
+@pytest.mark.parametrize(("name", "made"), list(commands()), ids=[name for name, _ in commands()])
+def test_help_has_groups_and_a_line_for_each_flag(name: str, made: click.Command) -> None:
+    """Lines fit a terminal of 100 columns, no help text is wrapped, no column shows types."""
+    with made.make_context(f"blip {name}", [], resilient_parsing=True, terminal_width=WIDTH) as context:
+        text = made.get_help(context)
+    assert max(map(len, text.splitlines())) <= WIDTH
+    headings = re.findall(r"^(\w.*):$", text, re.MULTILINE)
+    assert headings[-1] == GENERAL and "Options" not in headings
+    rows = [line for line in text.partition(f"{headings[0]}:")[2].splitlines() if line.startswith("  ")]
+    assert not [row for row in rows if row.startswith("    ")], "wrapped"
+    subcommands = len(made.commands) if isinstance(made, click.Group) else 0
+    assert len(rows) == len(made.params) + 1 + subcommands
+    for parameter in made.params:
+        assert isinstance(parameter, click.Argument) or (isinstance(parameter, Option) and parameter.group)
+    assert not re.search(r"\b(INTEGER|FLOAT|BOOLEAN|PATH\b.*\bFile path)", text)
+    assert made.params == [] or TASK in headings or not any(isinstance(p, click.Argument) for p in made.params)

@@ -46,7 +46,7 @@ def test_text_json_and_tables(blip: Blip, indexed: Path) -> None:
     assert sorted(path for _, path in found) == ["a.png", "b.jpg", "sub/d.png", "sub/e ü.png"]
     scores = [float(score) for score, _ in found]
     assert scores == sorted(scores, reverse=True)
-    records = [json.loads(line) for line in blip("search", "a cat", "--json", "-t", "2").out.splitlines()]
+    records = [json.loads(line) for line in blip("search", "a cat", "--json", "-n", "2").out.splitlines()]
     assert [record["rank"] for record in records] == [1, 2] and all(problem(record) is None for record in records)
     assert [record["path"] for record in records] == [path for _, path in found[:2]]
     assert all(0 <= record["itm"] <= 1 for record in records)
@@ -58,7 +58,7 @@ def test_signs_and_weights_reach_the_query(blip: Blip, indexed: Path) -> None:
     cat, dog = (
         dict((p, float(s)) for s, p in rows(blip("search", text, "--rerank", "0").out)) for text in ("cat", "dog")
     )
-    both = blip("search", "2:cat", "-", "dog", "-t", "4", "--rerank", "0")
+    both = blip("search", "2:cat", "-", "dog", "-n", "4", "--rerank", "0")
     assert len(rows(both.out)) == 4
     assert all(abs(float(s) - (2 * cat[p] - dog[p])) < 2e-4 for s, p in rows(both.out))
     negative = rows(blip("search", "-", "dog", "--rerank", "0").out)
@@ -66,8 +66,8 @@ def test_signs_and_weights_reach_the_query(blip: Blip, indexed: Path) -> None:
 
 
 def test_a_photo_finds_itself(blip: Blip, indexed: Path) -> None:
-    assert blip("search", "./sub/d.png", "-f", "-t", "1").out == "sub/d.png\n"
-    said = blip("search", "b.jpg", "-t", "1")
+    assert blip("search", "./sub/d.png", "-f", "-n", "1").out == "sub/d.png\n"
+    said = blip("search", "b.jpg", "-n", "1")
     assert "'b.jpg' is taken as text; write ./b.jpg for the photo" in said.err
 
 
@@ -149,11 +149,11 @@ def test_nothing_is_drawn_where_there_is_no_terminal(
 
 def test_opening_without_a_desktop_is_told(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
-    monkeypatch.setattr("typer.launch", lambda path: opened.append(path) or 0)
-    blip("search", "./a.png", "-t", "1", "--open")
+    monkeypatch.setattr("click.launch", lambda path: opened.append(path) or 0)
+    blip("search", "./a.png", "-n", "1", "--open")
     assert opened == ["a.png"]
-    monkeypatch.setattr("typer.launch", lambda path: 1)
-    assert "--open: no program here opens a.png" in blip("search", "./a.png", "-t", "2", "--open").err
+    monkeypatch.setattr("click.launch", lambda path: 1)
+    assert "--open: no program here opens a.png" in blip("search", "./a.png", "-n", "2", "--open").err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -6,56 +6,69 @@ import json as jsonlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.commands import DECODING, GENERAL, option
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
-MODES = ("generate", "rank")
 RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
 Question = tuple[str, Any]  # its text, and its id where a manifest gives one
 
 
 @dataclass(kw_only=True)
 class AskRun(o.Run):
-    """Here -q is a question."""
+    """Flags of `ask`, where -q is a question."""
 
-    quiet: Annotated[bool, typer.Option("--quiet", help="No notes, no summary.")] = False
-
-
-RUN = AskRun()
+    quiet: Annotated[bool, option(group=GENERAL, help="Hide notes and the summary.")] = False
 
 
-@o.flat
+@dataclass(kw_only=True)
+class AnswerFlags:
+    """How answers are found."""
+
+    answers: Annotated[
+        str | None,
+        option(metavar="LIST", help="Allowed answers: a file (one per line) or a comma-separated list."),
+    ] = None
+    mode: Annotated[
+        Literal["generate", "rank"] | None,
+        option(metavar="NAME", help="generate, or rank the allowed answers.", default="rank with --answers"),
+    ] = None
+    top: Annotated[int, option("-n", "--top", min=1, max=32, help="Number of answers per question, best first.")] = 1
+    k: Annotated[int, option(min=1, group=DECODING, help="Answers kept after their first token (rank mode).")] = 128
+    beams: Annotated[int, option(min=1, max=32, group=DECODING, help="Beam width; 1 is greedy.")] = 3
+    max_length: Annotated[int, option(min=2, group=DECODING, help="Maximum tokens with start and end.")] = 10
+    min_length: Annotated[int, option(min=0, group=DECODING, help="Minimum tokens with start and end.")] = 1
+
+
+@configurable
 def ask(
-    inputs: o.Inputs = None,
-    question: Annotated[
-        list[str] | None, typer.Option("-q", "--question", help="A question; may be given again.")
+    *,
+    inputs: o.Inputs,
+    question: Annotated[tuple[str, ...], option("-q", "--question", help="A question (repeatable).")] = (),
+    questions: Annotated[
+        Path | None, option(metavar="FILE", help="Questions for every image: a file, one per line.")
     ] = None,
-    questions: Annotated[Path | None, typer.Option(help="A file of questions, one a line, for every image.")] = None,
-    answers: Annotated[str | None, typer.Option(help="The only answers allowed: a file, one a line, or a,b,c.")] = None,
-    mode: Annotated[str | None, typer.Option(help="generate, or rank (a closed list, the default with it).")] = None,
-    model: o.ModelName = None,
     pair: Annotated[
-        Path | None, typer.Option(help="A second image: every question is a statement about both, true or false.")
+        Path | None, option(metavar="FILE", help="Second image: questions are true or false statements about both.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, max=32, help="So many answers a question, best first.")] = 1,
-    k: Annotated[int, typer.Option(min=1, help="Candidates kept after their first token, in rank mode.")] = 128,
-    beams: Annotated[int, typer.Option(min=1, max=32, help="Beam width; 1 is greedy.")] = 3,
-    max_length: Annotated[int, typer.Option(min=2, help="Ids of an answer, with its start and end.")] = 10,
-    min_length: Annotated[int, typer.Option(min=0, help="Ids of an answer, with its start and end.")] = 1,
-    run: AskRun = RUN,
+    model: o.ModelName = None,
+    answer: AnswerFlags,
+    run: AskRun,
 ) -> int:
-    """Answer questions about images. Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base"""
+    """Answer questions about images.
+
+    Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
+    """
     from blip_lite.errors import UsageError
 
-    closed = closed_answers(answers, mode)
+    closed = closed_answers(answer.answers, answer.mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
     found = run.inputs(inputs)
     if pair is not None:
@@ -71,8 +84,9 @@ def ask(
         return flow.dry_run(found, o.model_name(model, o.ANSWERER))
     loaded = run.load_any(RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, o.ANSWERER)
     loaded.require("answer")
-    how = {"beams": beams, "max_length": max_length, "min_length": min_length} if closed is None else {"k": k}
-    answerer = _Answerer(loaded, wanted, {"answers": closed, "top": top, **how})
+    decoding = {"beams": answer.beams, "max_length": answer.max_length, "min_length": answer.min_length}
+    how = decoding if closed is None else {"k": answer.k}
+    answerer = _Answerer(loaded, wanted, {"answers": closed, "top": answer.top, **how})
     return flow.run(found, len(found), loaded, answerer)
 
 
@@ -116,8 +130,6 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
     """The closed list in rank mode, else None."""
     from blip_lite.errors import UsageError
 
-    if mode is not None and mode not in MODES:
-        raise UsageError(f"--mode {mode}; must be generate or rank")
     if answers is None:
         if mode == "rank":
             raise UsageError("--mode rank needs the answers to choose from; give --answers FILE or --answers a,b,c")
@@ -126,7 +138,7 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
         raise UsageError("--answers with --mode generate; must be used with --mode rank")
     file = Path(answers)
     if file.is_file() or file.suffix in (".txt", ".json"):
-        lines = _json_list(file) if file.suffix == ".json" else o.texts_of(None, file, "--answers")
+        lines = _json_list(file) if file.suffix == ".json" else o.texts_of((), file, "--answers")
     else:
         lines = answers.split(",")
     kept = list(dict.fromkeys(line.strip() for line in lines if line.strip()))

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
-from blip_lite.decoding import make_decoding, to_record
+from blip.cli.commands import DECODING, option
+from blip.cli.settings import configurable
+from blip_lite.decoding import to_record
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,101 +23,143 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
     from blip_lite.results import Caption
 
-RUN = o.Run()
+SIDECARS = "Sidecars"
 
 
-@o.flat
+@dataclass(kw_only=True)
+class DecodingFlags:
+    """How captions are generated."""
+
+    beams: Annotated[
+        int | None, option(min=1, max=32, group=DECODING, help="Beam width; 1 is greedy.", default="3")
+    ] = None
+    sample: Annotated[bool, option(group=DECODING, help="Nucleus sampling instead of beam search.")] = False
+    top_p: Annotated[
+        float, option(min=0.0, max=1.0, group=DECODING, help="Probability mass to sample from (with --sample).")
+    ] = 0.9
+    top_k: Annotated[int, option(min=0, group=DECODING, help="Tokens to sample from, 0 for all (with --sample).")] = 50
+    temperature: Annotated[float, option(min=0.01, group=DECODING, help="Temperature (with --sample).")] = 1.0
+    seed: o.Seed = 0
+    max_length: Annotated[
+        int | None,
+        option(min=2, group=DECODING, help="Maximum tokens with prompt, start and end.", default="20"),
+    ] = None
+    max_new_tokens: Annotated[
+        int | None, option(min=1, group=DECODING, help="Maximum new tokens (instead of --max-length).")
+    ] = None
+    min_length: Annotated[int, option(min=0, group=DECODING, help="Minimum tokens, counted like --max-length.")] = 5
+    repetition_penalty: Annotated[
+        float | None, option(group=DECODING, help="Repetition penalty.", default="1.0; 1.1 with --sample")
+    ] = None
+
+    def check(self) -> None:
+        """Raise UsageError for flags that exclude each other."""
+        from blip_lite.errors import UsageError
+
+        if self.sample and self.beams is not None:
+            raise UsageError("--beams with --sample; must be one of the two")
+        if self.max_new_tokens is not None and self.max_length is not None:
+            raise UsageError("--max-new-tokens with --max-length; must be one of the two")
+
+    def decoding(self, model: Model, prompt: str | None, num_captions: int) -> Decoding:
+        """Return the decoding; `max_new_tokens` counts after the prompt and includes the end token."""
+        from blip_lite.decoding import make_decoding
+
+        max_length = self.max_length or 20
+        if self.max_new_tokens is not None:
+            prompt_ids = model.tokenizer.prompt_ids(model.config.prompt if prompt is None else prompt)
+            max_length = len(prompt_ids) + self.max_new_tokens
+        return make_decoding(
+            beams=self.beams or 3,
+            sample=self.sample,
+            top_p=self.top_p,
+            top_k=self.top_k,
+            temperature=self.temperature,
+            min_length=self.min_length,
+            max_length=max_length,
+            num_captions=num_captions,
+            repetition_penalty=self.repetition_penalty,
+        )
+
+
+@dataclass(kw_only=True)
+class SidecarFlags:
+    """Texts beside the images."""
+
+    sidecar: Annotated[
+        str | None,
+        option(metavar="EXT", group=SIDECARS, help="Write each caption to a file beside its image: .txt or .xmp."),
+    ] = None
+    sidecar_dir: Annotated[
+        Path | None, option(metavar="DIR", group=SIDECARS, help="Write these files to a folder that mirrors the tree.")
+    ] = None
+    xmp: Annotated[bool, option(group=SIDECARS, help="Same as --sidecar .xmp.")] = False
+    prefix: Annotated[str, option(group=SIDECARS, help="Text before each caption.")] = ""
+    suffix: Annotated[str, option(group=SIDECARS, help="Text after each caption.")] = ""
+
+    def sidecars(self, existing: str | None) -> Sidecars | None:
+        from blip.io.sidecars import Sidecars
+
+        extension = self.sidecar or (".xmp" if self.xmp else None)
+        if extension is None and self.sidecar_dir is None:
+            return None
+        return Sidecars(
+            extension=extension or ".txt",
+            folder=self.sidecar_dir,
+            existing=o.sidecar_existing_of(existing),
+            prefix=self.prefix,
+            suffix=self.suffix,
+        )
+
+
+@configurable
 def caption(
-    inputs: o.Inputs = None,
+    *,
+    inputs: o.Inputs,
     model: o.ModelName = None,
-    beams: Annotated[int | None, typer.Option(min=1, max=32, help="Beam width, 3 if not given; 1 is greedy.")] = None,
-    sample: Annotated[bool, typer.Option("--sample", help="Nucleus sampling instead of beams.")] = False,
-    top_p: Annotated[float, typer.Option(min=0.0, max=1.0, help="With --sample.")] = 0.9,
-    top_k: Annotated[int, typer.Option(min=0, help="With --sample; 0 = off.")] = 50,
-    temperature: Annotated[float, typer.Option(min=0.01, help="With --sample.")] = 1.0,
-    max_length: Annotated[int | None, typer.Option(min=2, help="All ids: prompt, start, end; default 20.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Ids after the prompt, instead.")] = None,
-    min_length: Annotated[int, typer.Option(min=0, help="All ids.")] = 5,
-    prompt: Annotated[str | None, typer.Option(help="Text the caption goes on from; default the model's.")] = None,
-    keep_prompt: Annotated[bool, typer.Option("--keep-prompt", help="Leave the prompt in the caption.")] = False,
-    num_captions: Annotated[int, typer.Option("-n", "--num-captions", min=1, max=32, help="Captions an image.")] = 1,
-    repetition_penalty: Annotated[float | None, typer.Option(help="Default 1.0; 1.1 with --sample.")] = None,
-    itm: Annotated[str | None, typer.Option(help="Model that adds a match score per caption.")] = None,
-    summary: Annotated[
-        bool, typer.Option("--summary", help="Of a video the caption of its best-matching frame.")
-    ] = False,
-    seed: o.Seed = 0,
-    sidecar: Annotated[str | None, typer.Option(help="Write a text beside each image: .txt or .xmp.")] = None,
-    sidecar_dir: Annotated[Path | None, typer.Option(help="Folder that mirrors the tree instead.")] = None,
-    xmp: Annotated[bool, typer.Option("--xmp", help="Same as --sidecar .xmp.")] = False,
-    prefix: Annotated[str, typer.Option(help="Before each sidecar text.")] = "",
-    suffix: Annotated[str, typer.Option(help="After each sidecar text.")] = "",
-    run: o.Run = RUN,
+    num_captions: Annotated[int, option("-n", "--num-captions", min=1, max=32, help="Captions per image.")] = 1,
+    prompt: Annotated[str | None, option(help="Text that the caption continues.", default="the model's")] = None,
+    keep_prompt: Annotated[bool, option(help="Include the prompt in the caption.")] = False,
+    itm: Annotated[
+        str | None,
+        option(metavar="NAME", help="Model that adds a match score to each caption.", complete=o.model_names),
+    ] = None,
+    summary: Annotated[bool, option(help="One caption per video, that of its best-matching frame.")] = False,
+    decode: DecodingFlags,
+    beside: SidecarFlags,
+    run: o.Run,
 ) -> int:
-    """Describe images. Example: blip caption holiday/ --sidecar .txt"""
+    """Describe images.
+
+    Example: blip caption holiday/ --sidecar .txt
+    """
     from blip_lite.errors import UsageError
 
-    if sample and beams is not None:
-        raise UsageError("--beams with --sample; must be one of the two")
-    if max_new_tokens is not None and max_length is not None:
-        raise UsageError("--max-new-tokens with --max-length; must be one of the two")
-    if summary and (sidecar or sidecar_dir or xmp or run.shard):
+    decode.check()
+    sidecars = beside.sidecars(run.existing)
+    if summary and (sidecars or run.shard):
         raise UsageError("--summary with sidecars or --shard; must be without them, name other videos in other runs")
-    found = run.inputs(inputs)
-    beside = _sidecars(sidecar or (".xmp" if xmp else None), sidecar_dir, run.existing, prefix, suffix)
-    to_stdout = beside is None or run.output is not None or run.form is not None
-    flow = Flow(schema="caption/1", flags=replace(run, existing=None) if beside else run, show=to_stdout)
+    listed = run.inputs(inputs)
+    to_stdout = sidecars is None or run.output is not None or run.form is not None
+    flow = Flow(schema="caption/1", flags=replace(run, existing=None) if sidecars else run, show=to_stdout)
     if not flow.must_write():
         return 0
-    wanted = [one for one in found if beside is None or beside.wanted(one)]
+    images = [image for image in listed if sidecars is None or sidecars.wanted(image)]
     if run.dry_run:
-        return flow.dry_run(wanted, model)
-    if not wanted:
-        o.note(f"{len(found)} inputs, all have their texts", run.quiet)
+        return flow.dry_run(images, model)
+    if not images:
+        o.note(f"{len(listed)} inputs, all have their texts", run.quiet)
         return 0
     loaded = run.load_any(model)
-    loaded.require("sample" if sample else "caption")
+    loaded.require("sample" if decode.sample else "caption")
     judge = None if itm is None else replace(run, image_size=None, compile=False).load_any(itm)
     if summary:
-        wanted = _of_clips(wanted)
-        flow.written = _Summary(wanted)
+        images = _by_video(images)
+        flow.written = _Summary(images)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
-    decoding = make_decoding(
-        beams=beams or 3,
-        sample=sample,
-        top_p=top_p,
-        top_k=top_k,
-        temperature=temperature,
-        min_length=min_length,
-        max_length=max_length or _length(loaded, prompt, max_new_tokens),
-        num_captions=num_captions,
-        repetition_penalty=repetition_penalty,
-    )
-    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, seed, beside)
-    return flow.run(wanted, len(found), loaded, describe)
-
-
-def _length(model: Model, prompt: str | None, new: int | None) -> int:
-    """All ids of a caption: the original's 20, or those of the prompt and `new` ones (the end is one of them)."""
-    if new is None:
-        return 20
-    return len(model.tokenizer.prompt_ids(model.config.prompt if prompt is None else prompt)) + new
-
-
-def _sidecars(
-    extension: str | None, folder: Path | None, existing: str | None, prefix: str, suffix: str
-) -> Sidecars | None:
-    from blip.io.sidecars import Sidecars
-
-    if extension is None and folder is None:
-        return None
-    return Sidecars(
-        extension=extension or ".txt",
-        folder=folder,
-        existing=o.sidecar_existing_of(existing),
-        prefix=prefix,
-        suffix=suffix,
-    )
+    decoding = decode.decoding(loaded, prompt, num_captions)
+    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars)
+    return flow.run(images, len(listed), loaded, describe)
 
 
 @dataclass
@@ -174,7 +216,7 @@ class _Captioner:
         return f"{prompt} {text}" if prompt else text
 
 
-def _of_clips(inputs: Sequence[Sample]) -> list[Sample]:
+def _by_video(inputs: Sequence[Sample]) -> list[Sample]:
     """The inputs, but frames of a video under the key of the video."""
     from blip.io.video import Frame
 

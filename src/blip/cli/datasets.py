@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import COLUMNS, INPUT, OUTPUT, argument, group, option
 from blip.cli.output import lines, progress_bar, table
 
 if TYPE_CHECKING:
@@ -17,70 +16,78 @@ if TYPE_CHECKING:
     from blip.io.readers import Columns, ReadResult
     from blip_lite.errors import BadRecord
 
-app = typer.Typer(help="Known data sets: list, fetch, check, convert.", no_args_is_help=False)
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON record per line.")]
-Offline = Annotated[bool | None, typer.Option("--offline/--online", help="Never open a socket.", show_default=False)]
 Specs = Annotated[
-    list[str],
-    typer.Argument(
-        metavar="SPEC...",
-        help="A folder, tar shards (a-{00..05}.tar), .json .jsonl .csv .tsv .parquet, or a data set: coco, coco@val.",
-    ),
+    tuple[str, ...],
+    argument("SPEC...", help="Folder, tar shards, table or data set (coco, coco@val).", complete=o.dataset_names),
 ]
-Roots = Annotated[list[Path] | None, typer.Option("--root", help="Folder that a table's image paths are relative to.")]
-Output = Annotated[Path, typer.Option("-o", "--output", help="What to write.")]
+Roots = Annotated[
+    tuple[Path, ...],
+    option("--root", metavar="DIR", group=INPUT, help="Folder that image paths are relative to (repeatable)."),
+]
 
 
-@app.callback(invoke_without_command=True)
-def datasets(context: typer.Context, as_json: Json = False) -> None:
-    """Known data sets: list, fetch, check, convert."""
-    if context.invoked_subcommand is None:
-        list_sets(as_json)
+@group
+def datasets(as_json: o.Json = False, debug: o.Debug = False) -> int:
+    """List, fetch, check and convert data sets; without a command, list them."""
+    return _list(as_json)
 
 
-@app.command("list")
-def list_sets(as_json: Json = False) -> None:
-    """List the known data sets, and where yours lie."""
+@datasets.subcommand("list")
+def list_sets(as_json: o.Json = False, debug: o.Debug = False) -> int:
+    """List the known data sets, and the folders of those you have."""
+    return _list(as_json)
+
+
+def _list(as_json: bool) -> int:
     from blip.data.known_datasets import ENTRIES
 
     if as_json:
         _print_records(_record(entry) for entry in ENTRIES)
-        return
+        return 0
     rows = [(row["name"], ",".join(row["splits"]), row["folder"] or "-", row["doc"]) for row in map(_record, ENTRIES)]
     table(("name", "splits", "folder", "what"), rows)
+    return 0
 
 
-@app.command("info")
-def info(name: Annotated[str, typer.Argument(metavar="NAME", help="A data set.")], as_json: Json = False) -> None:
-    """Show the files of a data set, what their rows are, its licence, and how its folder must look."""
+@datasets.subcommand("info")
+def info(
+    name: Annotated[str, argument("NAME", help="Data set.", complete=o.dataset_names)],
+    as_json: o.Json = False,
+    debug: o.Debug = False,
+) -> int:
+    """Show the files, licence and folder layout of a data set."""
     from blip.data.known_datasets import find, remembered, tree
 
     found = find(name)
     record = _record(found)
     if as_json:
         _print_records([record])
-        return
+        return 0
     for key in ("name", "doc", "home", "licence", "folder"):
         if record[key]:
             lines([f"{key}\t{record[key]}"])
     rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in found.files]
     table(("file", "split", "rows", "what", "url"), rows)
     lines(tree(found, remembered(name) or "DIR"))
+    return 0
 
 
-@app.command("get")
+@datasets.subcommand("get")
 def get(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Data sets.")],
-    to: Annotated[Path | None, typer.Option("--to", help="Folder; default where the data set lies already.")] = None,
-    only: Annotated[str | None, typer.Option(help="Splits or files: val,test.")] = None,
-    offline: Offline = None,
+    names: Annotated[tuple[str, ...], argument("NAME...", help="Data sets.", complete=o.dataset_names)],
+    only: Annotated[str | None, option(metavar="LIST", help="Only these splits or files, e.g. val,test.")] = None,
+    to: Annotated[
+        Path | None, option(metavar="DIR", group=OUTPUT, help="Folder.", default="that of an earlier get")
+    ] = None,
+    offline: o.OfflineOrOnline = None,
     quiet: o.Quiet = False,
-) -> None:
-    """Download the lists of data sets; from then on their names stand for them.
+    debug: o.Debug = False,
+) -> int:
+    """Download the annotation files of data sets.
 
-    Images are not fetched: what belongs where is printed. The SHA-256 of each file is recorded beside it and checked
-    when it is asked for again.
+    Later commands find them by the name of the data set. Images are not downloaded; the expected folder layout is
+    printed. The SHA-256 of each file is stored next to it and checked when the file is requested again.
     """
     from blip.data import known_datasets
     from blip_lite.errors import UsageError
@@ -96,26 +103,28 @@ def get(
             failed += bool(fetched.problem)
             _tell(fetched, quiet)
         _tell_images(found, folder, quiet)
-    if failed:
-        raise typer.Exit(1)
+    return 1 if failed else 0
 
 
-@app.command("check")
+@datasets.subcommand("check")
 def check(
     specs: Specs,
-    roots: Roots = None,
+    roots: Roots = (),
     image_column: o.ImageColumn = "image",
     text_column: o.TextColumn = None,
     key_column: o.KeyColumn = None,
-    decode: Annotated[bool, typer.Option(help="Decode every image, or only see whether files exist.")] = True,
-    need_text: Annotated[bool, typer.Option("--need-text/--no-text", help="Whether rows must have a text.")] = True,
+    decode: Annotated[
+        bool, option("--decode/--no-decode", help="Only check that images exist, without decoding them.")
+    ] = True,
+    need_text: Annotated[bool, option("--need-text/--no-text", help="Allow rows without a text.")] = True,
     workers: o.Workers = None,
     quiet: o.Quiet = False,
-) -> None:
-    """Look for missing and unreadable images, rows without text, and rows given twice. Exit 1 if there are any.
+    debug: o.Debug = False,
+) -> int:
+    """Find missing and unreadable images, rows without text and duplicate rows.
 
-    Prints `file: reason` lines. Each image is decoded once however often it comes. Of each row and image 8 bytes are
-    kept, so lists of any length can be checked.
+    Prints `file: reason` lines and exits with 1 if there are any. Each image is decoded once, however often it occurs.
+    Memory use is 8 bytes per row and image, so lists of any length can be checked.
     """
     from blip.data.check import Check
 
@@ -129,48 +138,49 @@ def check(
         tick=_ticker(quiet),
     )
     for line in one:
-        typer.echo(line)
+        print(line)
     o.note(f"{one.rows:,} rows, {one.images:,} images, {one.texts:,} texts, {one.problems:,} problems", quiet)
-    if one.problems:
-        raise typer.Exit(1)
+    return 1 if one.problems else 0
 
 
-@app.command("stats")
+@datasets.subcommand("stats")
 def stats(
     specs: Specs,
-    roots: Roots = None,
+    roots: Roots = (),
     image_column: o.ImageColumn = "image",
     text_column: o.TextColumn = None,
     key_column: o.KeyColumn = None,
-    sample: Annotated[int, typer.Option(min=0, help="Images whose headers are read for their sizes.")] = 500,
-    as_json: Json = False,
+    sample: Annotated[int, option(min=0, help="Number of images whose size is read.")] = 500,
+    as_json: o.Json = False,
     quiet: o.Quiet = False,
-) -> None:
-    """Count images, texts, words, image sizes; for VQA answers, for NLVR2 labels. Bad rows are counted, not told."""
+    debug: o.Debug = False,
+) -> int:
+    """Count images, texts, words, image sizes, answers, labels and invalid rows."""
     from blip.data.stats import statistics
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
     counts = statistics(_reading(names, columns, quiet), size_sample=sample)
     if as_json:
         _print_records([counts])
-        return
+        return 0
     table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
+    return 0
 
 
-@app.command("answers")
+@datasets.subcommand("answers")
 def answers(
     specs: Specs,
+    min_count: Annotated[int, option(min=1, help="Questions for which an answer must be the most common one.")] = 9,
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="A .json file; default standard output.")
+        Path | None,
+        option("-o", "--output", metavar="FILE", group=OUTPUT, help="A .json file.", default="standard output"),
     ] = None,
-    min_count: Annotated[
-        int, typer.Option(min=1, help="Questions that an answer must be the commonest one of; 9 as published.")
-    ] = 9,
     quiet: o.Quiet = False,
-) -> None:
-    """Make the list of answers to rank from VQA training data.
+    debug: o.Debug = False,
+) -> int:
+    """Make an answer list for ranking from VQA training data.
 
-    The published list of 3,128 was made so from train and val: blip datasets answers vqa@train+val -o answer_list.json
+    The published list of 3,128 answers: blip datasets answers vqa@train+val -o answer_list.json
     """
     import json
 
@@ -180,34 +190,43 @@ def answers(
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists; remove it or choose another name")
-    names, columns, _ = _source(specs, None, "image", None, None)
+    names, columns, _ = _source(specs, (), "image", None, None)
     found = answer_list(_reading(names, columns, quiet), min_count)
     if not found:
         raise UsageError(f"{', '.join(specs)}: no answer is the commonest one of {min_count} questions; --min-count 1?")
     text = json.dumps(found, ensure_ascii=False) + "\n"
     if output is None:
-        typer.echo(text, nl=False)
+        print(text, end="")
     else:
         write_text(output, text)
     o.note(f"{len(found):,} answers", quiet)
+    return 0
 
 
-@app.command("convert")
+@datasets.subcommand("convert")
 def convert(
+    *,
     specs: Specs,
-    output: Output,
-    roots: Roots = None,
+    roots: Roots = (),
     image_column: o.ImageColumn = "image",
     text_column: o.TextColumn = None,
     key_column: o.KeyColumn = None,
-    shard_size: Annotated[int, typer.Option(min=1, help="Samples of a tar shard.")] = 1000,
     skip_bad: o.SkipBad = False,
+    output: Annotated[
+        Path,
+        option(
+            "-o", "--output", metavar="PATH", group=OUTPUT, help="Folder, .tar, .jsonl, .json, .csv, .tsv, .parquet."
+        ),
+    ],
+    shard_size: Annotated[int, option(min=1, group=OUTPUT, help="Samples per tar shard.")] = 1000,
     quiet: o.Quiet = False,
-) -> None:
-    """Write data in another form: a folder, tar shards (-o a.tar: a-000000.tar, ...), .jsonl .json .csv .tsv .parquet.
+    debug: o.Debug = False,
+) -> int:
+    """Write data as a folder, tar shards or a table.
 
-    Rows keep their order, key, texts and other columns. A folder holds images and texts alone; rows of one image
-    become one there. Csv knows no types: numbers come back as texts. Nothing is overwritten.
+    -o a.tar writes a-000000.tar, a-000001.tar, ... Rows keep their order, key, texts and other columns. A folder holds
+    only images and texts, and merges rows of the same image. CSV has no types: numbers come back as texts. Existing
+    files are never overwritten.
     """
     from blip.data.convert import convert as write
 
@@ -217,29 +236,32 @@ def convert(
     if done.dropped:
         o.note(f"left out, as a folder has no place for them: columns {', '.join(done.dropped)}", quiet)
     o.note(f"{done.rows:,} rows written, {done.skipped:,} bad ones left out", quiet)
-    if done.skipped:
-        raise typer.Exit(1)
+    return 1 if done.skipped else 0
 
 
-@app.command("fetch-images")
+@datasets.subcommand("fetch-images")
 def fetch_images(
+    *,
     lists: Annotated[
-        list[str],
-        typer.Argument(metavar="URLLIST...", help=".json .jsonl .csv .tsv .parquet .txt, or a data set: ccs-filtered."),
+        tuple[str, ...],
+        argument("URLLIST...", help="Table or .txt of URLs, or a data set (ccs-filtered).", complete=o.dataset_names),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the shards.")],
-    url_column: Annotated[str, typer.Option(help="Column of the address.")] = "url",
+    url_column: Annotated[str, option(metavar="NAME", group=COLUMNS, help="Column of the URL.")] = "url",
     text_column: o.TextColumn = None,
-    image_size: Annotated[int, typer.Option(min=16, help="Pixels of the shorter side; none is enlarged.")] = 384,
-    processes: Annotated[int | None, typer.Option(min=1, help="Default: the cores.")] = None,
-    runner: Annotated[str, typer.Option(help="What runs img2dataset in an environment of its own.")] = "uvx",
-    offline: Offline = None,
+    processes: Annotated[int | None, option(min=1, help="Number of processes.", default="the cores")] = None,
+    runner: Annotated[str, option(metavar="COMMAND", help="Command that runs img2dataset: uvx or 'pipx run'.")] = "uvx",
+    output: Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of the shards.")],
+    image_size: Annotated[
+        int, option(min=16, group=OUTPUT, help="Pixels of the shorter side; smaller images are kept.")
+    ] = 384,
+    offline: o.OfflineOrOnline = None,
     quiet: o.Quiet = False,
-) -> None:
-    """Download the images of a list of addresses into tar shards, by img2dataset. A second run goes on.
+    debug: o.Debug = False,
+) -> int:
+    """Download images from a list of URLs into tar shards with img2dataset.
 
-    img2dataset is not installed here: uvx (or --runner 'pipx run') runs it in an environment of its own. Sites that
-    opt out by their headers are left alone. Prints what to give as --data.
+    A second run resumes. img2dataset is not installed here: uvx (or --runner 'pipx run') runs it in an environment of
+    its own. Sites that opt out by HTTP header are skipped. Prints the value for --data.
     """
     from blip.data import img2dataset
     from blip.data.known_datasets import url_lists
@@ -254,17 +276,16 @@ def fetch_images(
     o.note(f"{listed.rows:,} addresses, {listed.bad:,} rows without; {' '.join(call)}", quiet)
     img2dataset.run(call)
     shards = img2dataset.read_shards(output)
-    typer.echo(shards.spec)
+    print(shards.spec)
     for reason, count in sorted(shards.reasons.items(), key=lambda one: -one[1])[:5]:
         o.note(f"{count:,} failed: {reason}", quiet)
     failed = listed.rows - shards.images
     o.note(f"{shards.images:,} images done, {failed:,} failed; use them with --data '{shards.spec}'", quiet)
-    if failed:
-        raise typer.Exit(1)
+    return 1 if failed else 0
 
 
 def _source(
-    specs: list[str], roots: list[Path] | None, image: str, text: str | None, key: str | None
+    specs: Sequence[str], roots: Sequence[Path], image: str, text: str | None, key: str | None
 ) -> tuple[list[str], Columns, bool]:
     """The files that the arguments mean, their columns, and whether their rows should have texts."""
     from blip.data.known_datasets import named, resolve
@@ -273,7 +294,7 @@ def _source(
     from blip_lite.errors import UsageError
 
     names: list[str] = []
-    found_roots = list(roots or [])
+    found_roots = list(roots)
     known = [named(spec) for spec in specs]
     if clips := next((one for one in known if one is not None and one.has_videos), None):
         raise UsageError(f"data set '{clips.name}' holds videos; 'blip eval video-retrieval' reads them")
@@ -318,7 +339,7 @@ def _record(entry: DataSet) -> dict[str, Any]:
 def _tell(fetched: Fetched, quiet: bool) -> None:
     """The path of a file that is here, or what to do about one that is not."""
     if not fetched.problem:
-        typer.echo(str(fetched.path))
+        print(fetched.path)
         if fetched.note:
             o.note(f"{fetched.file.name}: {fetched.note}", quiet)
         return

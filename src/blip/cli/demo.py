@@ -6,9 +6,8 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import SERVER, command, option
 
 if TYPE_CHECKING:
     from blip_lite.model import Model
@@ -16,21 +15,19 @@ if TYPE_CHECKING:
 BUNDLED = (o.BUNDLED, o.ANSWERER)
 
 
+@command
 def demo(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="May be given again; the bundled ones do what no other can."),
-    ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any that is free.")] = 7860,
+    model: o.ModelNames = (),
     search_root: Annotated[
-        Path | None, typer.Option(help="The only folder that may be searched; needed where others can reach the page.")
+        Path | None, option(metavar="DIR", help="The only folder to search; required on a public --host.")
     ] = None,
-    index: Annotated[
-        Path | None, typer.Option(help="Folder that keeps what search has read; without it, it is forgotten.")
-    ] = None,
-    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Larger files are refused.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are refused.")] = 50,
+    index: Annotated[Path | None, option(metavar="DIR", help="Folder to keep the search index in.")] = None,
+    host: Annotated[
+        str, option(metavar="NAME", group=SERVER, help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")] = 7860,
+    max_upload_mb: Annotated[float, option(min=0.001, group=SERVER, help="Refuse larger files, in MB.")] = 20.0,
+    max_megapixels: Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")] = 50.0,
     device: o.Device = "auto",
     dtype: o.DType = "auto",
     threads: o.Threads = None,
@@ -38,7 +35,10 @@ def demo(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Open a web page for captions, questions, matching and search. Example: blip demo -m caption-base"""
+    """Open a web page for captions, questions, matching and search.
+
+    Example: blip demo -m caption-base
+    """
     from blip_lite.errors import MissingExtra
 
     for name in ("gradio", "usearch"):
@@ -60,7 +60,7 @@ def demo(
     def loader(name: str) -> Model:
         return api.load(name, device=device, dtype=dtype, threads=threads, offline=offline or None)
 
-    loaded = models.load(model or (), BUNDLED, loader)
+    loaded = models.load(model, BUNDLED, loader)
     if not model:
         o.note("using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base", quiet)
 

@@ -14,9 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import command, option
 
 PACKAGES = (
     "blip-vlm",
@@ -29,7 +28,7 @@ PACKAGES = (
     "numpy",
     "huggingface-hub",
     "httpx2",
-    "typer",
+    "click",
 )
 # every module that an extra brings: one of them may be there for another's sake
 EXTRAS = {
@@ -67,12 +66,16 @@ NEEDS = {"heif": (".heic", ".heif", ".hif"), "video": (".mp4", ".mov", ".mkv", "
 Report = dict[str, dict[str, Any]]
 
 
+@command
 def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    bench: Annotated[bool, typer.Option("--bench", help="Also images per second of the bundled model.")] = False,
+    as_json: Annotated[bool, option("--json", help="Print one JSON object.")] = False,
+    bench: Annotated[bool, option(help="Also measure images per second of the bundled model.")] = False,
     debug: o.Debug = False,
 ) -> int:
-    """Say what is here, what is missing, whether captions are right, and what to type next. Example: blip doctor"""
+    """Report what is installed and missing, check captions, and suggest a command.
+
+    Example: blip doctor
+    """
     import json
 
     from blip.cli import selftest

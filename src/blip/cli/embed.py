@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.commands import OUTPUT, option
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
@@ -17,30 +16,33 @@ if TYPE_CHECKING:
 
 STORES = {"fp32": "float32", "fp16": "float16"}
 TEXTS_AT_ONCE = 256
-RUN = o.Run()
 
 
-@o.flat
+@configurable
 def embed(
-    inputs: o.Inputs = None,
-    kind: Annotated[str, typer.Option(help="image, text or multimodal (image and text together).")] = "image",
-    text: Annotated[list[str] | None, typer.Option("-t", "--text", help="A text; may be given again.")] = None,
-    texts: Annotated[Path | None, typer.Option(help="A file of texts, one a line.")] = None,
+    *,
+    inputs: o.Inputs,
+    kind: Annotated[
+        Literal["image", "text", "multimodal"],
+        option(metavar="NAME", help="image, text or multimodal (image and text together)."),
+    ] = "image",
+    text: o.Text = (),
+    texts: o.Texts = None,
     model: o.ModelName = None,
     projected: Annotated[
-        bool, typer.Option("--projected/--no-projected", help="Unit vectors of the space that images and texts share.")
+        bool,
+        option("--projected/--no-projected", help="Hidden states instead of unit vectors in the shared space."),
     ] = True,
-    tokens: Annotated[bool, typer.Option("--tokens", help="States of all positions, not projected.")] = False,
-    store: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
-    run: o.Run = RUN,
+    tokens: Annotated[bool, option(help="Hidden states of all positions.")] = False,
+    store: Annotated[Literal["fp32", "fp16"], option(metavar="NAME", group=OUTPUT, help="fp32 or fp16.")] = "fp32",
+    run: o.Run,
 ) -> int:
-    """Vectors of images or texts; compare projected ones by inner product. Example: blip embed photos/ -o photos.npz"""
+    """Compute vectors of images or texts; compare projected ones by inner product.
+
+    Example: blip embed photos/ -o photos.npz
+    """
     from blip_lite.errors import UsageError
 
-    if kind not in ("image", "text", "multimodal"):
-        raise UsageError(f"--kind {kind}; must be image, text or multimodal")
-    if store not in STORES:
-        raise UsageError(f"--store {store}; must be fp32 or fp16")
     lines = o.texts_of(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
+from blip.cli.commands import DECODING, INPUT, OUTPUT, argument, command, option
 from blip.cli.output import table
 
 if TYPE_CHECKING:
@@ -49,46 +48,86 @@ class Flags(o.Columns, o.Machine):
     """All flags but the task."""
 
     data: Annotated[
-        list[str] | None,
-        typer.Option(help="A file, folder or shards with the truth, or a known set (coco, ...); may be given again."),
-    ] = None
-    split: Annotated[str | None, typer.Option(help="Of a known set: val or test (default).")] = None
+        tuple[str, ...],
+        option(
+            metavar="SPEC",
+            help="Reference data: table, folder, shards or data set (repeatable).",
+            complete=o.dataset_names,
+        ),
+    ] = ()
+    split: Annotated[str | None, option(metavar="NAME", help="Split of a known data set.", default="test")] = None
     model: o.ModelName = None
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder for figures, examples, page.")] = None
-    existing: Annotated[str | None, typer.Option(help="error or overwrite, for that folder.")] = None
-    predictions: Annotated[Path | None, typer.Option(help="Score this file instead of a model.")] = None
-    metrics: Annotated[str | None, typer.Option(help="Only these, separated by commas; bleu means all four.")] = None
-    java: Annotated[str, typer.Option(help="auto: METEOR and SPICE where Java is; never.")] = "auto"
-    bootstrap: Annotated[int, typer.Option(min=0, help="Resamplings for the intervals; 0 = none.")] = 1000
-    limit: o.Limit = None
-    compare: Annotated[Path | None, typer.Option(help="Folder of another evaluation: paired differences.")] = None
-    submit: Annotated[Path | None, typer.Option(help="Write predictions as the task's server takes them.")] = None
-    least: Annotated[
-        list[str] | None, typer.Option("--min", help="METRIC=VALUE: exit 1 when below; may be given again.")
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder for metrics, examples and a page."),
     ] = None
-    prompt: Annotated[str | None, typer.Option(help="Caption: the model's own by default.")] = None
-    beams: Annotated[int, typer.Option(min=1, max=32, help="Caption, vqa: beam width.")] = 3
-    max_length: Annotated[int | None, typer.Option(min=2, help="Ids of a text: caption 20, vqa 10.")] = None
-    min_length: Annotated[int | None, typer.Option(min=0, help="Ids of a text: caption 5, vqa 1.")] = None
-    mode: Annotated[str | None, typer.Option(help="Vqa: generate, or rank (the default with --answers).")] = None
-    answers: Annotated[str | None, typer.Option(help="Vqa: the only answers allowed: a file or a,b,c.")] = None
-    k: Annotated[int | None, typer.Option(min=0, help="Re-ranked: retrieval 256, video 128, vqa 128; 0 = none.")] = None
-    order: Annotated[str, typer.Option(help="Nlvr: given, both (their mean), or random as the original.")] = "given"
-    frames: Annotated[int, typer.Option(min=1, help="Video: frames of a clip.")] = 8
-    strategy: Annotated[str, typer.Option(help="Video: uniform as the original, or linspace.")] = "uniform"
-    texts: Annotated[Path | None, typer.Option(help="Judgements: the captions' file of Flickr8k.")] = None
+    existing: Annotated[str | None, option(group=OUTPUT, help="error or overwrite, for that folder.")] = None
+    predictions: Annotated[Path | None, option(metavar="FILE", help="Score this file instead of a model.")] = None
+    metrics: Annotated[
+        str | None, option(metavar="LIST", group=OUTPUT, help="Only these metrics, comma-separated (bleu: all four).")
+    ] = None
+    java: Annotated[
+        Literal["auto", "never"],
+        option(metavar="NAME", group=OUTPUT, help="METEOR and SPICE, which need Java: auto or never."),
+    ] = "auto"
+    bootstrap: Annotated[
+        int, option(min=0, group=OUTPUT, help="Bootstrap samples for intervals; 0 for no intervals.")
+    ] = 1000
+    limit: o.Limit = None
+    compare: Annotated[
+        Path | None, option(metavar="DIR", group=OUTPUT, help="Compare with another evaluation, example by example.")
+    ] = None
+    submit: Annotated[
+        Path | None, option(metavar="FILE", group=OUTPUT, help="Write predictions in the task server's format.")
+    ] = None
+    least: Annotated[
+        tuple[str, ...],
+        option("--min", metavar="METRIC=X", group=OUTPUT, help="Exit 1 if a metric is below X (repeatable)."),
+    ] = ()
+    prompt: Annotated[str | None, option(group=DECODING, help="caption: prompt.", default="the model's")] = None
+    beams: Annotated[int, option(min=1, max=32, group=DECODING, help="caption, vqa: beam width.")] = 3
+    max_length: Annotated[
+        int | None, option(min=2, group=DECODING, help="Maximum tokens.", default="caption 20, vqa 10")
+    ] = None
+    min_length: Annotated[
+        int | None, option(min=0, group=DECODING, help="Minimum tokens.", default="caption 5, vqa 1")
+    ] = None
+    mode: Annotated[
+        Literal["generate", "rank"] | None,
+        option(metavar="NAME", group=DECODING, help="vqa: generate or rank.", default="rank with --answers"),
+    ] = None
+    answers: Annotated[
+        str | None,
+        option(metavar="LIST", group=DECODING, help="vqa: allowed answers: a file or a comma-separated list."),
+    ] = None
+    k: Annotated[
+        int | None,
+        option(min=0, group=DECODING, help="Candidates to re-rank; 0: none.", default="retrieval 256, video, vqa 128"),
+    ] = None
+    order: Annotated[str, option(metavar="NAME", help="nlvr: image order: given, both or random (original).")] = "given"
+    frames: Annotated[int, option(min=1, group=INPUT, help="video: frames per clip.")] = 8
+    strategy: Annotated[
+        str, option(metavar="NAME", group=INPUT, help="video: frame sampling uniform (original) or linspace.")
+    ] = "uniform"
+    texts: Annotated[
+        Path | None, option(metavar="FILE", group=INPUT, help="judgements: captions file of Flickr8k.")
+    ] = None
     batch_size: o.BatchSize = None
     workers: o.Workers = None
-    seed: Annotated[int, typer.Option(help="Of resampling, and of --order random.")] = 0
+    seed: Annotated[int, option(help="Random seed for resampling and --order random.")] = 0
     no_progress: o.NoProgress = False
 
 
-@o.flat
+@command
 def eval(
+    *,
+    task: Annotated[str, argument("TASK", help=f"{', '.join(TASKS)}.", complete=lambda: TASKS)] = "",
     run: Flags,
-    task: Annotated[str, typer.Argument(help=", ".join(TASKS))] = "",
 ) -> int:
-    """Measure a model. Example: blip eval caption --data coco --split test -m caption-base -o eval/mine"""
+    """Evaluate a model, or predictions made elsewhere, on a task.
+
+    Example: blip eval caption --data coco --split test -m caption-base -o eval/mine
+    """
     _check(task, run)
     from blip.eval.run import first, read_predictions
 
@@ -115,8 +154,6 @@ def _check(task: str, flags: Flags) -> None:
         raise UsageError(f"{what}; must be one of {', '.join(TASKS)}")
     if not flags.data:
         raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
-    if flags.java not in ("auto", "never"):
-        raise UsageError(f"--java {flags.java}; must be auto or never")
     if flags.output is not None and (flags.output / METRICS).exists() and o.existing_of(flags.existing) == "error":
         raise UsageError(f"{flags.output} holds an evaluation; choose another folder or --existing overwrite")
     _minima(flags.least)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.commands import OUTPUT, option
 from blip.cli.output import table
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 class Flags(o.Reading):
     """Here every input becomes a folder."""
 
-    existing: Annotated[str | None, typer.Option(help="error, skip, overwrite: a folder with an explanation.")] = None
+    existing: Annotated[
+        str | None, option(group=OUTPUT, help="error, skip, overwrite: a folder with an explanation.")
+    ] = None
 
     def run(self) -> o.Run:
         """The same flags as other verbs have them: one image at a time, no file of records."""
@@ -34,36 +36,43 @@ class Flags(o.Reading):
         return o.Run(**{**given, "existing": None, "batch_size": 1})
 
 
-FLAGS = Flags()
-
-
-@o.flat
+@configurable
 def explain(
-    inputs: o.Inputs = None,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Folder; several images get one each in it.")
-    ] = None,
+    *,
+    inputs: o.Inputs,
     text: Annotated[
-        str | None, typer.Option("-t", "--text", help="Text to match, or question; default the model's own caption.")
+        str | None, option("-t", "--text", help="Text to match, or question.", default="the model's caption")
     ] = None,
     model: o.ModelName = None,
-    method: Annotated[str, typer.Option(help="gradcam, attention, or rollout (all layers up to one).")] = "gradcam",
+    method: Annotated[
+        Literal["gradcam", "attention", "rollout"],
+        option(metavar="NAME", help="gradcam, attention or rollout (layers up to --layer)."),
+    ] = "gradcam",
     layer: Annotated[
-        int | None, typer.Option(min=0, help="Cross-attention, from 0; default the middle one, rollout: the last.")
+        int | None, option(min=0, help="Cross-attention layer from 0.", default="the middle one; rollout: the last")
     ] = None,
-    tokens: Annotated[str, typer.Option(help="Pictures of: all (pieces), words or mean.")] = "words",
-    size: Annotated[int, typer.Option(min=16, max=8192, help="Pixels of the pictures' longer side.")] = 480,
-    image_format: Annotated[str, typer.Option(help="png, jpg or webp.")] = "png",
-    run: Flags = FLAGS,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder to write; one subfolder per image."),
+    ] = None,
+    tokens: Annotated[
+        Literal["all", "words", "mean"],
+        option(metavar="NAME", group=OUTPUT, help="Heat-maps of all tokens, of words or only their mean."),
+    ] = "words",
+    size: Annotated[int, option(min=16, max=8192, group=OUTPUT, help="Longer side of the pictures in pixels.")] = 480,
+    image_format: Annotated[
+        Literal["png", "jpg", "webp"], option(metavar="NAME", group=OUTPUT, help="png, jpg or webp.")
+    ] = "png",
+    run: Flags,
 ) -> int:
-    """See where the model looked. Example: blip explain cat.jpg -t 'a cat on a sofa' -o looked/"""
+    """Draw where the model looked, a folder of heat-maps for each image.
+
+    Example: blip explain cat.jpg -t 'a cat on a sofa' -o maps/
+    """
     from blip_lite.errors import UsageError
 
     if output is None:
         raise UsageError("no folder to write to; give -o DIR")
-    _one_of("--method", method, ("gradcam", "attention", "rollout"))
-    _one_of("--tokens", tokens, ("all", "words", "mean"))
-    _one_of("--image-format", image_format, ("png", "jpg", "webp"))
     flags = run.run()
     found = flags.inputs(inputs)
     places = _places(found, output)
@@ -76,9 +85,7 @@ def explain(
         return 0
     loaded = flags.load(model)
     texts = {one.key: _text_of(one, text, loaded) for one in wanted}
-    pictures = _Pictures(
-        loaded, places, texts, cast("Method", method), layer, cast("Tokens", tokens), size, image_format
-    )
+    pictures = _Pictures(loaded, places, texts, method, layer, tokens, size, image_format)
     return flow.run(wanted, len(found), loaded, pictures)
 
 
@@ -153,10 +160,3 @@ def _text_of(one: Sample, text: str | None, model: Model) -> str | None:
     if line is None and what is not None:
         raise UsageError(f"no text for {one.key}; model '{model.name}' needs {what}: give -t TEXT")
     return line
-
-
-def _one_of(flag: str, value: str, allowed: tuple[str, ...]) -> None:
-    from blip_lite.errors import UsageError
-
-    if value not in allowed:
-        raise UsageError(f"{flag} {value}; must be {', '.join(allowed[:-1])} or {allowed[-1]}")

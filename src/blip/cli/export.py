@@ -4,38 +4,48 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from blip.cli import options as o
+from blip.cli.commands import OUTPUT, command, option
 
 if TYPE_CHECKING:
     from blip.apps.export.folder import ExportOptions, ExportReport
 
 GRAPHS = ("onnx", "web")
-FORMS = (*GRAPHS, "safetensors", "hf")
+Layout = Literal["onnx", "web", "safetensors", "hf"]
+LAYOUTS = get_args(Layout)
 
 
+@command
 def export(
-    output: Annotated[Path, typer.Option("-o", "--output", help="The folder to write.")],
+    *,
     model: o.ModelName = None,
-    to: Annotated[str, typer.Option(metavar="|".join(FORMS), help="Graphs, a page with them, or weights.")] = "onnx",
-    parts: Annotated[str | None, typer.Option(help="Only some graphs: of vision,text,decoder.")] = None,
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights; graphs multiply with them: less exact.")] = False,
-    opset: Annotated[int, typer.Option(min=18, max=23, help="Of the graphs.")] = 20,
-    check: Annotated[bool, typer.Option("--check/--no-check", help="Compare graphs with torch on 3 inputs.")] = True,
-    tolerance: Annotated[float, typer.Option(min=0.0, help="Largest difference that passes.")] = 1e-3,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a model or page that is there.")] = False,
+    to: Annotated[
+        Layout,
+        option(metavar="LAYOUT", help="onnx, web (a page with graphs), safetensors or hf."),
+    ] = "onnx",
+    parts: Annotated[
+        str | None, option(metavar="LIST", help="Only some graphs: vision, text, decoder.", default="all")
+    ] = None,
+    int8: Annotated[bool, option(help="8-bit weights; graphs also compute with them (less exact).")] = False,
+    opset: Annotated[int, option(min=18, max=23, help="ONNX opset.")] = 20,
+    check: Annotated[
+        bool, option("--check/--no-check", help="Do not compare the graphs with torch on 3 inputs.")
+    ] = True,
+    tolerance: Annotated[float, option(min=0.0, help="Largest difference that passes the comparison.")] = 1e-3,
+    output: Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder to write.")],
+    overwrite: o.Overwrite = False,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Write a model as graphs that run without torch. Example: blip export -m caption-base -o exported"""
+    """Write a model as ONNX graphs, a browser page, safetensors or a Transformers folder.
+
+    Example: blip export -m caption-base -o exported
+    """
     from blip_lite.errors import UsageError
 
-    if to not in FORMS:
-        raise UsageError(f"--to {to}; must be one of {', '.join(FORMS)}")
     if parts is not None and to not in GRAPHS:
         raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
     o.notice(model, o.BUNDLED, quiet)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import GENERAL, INPUT, OUTPUT, argument, option
 from blip.cli.index_options import Using, summary
 from blip.cli.output import lines, table
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
@@ -17,39 +17,38 @@ if TYPE_CHECKING:
     from blip.apps.search.sidecars import SidecarReport
     from blip.apps.search.update import UpdateReport
 
-USING = Using()
-Folders = Annotated[
-    list[str] | None,
-    typer.Argument(metavar="DIR", help="Folders; without any those that are indexed are brought up to date."),
-]
 
-
-@o.flat
+@configurable
 def index(
-    inputs: Folders = None,
-    captions: Annotated[bool, typer.Option("--captions", help="Store a caption of each photo too.")] = False,
-    captioner: Annotated[str | None, typer.Option(help="Model of the captions; default that of the index.")] = None,
-    video: Annotated[bool, typer.Option("--video", help="Frames of videos too.")] = False,
-    frames: Annotated[int, typer.Option(min=1, max=256, help="Of each video.")] = 8,
+    *,
+    inputs: Annotated[
+        tuple[str, ...], argument("[DIR]...", help="Folders; without any, all indexed folders are updated.")
+    ],
+    captions: Annotated[bool, option(help="Also store a caption of each photo.")] = False,
+    captioner: Annotated[
+        str | None,
+        option(metavar="NAME", help="Model of the captions.", default="that of the index", complete=o.model_names),
+    ] = None,
+    prune_only: Annotated[bool, option(help="Remove missing photos, add none.")] = False,
+    rebuild: Annotated[bool, option(help="Rebuild the index for DIR, or for all indexed folders.")] = False,
+    write_captions: Annotated[
+        str | None, option(metavar="EXT", help="Write stored captions beside the photos: .txt or .xmp.")
+    ] = None,
+    remove_captions: Annotated[bool, option(help="Remove these files, unless changed since.")] = False,
+    status: Annotated[bool, option(help="Show model, counts, size and failed files.")] = False,
+    video: Annotated[bool, option(group=INPUT, help="Also index frames of videos.")] = False,
+    frames: Annotated[int, option(min=1, max=256, group=INPUT, help="Frames per video, evenly spaced.")] = 8,
     recursive: o.Recursive = True,
     hidden: o.Hidden = False,
-    glob: o.Glob = None,
-    prune_only: Annotated[bool, typer.Option("--prune-only", help="Drop what is gone, add nothing.")] = False,
-    status: Annotated[bool, typer.Option("--status", help="Model, counts, bytes, and what failed.")] = False,
-    rebuild: Annotated[
-        bool, typer.Option("--rebuild", help="Anew, of DIRs or the folders known; for another model, or after damage.")
-    ] = False,
-    write_captions: Annotated[
-        str | None, typer.Option(metavar=".txt|.xmp", help="Write stored captions beside the photos.")
-    ] = None,
-    remove_captions: Annotated[
-        bool, typer.Option("--remove-captions", help="Remove those, unless they were changed since.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="--status as JSON.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="List new and changed files; do nothing.")] = False,
-    run: Using = USING,
+    glob: o.Glob = (),
+    json: Annotated[bool, option(group=OUTPUT, help="Print --status as JSON.")] = False,
+    dry_run: Annotated[bool, option(group=GENERAL, help="List new and changed files, and exit.")] = False,
+    run: Using,
 ) -> int:
-    """Remember photos for 'blip search'; only what is new or changed is looked at. Example: blip index ~/Pictures"""
+    """Index photos for 'blip search'; reads only new and changed files.
+
+    Example: blip index ~/Pictures
+    """
     from blip.apps.search.scan import Rules
     from blip_lite.errors import UsageError
 
@@ -68,8 +67,8 @@ def index(
         raise UsageError(f"{alone[0]} with {alone[1]}; must be one of the two")
     if captioner is not None and not captions:
         raise UsageError("--captioner; must be used with --captions")
-    rules = Rules(recursive=recursive, hidden=hidden, globs=tuple(glob or ()), video=video, frames=frames)
-    verb = _Verb(run, list(inputs or []), rules, (captioner or "") if captions else None)
+    rules = Rules(recursive=recursive, hidden=hidden, globs=glob, video=video, frames=frames)
+    verb = _Verb(run, list(inputs), rules, (captioner or "") if captions else None)
     if status:
         return _show(run.open().status(), json)
     if dry_run:

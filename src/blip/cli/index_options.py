@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import option
 
 if TYPE_CHECKING:
     from blip.apps.search.identity import Identity
@@ -20,17 +19,24 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
 
 IndexFolder = Annotated[
-    Path | None, typer.Option("--index", help="Folder of the index; default 'index' in BLIP_HOME.", show_default=False)
+    Path | None, option("--index", metavar="DIR", help="Folder of the index.", default="index in BLIP_HOME")
 ]
 Model_ = Annotated[
     str | None,
-    typer.Option("-m", "--model", help="Name, file or folder; default that of the index, else BLIP_MODEL or 'tiny'."),
+    option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="Model name, file or folder.",
+        default="the index's, else as usual",
+        complete=o.model_names,
+    ),
 ]
 
 
 @dataclass(kw_only=True)
 class Using(o.Machine):
-    """The flags of both verbs."""
+    """Flags of both verbs."""
 
     index: IndexFolder = None
     model: Model_ = None

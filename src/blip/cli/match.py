@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.commands import option
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -18,28 +17,28 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
 
 
-RUN = o.Run()
-
-
-@o.flat
+@configurable
 def match(
-    inputs: o.Inputs = None,
-    text: Annotated[list[str] | None, typer.Option("-t", "--text", help="A text; may be given again.")] = None,
-    texts: Annotated[Path | None, typer.Option(help="A file of texts, one a line.")] = None,
+    *,
+    inputs: o.Inputs,
+    text: o.Text = (),
+    texts: o.Texts = None,
     model: o.ModelName = None,
-    head: Annotated[str, typer.Option(help="itm (chance of a match), itc (cosine) or both.")] = "both",
-    sort: Annotated[bool, typer.Option("--sort", help="Best text first.")] = False,
-    top: Annotated[int | None, typer.Option(min=1, help="Only the best so many texts of each image.")] = None,
-    threshold: Annotated[float | None, typer.Option(help="Only pairs with at least this itm (or itc).")] = None,
-    max_text_length: Annotated[int, typer.Option(min=3, help="Ids of a text.")] = 35,
-    pairs: Annotated[bool, typer.Option("--pairs", help="Row i with text i instead of all combinations.")] = False,
-    run: o.Run = RUN,
+    head: Annotated[
+        Literal["itm", "itc", "both"],
+        option(metavar="NAME", help="itm (match probability), itc (cosine) or both."),
+    ] = "both",
+    sort: Annotated[bool, option(help="Sort the texts of each image, best first.")] = False,
+    top: Annotated[int | None, option("-n", "--top", min=1, help="Only the N best texts of each image.")] = None,
+    threshold: Annotated[float | None, option(help="Only pairs with an itm (or itc) of at least X.")] = None,
+    max_text_length: Annotated[int, option(min=3, help="Maximum tokens per text.")] = 35,
+    pairs: Annotated[bool, option(help="Score image i with text i instead of all combinations.")] = False,
+    run: o.Run,
 ) -> int:
-    """Score texts: itm is a probability, itc a cosine in [-1, 1]. Example: blip match cat.jpg -t 'a cat'"""
-    from blip_lite.errors import UsageError
+    """Score texts against images: itm is a probability, itc a cosine in [-1, 1].
 
-    if head not in ("itm", "itc", "both"):
-        raise UsageError(f"--head {head}; must be itm, itc or both")
+    Example: blip match cat.jpg -t 'a cat' -t 'a dog'
+    """
     found = run.inputs(inputs)
     wanted = _texts_of(found, o.texts_of(text, texts), pairs)
     flow = Flow(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))

@@ -5,47 +5,45 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
+from blip.cli.commands import OUTPUT, argument, group, option
 from blip.cli.output import lines, progress_bar, table
 
 if TYPE_CHECKING:
     from blip.checkpoint.catalogue import Entry
     from blip.checkpoint.exchange import Comparison
 
-app = typer.Typer(help="List, fetch, check, import, convert and compare models.", no_args_is_help=False)
-
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A model's name; 'blip models' lists all.")]
-Names = Annotated[list[str], typer.Argument(metavar="NAME...", help="Names of models.")]
-Json = Annotated[bool, typer.Option("--json", help="One JSON record per line.")]
-Offline = Annotated[bool | None, typer.Option("--offline/--online", help="Never open a socket.", show_default=False)]
-Cached = Annotated[bool, typer.Option("--cached", help="Only what works offline.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")]
+Name = Annotated[str, argument("NAME", help="Model name; 'blip models' lists all.", complete=o.model_names)]
+Names = Annotated[tuple[str, ...], argument("NAME...", help="Model names.", complete=o.model_names)]
+Cached = Annotated[bool, option(help="Only models that work offline.")]
 
 
-@app.callback(invoke_without_command=True)
-def models(context: typer.Context, cached: Cached = False, as_json: Json = False) -> None:
-    """List, fetch, check, import, convert and compare models."""
-    if context.invoked_subcommand is None:
-        list_models(cached, as_json)
+@group
+def models(cached: Cached = False, as_json: o.Json = False, debug: o.Debug = False) -> int:
+    """List, fetch, check, import, convert and compare models; without a command, list them."""
+    return _list(cached, as_json)
 
 
-@app.command("list")
-def list_models(cached: Cached = False, as_json: Json = False) -> None:
+@models.subcommand("list")
+def list_models(cached: Cached = False, as_json: o.Json = False, debug: o.Debug = False) -> int:
     """List all known models."""
+    return _list(cached, as_json)
+
+
+def _list(cached: bool, as_json: bool) -> int:
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
         lines(json.dumps(row, ensure_ascii=False) for row in rows)
-        return
+        return 0
     columns = ("name", "family", "vit", "image_size", "cached", "scores")
     table(columns, [[_cell(row[key]) for key in columns] for row in rows])
+    return 0
 
 
-@app.command("info")
-def info(name: Name, as_json: Json = False) -> None:
+@models.subcommand("info")
+def info(name: Name, as_json: o.Json = False, debug: o.Debug = False) -> int:
     """Show what is known about a model."""
     from blip.checkpoint.locate import locate
 
@@ -57,12 +55,13 @@ def info(name: Name, as_json: Json = False) -> None:
         record |= {"config": json.loads((found.path / "config.json").read_text(encoding="utf-8"))}
     if as_json:
         lines([json.dumps(record, ensure_ascii=False)])
-        return
+        return 0
     table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    return 0
 
 
-@app.command("get")
-def get(names: Names, offline: Offline = None) -> None:
+@models.subcommand("get")
+def get(names: Names, offline: o.OfflineOrOnline = None, debug: o.Debug = False) -> int:
     """Download models into the cache, or check those that are there."""
     from blip.checkpoint.locate import locate, obtain
 
@@ -72,11 +71,12 @@ def get(names: Names, offline: Offline = None) -> None:
             o.note(f"{name}: made of random numbers, nothing to fetch")
             continue
         path = obtain(found, offline=offline, progress=progress_bar(name))
-        typer.echo(str(path))
+        lines([str(path)])
+    return 0
 
 
-@app.command("rm")
-def remove(name: Name) -> None:
+@models.subcommand("rm")
+def remove(name: Name, debug: o.Debug = False) -> int:
     """Remove a model from the cache, or an imported one."""
     import shutil
 
@@ -88,7 +88,7 @@ def remove(name: Name) -> None:
     if folder is not None:
         shutil.rmtree(folder)
         o.note(f"removed {folder}")
-        return
+        return 0
     found = locate(name)
     if found.hub_id:
         raise UsageError(f"model '{name}' lies in the hub's own cache; 'hf cache rm model/{name}' removes it")
@@ -98,21 +98,27 @@ def remove(name: Name) -> None:
         raise UsageError(f"{name} is your own file; delete it yourself")
     path = cached_entry(found.entry) if found.entry is not None else cached_url(found.url)
     o.note(f"removed {name}, {fetch.remove(path) / 1e6:.1f} MB freed")
+    return 0
 
 
-@app.command("path")
-def path(name: Name) -> None:
-    """Print where a model lies; an error if it is not here."""
+@models.subcommand("path")
+def path(name: Name, debug: o.Debug = False) -> int:
+    """Print where a model is stored; exit 3 if it is not on this machine."""
     from blip.checkpoint.locate import locate, obtain
 
     found = locate(name)
-    typer.echo(str(found.path if found.path is not None else obtain(found, offline=True)))
+    lines([str(found.path if found.path is not None else obtain(found, offline=True))])
+    return 0
 
 
-@app.command("verify")
+@models.subcommand("verify")
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="Default: all that are here.")] = None,
-) -> None:
+    names: Annotated[
+        tuple[str, ...],
+        argument("[NAME]...", help="Model names; without any, all on this machine.", complete=o.model_names),
+    ],
+    debug: o.Debug = False,
+) -> int:
     """Check the SHA-256 of downloaded files."""
     from blip.checkpoint.catalogue import find
     from blip.checkpoint.locate import cached_entry, locate
@@ -138,53 +144,61 @@ def verify(
             o.note(str(error))
             failed += 1
         else:
-            typer.echo(f"{digest}  {name}")
-    if failed:
-        raise typer.Exit(CheckpointError.exit_code)
+            lines([f"{digest}  {name}"])
+    return CheckpointError.exit_code if failed else 0
 
 
-@app.command("import")
+@models.subcommand("import")
 def import_file(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="A weights file or model folder of any layout.")],
-    name: Annotated[str | None, typer.Option("--as", metavar="NAME", help="Its name; default: the file's.")] = None,
-) -> None:
-    """Take a model of your own into the registry, so that it has a name."""
+    source: Annotated[Path, argument("FILE", help="Weights file or model folder of any layout.")],
+    name: Annotated[str | None, option("--as", metavar="NAME", help="Its name.", default="the file's")] = None,
+    debug: o.Debug = False,
+) -> int:
+    """Copy a model of your own into the registry under a name."""
     from blip.checkpoint.exchange import import_model
 
     folder = import_model(source, name)
     o.note(f"imported; use it with -m {folder.name}")
-    typer.echo(str(folder))
+    lines([str(folder)])
+    return 0
 
 
-@app.command("convert")
+@models.subcommand("convert")
 def convert(
-    source: Annotated[str, typer.Argument(metavar="FILE", help="A weights file, model folder or name.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="A folder; a .pth file for --to original.")],
-    to: Annotated[str, typer.Option("--to", metavar="blip|hf|original", help="The layout to write.")] = "blip",
-    int8: Annotated[bool, typer.Option("--int8", help="8-bit weights, a quarter of the size (--to blip).")] = False,
-    overwrite: Overwrite = False,
-) -> None:
+    *,
+    source: Annotated[str, argument("MODEL", help="Model name, file or folder.", complete=o.model_names)],
+    to: Annotated[
+        Literal["blip", "hf", "original"], option(metavar="LAYOUT", help="Layout to write: blip, hf or original.")
+    ] = "blip",
+    int8: Annotated[bool, option(help="8-bit weights, a quarter of the size (--to blip).")] = False,
+    output: Annotated[
+        Path, option("-o", "--output", metavar="PATH", group=OUTPUT, help="Folder; .pth file for --to original.")
+    ],
+    overwrite: o.Overwrite = False,
+    debug: o.Debug = False,
+) -> int:
     """Write a model in another layout."""
     from blip.checkpoint import exchange
 
-    config = exchange.convert(source, output, to, int8=int8, overwrite=overwrite)  # type: ignore[arg-type]
+    config = exchange.convert(source, output, to, int8=int8, overwrite=overwrite)
     o.note(f"wrote a '{config.family}' model, {config.vision.image_size} px")
-    typer.echo(str(output))
+    lines([str(output)])
+    return 0
 
 
-@app.command("diff")
+@models.subcommand("diff")
 def diff(
-    first: Annotated[str, typer.Argument(metavar="A", help="A name, file or folder.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="A name, file or folder.")],
-) -> None:
+    first: Annotated[str, argument("A", help="Model name, file or folder.", complete=o.model_names)],
+    second: Annotated[str, argument("B", help="Model name, file or folder.", complete=o.model_names)],
+    debug: o.Debug = False,
+) -> int:
     """Compare two models: config, names, shapes, values. Exit 1 when they differ."""
     from blip.checkpoint.exchange import compare
 
     result = compare(first, second)
     table(("what", "where", "A", "B"), list(_differences(result)))
     o.note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
-    if not result.same:
-        raise typer.Exit(1)
+    return 0 if result.same else 1
 
 
 def _differences(result: Comparison) -> Iterable[list[str]]:

@@ -4,69 +4,145 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass, fields
-from functools import partial, wraps
-from inspect import Parameter, Signature, signature
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from blip.cli.commands import COLUMNS, DECODING, DEVICE, GENERAL, INPUT, OUTPUT, argument, option
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip.torch_backend import TorchBackend
     from blip_lite.model import Model
 
+
+def model_names() -> list[str]:
+    """Return the names of published and imported models, for completion."""
+    from blip.checkpoint.catalogue import ENTRIES
+    from blip.checkpoint.locate import imported_dir
+
+    imported = sorted(path.parent.name for path in imported_dir().glob("*/config.json"))
+    return [*(entry.name for entry in ENTRIES if "/" not in entry.name), *imported]
+
+
+def dataset_names() -> list[str]:
+    """Return the names of known data sets, for completion."""
+    from blip.data.known_datasets import ENTRIES
+
+    return [entry.name for entry in ENTRIES]
+
+
 Inputs = Annotated[
-    list[str] | None,
-    typer.Argument(help="Files, videos, folders, tar shards, manifests, URLs, or '-' for a list on standard input."),
+    tuple[str, ...],
+    argument("[INPUT]...", help="Images, videos, folders, tar shards, tables or URLs; - reads a list."),
 ]
 ModelName = Annotated[
-    str | None, typer.Option("-m", "--model", help="Name, file or folder; default BLIP_MODEL, else 'tiny'.")
+    str | None,
+    option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="Model name, file or folder.",
+        default="BLIP_MODEL, else tiny",
+        complete=model_names,
+    ),
 ]
-Device = Annotated[str, typer.Option(envvar="BLIP_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")]
-DType = Annotated[str, typer.Option(envvar="BLIP_DTYPE", help="auto, fp32, bf16 or fp16.")]
-Threads = Annotated[int | None, typer.Option(envvar="BLIP_THREADS", min=1, help="Threads of the CPU.")]
-BatchSize = Annotated[int | None, typer.Option(min=1, help="Images at once; default 8 on a CPU, 64 on a GPU.")]
-ImageSize = Annotated[int | None, typer.Option(min=16, help="Pixels; default the model's.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Threads that read images; default 4 or the cores.")]
-MaxMegapixels = Annotated[float, typer.Option(min=0.0, help="Larger images are refused.")]
-Compile = Annotated[bool, typer.Option("--compile", help="torch.compile.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List inputs, model, device and outputs; do nothing.")]
-NoProgress = Annotated[bool, typer.Option("--no-progress", help="No progress line.")]
-Seed = Annotated[int, typer.Option(help="Of sampling.")]
+ModelNames = Annotated[
+    tuple[str, ...],
+    option(
+        "-m",
+        "--model",
+        metavar="NAME",
+        help="Model name, file or folder (repeatable).",
+        default="tiny, tiny-vqa",
+        complete=model_names,
+    ),
+]
+Text = Annotated[tuple[str, ...], option("-t", "--text", help="A text (repeatable).")]
+Texts = Annotated[Path | None, option(metavar="FILE", help="Texts from a file, one per line.")]
+Seed = Annotated[int, option(group=DECODING, help="Random seed for sampling.")]
+
+Recursive = Annotated[
+    bool, option("--recursive/--no-recursive", group=INPUT, help="Do not search folders recursively.")
+]
+Hidden = Annotated[bool, option(group=INPUT, help="Include hidden files.")]
+Glob = Annotated[
+    tuple[str, ...],
+    option("-g", "--glob", metavar="PATTERN", group=INPUT, help="Only paths that match; ! negates (repeatable)."),
+]
 Ext = Annotated[
-    str | None, typer.Option(help="Extensions looked for in folders: jpg,mp4,...; without it all of images, no videos.")
+    str | None,
+    option(metavar="LIST", group=INPUT, help="File extensions to read in folders, e.g. jpg,mp4.", default="images"),
 ]
-UrlTimeout = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for a URL.")]
-Offline = Annotated[bool, typer.Option("--offline", help="Never open a socket.")]
-Output = Annotated[Path | None, typer.Option("-o", "--output", help="File to write; its extension is the format.")]
-Format = Annotated[str | None, typer.Option(help="text, jsonl, csv, tsv, parquet; coco for captions.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Same as --format jsonl.")]
-Existing = Annotated[str | None, typer.Option(help="error, skip, overwrite; sidecars also append.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with a jsonl file.")]
-Recursive = Annotated[bool, typer.Option("--recursive/--no-recursive", help="Go into folders.")]
-Hidden = Annotated[bool, typer.Option("--hidden", help="Hidden files too.")]
-Glob = Annotated[list[str] | None, typer.Option("-g", "--glob", help="Only paths that match; '!' negates.")]
-FromFile = Annotated[Path | None, typer.Option(help="A list of inputs, one a line.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="At most so many inputs.")]
-Shard = Annotated[str | None, typer.Option(help="I/N: every N-th input from the I-th on.")]
-Frames = Annotated[int | None, typer.Option(min=1, help="Frames of a video, evenly spread; 8 if not given.")]
-Fps = Annotated[float | None, typer.Option(min=0.001, max=1000, help="Frames of each second of a video, instead.")]
-Null = Annotated[bool, typer.Option("-0", help="The list on standard input is NUL separated.")]
-Root = Annotated[Path | None, typer.Option(help="Folder that a manifest's paths are relative to.")]
-ImageColumn = Annotated[str, typer.Option(help="Column of the image's path.")]
-TextColumn = Annotated[str | None, typer.Option(help="Column of the text or texts; default caption, captions, ...")]
-KeyColumn = Annotated[str | None, typer.Option(help="Column of the key.")]
-QuestionColumn = Annotated[str | None, typer.Option(help="Column of the question.")]
-AnswerColumn = Annotated[str | None, typer.Option(help="Column of the answer or answers.")]
-SentenceColumn = Annotated[str | None, typer.Option(help="Column of the sentence about two images.")]
-LabelColumn = Annotated[str | None, typer.Option(help="Column of true or false.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="List broken rows and go on without them.")]
-Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No notes, no summary.")]
-Debug = Annotated[bool, typer.Option("--debug", help="Tracebacks.")]
-Strict = Annotated[bool, typer.Option("--strict", help="The first failed input ends the run.")]
+FromFile = Annotated[Path | None, option(metavar="FILE", group=INPUT, help="Read inputs from a file, one per line.")]
+Null = Annotated[bool, option("-0", group=INPUT, help="Inputs on standard input are separated by NUL.")]
+Limit = Annotated[int | None, option(min=1, group=INPUT, help="Maximum number of inputs.")]
+Shard = Annotated[
+    str | None, option(metavar="I/N", group=INPUT, help="Every N-th input, starting at the I-th (from 0).")
+]
+Frames = Annotated[int | None, option(min=1, group=INPUT, help="Frames per video, evenly spaced.", default="8")]
+Fps = Annotated[
+    float | None,
+    option(min=0.001, max=1000, group=INPUT, help="Frames per second to sample (instead of --frames)."),
+]
+Root = Annotated[Path | None, option(metavar="DIR", group=INPUT, help="Folder that paths in tables are relative to.")]
+UrlTimeout = Annotated[float, option(min=0.1, group=INPUT, help="Timeout for a URL in seconds.")]
+MaxMegapixels = Annotated[float, option(min=0.0, group=INPUT, help="Refuse images of more megapixels.")]
+Workers = Annotated[
+    int | None, option(min=1, group=INPUT, help="Threads that read images.", default="the cores, at most 4")
+]
+
+ImageColumn = Annotated[str, option(metavar="NAME", group=COLUMNS, help="Column of the image path.")]
+TextColumn = Annotated[
+    str | None,
+    option(metavar="NAME", group=COLUMNS, help="Column of the text or texts.", default="caption, captions, ..."),
+]
+KeyColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the key.")]
+QuestionColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the question.")]
+AnswerColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the answer or answers.")]
+SentenceColumn = Annotated[
+    str | None, option(metavar="NAME", group=COLUMNS, help="Column of the sentence about two images.")
+]
+LabelColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of true or false.")]
+SkipBad = Annotated[bool, option(group=COLUMNS, help="Report invalid rows and skip them.")]
+
+Output = Annotated[
+    Path | None,
+    option("-o", "--output", metavar="FILE", group=OUTPUT, help="File to write; its extension selects the format."),
+]
+Format = Annotated[
+    str | None,
+    option(metavar="NAME", group=OUTPUT, help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text"),
+]
+AsJson = Annotated[bool, option("--json", group=OUTPUT, help="Same as --format jsonl.")]
+Json = Annotated[bool, option("--json", group=OUTPUT, help="Print one JSON record per line.")]
+Overwrite = Annotated[bool, option(group=OUTPUT, help="Replace existing output.")]
+Existing = Annotated[str | None, option(group=OUTPUT, help="error, skip, overwrite; sidecars also append.")]
+Resume = Annotated[bool, option(group=OUTPUT, help="Continue an interrupted .jsonl output.")]
+
+Device = Annotated[
+    str, option(envvar="BLIP_DEVICE", metavar="NAME", group=DEVICE, help="auto, cpu, cuda, cuda:N or mps.")
+]
+DType = Annotated[str, option(envvar="BLIP_DTYPE", metavar="NAME", group=DEVICE, help="auto, fp32, bf16 or fp16.")]
+Threads = Annotated[int | None, option(envvar="BLIP_THREADS", min=1, group=DEVICE, help="Number of CPU threads.")]
+BatchSize = Annotated[
+    int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
+]
+ImageSize = Annotated[int | None, option(min=16, group=DEVICE, help="Image size in pixels.", default="the model's")]
+Compile = Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")]
+
+Strict = Annotated[bool, option(group=GENERAL, help="Stop at the first failed input.")]
+DryRun = Annotated[bool, option(group=GENERAL, help="List inputs, model, device and outputs, and exit.")]
+Offline = Annotated[bool, option(group=GENERAL, help="Never use the network.")]
+OfflineOrOnline = Annotated[
+    bool | None,
+    option("--offline/--online", group=GENERAL, help="Never use the network, or use it in spite of BLIP_OFFLINE."),
+]
+NoProgress = Annotated[bool, option(group=GENERAL, help="Hide the progress line.")]
+Quiet = Annotated[bool, option("-q", "--quiet", group=GENERAL, help="Hide notes and the summary.")]
+Debug = Annotated[bool, option(group=GENERAL, help="Show tracebacks.")]
 
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
 BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
@@ -118,7 +194,7 @@ def note(text: str, quiet: bool = False) -> None:
 
 @dataclass(kw_only=True)
 class Machine:
-    """The flags of every verb that runs a model. A verb has them as one argument, `flat` spells them out for users."""
+    """Flags of every verb that runs a model."""
 
     device: Device = "auto"
     dtype: DType = "auto"
@@ -131,13 +207,13 @@ class Machine:
 
 @dataclass(kw_only=True)
 class Reading(Machine):
-    """Those of every verb that looks at images one after the other."""
+    """Flags of every verb that reads images one after the other."""
 
     workers: Workers = None
     max_megapixels: MaxMegapixels = 200.0
     recursive: Recursive = True
     hidden: Hidden = False
-    glob: Glob = None
+    glob: Glob = ()
     ext: Ext = None
     from_file: FromFile = None
     limit: Limit = None
@@ -151,7 +227,7 @@ class Reading(Machine):
     dry_run: DryRun = False
     no_progress: NoProgress = False
 
-    def inputs(self, named: list[str] | None) -> list[Sample]:
+    def inputs(self, named: Sequence[str]) -> list[Sample]:
         """All inputs that the arguments name."""
         from blip.io.inputs import find_inputs
         from blip.io.readers import Columns
@@ -161,10 +237,10 @@ class Reading(Machine):
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames with --fps; must be one of the two")
         return find_inputs(
-            named or [],
+            named,
             recursive=self.recursive,
             hidden=self.hidden,
-            globs=tuple(self.glob or ()),
+            globs=self.glob,
             from_file=self.from_file,
             limit=self.limit,
             shard=_shard(self.shard),
@@ -180,7 +256,7 @@ class Reading(Machine):
 
 @dataclass(kw_only=True)
 class Run(Reading):
-    """Those of every verb that writes a record of each image."""
+    """Flags of every verb that writes a record for each image."""
 
     output: Output = None
     format: Format = None
@@ -236,7 +312,7 @@ class Run(Reading):
 
 @dataclass(kw_only=True)
 class Columns:
-    """The flags of every verb that reads rows with columns."""
+    """Flags of every verb that reads rows with columns."""
 
     root: Root = None
     image_column: ImageColumn = "image"
@@ -264,31 +340,6 @@ class Columns:
         return {name: value for name, value in given.items() if value is not None}
 
 
-def flat(verb: Callable[..., int]) -> Callable[..., int]:
-    """The verb with the fields of its argument `run` as arguments of their own: typer makes a flag of each."""
-    hints = get_type_hints(verb, include_extras=True)
-    group = hints["run"]
-    flags = get_type_hints(group, include_extras=True)
-    spelled: list[Parameter] = []
-    for parameter in signature(verb).parameters.values():
-        if parameter.name == "run":
-            spelled += [
-                Parameter(f.name, Parameter.KEYWORD_ONLY, default=f.default, annotation=flags[f.name])
-                for f in fields(group)
-            ]
-        else:
-            spelled.append(parameter.replace(kind=Parameter.KEYWORD_ONLY, annotation=hints[parameter.name]))
-
-    @wraps(verb)
-    def call(**given: Any) -> int:
-        run = group(**{f.name: given.pop(f.name) for f in fields(group)})
-        return verb(**given, run=run)
-
-    call.__signature__ = Signature(spelled)  # type: ignore[attr-defined]
-    call.__annotations__ = {parameter.name: parameter.annotation for parameter in spelled}
-    return call
-
-
 def _shard(text: str | None) -> tuple[int, int] | None:
     from blip_lite.errors import UsageError
 
@@ -300,16 +351,16 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(first), int(count)
 
 
-def texts_of(texts: list[str] | None, file: Path | None, flag: str = "--texts") -> list[str]:
+def texts_of(texts: Sequence[str], file: Path | None, flag: str = "--texts") -> list[str]:
     """Texts given one by one and those of a file, one a line."""
     from blip_lite.errors import UsageError
 
     if file is None:
-        return list(texts or [])
+        return list(texts)
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise UsageError(f"{flag} {file}; {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{flag} {file}; must be UTF-8 text") from error
-    return [*(texts or []), *(line for line in lines if line.strip())]
+    return [*texts, *(line for line in lines if line.strip())]

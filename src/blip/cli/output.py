@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 
-import typer
+import click
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -21,7 +21,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def lines(texts: Iterable[str]) -> None:
     """One after the other."""
     for text in texts:
-        typer.echo(text)
+        click.echo(text)
 
 
 def progress_bar(name: str) -> Callable[[int, int | None], None] | None:

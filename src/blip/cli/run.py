@@ -1,4 +1,4 @@
-"""What all verbs share: finding the verb, error lines, exit codes, interruptions."""
+"""The program: verbs imported when they are called, error lines, exit codes, interruptions."""
 
 from __future__ import annotations
 
@@ -10,121 +10,122 @@ import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
-import typer
-from typer.main import get_command
+import click
+from click.shell_completion import CompletionItem, shell_complete
 
-from blip.cli import settings
-from blip_lite.errors import BlipError, MissingPart, UsageError, did_you_mean
+from blip.cli.commands import GENERAL, HELP, Command, Group, Option
+from blip_lite.errors import BlipError, MissingPart, did_you_mean
+
+COMPLETION = "_BLIP_COMPLETE"  # environment variable by which the completion script calls this program
 
 
 class Terminated(BaseException):
     """SIGTERM arrived."""
 
 
-def run(argv: list[str], verbs: Mapping[str, str]) -> int:
-    """Runs one verb and turns what happens into an exit code; errors become one line on standard error."""
-    debug = "--debug" in argv
+class Program(Group):
+    """The `blip` command; imports the module of a verb when the verb is called."""
+
+    def __init__(self, verbs: Mapping[str, str]) -> None:
+        version_flag = Option(
+            ["--version"],
+            group=GENERAL,
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            help="Show the versions of blip, torch and Python.",
+            callback=_print_versions,
+        )
+        super().__init__("blip", params=[version_flag], context_settings=HELP)
+        self.verbs = verbs
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.verbs)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return verb_command(name) if name in self.verbs else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs ('blip VERB --help' describes each)"):
+            formatter.write_dl(list(self.verbs.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the verbs, without importing them, and the flags."""
+        verbs = [CompletionItem(name, help=text) for name, text in self.verbs.items() if name.startswith(incomplete)]
+        return [*verbs, *Command.shell_complete(self, ctx, incomplete)]
+
+
+def verb_command(verb: str) -> click.Command:
+    """Return the command of a verb; imports its module."""
+    command: click.Command = getattr(import_module(f"blip.cli.{verb}"), verb)
+    return command
+
+
+def run(argv: Sequence[str], verbs: Mapping[str, str]) -> int:
+    """Run one verb and return the exit code; errors become one line on standard error."""
+    debug, program = "--debug" in argv, Program(verbs)
+    if COMPLETION in os.environ:
+        return shell_complete(program, {}, "blip", COMPLETION, os.environ[COMPLETION])
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
-            return _dispatch(argv, verbs)
-    except MissingPart as error:
-        return _fail(f"{error}{_models_with(error.capability)}", error.exit_code, debug)
-    except BlipError as error:
-        return _fail(str(error), error.exit_code, debug)
-    except typer.TyperException as error:
-        return _fail(_wrong_usage(error, argv), 2, debug)
-    except typer.Exit as error:
+            with program.make_context("blip", list(argv)) as context:
+                # not main(), which would exit with 1 for a closed pipe
+                return int(program.invoke(context) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message(), file=sys.stderr)
+        return 2
+    except click.UsageError as error:
+        return _fail(_usage_message(error), 2, debug)
+    except click.exceptions.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, click.Abort):
         return _fail("interrupted", 130, False)
     except Terminated:
         return _fail("terminated", 143, False)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except MissingPart as error:
+        return _fail(f"{error}{_models_with(error.capability)}", error.exit_code, debug)
+    except BlipError as error:
+        return _fail(str(error), error.exit_code, debug)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            advice = "caption, ask, match and embed need none with -m FOLDER, which 'blip export' has written"
+            advice = "caption, ask, match and embed work without it on a folder written by 'blip export': -m FOLDER"
             return _fail(f"torch is not installed: pip install torch; {advice}", 4, debug)
         traceback.print_exc()
         return _fail("this is a bug in blip, please report it with the lines above", 70, False)
 
 
-def _dispatch(argv: list[str], verbs: Mapping[str, str]) -> int:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_overview(verbs), file=sys.stdout if argv else sys.stderr)
-        return 0 if argv else 2
-    if argv[0] == "--version":
+def _print_versions(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
         print(f"blip {_version('blip-vlm')} (torch {_version('torch')}, python {sys.version.split()[0]})")
-        return 0
-    verb, *rest = argv
-    if verb not in verbs:
-        raise UsageError(f"unknown verb '{verb}'{did_you_mean(verb, verbs)}; 'blip --help' lists all")
-    command: Any = get_command(verb_app(verb))
-    names = [parameter.name for parameter in command.params]
-    defaults: dict[str, object] = {}
-    show = False
-    if "inputs" in names:
-        given = settings.take(rest)
-        rest, show, defaults = given.rest, given.show, given.values(names)
-    with command.make_context(f"blip {verb}", rest, default_map=defaults) as context:
-        if show:
-            print(settings.to_yaml(context.params), end="")
-            return 0
-        result = command.invoke(context)  # not main(), which would exit for a closed pipe
-    return result if isinstance(result, int) else 0
-
-
-def verb_app(verb: str) -> typer.Typer:
-    """The typer application of one verb; its module is imported here, not before."""
-    module = import_module(f"blip.cli.{verb}")
-    if hasattr(module, "app"):
-        app: typer.Typer = module.app
-        return app
-    app = typer.Typer(add_completion=False)
-    app.command()(getattr(module, verb))
-    return app
-
-
-def _overview(verbs: Mapping[str, str]) -> str:
-    lines = [f"  {name:<12}{text}" for name, text in verbs.items()]
-    return "\n".join(["usage: blip VERB ...   ('blip VERB --help' for each)", "", *lines])
+        ctx.exit()
 
 
 def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
     try:
         return version(package)
     except PackageNotFoundError:
         return "not installed"
 
 
-def _wrong_usage(error: typer.TyperException, argv: Sequence[str]) -> str:
-    """What typer says of a command line, in the form of this program's errors."""
-    option = getattr(error, "option_name", None)
-    parameter: Any = getattr(error, "param", None)
-    if option:
-        return f"unknown flag '{option}'{did_you_mean(option, getattr(error, 'possibilities', None) or ())}"
-    kind = getattr(getattr(parameter, "type_descriptor", None), "annotation", None)
-    name = next((o for o in reversed(getattr(parameter, "opts", ())) if o.startswith("-")), None)
-    if name is None or kind not in _KINDS:
-        return str(getattr(error, "format_message", error.__str__)())
-    given = next((argv[i + 1] for i, arg in enumerate(argv[:-1]) if arg in parameter.opts), None)
-    given = given or next((arg.partition("=")[2] for arg in argv if arg.startswith(f"{name}=")), "")
-    low, high = parameter.min, parameter.max
-    allowed = (
-        f" from {low:g} to {high:g}" if None not in (low, high) else f" of at least {low:g}" if low is not None else ""
-    )
-    return f"{name} {given}; must be {_KINDS[kind]}{allowed}"
-
-
-_KINDS = {int: "an integer", float: "a number"}
+def _usage_message(error: click.UsageError) -> str:
+    """Return click's message in the form of this program's errors."""
+    if isinstance(error, click.NoSuchOption):
+        return f"unknown flag '{error.option_name}'{did_you_mean(error.option_name, error.possibilities or ())}"
+    if isinstance(error, click.NoSuchCommand) and error.ctx is not None and isinstance(error.ctx.command, click.Group):
+        similar = did_you_mean(error.command_name, error.ctx.command.list_commands(error.ctx))
+        return f"unknown verb '{error.command_name}'{similar}; '{error.ctx.command_path} --help' lists all"
+    return error.format_message()
 
 
 def _models_with(capability: str | None) -> str:

@@ -5,16 +5,28 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import argument, command
 
 
+def record_names() -> tuple[str, ...]:
+    """Return the names of records, for completion."""
+    from blip.io.schemas import NAMES
+
+    return NAMES
+
+
+@command
 def schema(
-    name: Annotated[str | None, typer.Argument(help="caption, answer, match, ...; without one all are listed.")] = None,
+    name: Annotated[
+        str | None, argument("[NAME]", help="caption, answer, match, ...; lists all if omitted.", complete=record_names)
+    ] = None,
     debug: o.Debug = False,
 ) -> int:
-    """Print the JSON Schema of a record. Example: blip schema caption"""
+    """Print the JSON Schema of a record.
+
+    Example: blip schema caption
+    """
     from blip.io.schemas import NAMES
     from blip.io.schemas import schema as schema_of
     from blip_lite.errors import UsageError, did_you_mean

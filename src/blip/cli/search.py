@@ -9,25 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+import click
 
 from blip.cli import options as o
+from blip.cli.commands import OUTPUT, argument, option
 from blip.cli.index_options import Using, summary
+from blip.cli.settings import configurable
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
     from blip_lite.results import Hit
 
-USING = Using()
 NEAR_IDENTICAL = 0.97
 FAILURES = 5  # that an update names; it counts all
-Query = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="QUERY",
-        help="A text, ./photo.jpg or a URL; '+ Q' adds, '- Q' subtracts, '2:Q' counts twice. Words in a row are one.",
-    ),
-]
 
 
 @dataclass(kw_only=True)
@@ -45,38 +39,44 @@ class _Out:
     quiet: bool
 
 
-@o.flat
+@configurable
 def search(
-    inputs: Query = None,
-    top: Annotated[int, typer.Option("-t", "--top", min=1, help="Hits.")] = 10,
-    folder: Annotated[Path | None, typer.Option("--in", metavar="DIR", help="Only photos in this folder.")] = None,
+    *,
+    inputs: Annotated[
+        tuple[str, ...],
+        argument("[QUERY]...", help="A text, ./photo.jpg or URL; '+ Q' adds, '- Q' subtracts, '2:Q' counts twice."),
+    ],
+    top: Annotated[int, option("-n", "--top", min=1, help="Number of photos.")] = 10,
+    folder: Annotated[Path | None, option("--in", metavar="DIR", help="Only photos in this folder.")] = None,
     min_score: Annotated[
-        float | None, typer.Option(help="Only hits of this score: the cosine, after a second look plus a logit.")
+        float | None, option(help="Only photos with this score: cosine, plus a logit if re-ranked.")
     ] = None,
-    rerank: Annotated[
-        int, typer.Option(min=0, help="So many of the best by cosine are looked at again (ITM); 0 = none.")
-    ] = 128,
-    files_only: Annotated[bool, typer.Option("-f", "--files-only", help="Paths, one a line.")] = False,
-    null: Annotated[bool, typer.Option("-0", help="Paths, each followed by NUL.")] = False,
-    no_update: Annotated[bool, typer.Option("--no-update", help="Do not bring the index up to date first.")] = False,
-    duplicates: Annotated[
-        bool, typer.Option("--duplicates", help="Groups of near-identical photos; QUERY is their cosine, 0.97.")
-    ] = False,
-    launch: Annotated[bool, typer.Option("--open", help="Open the hits, or the contact sheet.")] = False,
-    thumbnails: Annotated[bool, typer.Option("--thumbnails", help="Pictures, in a terminal that can.")] = False,
-    output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Records, or a contact sheet: .png or .jpg.")
-    ] = None,
-    format: Annotated[str | None, typer.Option(help="text, jsonl, csv, tsv or parquet.")] = None,
-    json: o.AsJson = False,
-    existing: Annotated[str | None, typer.Option(help="For -o: error, skip or overwrite.")] = None,
+    rerank: Annotated[int, option(min=0, help="Re-rank the N nearest photos with the ITM head; 0 for none.")] = 128,
+    duplicates: Annotated[bool, option(help="Groups of near-identical photos; QUERY is their cosine, 0.97.")] = False,
+    no_update: Annotated[bool, option(help="Do not update the index first.")] = False,
     url_timeout: o.UrlTimeout = 20.0,
-    run: Using = USING,
+    files_only: Annotated[bool, option("-f", "--files-only", group=OUTPUT, help="Print paths, one per line.")] = False,
+    null: Annotated[bool, option("-0", group=OUTPUT, help="Print paths, each followed by NUL.")] = False,
+    launch: Annotated[bool, option("--open", group=OUTPUT, help="Open the photos, or the contact sheet.")] = False,
+    thumbnails: Annotated[bool, option(group=OUTPUT, help="Show pictures, if the terminal can.")] = False,
+    output: Annotated[
+        Path | None,
+        option("-o", "--output", metavar="FILE", group=OUTPUT, help="Records, or a contact sheet: .png or .jpg."),
+    ] = None,
+    format: Annotated[
+        str | None, option(metavar="NAME", group=OUTPUT, help="text, jsonl, csv, tsv or parquet.", default="text")
+    ] = None,
+    json: o.AsJson = False,
+    existing: Annotated[str | None, option(group=OUTPUT, help="For -o: error, skip or overwrite.")] = None,
+    run: Using,
 ) -> int:
-    """Find photos. Example: blip index ~/Pictures && blip search "dog on a beach" - people -t 5"""
+    """Find photos by text or photo.
+
+    Example: blip index ~/Pictures && blip search "dog on a beach" - people -n 5
+    """
     from blip.apps.search.query import parse
 
-    words = list(inputs or [])
+    words = list(inputs)
     out = _Out(
         output=output,
         form="jsonl" if json else format,
@@ -252,7 +252,7 @@ def _launch(paths: Sequence[Path], out: _Out) -> None:
     """Opens files with what the desktop has for them."""
     for path in paths:
         try:
-            code = typer.launch(str(path))
+            code = click.launch(str(path))
         except OSError:
             code = 1
         if code:

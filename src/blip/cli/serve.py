@@ -6,11 +6,10 @@ import importlib.util
 import os
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
+from blip.cli.commands import SERVER, command, option
 
 if TYPE_CHECKING:
     from blip.apps.serve.settings import Settings
@@ -22,28 +21,39 @@ ENGINES = {
 PARTS = ("prometheus_client", "python_multipart", "starlette", "uvicorn", "pydantic")
 
 
+@command
 def serve(
-    model: Annotated[
-        list[str] | None,
-        typer.Option("-m", "--model", help="May be given again; default BLIP_MODEL, else tiny and tiny-vqa."),
+    model: o.ModelNames = (),
+    allow_urls: Annotated[bool, option(help="Fetch images from addresses on the public internet.")] = False,
+    api_key_file: Annotated[
+        Path | None, option(metavar="FILE", help="API keys that clients must send, one per line.")
     ] = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 = any that is free.")] = 8000,
-    max_batch: Annotated[int, typer.Option(min=1, max=1024, help="Images that a model sees at once.")] = 16,
-    max_wait_ms: Annotated[float, typer.Option(min=0, max=1000, help="That a first image waits for others.")] = 5,
-    queue: Annotated[int, typer.Option(min=1, help="Images waiting or worked on; more are answered 429.")] = 256,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds for a request; later it is answered 504.")] = 30,
-    max_upload_mb: Annotated[float, typer.Option(min=0.001, help="Of a request's body; more is answered 413.")] = 20,
-    max_megapixels: Annotated[float, typer.Option(min=0.001, help="Larger images are refused.")] = 50,
-    allow_urls: Annotated[
-        bool, typer.Option("--allow-urls", help="Fetch images from addresses on the public internet.")
-    ] = False,
-    api_key_file: Annotated[Path | None, typer.Option(help="Keys that clients must show, one a line.")] = None,
     cors: Annotated[
-        list[str] | None, typer.Option(help="Origin of web pages that may call; may be given again.")
-    ] = None,
-    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that hold the models.")] = 1,
-    engine: Annotated[str, typer.Option(help="local (this machine) or ray (a Ray cluster).")] = "local",
+        tuple[str, ...], option(metavar="ORIGIN", help="Origin of web pages that may call (repeatable).")
+    ] = (),
+    host: Annotated[
+        str, option(metavar="NAME", group=SERVER, help="Address to listen on; 0.0.0.0 for all.")
+    ] = "127.0.0.1",
+    port: Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")] = 8000,
+    max_batch: Annotated[int, option(min=1, max=1024, group=SERVER, help="Maximum images per batch.")] = 16,
+    max_wait_ms: Annotated[
+        float, option(min=0, max=1000, group=SERVER, help="How long to wait for a batch to fill, in ms.")
+    ] = 5.0,
+    queue: Annotated[
+        int, option(min=1, group=SERVER, help="Maximum images in flight; further requests get 429.")
+    ] = 256,
+    timeout: Annotated[
+        float, option(min=0.1, group=SERVER, help="Seconds until an unanswered request gets 504.")
+    ] = 30.0,
+    max_upload_mb: Annotated[
+        float, option(min=0.001, group=SERVER, help="Maximum request body in MB; larger ones get 413.")
+    ] = 20.0,
+    max_megapixels: Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")] = 50.0,
+    workers: Annotated[int, option(min=1, max=64, group=SERVER, help="Processes that hold the models.")] = 1,
+    engine: Annotated[
+        Literal["local", "ray"],
+        option(metavar="NAME", group=SERVER, help="local (this machine) or ray (a Ray cluster)."),
+    ] = "local",
     device: o.Device = "auto",
     dtype: o.DType = "auto",
     threads: o.Threads = None,
@@ -51,11 +61,10 @@ def serve(
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Serve models over HTTP (REST, OpenAPI). Example: blip serve -m caption-base -m vqa-base --port 8000"""
-    from blip_lite.errors import UsageError
+    """Serve models over HTTP (REST, OpenAPI).
 
-    if engine not in ENGINES:
-        raise UsageError(f"--engine {engine}; must be local or ray")
+    Example: blip serve -m caption-base -m vqa-base --port 8000
+    """
     _check_extras(engine)
     from blip.apps.serve.settings import MEGABYTE, Settings, read_keys
 
@@ -70,7 +79,7 @@ def serve(
         max_pixels=int(max_megapixels * 1e6),
         allow_urls=allow_urls,
         key_digests=read_keys(api_key_file) if api_key_file is not None else (),
-        origins=tuple(cors or ()),
+        origins=cors,
         workers=workers,
         device=device,
         dtype=dtype,

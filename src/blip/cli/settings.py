@@ -1,90 +1,113 @@
-"""Flags from files: `--config FILE`, `--set NAME=VALUE` and `--print-config` for every verb that takes images.
+"""Flags from files: `--config FILE`, `--set NAME=VALUE` and `--print-config`, by click's `default_map`.
 
-Keys are the flags' long names with underscores. File first, then --set, then the flags themselves.
+Keys are the long names of flags with underscores. Precedence: the flags themselves, --set, the file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import click
+
+from blip.cli.commands import GENERAL, Command, Option, command
 from blip_lite.errors import ConfigError, UnknownKey, UsageError
 
 NOT_SETTINGS = ("inputs", "debug")
 
 
-@dataclass
-class Settings:
-    """What of a command line is about settings, and the rest of it."""
+def configurable(function: Callable[..., int]) -> Command:
+    """Return the command of an annotated function, with the flags of this module."""
+    eager: dict[str, Any] = {"group": GENERAL, "is_eager": True, "expose_value": False}
+    flags = (
+        Option(["--config"], metavar="FILE", default=None, help="YAML file of flags.", callback=_read_file, **eager),
+        Option(
+            ["--set"],
+            metavar="NAME=VALUE",
+            multiple=True,
+            default=(),
+            help="Set a flag as in --config (repeatable).",
+            callback=_read_sets,
+            **eager,
+        ),
+        Option(
+            ["--print-config"],
+            is_flag=True,
+            help="Print all flags as YAML for --config and exit.",
+            callback=_request_print,
+            **eager,
+        ),
+    )
+    return command(function, cls=ConfigurableCommand, more=flags)
 
-    file: Path | None = None
-    sets: list[str] = field(default_factory=list)
-    show: bool = False
-    rest: list[str] = field(default_factory=list)
 
-    def values(self, known: Iterable[str]) -> dict[str, Any]:
-        """The settings by name; unknown names are errors with file and line."""
-        names = [name for name in known if name not in NOT_SETTINGS]
-        values = {} if self.file is None else _read(self.file, names)
-        for text in self.sets:
-            name, equals, value = text.partition("=")
-            if not equals:
-                raise UsageError(f"--set {text}; must be NAME=VALUE")
-            if name not in names:
-                raise UnknownKey(name, names)
-            values[name] = _scalar(value)
-        return values
+class ConfigurableCommand(Command):
+    """A command whose flags can be given by a file."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        if ctx.meta.get(__name__):
+            print(to_yaml(ctx.params), end="")
+            return 0
+        return super().invoke(ctx)
 
 
-def take(argv: Sequence[str]) -> Settings:
-    """Splits the settings off a command line."""
-    found, args = Settings(), iter(argv)
-    for arg in args:
-        if arg == "--":
-            found.rest += [arg, *args]
-        elif arg == "--print-config":
-            found.show = True
-        elif arg.partition("=")[0] in ("--config", "--set"):
-            flag, equals, value = arg.partition("=")
-            text = value if equals else next(args, None)
-            if text is None:
-                raise UsageError(f"{flag}; must be followed by a value")
-            if flag == "--set":
-                found.sets.append(text)
-            else:
-                found.file = Path(text)
-        else:
-            found.rest.append(arg)
-    return found
+def _read_file(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        ctx.default_map = {**_read(Path(value), _known(ctx)), **(ctx.default_map or {})}
+
+
+def _read_sets(ctx: click.Context, parameter: click.Parameter, values: Sequence[str]) -> None:
+    for text in values:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"--set {text}; must be NAME=VALUE")
+        known = _known(ctx)
+        if name not in known:
+            raise UnknownKey(name, list(known))
+        ctx.default_map = {**(ctx.default_map or {}), name: _value(known[name], _scalar(value))}
+
+
+def _request_print(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    ctx.meta[__name__] = value
+
+
+def _known(ctx: click.Context) -> dict[str, click.Parameter]:
+    return {p.name: p for p in ctx.command.params if p.expose_value and p.name not in NOT_SETTINGS}
+
+
+def _value(parameter: click.Parameter, value: Any) -> Any:
+    return [value] if parameter.multiple and not isinstance(value, list) else value
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Settings as `--config` takes them; what was not given is left out."""
+    """Return the settings as YAML for `--config`, without those that are not given."""
     import yaml
 
-    kept = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if v is not None}
-    shown = {k: v for k, v in kept.items() if k not in NOT_SETTINGS}
-    return str(yaml.safe_dump(shown, sort_keys=False, allow_unicode=True))
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in values.items()
+        if value not in (None, ()) and name not in NOT_SETTINGS
+    }
+    return str(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True))
 
 
-def _read(path: Path, names: Sequence[str]) -> dict[str, Any]:
+def _read(path: Path, known: Mapping[str, click.Parameter]) -> dict[str, Any]:
     import yaml
 
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"))
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        text = path.read_text(encoding="utf-8")
+        node, values = yaml.compose(text), yaml.safe_load(text) or {}
     except OSError as error:
         raise UsageError(f"--config {path}; {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: invalid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of flag names to values")
     for key, _ in node.value if node is not None else ():
-        if key.value not in names:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {UnknownKey(str(key.value), names)}")
-    return values
+        if key.value not in known:
+            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {UnknownKey(str(key.value), list(known))}")
+    return {name: _value(known[name], value) for name, value in values.items()}
 
 
 def _scalar(text: str) -> Any:

@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from blip.cli import options as o
+from blip.cli.commands import DEVICE, OUTPUT, argument, command, option
 
 if TYPE_CHECKING:
     from blip.train.loop import Fitted
@@ -24,68 +23,114 @@ USE = {
     "vqa": "ask PHOTO -q QUESTION",
     "nlvr": "ask PHOTO --pair OTHER -q STATEMENT",
 }
-COLUMNS = o.Columns()
+TRAINING = "Training"
+TASKS = ("pretrain", "caption", "retrieval", "itm", "vqa", "nlvr")
 
 
-@o.flat
+@command
 def train(
+    *,
     task: Annotated[
-        str | None, typer.Argument(help="pretrain, caption, retrieval, itm, vqa or nlvr; --config may name it.")
+        str | None,
+        argument("[TASK]", help=f"{', '.join(TASKS)}; --config may name it.", complete=lambda: TASKS),
     ] = None,
     data: Annotated[
-        list[str] | None,
-        typer.Option(help="Folder, JSON(L), CSV, Parquet, tar shards or a known set; may be given again."),
+        tuple[str, ...],
+        option(
+            metavar="SPEC", help="Folder, table, tar shards or known data set (repeatable).", complete=o.dataset_names
+        ),
+    ] = (),
+    val: Annotated[
+        tuple[str, ...], option(metavar="SPEC", help="Data to evaluate on, as --data.", complete=o.dataset_names)
+    ] = (),
+    init: Annotated[
+        str | None,
+        option(metavar="NAME", help="Model to start from: name, file or folder.", complete=o.model_names),
     ] = None,
-    run: o.Columns = COLUMNS,
-    output: Annotated[Path | None, typer.Option("-o", "--output", help="Folder of the run.")] = None,
-    val: Annotated[list[str] | None, typer.Option(help="As --data, to evaluate on.")] = None,
-    init: Annotated[str | None, typer.Option(help="Model to start from: name, file or folder.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file (ours or the original's) or preset:NAME.")] = None,
-    set: Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE of the config; may be given again.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Times through the data.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of epochs.")] = None,
+    config: Annotated[
+        str | None,
+        option(metavar="FILE", help="YAML file (ours or the original's) or preset:NAME."),
+    ] = None,
+    set: Annotated[
+        tuple[str, ...], option("--set", metavar="KEY=VALUE", help="Set a key of the config (repeatable).")
+    ] = (),
+    list_presets: Annotated[bool, option("--list", help="List the presets and exit.")] = False,
+    print_config: Annotated[bool, option("--print-config", help="Print the merged config and exit.")] = False,
+    epochs: Annotated[int | None, option(min=1, group=TRAINING, help="Number of epochs.")] = None,
+    steps: Annotated[int | None, option(min=1, group=TRAINING, help="Optimizer steps (instead of --epochs).")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Samples a step, over all devices; default a guess.")
+        int | None,
+        option(min=1, group=TRAINING, help="Samples per step, over all devices.", default="estimated"),
     ] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    accumulate: Annotated[int | None, typer.Option(min=1, help="Parts that a batch is cut into.")] = None,
-    grad_checkpoint: Annotated[int | None, typer.Option(min=0, help="ViT blocks that trade time for memory.")] = None,
+    lr: Annotated[float | None, option(group=TRAINING, help="Learning rate.")] = None,
+    accumulate: Annotated[int | None, option(min=1, group=TRAINING, help="Gradient accumulation steps.")] = None,
+    grad_checkpoint: Annotated[
+        int | None,
+        option(min=0, group=TRAINING, help="Number of ViT blocks with activation checkpointing."),
+    ] = None,
     image_size: o.ImageSize = None,
-    freeze: Annotated[str | None, typer.Option(help="Parts not trained: vision, text, or names of weights.")] = None,
-    lora: Annotated[int | None, typer.Option(min=1, help="Rank: train only low-rank additions.")] = None,
-    layer_decay: Annotated[float | None, typer.Option(help="Factor on the learning rate, a layer down.")] = None,
-    queue_size: Annotated[int | None, typer.Option(min=1, help="Features kept for contrast.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="auto, fp32 or bf16; weights stay fp32.")] = None,
+    freeze: Annotated[
+        str | None, option(metavar="LIST", group=TRAINING, help="Parts to freeze: vision, text or weight names.")
+    ] = None,
+    lora: Annotated[
+        int | None, option(min=1, group=TRAINING, help="Train only low-rank adapters of this rank.")
+    ] = None,
+    layer_decay: Annotated[float | None, option(group=TRAINING, help="Layer-wise learning-rate decay.")] = None,
+    queue_size: Annotated[
+        int | None, option(min=1, group=TRAINING, help="Size of the contrastive feature queue.")
+    ] = None,
+    patience: Annotated[
+        int | None, option(min=1, group=TRAINING, help="Stop after N evaluations without improvement.")
+    ] = None,
+    seed: Annotated[
+        int | None, option(group=TRAINING, help="Random seed of sample order, augmentation and dropout.")
+    ] = None,
+    max_minutes: Annotated[float | None, option(group=TRAINING, help="Save and stop after this time.")] = None,
+    columns: o.Columns,
+    output: Annotated[
+        Path | None, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of the run.")
+    ] = None,
+    eval_every: Annotated[
+        int | None, option(min=0, group=OUTPUT, help="Steps between evaluations; 0 for once per epoch.")
+    ] = None,
+    save_every: Annotated[
+        int | None, option(min=0, group=OUTPUT, help="Steps between checkpoints; 0 for once per epoch.")
+    ] = None,
+    keep: Annotated[int | None, option(min=1, group=OUTPUT, help="Checkpoints to keep, besides the best.")] = None,
+    resume: Annotated[str, option(metavar="PATH", group=OUTPUT, help="auto, none or a checkpoint to resume.")] = "auto",
+    device: Annotated[str | None, option(metavar="NAME", group=DEVICE, help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[
+        str | None, option(metavar="NAME", group=DEVICE, help="auto, fp32 or bf16; weights stay fp32.")
+    ] = None,
     threads: o.Threads = None,
-    workers: Annotated[int | None, typer.Option(min=0, help="Processes that read images.")] = None,
-    strategy: Annotated[str | None, typer.Option(help="ddp: a whole model each; fsdp: a part of it each.")] = None,
-    gpus: Annotated[str | None, typer.Option(help="N or all: one process a GPU.")] = None,
-    compile: Annotated[bool | None, typer.Option("--compile/--no-compile", help="torch.compile.")] = None,
-    eval_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
-    save_every: Annotated[int | None, typer.Option(min=0, help="Steps; 0 = each epoch.")] = None,
-    keep: Annotated[int | None, typer.Option(min=1, help="Checkpoints kept, besides the best.")] = None,
-    patience: Annotated[int | None, typer.Option(min=1, help="Evaluations without a better score to end at.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of order, augmentation and everything drawn.")] = None,
-    max_minutes: Annotated[float | None, typer.Option(help="Save and stop after that time.")] = None,
-    resume: Annotated[str, typer.Option(help="auto, none or the path of a checkpoint.")] = "auto",
-    list_presets: Annotated[bool, typer.Option("--list", help="Show the presets.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Show the merged config and stop.")] = False,
+    workers: Annotated[int | None, option(min=0, group=DEVICE, help="Processes that read images.")] = None,
+    gpus: Annotated[
+        str | None, option(metavar="N", group=DEVICE, help="Number of GPUs, or all: one process each.")
+    ] = None,
+    strategy: Annotated[
+        str | None, option(metavar="NAME", group=DEVICE, help="ddp (replicate the model) or fsdp (shard it).")
+    ] = None,
+    compile: Annotated[
+        bool | None, option("--compile/--no-compile", group=DEVICE, help="Compile the model with torch.compile.")
+    ] = None,
     quiet: o.Quiet = False,
     debug: o.Debug = False,
 ) -> int:
-    """Train a model. Example: blip train caption --data photos/ --init caption-base -o runs/mine"""
+    """Train a model.
+
+    Example: blip train caption --data photos/ --init caption-base -o runs/mine
+    """
     from blip_lite.errors import UsageError
 
     if list_presets:
         return _list()
     values = _merged(
         config,
-        set or [],
+        list(set),
         {
             "task": task,
-            "data": data,
-            "val": val,
+            "data": list(data) or None,
+            "val": list(val) or None,
             "start.init": init,
             "start.image_size": image_size,
             "tune.freeze": None if freeze is None else _prefixes(freeze),
@@ -110,7 +155,7 @@ def train(
             "train.max_minutes": max_minutes,
             "train.patience": patience,
             "train.strategy": strategy,
-            **{f"reading.{name}": value for name, value in run.reading().items()},
+            **{f"reading.{name}": value for name, value in columns.reading().items()},
         },
     )
     if not values.get("task"):

@@ -34,8 +34,9 @@ def logged(self, address):
         print("CALLED", address, file=sys.stderr, flush=True)
     return connect(self, address)
 socket.socket.connect = logged
-from blip.cli.demo import demo
-sys.exit(demo(model=["random-tiny-nlvr"], port=0, max_upload_mb=1.0, max_megapixels=1.0))
+from blip.cli import main
+limits = ["--max-upload-mb", "1", "--max-megapixels", "1"]
+sys.exit(main(["demo", "-m", "random-tiny-nlvr", "--port", "0", *limits]))
 """
 
 

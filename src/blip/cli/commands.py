@@ -1,0 +1,262 @@
+"""Commands made from annotated functions, and their help in groups.
+
+A parameter `beams: Annotated[int, option(help="Beam width.")] = 3` becomes the flag `--beams`. A parameter whose type
+is a dataclass stands for the fields of that dataclass, so commands can share flags.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import click
+from click.shell_completion import CompletionItem
+
+from blip_lite.errors import UsageError
+
+# headings in help; a heading of a single command comes before "Input"
+TASK, DECODING, SERVER, INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL = (
+    "Task",
+    "Decoding",
+    "Server",
+    "Input",
+    "Columns",
+    "Output",
+    "Device",
+    "General",
+)
+LAST_GROUPS = (INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL)
+HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+Completer = Callable[[], Iterable[str]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """What a flag or argument is, apart from its type and default."""
+
+    names: tuple[str, ...]
+    group: str
+    attrs: dict[str, Any]  # of click's parameter
+    positional: bool = False
+    min: float | None = None
+    max: float | None = None
+
+
+def option(
+    *names: str,
+    help: str,
+    group: str = TASK,
+    default: str | None = None,
+    min: float | None = None,
+    max: float | None = None,
+    metavar: str | None = None,
+    envvar: str | None = None,
+    complete: Completer | None = None,
+) -> Spec:
+    """Annotation of a flag. `default` is shown in help where the real default is None; `complete` lists values."""
+    attrs = {"help": help, "show_default": default, "metavar": metavar, "envvar": envvar}
+    return Spec(names, group, attrs | {"shell_complete": _completer(complete)}, min=min, max=max)
+
+
+def argument(metavar: str, *, help: str, complete: Completer | None = None) -> Spec:
+    """Annotation of a positional argument; shells complete files if `complete` is not given."""
+    attrs = {"help": help, "metavar": metavar, "shell_complete": _completer(complete)}
+    return Spec((), TASK, attrs, positional=True)
+
+
+def _completer(values: Completer | None) -> Callable[..., list[CompletionItem]] | None:
+    """Return click's completion function: the values that fit, else files."""
+    if values is None:
+        return None
+
+    def complete(ctx: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        names = [CompletionItem(name) for name in values() if name.startswith(incomplete)]
+        return names or [CompletionItem(incomplete, type="file")]
+
+    return complete
+
+
+class _Parameter(click.Parameter):
+    """A parameter that reports an invalid value as `--flag VALUE; must be ...`."""
+
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        try:
+            return super().type_cast_value(ctx, value)
+        except click.BadParameter as error:
+            name = self.metavar if isinstance(self, click.Argument) else max(self.opts, key=len)
+            raise UsageError(f"{name} {value}; must be {_allowed(self.type)}") from error
+
+
+class Argument(_Parameter, click.Argument):
+    """A positional argument."""
+
+
+class Option(_Parameter, click.Option):
+    """A flag in a group of the help."""
+
+    def __init__(self, *args: Any, group: str, **attrs: Any) -> None:
+        super().__init__(*args, **attrs)
+        self.group = group
+
+    def get_help_spec(self, ctx: click.Context) -> str:
+        """Return names and metavar; of `--x/--no-x`, the name that changes the default."""
+        if not self.secondary_opts:
+            return ", ".join(sorted(self.opts, key=len)) + ("" if self.is_flag else f" {self.make_metavar(ctx)}")
+        if self.default is None:
+            return ", ".join((*self.opts, *self.secondary_opts))
+        return self.secondary_opts[0] if self.default else self.opts[0]
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str]:
+        default = self.show_default or self.default
+        if self.required:
+            note = " [required]"
+        elif self.is_flag or default in (None, "", ()):
+            note = ""
+        else:
+            note = f" [default: {f'{default:g}' if isinstance(default, float) else default}]"
+        return self.get_help_spec(ctx), f"{self.help}{note}"
+
+
+class Command(click.Command):
+    """A command whose help has a heading for each group of flags."""
+
+    def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write nothing: arguments are the first lines of their group."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {TASK: []}
+        for parameter in self.params:
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", TASK), []).append(record)
+        help_option = self.get_help_option(ctx)
+        if help_option is not None:
+            groups.setdefault(GENERAL, []).append((", ".join(help_option.opts), "Show this help."))
+        width = max(len(name) for rows in groups.values() for name, _ in rows)
+        for name in (*(name for name in groups if name not in LAST_GROUPS), *LAST_GROUPS):
+            if groups.get(name):
+                with formatter.section(name):
+                    formatter.write_dl([(flag.ljust(width), text) for flag, text in groups[name]])
+
+
+class Group(Command, click.Group):
+    """A command with subcommands, listed in the order in which they were added."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        self.format_commands(ctx, formatter)
+        Command.format_options(self, ctx, formatter)
+
+    def subcommand(self, name: str) -> Callable[[Callable[..., int]], Command]:
+        """Decorator that makes a subcommand of an annotated function."""
+
+        def decorate(function: Callable[..., int]) -> Command:
+            made = command(function, name)
+            self.add_command(made)
+            return made
+
+        return decorate
+
+
+def command(
+    function: Callable[..., int],
+    name: str | None = None,
+    *,
+    cls: type[Command] = Command,
+    more: Sequence[click.Parameter] = (),
+) -> Command:
+    """Return the command of an annotated function that returns an exit code; `more` are flags it does not take."""
+    attrs = _attrs(function)
+    return cls(name or function.__name__, **{**attrs, "params": [*attrs["params"], *more]})
+
+
+def group(function: Callable[..., int]) -> Group:
+    """Return the group of an annotated function, which is called when no subcommand is named."""
+
+    def call_alone(ctx: click.Context, /, **values: Any) -> int:
+        return 0 if ctx.invoked_subcommand else attrs["callback"](**values)
+
+    attrs = _attrs(function)
+    callback = click.pass_context(call_alone)
+    return Group(function.__name__, **{**attrs, "callback": callback}, invoke_without_command=True)
+
+
+def _attrs(function: Callable[..., int]) -> dict[str, Any]:
+    """Return the arguments of click.Command; the callback puts the dataclasses together again."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    parameters: list[click.Parameter] = []
+    for parameter in inspect.signature(function).parameters.values():
+        kind = hints[parameter.name]
+        if parameter.name in groups:
+            flags = get_type_hints(kind, include_extras=True)
+            parameters += [_parameter(f.name, flags[f.name], f.default) for f in dataclasses.fields(kind)]
+        else:
+            parameters.append(_parameter(parameter.name, kind, parameter.default))
+
+    def call(**values: Any) -> int:
+        made = {
+            name: kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
+            for name, kind in groups.items()
+        }
+        return function(**values, **made)
+
+    return {
+        "params": parameters,
+        "callback": call,
+        "help": inspect.getdoc(function),
+        "context_settings": HELP,
+    }
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> click.Parameter:
+    kind, spec = get_args(annotation)
+    many = get_origin(kind) is tuple
+    if many:
+        kind = get_args(kind)[0]
+    elif get_origin(kind) in (Union, UnionType):
+        kind = next(part for part in get_args(kind) if part is not type(None))
+    attrs = dict(spec.attrs)
+    if default not in (inspect.Parameter.empty, dataclasses.MISSING):
+        attrs["default"] = default
+    if spec.positional:
+        attrs["required"] = "default" not in attrs and not attrs["metavar"].startswith("[")
+        if get_origin(kind) is not Literal:
+            attrs["shell_complete"] = attrs["shell_complete"] or _completer(tuple)
+        return Argument([name], type=_click_type(kind, spec), nargs=-1 if many else 1, **attrs)
+    names = spec.names or (f"--{name.replace('_', '-')}",)
+    attrs |= {"group": spec.group, "required": "default" not in attrs}
+    if kind is bool:
+        return Option([name, *names], is_flag=True, **attrs)
+    attrs["metavar"] = attrs["metavar"] or METAVARS.get(kind, "NAME")
+    return Option([name, *names], type=_click_type(kind, spec), multiple=many, **attrs)
+
+
+def _click_type(kind: Any, spec: Spec) -> click.ParamType[Any]:
+    if get_origin(kind) is Literal:
+        return click.Choice(get_args(kind))
+    if kind is int:
+        return click.IntRange(spec.min, spec.max)  # type: ignore[arg-type]
+    if kind is float:
+        return click.FloatRange(spec.min, spec.max)
+    return click.Path(path_type=Path, readable=False) if kind is Path else click.STRING
+
+
+def _allowed(kind: click.ParamType[Any]) -> str:
+    """Return the values of a type in words, for messages."""
+    if isinstance(kind, click.Choice):
+        *others, last = kind.choices
+        return f"{', '.join(others)} or {last}" if others else last
+    if not isinstance(kind, click.IntRange | click.FloatRange):
+        return "a valid value"
+    what, low, high = "an integer" if isinstance(kind, click.IntRange) else "a number", kind.min, kind.max
+    if low is None:
+        return what
+    return f"{what} from {low:g} to {high:g}" if high is not None else f"{what} of at least {low:g}"
