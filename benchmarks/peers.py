@@ -11,8 +11,8 @@ import torch
 import transformers
 from torch import Tensor
 
-from blip.checkpoint.infer import hf_config
-from blip.checkpoint.state_dict import from_ours
+from blip.checkpoint.hf import hf_config
+from blip.checkpoint.state_dict import from_blip
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.mkldnn_linear import pack
@@ -62,7 +62,7 @@ def _peer(model: BlipModel, config: BlipConfig) -> Any:
     values["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     values["text_config"] |= {"label_smoothing": config.text.label_smoothing}
     peer = getattr(transformers, values["architectures"][0])(transformers.BlipConfig(**values))
-    missing, unexpected = peer.load_state_dict(from_ours(model.state_dict(), config, "transformers"), strict=False)
+    missing, unexpected = peer.load_state_dict(from_blip(model.state_dict(), config, "transformers"), strict=False)
     if unexpected or any("position_ids" not in name and ".decoder." not in name for name in missing):
         raise AssertionError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
     peer.tie_weights()

@@ -60,13 +60,13 @@ def oracle_config(family: Family, **changes: Any) -> BlipConfig:
 
 def oracle_model(family: Family) -> BlipModel:
     """Our model with the oracle's weights of that family, in eval mode."""
-    from blip.checkpoint import state_dict
+    from blip.checkpoint import adapt, state_dict
 
     config = oracle_config(family)
     source: Family = "retrieval" if family == "features" else family
     stored = weights("decoder" if family == "caption" else source)
-    state, _ = state_dict.to_ours(stored, oracle_config(source), "original")
-    state = state_dict.for_family(state, oracle_config(source), config).state
+    state, _ = state_dict.to_blip(stored, oracle_config(source), "original")
+    state = adapt.for_family(state, oracle_config(source), config).state
     model = BlipModel(config)
     model.load_state_dict(state, strict=True)
     return model.eval()

@@ -62,22 +62,22 @@ def test_damaged_file_is_one_line(tmp_path: Path, name: str, content: bytes) -> 
 
 def test_pth_without_tensors_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {"a": 1}}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match="'a' is no tensor"):
+    with pytest.raises(CheckpointError, match="'a' is not a tensor"):
         files.read_state(tmp_path / "a.pth")
 
 
 def test_unknown_suffix_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.h5").write_bytes(b"x")
-    with pytest.raises(CheckpointError, match="unknown kind of weights file"):
+    with pytest.raises(CheckpointError, match="unknown type of weights file"):
         files.read_state(tmp_path / "a.h5")
 
 
 @pytest.mark.parametrize("family", ["pretrain", "nlvr", "retrieval"])
-def test_our_folder_round_trips_bit_for_bit(tmp_path: Path, family: str) -> None:
+def test_a_model_folder_round_trips_bit_for_bit(tmp_path: Path, family: str) -> None:
     state, config = small(family)
     files.write_folder(tmp_path / "m", state, config)
     stored = files.read(tmp_path / "m")
-    ours, _ = state_dict.to_ours(stored.state, config, "blip")
+    ours, _ = state_dict.to_blip(stored.state, config, "blip")
     assert stored.config == config
     assert ours.keys() == state.keys() and all(torch.equal(ours[key], state[key]) for key in state)
 
@@ -91,19 +91,19 @@ def test_shared_tensors_are_stored_once(tmp_path: Path) -> None:
 def test_quantised_folder_is_read_as_floats(tmp_path: Path) -> None:
     state, config = small("pretrain")
     files.write_folder(tmp_path, quantize(state), config)
-    ours, _ = state_dict.to_ours(files.read(tmp_path).state, config, "blip")
+    ours, _ = state_dict.to_blip(files.read(tmp_path).state, config, "blip")
     assert ours.keys() == state.keys()
     assert all(torch.allclose(ours[key], state[key], atol=float(state[key].abs().max()) / 200) for key in state)
 
 
-def test_vocabulary_lies_beside_the_weights(tmp_path: Path) -> None:
+def test_the_vocabulary_is_stored_with_the_weights(tmp_path: Path) -> None:
     state, config = small("caption")
     (tmp_path / "words").write_text("[PAD]\n")
-    own = BlipConfig.from_dict(config.to_dict() | {"vocab": "vocab.txt"})
-    files.write_folder(tmp_path / "m", state, own, vocab=tmp_path / "words")
+    config_with_vocab = BlipConfig.from_dict(config.to_dict() | {"vocab": "vocab.txt"})
+    files.write_folder(tmp_path / "m", state, config_with_vocab, vocab=tmp_path / "words")
     assert (tmp_path / "m" / "vocab.txt").read_text() == "[PAD]\n"
-    with pytest.raises(ConfigError, match="must be given"):
-        files.write_folder(tmp_path / "n", state, own)
+    with pytest.raises(ConfigError, match="must be passed"):
+        files.write_folder(tmp_path / "n", state, config_with_vocab)
 
 
 @pytest.mark.parametrize("weights_name", ["model.safetensors", "pytorch_model.bin"])
@@ -133,7 +133,7 @@ def test_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 def test_original_file_is_written_with_shared_names(tmp_path: Path, suffix: str) -> None:
     config = oracle_config("pretrain")
-    ours, training = state_dict.to_ours(weights("pretrain"), config, "original")
+    ours, training = state_dict.to_blip(weights("pretrain"), config, "original")
     path = tmp_path / f"out{suffix}"
     files.write_original(path, ours, config, training)
     again = files.read_state(path)
@@ -152,7 +152,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    ours, _ = state_dict.to_ours(weights("decoder"), oracle_config("caption"), "original")
+    ours, _ = state_dict.to_blip(weights("decoder"), oracle_config("caption"), "original")
     with pytest.raises(EnvironmentProblem, match="no space left"):
         files.write_original(path, ours, oracle_config("caption"))
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == [path.name]

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from blip.checkpoint import files, state_dict
-from blip.checkpoint.adapt import without_values
+from blip.checkpoint.adapt import build_on_meta
 from blip.checkpoint.load import load, random_tiny, start_from
 from blip.checkpoint.locate import imported_dir, locate
 from blip.model.blip import BlipModel
@@ -50,8 +50,8 @@ def test_saved_folder_loads_with_equal_weights(tmp_path: Path, family: Family) -
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
 
 
-def test_a_model_without_values_has_the_shapes_of_one_with() -> None:
-    model = without_values(SMALL)
+def test_a_model_build_on_meta_has_the_shapes_of_one_with() -> None:
+    model = build_on_meta(SMALL)
     wanted = {name: tensor.shape for name, tensor in BlipModel(SMALL).state_dict().items()}
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == wanted
     assert all(tensor.is_meta for tensor in model.state_dict().values())
@@ -80,7 +80,7 @@ def test_bare_original_file_loads(tmp_path: Path, name: str) -> None:
 
 
 def test_half_precision_file_loads_as_float32(tmp_path: Path) -> None:
-    state = state_dict.from_ours(BlipModel(SMALL).state_dict(), SMALL, "original")
+    state = state_dict.from_blip(BlipModel(SMALL).state_dict(), SMALL, "original")
     torch.save({name: t.half() if t.is_floating_point() else t for name, t in state.items()}, tmp_path / "a.pth")
     assert {tensor.dtype for tensor in load(tmp_path / "a.pth").model.state_dict().values()} == {torch.float32}
 

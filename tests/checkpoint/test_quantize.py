@@ -45,5 +45,5 @@ def test_plain_state_is_left_alone() -> None:
 
 
 def test_int8_without_scale_is_refused() -> None:
-    with pytest.raises(CheckpointMismatch, match=r"there is no w\.scale"):
+    with pytest.raises(CheckpointMismatch, match=r"stored as int8 without w\.scale"):
         dequantize({"w": torch.zeros(2, 2, dtype=torch.int8)})

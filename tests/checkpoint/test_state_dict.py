@@ -1,4 +1,4 @@
-"""Names and shapes against lists recorded from the original's and Transformers' classes at real size."""
+"""Names and shapes compared with lists recorded from the original's and Transformers' classes at real size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from blip.checkpoint import adapt, state_dict
+from blip.checkpoint import adapt, infer, state_dict
 from blip.model.blip import BlipModel
 from blip_lite.config import BlipConfig, Family, published_config
 from blip_lite.errors import CheckpointMismatch, ConfigError
@@ -44,27 +44,27 @@ def published(name: str) -> BlipConfig:
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_original_file_has_our_names_and_shapes(name: str) -> None:
+def test_original_file_is_converted_to_names_and_shapes_of_the_model(name: str) -> None:
     config = published(name)
     if name.startswith("itm"):  # the matcher alone, at the size of the retrieval model
         assert config.vision.image_size == 384
-    ours, _ = state_dict.to_ours(key_list(name), config, "original")
+    ours, _ = state_dict.to_blip(key_list(name), config, "original")
     assert {key: tensor.shape for key, tensor in ours.items()} == adapt.expected_shapes(config)
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_original_file_is_written_with_every_name(name: str) -> None:
     state, config = key_list(name), published(name)
-    ours, training = state_dict.to_ours(state, config, "original")
-    theirs = state_dict.from_ours(ours, config, "original", training)
+    ours, training = state_dict.to_blip(state, config, "original")
+    theirs = state_dict.from_blip(ours, config, "original", training)
     if name.startswith("itm"):
-        assert theirs.pop("temp") is not None  # ours has it, the original's matcher does not
+        assert theirs.pop("temp") is not None  # the blip layout has it, the original's matcher does not
     assert {key: tensor.shape for key, tensor in theirs.items()} == {key: t.shape for key, t in state.items()}
 
 
 @pytest.mark.parametrize("name", LISTS)
 def test_config_of_original_file_is_inferred(name: str) -> None:
-    config = state_dict.infer_config(key_list(name))
+    config = infer.infer_config(key_list(name))
     assert config == published(name)
 
 
@@ -77,10 +77,10 @@ def test_parameter_count_equals_original(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HF_LISTS)
-def test_transformers_file_has_our_names_and_shapes(name: str) -> None:
-    config = state_dict.infer_config(key_list(name))
+def test_transformers_file_is_converted_to_names_and_shapes_of_the_model(name: str) -> None:
+    config = infer.infer_config(key_list(name))
     assert (config.family, config.vision.image_size) == (HF_LISTS[name], 384)
-    ours, training = state_dict.to_ours(key_list(name), config, "hf")
+    ours, training = state_dict.to_blip(key_list(name), config, "hf")
     assert {key: tensor.shape for key, tensor in ours.items()} == adapt.expected_shapes(config)
     assert training == {}
 
@@ -88,26 +88,26 @@ def test_transformers_file_has_our_names_and_shapes(name: str) -> None:
 @pytest.mark.parametrize("name", ["hf_caption", "hf_vqa", "hf_itm"])
 def test_transformers_file_is_written_with_every_name(name: str) -> None:
     state = key_list(name)
-    config = state_dict.infer_config(state)
-    theirs = state_dict.from_ours(state_dict.to_ours(state, config, "hf")[0], config, "hf")
+    config = infer.infer_config(state)
+    theirs = state_dict.from_blip(state_dict.to_blip(state, config, "hf")[0], config, "hf")
     assert {key: tensor.shape for key, tensor in theirs.items()} == {key: t.shape for key, t in state.items()}
 
 
 @pytest.mark.parametrize("name", ["decoder", "nlvr", "pretrain", "retrieval", "vqa"])
 def test_original_layout_round_trips_bit_for_bit(name: str) -> None:
     config, state = oracle_config(FAMILY_OF[name]), weights(name)
-    ours, training = state_dict.to_ours(state, config, "original")
-    theirs = state_dict.from_ours(ours, config, "original", training)
+    ours, training = state_dict.to_blip(state, config, "original")
+    theirs = state_dict.from_blip(ours, config, "original", training)
     assert set(state) <= set(theirs)
     assert all(torch.equal(theirs[key], tensor) for key, tensor in state.items())
 
 
 @pytest.mark.parametrize(("hf", "original"), [("caption", "decoder"), ("vqa", "vqa"), ("itm", "retrieval")])
-def test_both_layouts_give_equal_weights(hf: str, original: str) -> None:
+def test_both_layouts_convert_to_equal_weights(hf: str, original: str) -> None:
     config = oracle_config(FAMILY_OF[original])
-    first, _ = state_dict.to_ours(weights(original), config, "original")
+    first, _ = state_dict.to_blip(weights(original), config, "original")
     state = {key: tensor.float() for key, tensor in hf_weights(hf).items()}
-    second, _ = state_dict.to_ours(state, config, "hf")
+    second, _ = state_dict.to_blip(state, config, "hf")
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first if key != "temperature")
 
@@ -121,20 +121,20 @@ def hf_weights(name: str) -> dict[str, Tensor]:
 def test_unknown_key_is_refused() -> None:
     state = weights("decoder") | {"text_decoder.extra": torch.zeros(1)}
     with pytest.raises(CheckpointMismatch, match=r"1 unexpected key \(text_decoder.extra\)"):
-        state_dict.to_ours(state, oracle_config("caption"), "original")
+        state_dict.to_blip(state, oracle_config("caption"), "original")
 
 
 def test_missing_key_is_refused() -> None:
     state = weights("decoder")
     del state["visual_encoder.norm.bias"]
     with pytest.raises(CheckpointMismatch, match=r"1 missing key \(visual_encoder.norm.bias\)"):
-        state_dict.to_ours(state, oracle_config("caption"), "original")
+        state_dict.to_blip(state, oracle_config("caption"), "original")
 
 
 def test_missing_and_unknown_keys_only_warn_without_strict() -> None:
     state = weights("decoder") | {"extra": torch.zeros(1)}
     with pytest.warns(UserWarning, match="1 unexpected key"):
-        ours, _ = state_dict.to_ours(state, oracle_config("caption"), "original", strict=False)
+        ours, _ = state_dict.to_blip(state, oracle_config("caption"), "original", strict=False)
     assert "extra" not in ours
 
 
@@ -142,35 +142,35 @@ def test_unequal_copies_of_a_tied_tensor_are_refused() -> None:
     state = weights("decoder")
     state["text_decoder.cls.predictions.decoder.bias"] = state["text_decoder.cls.predictions.bias"] + 1
     with pytest.raises(CheckpointMismatch, match="must be equal"):
-        state_dict.to_ours(state, oracle_config("caption"), "original")
+        state_dict.to_blip(state, oracle_config("caption"), "original")
 
 
 def test_tied_tensor_may_be_stored_under_either_name() -> None:
-    state = state_dict.from_ours(
-        state_dict.to_ours(weights("decoder"), oracle_config("caption"), "original")[0],
+    state = state_dict.from_blip(
+        state_dict.to_blip(weights("decoder"), oracle_config("caption"), "original")[0],
         oracle_config("caption"),
         "hf",
     )
-    expected, _ = state_dict.to_ours(dict(state), oracle_config("caption"), "hf")
+    expected, _ = state_dict.to_blip(dict(state), oracle_config("caption"), "hf")
     del state["text_decoder.bert.embeddings.word_embeddings.weight"], state["text_decoder.cls.predictions.decoder.bias"]
-    ours, _ = state_dict.to_ours(state, oracle_config("caption"), "hf")
+    ours, _ = state_dict.to_blip(state, oracle_config("caption"), "hf")
     assert torch.equal(ours["decoder.embed.word.weight"], expected["decoder.embed.word.weight"])
 
 
 def test_wrong_position_ids_are_refused() -> None:
     state = weights("decoder") | {"text_decoder.bert.embeddings.position_ids": torch.zeros(1, 64, dtype=torch.int64)}
     with pytest.raises(CheckpointMismatch, match=r"must be 0\.\.63"):
-        state_dict.to_ours(state, oracle_config("caption"), "original")
+        state_dict.to_blip(state, oracle_config("caption"), "original")
 
 
 def test_shared_tensors_of_pretraining_are_one_object() -> None:
-    ours, _ = state_dict.to_ours(weights("pretrain"), oracle_config("pretrain"), "original")
+    ours, _ = state_dict.to_blip(weights("pretrain"), oracle_config("pretrain"), "original")
     assert ours["encoder.blocks.0.cross.q.weight"] is ours["decoder.blocks.0.cross.q.weight"]
     assert not torch.equal(ours["encoder.blocks.0.attn.q.weight"], ours["decoder.blocks.0.attn.q.weight"])
 
 
-def test_training_state_is_kept_under_our_names() -> None:
-    _, training = state_dict.to_ours(weights("retrieval"), oracle_config("retrieval"), "original")
+def test_training_state_is_converted_and_returned() -> None:
+    _, training = state_dict.to_blip(weights("retrieval"), oracle_config("retrieval"), "original")
     assert {
         "image_queue",
         "text_queue",
@@ -184,7 +184,7 @@ def test_training_state_is_kept_under_our_names() -> None:
 
 def test_file_without_momentum_is_accepted() -> None:
     state = {key: t for key, t in weights("retrieval").items() if "_m." not in key and "queue" not in key}
-    ours, training = state_dict.to_ours(state, oracle_config("retrieval"), "original")
+    ours, training = state_dict.to_blip(state, oracle_config("retrieval"), "original")
     assert training == {} and len(ours) == len(adapt.expected_shapes(oracle_config("retrieval")))
 
 
@@ -193,8 +193,8 @@ def test_unknown_layout_is_refused() -> None:
         state_dict.detect_layout(["conv1.weight", "fc.bias"])
 
 
-def test_transformers_cannot_hold_what_it_has_no_class_for() -> None:
+def test_models_without_transformers_class_are_refused() -> None:
     with pytest.raises(ConfigError, match="no class for 'nlvr'"):
-        state_dict.from_ours({}, published_config("nlvr"), "hf")
+        state_dict.from_blip({}, published_config("nlvr"), "hf")
     with pytest.raises(ConfigError, match="must be equal"):
-        state_dict.from_ours({}, published_config("vqa", "large"), "hf")
+        state_dict.from_blip({}, published_config("vqa", "large"), "hf")

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from blip import inference
-from blip.checkpoint import files, infer
+from blip.checkpoint import files, hf
 from blip.checkpoint.load import load
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
@@ -501,8 +501,8 @@ def oracle_captions(number: int, **changes: Any) -> list[inference.Hypothesis]:
 
 def test_recorded_defaults_are_ours() -> None:
     text, vision = (RECORDED["defaults"][f"Blip{part}Config"] for part in ("Text", "Vision"))
-    assert (text["num_attention_heads"], text["layer_norm_eps"]) == (infer.HF_TEXT_HEADS, infer.HF_TEXT_EPS)
-    assert (vision["num_attention_heads"], vision["layer_norm_eps"]) == (infer.HF_VISION_HEADS, infer.HF_VISION_EPS)
+    assert (text["num_attention_heads"], text["layer_norm_eps"]) == (hf.HF_TEXT_HEADS, hf.HF_TEXT_EPS)
+    assert (vision["num_attention_heads"], vision["layer_norm_eps"]) == (hf.HF_VISION_HEADS, hf.HF_VISION_EPS)
     ids = TextConfig()
     assert (text["bos_token_id"], text["sep_token_id"], text["pad_token_id"]) == (ids.dec_id, ids.sep_id, ids.pad_id)
 

@@ -23,7 +23,7 @@ NOISY = {"text_decoder.bert.encoder.layer.1.crossattention.self.key.weight": 1e-
 def check_gradients(model: BlipModel, family: Family, norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:
     """Gradients under the original's names: norms to 2e-4, whole tensors to 1e-4 of their largest entry."""
     grads = {n: torch.zeros_like(p) if p.grad is None else p.grad for n, p in model.named_parameters()}
-    theirs = state_dict.from_ours(grads, oracle_config(family), "original")
+    theirs = state_dict.from_blip(grads, oracle_config(family), "original")
     compared = [name for name, (norm, _, _) in norms.items() if norm > 1e-4 and ".key.bias" not in name]
     assert len(compared) > 50
     for name in compared:

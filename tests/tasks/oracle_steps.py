@@ -28,7 +28,7 @@ def momentum_model(family: Family) -> MomentumModel:
     model = oracle_model(family)
     state = weights(family)
     wrapper = MomentumModel(model, queue_size=12)
-    _, training = state_dict.to_ours(state, oracle_config(family), "original")
+    _, training = state_dict.to_blip(state, oracle_config(family), "original")
     momentum = {k.removeprefix("momentum."): v for k, v in training.items() if k.startswith("momentum.")}
     wrapper.momentum_encoders.load_state_dict(momentum)
     wrapper.queue.image.copy_(state["image_queue"])
@@ -43,7 +43,7 @@ def original_gradients(wrapper: MomentumModel, family: Family) -> dict[str, Tens
         name: torch.zeros_like(p) if p.grad is None else p.grad
         for name, p in wrapper.model.named_parameters(remove_duplicate=False)
     }
-    return state_dict.from_ours(grads, oracle_config(family), "original")
+    return state_dict.from_blip(grads, oracle_config(family), "original")
 
 
 def check_gradients(found: dict[str, Tensor], norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:

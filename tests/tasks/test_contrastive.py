@@ -57,7 +57,7 @@ def check_after(model: MomentumModel, family: Family, after: dict[str, Tensor], 
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
     momentum = {f"momentum.{name}": tensor for name, tensor in model.momentum_encoders.state_dict().items()}
-    found = state_dict.from_ours(model.model.state_dict(), config, "original", momentum)
+    found = state_dict.from_blip(model.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
         assert_close(found[name], expected, atol=2e-6, rtol=0, msg=name)

@@ -1,4 +1,4 @@
-"""Weights: which exist (`catalogue`), how they are named (`tables`, `keys`), stored (`files`) and placed (`load`).
+"""Weights: which exist (`catalogue`), how tensors are named (`tables`), read, written and loaded.
 
-Importing this package imports no torch; `catalogue` needs none either.
+Importing this package imports no torch; `catalogue` and `locate` need none either.
 """

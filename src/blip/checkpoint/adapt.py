@@ -1,14 +1,14 @@
-"""Weights of one model for another: other image size, other family. Every change is named and reported.
+"""Adapt weights to another image size or family. Every dropped and missing tensor is reported.
 
-What follows is salesforce/BLIP's loading (utils and models/*.py `load_checkpoint`) without its silence: there keys
-of another shape are deleted and missing ones stay random unseen.
+Same rules as salesforce/BLIP (utils and models/*.py `load_checkpoint`), which deletes keys of another shape and leaves
+missing ones random without a message.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,13 @@ from blip_lite.errors import CheckpointMismatch
 
 logger = logging.getLogger(__name__)
 
-# VQA of ViT-L: the answer decoder looks at question states, the pre-trained one at wider image tokens.
+# VQA with ViT-L: the answer decoder reads question states, the pre-trained decoder wider image tokens.
 MAY_DIFFER = re.compile(r"decoder\.blocks\.\d+\.cross\.[kv]\.weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Adapted:
-    """`state`: what was taken; `random`: names that the target has to keep as initialised; `dropped`: not needed."""
+    """`state`: usable weights; `random`: names that keep their initial values; `dropped`: names that are not needed."""
 
     state: dict[str, Tensor]
     random: tuple[str, ...]
@@ -38,7 +38,7 @@ class Adapted:
 
 
 def resize_positions(state: Mapping[str, Tensor], config: BlipConfig) -> dict[str, Tensor]:
-    """The state (ours, or a training state) with position embeddings for the image size of `config`."""
+    """The state (weights or training state) with position embeddings resized to the image size of `config`."""
     resized = dict(state)
     for name, tensor in state.items():
         if name.endswith("vision.pos_embed") and tensor.shape[1] != config.vision.num_tokens:
@@ -48,7 +48,7 @@ def resize_positions(state: Mapping[str, Tensor], config: BlipConfig) -> dict[st
 
 
 def nlvr_from_pretrained(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """An encoder's one cross-attention becomes the two of NLVR2; merge layers and head are not there yet.
+    """Weights with the encoder's cross-attention copied to both of NLVR2; merge layers and head are missing.
 
     Source: salesforce/BLIP models/blip_nlvr.py load_checkpoint.
     """
@@ -62,50 +62,55 @@ def nlvr_from_pretrained(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return dual
 
 
-class _NoValues(TorchFunctionMode):
-    """Weights are not initialised: torch loads its compiler, for seconds, to draw random numbers that are nowhere."""
+class _SkipInit(TorchFunctionMode):
+    """Skips initialisation: for meta tensors torch would load its compiler, which takes seconds."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = kwargs or {}
+        kwargs = kwargs or {}
         if func is nn.init.normal_:
-            return given["tensor"] if "tensor" in given else args[0]
-        return func(*args, **given)
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
-def without_values(config: BlipConfig) -> BlipModel:
-    """A model whose weights have shapes and nothing else (they are on the device `meta`)."""
-    with torch.device("meta"), _NoValues():
+def build_on_meta(config: BlipConfig) -> BlipModel:
+    """A model with weights on the device `meta`: shapes without values."""
+    with torch.device("meta"), _SkipInit():
         return BlipModel(config)
 
 
 def expected_shapes(config: BlipConfig) -> dict[str, torch.Size]:
-    """Names and shapes of a model's weights, without building them."""
-    return {name: tensor.shape for name, tensor in without_values(config).state_dict().items()}
+    """Names and shapes of a model's weights, without allocating them."""
+    return {name: tensor.shape for name, tensor in build_on_meta(config).state_dict().items()}
 
 
 def for_family(state: Mapping[str, Tensor], config_from: BlipConfig, config_to: BlipConfig) -> Adapted:
-    """What a model of `config_to` can take from weights of `config_from` (both under our names).
+    """The weights of a model of `config_from` that one of `config_to` can use (blip layout).
 
-    pretrained -> caption, retrieval, features: complete; -> vqa: complete for equal widths; -> nlvr: without merge
-    layers and head. Raises CheckpointMismatch where a shape differs for another reason than image size.
+    pretrain -> caption, retrieval, features: complete; -> vqa: complete for equal widths; -> nlvr: without merge layers
+    and head. Raises CheckpointMismatch if a shape differs for another reason than the image size.
     """
     source = resize_positions(state, config_to)
     if config_to.family == "nlvr" and config_from.family != "nlvr":
         source = nlvr_from_pretrained(source)
     for encoder, decoder in tables.shared_names(config_to).items():
-        either = source.get(decoder, source.get(encoder))
-        if either is not None:
-            source[encoder] = source[decoder] = either
-    wanted = expected_shapes(config_to)
-    wrong = [name for name in source if name in wanted and source[name].shape != wanted[name]]
-    for name in wrong:
+        shared = source.get(decoder, source.get(encoder))
+        if shared is not None:
+            source[encoder] = source[decoder] = shared
+    expected = expected_shapes(config_to)
+    different = [name for name in source if name in expected and source[name].shape != expected[name]]
+    for name in different:
         if not MAY_DIFFER.fullmatch(name):
             raise CheckpointMismatch(
                 f"{name}: {list(source[name].shape)} in the {config_from.family} weights; "
-                f"the {config_to.family} model needs {list(wanted[name])}"
+                f"the {config_to.family} model needs {list(expected[name])}"
             )
-    taken = {name: source[name] for name in wanted if name in source and name not in wrong}
-    random = tuple(name for name in wanted if name not in taken)
-    if random:
-        logger.info("%d tensors stay random: %s", len(random), ", ".join(random[:3]) + (", …" if random[3:] else ""))
-    return Adapted(state=taken, random=random, dropped=tuple(name for name in source if name not in wanted))
+    adapted = {name: source[name] for name in expected if name in source and name not in different}
+    random = tuple(name for name in expected if name not in adapted)
+    log_random(random)
+    return Adapted(state=adapted, random=random, dropped=tuple(name for name in source if name not in expected))
+
+
+def log_random(names: Sequence[str]) -> None:
+    """Log how many tensors keep their random initial values, and the first few names."""
+    if names:
+        logger.info("%d tensors stay random: %s", len(names), ", ".join(names[:3]) + (", …" if names[3:] else ""))

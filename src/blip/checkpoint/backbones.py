@@ -1,7 +1,7 @@
-"""Starting weights of pre-training under our names: a ViT that knows ImageNet, and BERT.
+"""Initial weights of pre-training: a ViT trained on ImageNet, and BERT.
 
-Read are timm's names (DeiT: .pth, .safetensors), augreg's Flax arrays (.npz) and BERT (safetensors, .bin).
-Source: salesforce/BLIP models/blip_pretrain.py and models/vit.py `_load_weights`, without their silence.
+Formats: timm (DeiT: .pth, .safetensors), augreg's Flax arrays (.npz) and BERT (safetensors, .bin).
+Source: salesforce/BLIP models/blip_pretrain.py and models/vit.py `_load_weights`, but unknown keys are errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip.checkpoint import files, state_dict, tables
-from blip.checkpoint.adapt import expected_shapes
+from blip.checkpoint.adapt import expected_shapes, log_random
 from blip.checkpoint.locate import HF_WEIGHTS, HUB_ID, SUFFIXES, cached_url
 from blip.checkpoint.tables import Rule
 from blip.io import fetch
@@ -38,13 +38,13 @@ VISION_URLS = {
     "augreg-large": "https://storage.googleapis.com/vit_models/augreg/"
     "L_16-i21k-300ep-lr_0.001-aug_medium1-wd_0.1-do_0.1-sd_0.1.npz",
 }
-HASHED = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # torch hub's habit: the name ends in digits of the file's SHA-256
+HASHED = re.compile(r"-([0-9a-f]{8,})\.\w+$")  # torch hub: the name ends with the first digits of the file's SHA-256
 BERT, VOCAB = "bert-base-uncased", "vocab.txt"
 
-TIMM = tuple(replace(rule, theirs=rule.theirs.removeprefix("visual_encoder.")) for rule in tables.VISION["original"])
+TIMM = tuple(replace(rule, blip=f"vision.{rule.blip}") for rule in tables.VIT_TIMM)
 _BLOCK = "Transformer/encoderblock_{i}"
 _ATTENTION = f"{_BLOCK}/MultiHeadDotProductAttention_1"
-FLAX = (  # "weight" is their "scale" of a norm, else their "kernel"
+FLAX = (  # "weight" is named "scale" in norms, else "kernel"
     Rule("vision.cls_token", "cls"),
     Rule("vision.pos_embed", "Transformer/posembed_input/pos_embedding"),
     Rule("vision.patch_embed.*", "embedding/*"),
@@ -59,8 +59,8 @@ FLAX = (  # "weight" is their "scale" of a norm, else their "kernel"
     Rule("vision.norm.*", "Transformer/encoder_norm/*"),
 )
 NORM = re.compile(r"(LayerNorm_\d|encoder_norm)/")
-FLAX_PREFIX = "opt/target/"  # of files that hold an optimizer's state too
-# No part of BLIP: classifiers, sentence pairs, and BERT's token types (not folded into the words either).
+FLAX_PREFIX = "opt/target/"  # in files with optimizer state
+# Not part of BLIP: classifiers, sentence pairs, and BERT's token types (not added to the words either).
 UNUSED = (
     "head.",
     "head/",
@@ -71,55 +71,55 @@ UNUSED = (
     "embeddings.token_type_embeddings.",
     "embeddings.position_ids",
 )
-GROWN = re.compile(r"(encoder|decoder)\.embed\.word\.weight|decoder\.lm_head\.bias")  # one row a word piece
+GROWN = re.compile(r"(encoder|decoder)\.embed\.word\.weight|decoder\.lm_head\.bias")  # one row per word piece
 
 
 def start_backbones(
     model: BlipModel, vision: str | Path | None, text: str | Path | None, *, offline: bool | None = None
 ) -> tuple[str, ...]:
-    """Places `backbone_state` into a freshly built model; returns the names that stay random (shared ones twice).
+    """Copy `backbone_state` into a model; return the names that stay random (shared ones twice).
 
-    The two words that BERT does not have, [DEC] and [ENC], keep the model's own rows.
+    Rows of [DEC] and [ENC], which BERT does not have, keep their initial values.
     """
     state = backbone_state(model.config, vision=vision, text=text, offline=offline)
     weights = model.state_dict()
     for name, tensor in state.items():
         weights[name][: len(tensor)].copy_(tensor)
     random = tuple(name for name in weights if name not in state)
-    logger.info("%d tensors stay random: %s", len(random), ", ".join(random[:3]) + (", …" if random[3:] else ""))
+    log_random(random)
     return random
 
 
 def backbone_state(
     config: BlipConfig, *, vision: str | Path | None, text: str | Path | None, offline: bool | None = None
 ) -> State:
-    """What a model of `config` can take from an image tower and a BERT, float32, under our names.
+    """Weights for a model of `config` from an image tower and a BERT: float32, blip layout.
 
-    vision: "deit-base", "augreg-large", a URL or a file; positions are resized to the model's grid. text:
-    "bert-base-uncased", a hub id, folder or file; it goes to encoder and decoder, and its masked-LM head to the
-    decoder. What pre-training shares is one tensor under both names. Word embeddings and the head's bias have the
-    file's rows, two fewer than the model's. Raises CheckpointMismatch for an unknown key, another shape or another
-    vocabulary, UnknownModel, OfflineError, ChecksumMismatch.
+    vision: "deit-base", "augreg-large", a URL or a file; position embeddings are resized. text: "bert-base-uncased",
+    a hub id, folder or file; used for encoder and decoder, its masked-LM head for the decoder. Shared tensors of
+    pre-training are one object under both names. Word embeddings and the head's bias have the file's rows, two fewer
+    than the model's. Raises CheckpointMismatch for an unknown key, another shape or another vocabulary, UnknownModel,
+    OfflineError, ChecksumMismatch.
     """
-    wanted = expected_shapes(config)
-    state = {} if vision is None else _vision_state(vision, config, wanted, offline)
+    shapes = expected_shapes(config)
+    state = {} if vision is None else _vision_state(vision, config, shapes, offline)
     if text is not None:
-        state |= _text_state(text, config, wanted, offline)
+        state |= _text_state(text, config, shapes, offline)
     return state | {encoder: state[name] for encoder, name in tables.shared_names(config).items() if name in state}
 
 
 def _vision_state(
-    source: str | Path, config: BlipConfig, wanted: Mapping[str, torch.Size], offline: bool | None
+    source: str | Path, config: BlipConfig, shapes: Mapping[str, torch.Size], offline: bool | None
 ) -> State:
     path = _obtain_vision(source, offline)
     flax = path.suffix == ".npz"
-    theirs = _without_unused(_read_flax(path, config.vision.num_heads) if flax else files.read_state(path))
+    state = _without_unused(_read_flax(path, config.vision.num_heads) if flax else files.read_state(path))
     names = _flax_names(config) if flax else tables.expand(TIMM, config)
-    _check_names(theirs, names, f"{path} as an image tower of {config.vision.num_layers} layers")
-    for name in theirs:
+    _check_names(state, names, f"{path} as an image tower of {config.vision.num_layers} layers")
+    for name in state:
         if names[name] == ("vision.pos_embed",):
-            theirs[name] = _resized(theirs[name], config.vision.num_tokens, path, bilinear=flax)
-    return _placed(theirs, names, wanted, path)
+            state[name] = _resize(state[name], config.vision.num_tokens, path, bilinear=flax)
+    return _take(state, names, shapes, path)
 
 
 def _obtain_vision(source: str | Path, offline: bool | None) -> Path:
@@ -136,18 +136,18 @@ def _obtain_vision(source: str | Path, offline: bool | None) -> Path:
 
 
 def _fetch_hashed(url: str, offline: bool | None) -> Path:
-    """The file of a URL; if the name tells how its SHA-256 begins, that is checked."""
+    """Fetch a URL; the SHA-256 is checked if the name contains its first digits."""
     path = fetch.fetch(url, cached_url(url), offline=offline)
     digits = HASHED.search(url)
     digest = fetch.recorded_sha256(path) or fetch.sha256_of(path)
     if digits and not digest.startswith(digits[1]):
         fetch.remove(path)
-        raise ChecksumMismatch(f"{url}: SHA-256 {digest[:12]}…, must begin with {digits[1]}; nothing was kept")
+        raise ChecksumMismatch(f"{url}: SHA-256 {digest[:12]}…, must begin with {digits[1]}; the file was deleted")
     return path
 
 
 def _read_flax(path: Path, num_heads: int) -> State:
-    """The arrays of a .npz under their own names without prefix, in torch's order of axes."""
+    """Arrays of a .npz by their names without prefix, with torch's order of axes."""
     import numpy as np
 
     try:
@@ -159,8 +159,7 @@ def _read_flax(path: Path, num_heads: int) -> State:
                 if name.startswith(prefix)
             }
     except Exception as error:  # damaged archives raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: damaged or no .npz of arrays ({reason})") from error
+        raise CheckpointError(f"{path}: damaged or not a .npz of arrays ({files.first_line(error)})") from error
     query = state.get(f"{_ATTENTION}/query/kernel".replace("{i}", "0"))
     if query is not None and query.dim() == 3 and query.shape[1] != num_heads:
         raise CheckpointMismatch(f"{path}: {query.shape[1]} attention heads; the model has {num_heads}")
@@ -168,7 +167,7 @@ def _read_flax(path: Path, num_heads: int) -> State:
 
 
 def _torch_order(name: str, array: Tensor) -> Tensor:
-    """Flax puts inputs first and keeps heads apart: [h, w, C, D], [D, H, d] (query), [H, d, D] (out), [D, mlp]."""
+    """Convert Flax's axes, inputs first and heads separate: [h, w, C, D], [D, H, d] (q), [H, d, D] (out), [D, mlp]."""
     if array.dim() == 4:
         return array.permute(3, 2, 0, 1)
     if name.endswith("/out/kernel"):
@@ -180,17 +179,17 @@ def _torch_order(name: str, array: Tensor) -> Tensor:
 
 def _flax_names(config: BlipConfig) -> Names:
     return {
-        re.sub("weight$", "scale" if NORM.search(theirs) else "kernel", theirs): ours
-        for theirs, ours in tables.expand(FLAX, config).items()
+        re.sub("weight$", "scale" if NORM.search(name) else "kernel", name): parts
+        for name, parts in tables.expand(FLAX, config).items()
     }
 
 
-def _resized(pos_embed: Tensor, num_tokens: int, path: Path, *, bilinear: bool) -> Tensor:
-    """Position embeddings [1, N, D] for `num_tokens`: as timm 0.4.12 resizes those of .npz files, else bicubic."""
+def _resize(pos_embed: Tensor, num_tokens: int, path: Path, *, bilinear: bool) -> Tensor:
+    """Position embeddings [1, N, D] resized to `num_tokens`: bilinear (timm 0.4.12, .npz files) or bicubic."""
     patches = pos_embed.shape[1] - 1 if pos_embed.dim() == 3 else -1
     if patches < 1 or isqrt(patches) ** 2 != patches:
         raise CheckpointMismatch(
-            f"{path}: position embeddings {list(pos_embed.shape)}; must be of a class token and a square grid"
+            f"{path}: position embeddings {list(pos_embed.shape)}; must be of [CLS] and a square grid"
         )
     if patches + 1 == num_tokens:
         return pos_embed
@@ -204,18 +203,18 @@ def _resized(pos_embed: Tensor, num_tokens: int, path: Path, *, bilinear: bool) 
 
 
 def _text_state(
-    source: str | Path, config: BlipConfig, wanted: Mapping[str, torch.Size], offline: bool | None
+    source: str | Path, config: BlipConfig, shapes: Mapping[str, torch.Size], offline: bool | None
 ) -> State:
     if config.vocab != BERT:
         raise CheckpointMismatch(f"'{source}' has the vocabulary '{BERT}'; the model's is '{config.vocab}'")
     path = _obtain_text(source, offline)
-    theirs = _without_unused(_bert_names(files.read_state(path), path))
+    state = _without_unused(_bert_names(files.read_state(path), path))
     encoder, decoder = (_bert_table(part, config) for part in ("encoder", "decoder"))
-    _check_names(theirs, decoder, f"{path} as a BERT of {config.text.num_layers} layers")
-    pieces = min(config.text.dec_id, config.text.enc_id)  # these two come after the words that BERT knows
-    _check_vocabulary(theirs.get("embeddings.word_embeddings.weight"), pieces, path)
-    shapes = {name: torch.Size([pieces, *size[1:]]) if GROWN.fullmatch(name) else size for name, size in wanted.items()}
-    return _placed(theirs, encoder, shapes, path) | _placed(theirs, decoder, shapes, path)
+    _check_names(state, decoder, f"{path} as a BERT of {config.text.num_layers} layers")
+    pieces = min(config.text.dec_id, config.text.enc_id)  # these two come after BERT's words
+    _check_vocabulary(state.get("embeddings.word_embeddings.weight"), pieces, path)
+    shapes = {name: torch.Size([pieces, *size[1:]]) if GROWN.fullmatch(name) else size for name, size in shapes.items()}
+    return _take(state, encoder, shapes, path) | _take(state, decoder, shapes, path)
 
 
 def _obtain_text(source: str | Path, offline: bool | None) -> Path:
@@ -233,38 +232,35 @@ def _obtain_text(source: str | Path, offline: bool | None) -> Path:
 
 
 def _bert_names(state: Mapping[str, Tensor], path: Path) -> State:
-    """The same without `bert.`, with weight and bias for gamma and beta, and one name for what is stored twice."""
+    """The state without the prefix `bert.`, with weight and bias for gamma and beta, without aliases."""
     named = {
         re.sub(r"\.beta$", ".bias", re.sub(r"\.gamma$", ".weight", name.removeprefix("bert."))): tensor
         for name, tensor in state.items()
     }
-    for alias, name in ((_bare(alias), _bare(name)) for alias, name in tables.ALIASES):
-        if alias in named:
-            tensor = named.pop(alias)
-            if not torch.equal(tensor, named.setdefault(name, tensor)):
-                raise CheckpointMismatch(f"{path}: {alias} and {name}: must be equal, BLIP has one tensor for both")
+    aliases = [(_bert_name(alias), _bert_name(name)) for alias, name in tables.ALIASES]
+    state_dict.fold_aliases(named, aliases, f"{path}: ")
     return named
 
 
 def _bert_table(part: str, config: BlipConfig) -> Names:
-    """BERT's names -> ours of one part; the masked-LM head is the decoder's either way."""
-    body = [replace(rule, ours=f"{part}.{rule.ours}") for rule in (*tables.REST, *tables.SELF)]
-    return tables.expand([*body, *(replace(rule, theirs=_bare(rule.theirs)) for rule in tables.LM_HEAD)], config)
+    """BERT's names -> names of one part; the masked-LM head always belongs to the decoder."""
+    body = [replace(rule, blip=f"{part}.{rule.blip}") for rule in (*tables.REST, *tables.SELF)]
+    return tables.expand([*body, *(replace(rule, other=_bert_name(rule.other)) for rule in tables.LM_HEAD)], config)
 
 
-def _bare(name: str) -> str:
-    """A name of the original's decoder as BERT has it."""
+def _bert_name(name: str) -> str:
+    """BERT's name of a tensor of the original's decoder."""
     return name.removeprefix("text_decoder.").removeprefix("bert.")
 
 
 def _check_vocabulary(word: Tensor | None, pieces: int, path: Path) -> None:
-    """By the number of rows, and by the words where their file lies beside the weights."""
+    """Check the number of rows, and the words if the folder of the weights contains them."""
     if word is not None and word.shape[:1] != (pieces,):
         rows = len(word) if word.dim() else 0
         raise CheckpointMismatch(f"{path}: embeddings of {rows} word pieces; must be the {pieces} of '{BERT}'")
-    beside, bundled = path.with_name(VOCAB), ASSETS / f"{BERT}-{VOCAB}"
-    if beside.is_file() and beside.read_bytes().split() != bundled.read_bytes().split():
-        raise CheckpointMismatch(f"{beside}: another vocabulary; must be that of '{BERT}'")
+    vocab, bundled = path.with_name(VOCAB), ASSETS / f"{BERT}-{VOCAB}"
+    if vocab.is_file() and vocab.read_bytes().split() != bundled.read_bytes().split():
+        raise CheckpointMismatch(f"{vocab}: another vocabulary; must be that of '{BERT}'")
 
 
 def _without_unused(state: Mapping[str, Tensor]) -> State:
@@ -279,14 +275,14 @@ def _check_names(state: Mapping[str, Tensor], names: Names, what: str) -> None:
         raise CheckpointMismatch(f"{what}: no weights in it")
 
 
-def _placed(state: Mapping[str, Tensor], names: Names, wanted: Mapping[str, torch.Size], path: Path) -> State:
-    """What the model has of `state`, under our names; fused tensors are cut up."""
-    ours: State = {}
-    for theirs, parts in names.items():
-        if theirs in state and parts[0] in wanted:
-            tensor, (rows, *rest) = state[theirs], wanted[parts[0]]
-            if list(tensor.shape) != [rows * len(parts), *rest]:
-                needed = [rows * len(parts), *rest]
-                raise CheckpointMismatch(f"{path}: {theirs} is {list(tensor.shape)}; the model needs {needed}")
-            ours |= zip(parts, tensor.float().chunk(len(parts)), strict=True)
-    return ours
+def _take(state: Mapping[str, Tensor], names: Names, shapes: Mapping[str, torch.Size], path: Path) -> State:
+    """The tensors that the model has, renamed, as float32; fused tensors are split."""
+    result: State = {}
+    for name, parts in names.items():
+        if name in state and parts[0] in shapes:
+            tensor, (rows, *rest) = state[name], shapes[parts[0]]
+            required = [rows * len(parts), *rest]
+            if list(tensor.shape) != required:
+                raise CheckpointMismatch(f"{path}: {name} is {list(tensor.shape)}; the model needs {required}")
+            result |= zip(parts, tensor.float().chunk(len(parts)), strict=True)
+    return result

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from blip.checkpoint import files
 from blip.checkpoint.catalogue import BY_NAME
-from blip.checkpoint.load import build, random_tiny, under_our_names, vocabulary
-from blip.checkpoint.locate import imported, imported_dir, locate, obtain
+from blip.checkpoint.load import read_weights
+from blip.checkpoint.locate import imported, imported_dir
 from blip.checkpoint.quantize import quantize
 from blip.checkpoint.tables import Layout
 from blip_lite.config import BlipConfig
@@ -20,18 +20,8 @@ from blip_lite.errors import ConfigError, UsageError
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Weights:
-    """Checked weights under our names; `vocab` is the vocabulary file where it is not the bundled one."""
-
-    config: BlipConfig
-    state: dict[str, Tensor]
-    training: dict[str, Tensor]
-    vocab: Path | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """How two models differ; `values` holds the largest absolute difference per tensor that is not equal."""
+    """Differences between two models; `values` holds the largest absolute difference of each unequal tensor."""
 
     config: dict[str, tuple[Any, Any]]
     only_first: list[str]
@@ -43,18 +33,6 @@ class Comparison:
     @property
     def same(self) -> bool:
         return not (self.config or self.only_first or self.only_second or self.shapes or self.values)
-
-
-def read_weights(name_or_path: str | Path, *, offline: bool | None = None) -> Weights:
-    """The weights of any model that `load` takes; every name and shape is checked."""
-    found = locate(name_or_path)
-    if found.entry is not None and found.entry.source == "random":
-        loaded = random_tiny(found.entry.family)
-        return Weights(config=loaded.config, state=loaded.model.state_dict(), training={})
-    stored = files.read(obtain(found, offline=offline))
-    config, state, training = under_our_names(stored, found)
-    build(config, state, found.name)
-    return Weights(config=config, state=state, training=training, vocab=vocabulary(stored, config))
 
 
 def convert(
@@ -70,9 +48,9 @@ def convert(
     if layout not in get_args(Layout):
         raise UsageError(f"--to {layout}; must be one of {', '.join(get_args(Layout))}")
     if int8 and layout != "blip":
-        raise UsageError("--int8 goes with --to blip only; the other layouts have no place for scales")
+        raise UsageError("--int8 requires --to blip; the other layouts cannot hold scales")
     if layout == "original" and output.suffix not in (".pth", ".safetensors"):
-        raise UsageError(f"{output}: the original layout is one file; must end in .pth or .safetensors")
+        raise UsageError(f"{output}: the original layout is a single file; must end in .pth or .safetensors")
     if not overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
     weights = read_weights(source, offline=offline)
@@ -87,12 +65,12 @@ def convert(
 
 
 def import_model(source: Path, name: str | None = None) -> Path:
-    """Takes a file or folder into the user's registry, in our layout; it loads by `name` from then on."""
+    """Import a file or folder as a model folder, so that `load(name)` finds it. Returns the folder."""
     name = name or (source.name if source.is_dir() else source.stem)
     if not name or Path(name).name != name or name.startswith("."):
-        raise UsageError(f"--as '{name}'; must be a plain name without '/'")
+        raise UsageError(f"--as '{name}'; must be a file name without '/'")
     if name in BY_NAME:
-        raise UsageError(f"--as '{name}'; that name belongs to the catalogue, choose another")
+        raise UsageError(f"--as '{name}'; the catalogue has a model of this name, choose another")
     if imported(name):
         raise UsageError(f"model '{name}' is imported already; 'blip models rm {name}' removes it")
     if not source.exists():
@@ -103,7 +81,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
 
 
 def compare(first: str | Path, second: str | Path) -> Comparison:
-    """Config fields, names, shapes and values of two models, whatever their layouts."""
+    """Compare config fields, names, shapes and values of two models in any layout."""
     a, b = read_weights(first), read_weights(second)
     both = [name for name in a.state if name in b.state]
     shapes = {
@@ -111,8 +89,7 @@ def compare(first: str | Path, second: str | Path) -> Comparison:
         for name in both
         if a.state[name].shape != b.state[name].shape
     }
-    alike = [name for name in both if name not in shapes]
-    largest = {name: _largest_difference(a.state[name], b.state[name]) for name in alike}
+    largest = {name: _largest_difference(a.state[name], b.state[name]) for name in both if name not in shapes}
     fields_a, fields_b = _flat(a.config), _flat(b.config)
     return Comparison(
         config={key: (fields_a[key], fields_b[key]) for key in fields_a if fields_a[key] != fields_b[key]},

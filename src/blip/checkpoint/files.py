@@ -1,6 +1,6 @@
-"""Weights files and model folders: safetensors, `.pth` (weights only, no code ever runs), ours and Transformers'.
+"""Read and write weights files (safetensors, `.pth`) and model folders of this package and of Transformers.
 
-Writing is atomic: a temporary name, then a rename, so that a reader never sees half a file.
+Pickles are loaded weights-only and run no code. Files are written under a temporary name and then renamed.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from blip.checkpoint.infer import hf_config
+from blip.checkpoint.hf import hf_config, processor_files, to_json
 from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, PICKLES, SUFFIXES, WEIGHTS
-from blip.checkpoint.processor import processor_files
+from blip.checkpoint.quantize import SUFFIX as SCALE_SUFFIX
 from blip.checkpoint.quantize import dequantize
-from blip.checkpoint.state_dict import from_ours
+from blip.checkpoint.state_dict import from_blip
 from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_path, write_text
 from blip_lite.config import BlipConfig
@@ -35,7 +35,7 @@ WRITE_FAILURES = ("IoError", "I/O error", "No space left", "file write failed", 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stored:
-    """What lies in a file or folder. A bare file has neither config; `folder` is where a vocabulary may lie."""
+    """Content of a file or folder. A file without folder has neither config; `folder` may contain a vocabulary."""
 
     state: dict[str, Tensor]
     config: BlipConfig | None = None
@@ -44,7 +44,7 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """A weights file (with the config.json of our own kind beside it, if there is one) or a model folder."""
+    """Read a weights file (with the config.json in the same folder, if it is ours) or a model folder."""
     if path.is_dir():
         return read_folder(path)
     if path.name == WEIGHTS and (path.parent / CONFIG).is_file():
@@ -53,11 +53,11 @@ def read(path: Path) -> Stored:
 
 
 def read_folder(folder: Path) -> Stored:
-    """Our folder (config.json of `BlipConfig`) or one of Transformers (`model_type` blip)."""
+    """Read a folder of this package (config.json of `BlipConfig`) or of Transformers (`model_type` blip)."""
     config_path = folder / CONFIG
     weights = next((folder / name for name in HF_WEIGHTS if (folder / name).is_file()), None)
     if weights is None or not config_path.is_file():
-        raise CheckpointError(f"{folder}: no model folder; needs {CONFIG} and {WEIGHTS}")
+        raise CheckpointError(f"{folder}: not a model folder; needs {CONFIG} and {WEIGHTS}")
     values = _read_json(config_path)
     if "model_type" in values:
         if values["model_type"] != "blip":
@@ -71,65 +71,64 @@ def read_folder(folder: Path) -> Stored:
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file on the CPU, int8 weights as float32; what else a training file holds is left out."""
+    """Read the tensors of a file to the CPU, int8 weights as float32; other content of a training file is ignored."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     if path.suffix == ".safetensors":
         try:
             return dequantize(load_file(path))
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged or no safetensors file ({error})") from error
+            raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from error
     if path.suffix not in PICKLES:
-        raise CheckpointError(f"{path}: unknown kind of weights file; must be one of {', '.join(SUFFIXES)}")
+        raise CheckpointError(f"{path}: unknown type of weights file; must be one of {', '.join(SUFFIXES)}")
     return dequantize(_state_within(_load_pickle(path), path))
 
 
 def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, vocab: Path | None = None) -> None:
-    """A model in our layout: config.json, model.safetensors and, where it is not the bundled one, the vocabulary.
+    """Write a model folder: config.json, model.safetensors and the vocabulary, unless it is the bundled one.
 
-    state: under our names, plain or quantised. vocab: copied to `config.vocab` in the folder.
+    state: weights in the blip layout, plain or quantised. vocab: file to copy to `config.vocab` in the folder.
     """
-    shared = shared_names(config)  # pre-training: one name per shared tensor
     if vocab is None:
         if config.vocab != BlipConfig().vocab and not (folder / config.vocab).is_file():
-            raise ConfigError(f"vocab '{config.vocab}': the file must be given, it is not the bundled one")
+            raise ConfigError(f"vocab '{config.vocab}': must be passed as a file, it is not the bundled one")
     else:
         if Path(config.vocab).name != config.vocab:
             raise ConfigError(f"vocab '{config.vocab}'; must be a plain file name")
         with _replacing(folder / config.vocab) as part:
             shutil.copyfile(vocab, part)
-    kept = {name: tensor for name, tensor in state.items() if _stored_name(name) not in shared}
-    write_safetensors(folder / WEIGHTS, kept)
-    write_json(folder / CONFIG, config.to_dict())
+    shared = shared_names(config)  # stored once, under the decoder's name
+    write_safetensors(folder / WEIGHTS, {k: v for k, v in state.items() if k.removesuffix(SCALE_SUFFIX) not in shared})
+    write_text(folder / CONFIG, to_json(config.to_dict()))
 
 
 def write_hf_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, vocab: Path | None = None) -> None:
-    """A folder whose `from_pretrained`, model and processor, computes what we compute: Transformers' form.
+    """Write a Transformers folder with model and processor, for `from_pretrained`.
 
-    vocab: the vocabulary file where it is not the bundled one. Raises ConfigError for a model that has no such form.
+    vocab: the vocabulary file, unless it is the bundled one. Raises ConfigError if Transformers has no such model.
     """
-    theirs = from_ours(state, config, "hf")
+    weights = from_blip(state, config, "hf")
     tokenizer = Tokenizer.from_config(config, vocab.parent if vocab is not None else None)
-    write_safetensors(folder / WEIGHTS, theirs)
+    write_safetensors(folder / WEIGHTS, weights)
     for name, content in processor_files(config, tokenizer).items():
         write_text(folder / name, content)
-    write_json(folder / CONFIG, hf_config(config))
+    write_text(folder / CONFIG, to_json(hf_config(config)))
 
 
 def write_original(
     path: Path, state: Mapping[str, Tensor], config: BlipConfig, training: Mapping[str, Tensor] | None = None
 ) -> None:
-    """A file that the original's code opens: `.pth` {"model": state}, or safetensors under the same names."""
-    theirs = from_ours(state, config, "original", training)
+    """Write a file that the original's code opens: `.pth` {"model": state}, or safetensors with the same names."""
+    weights = from_blip(state, config, "original", training)
     if path.suffix == ".safetensors":
-        write_safetensors(path, theirs)
+        write_safetensors(path, weights)
         return
     with _replacing(path) as part:
-        torch.save({"model": theirs}, part)
+        torch.save({"model": weights}, part)
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
-    """Tensors that share memory are written out once each, under every name."""
+    """Write tensors to a file; those that share memory are written under each of their names."""
     seen: set[int] = set()
     separate = {}
     for name, tensor in state.items():
@@ -140,13 +139,9 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         save_file(separate, part, metadata={"format": "pt"})
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
-    """`atomic_path` that also knows how safetensors and torch report a failed write (not as OSError)."""
+    """`atomic_path` that raises EnvironmentProblem for failed writes of safetensors and torch (not OSErrors there)."""
     with atomic_path(path) as part:
         try:
             yield part
@@ -158,7 +153,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 
 
 def _load_pickle(path: Path) -> object:
-    """Weights-only unpickling, memory-mapped where the format allows it (not in files of torch before 1.6)."""
+    """Weights-only unpickling, memory-mapped if the format allows it (not in files of torch before 1.6)."""
     try:
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -168,29 +163,29 @@ def _load_pickle(path: Path) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error)
-        culprit = reason.split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in reason else ""
-        holds = f"it holds {culprit}, which" if culprit else "its content"
+        type_name = reason.split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in reason else ""
+        holds = f"it holds {type_name}, which" if type_name else "its content"
         raise CheckpointError(f"{path}: refused: {holds} is not plain weights; convert it to safetensors") from error
     except Exception as error:  # damaged pickles raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
-        raise CheckpointError(f"{path}: damaged or no weights file ({reason})") from error
+        raise CheckpointError(f"{path}: damaged or not a weights file ({first_line(error)})") from error
 
 
 def _state_within(content: object, path: Path) -> dict[str, Tensor]:
-    """The original saves {"model": …, "optimizer": …}, others {"state_dict": …} or the bare state."""
+    """The state dict in a pickle: {"model": …} (the original), {"state_dict": …}, or the state dict itself."""
     for key in ("model", "state_dict"):
         if isinstance(content, dict) and isinstance(content.get(key), dict):
             content = content[key]
     if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: holds no state dict")
+        raise CheckpointError(f"{path}: contains no state dict")
     for name, tensor in content.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: '{name}' is no tensor; a state dict is names and tensors")
+            raise CheckpointError(f"{path}: '{name}' is not a tensor; a state dict maps names to tensors")
     return dict(content)
 
 
-def _stored_name(name: str) -> str:
-    return name.removesuffix(".scale")
+def first_line(error: Exception) -> str:
+    """First line of an error's message, at most 200 characters."""
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which model a name, path, URL or hub id means, and its file: on disk, in the cache, or to be downloaded. No torch."""
+"""Find the model of a name, path, URL or hub id, and obtain its file: from disk, cache or network. Needs no torch."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")  # copied with a model
 
 ASSETS = (blip_lite.ASSETS, Path(__file__).parent.parent / "assets")  # the bundled models
-RUN_MODELS = ("final", "best", "last")  # of a training run, first found first
+RUN_MODELS = ("final", "best", "last")  # in the folder of a training run, in order of preference
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ((CONFIG,), HF_WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Located:
-    """Where a model is. `path` is None for random weights and for what would have to be downloaded."""
+    """Location of a model. `path` is None for random weights and for files that are not downloaded yet."""
 
     name: str
     path: Path | None
@@ -36,7 +36,7 @@ class Located:
 
 
 def locate(name_or_path: str | Path, cache_dir: Path | None = None) -> Located:
-    """Which model is meant: a catalogue name wins over a path (write ./tiny for a folder of that name)."""
+    """Find a model. A catalogue name takes precedence over a path (use ./tiny for a folder of that name)."""
     name = str(name_or_path)
     if name in catalogue.BY_NAME and not HUB_ID.fullmatch(name):
         return _of_entry(catalogue.find(name), cache_dir)
@@ -55,38 +55,38 @@ def locate(name_or_path: str | Path, cache_dir: Path | None = None) -> Located:
 
 
 def _of_run(path: Path) -> Path:
-    """The model of a folder that `blip train` made; any other path as it is."""
+    """The model in a folder of `blip train`; any other path is returned unchanged."""
     if (path / "train.jsonl").is_file():
         return next((path / name for name in RUN_MODELS if (path / name / CONFIG).is_file()), path)
     return path
 
 
 def obtain(
-    found: Located,
+    located: Located,
     *,
     offline: bool | None = None,
     cache_dir: Path | None = None,
     progress: fetch.Progress | None = None,
 ) -> Path:
-    """The file or folder of a model; downloads it when it is not there and that is allowed."""
+    """The file or folder of a model, downloaded if necessary and allowed."""
     offline = fetch.is_offline(offline)
-    if found.hub_id:
+    if located.hub_id:
         try:
-            return fetch.fetch_hub(found.hub_id, HUB_FILES, offline=offline, cache=cache_dir)
+            return fetch.fetch_hub(located.hub_id, HUB_FILES, offline=offline, cache=cache_dir)
         except OfflineError:
-            raise _not_cached(found.name) from None
-    entry = found.entry
+            raise _not_cached(located.name) from None
+    entry = located.entry
     if entry is not None and entry.source == "bundled":
-        if found.path is None:
-            raise CheckpointError(f"model '{entry.name}' is missing from this installation; install the package anew")
-        return found.path
-    url = entry.location if entry is not None else found.url
+        if located.path is None:
+            raise CheckpointError(f"model '{entry.name}' is missing from this installation; reinstall the package")
+        return located.path
+    url = entry.location if entry is not None else located.url
     if not url:
-        if found.path is None:
-            raise CheckpointError(f"model '{found.name}' has no file")
-        return found.path
-    if found.path is None and offline:
-        raise _not_cached(found.name)
+        if located.path is None:
+            raise CheckpointError(f"model '{located.name}' has no file")
+        return located.path
+    if located.path is None and offline:
+        raise _not_cached(located.name)
     target = cached_entry(entry, cache_dir) if entry is not None else cached_url(url, cache_dir)
     return fetch.fetch(
         url, target, sha256=entry.sha256 if entry is not None else None, offline=offline, progress=progress
@@ -94,21 +94,23 @@ def obtain(
 
 
 def imported(name: str) -> Path | None:
-    """The folder of a model that 'blip models import' gave this name."""
+    """The folder of the model imported under this name by 'blip models import', or None."""
     folder = imported_dir() / name
     return folder if name and Path(name).name == name and (folder / CONFIG).is_file() else None
 
 
 def imported_dir() -> Path:
+    """Folder of imported models."""
     return fetch.home_dir() / "models"
 
 
 def cached_entry(entry: Entry, cache_dir: Path | None = None) -> Path:
+    """The cache file of a catalogue entry."""
     return fetch.cache_dir(cache_dir) / "checkpoints" / entry.file_name
 
 
 def cached_url(url: str, cache_dir: Path | None = None) -> Path:
-    """Two URLs never share a file, also when their last parts are equal."""
+    """The cache file of a URL; different URLs have different files, even if their last parts are equal."""
     return fetch.cache_dir(cache_dir) / "checkpoints" / fetch.file_name_of(url)
 
 
@@ -136,7 +138,7 @@ def _not_cached(name: str) -> OfflineError:
 
 
 def is_cached(entry: Entry) -> bool:
-    """Whether the model works offline."""
+    """Whether the model is available offline."""
     if entry.source == "random":
         return True
     if entry.source == "hub":

@@ -1,7 +1,7 @@
-"""Weights as 8-bit integers with one scale per output row: a quarter of the size, read back as float32.
+"""Store weights as 8-bit integers with one scale per output row: a quarter of the size, read back as float32.
 
-A stored `X` of int8 belongs to a float `X.scale` [rows]; X = integer * scale. Vectors and tensors of one row
-(class token, position embeddings) are stored as float16: they are small and one scale would be too coarse.
+An int8 tensor `X` has a float tensor `X.scale` [rows]; the weight is X * X.scale. Vectors and tensors with one row
+([CLS], position embeddings) are stored as float16: they are small and one scale would be too coarse.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ LEVELS = 127
 
 
 def quantize(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Float tensors of two or more dimensions as int8 with scales, other floats as float16, integers as they are."""
+    """Float tensors of two or more dimensions as int8 with scales, other floats as float16, integers unchanged."""
     stored: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if not tensor.is_floating_point():
@@ -31,11 +31,11 @@ def quantize(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def dequantize(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `quantize` up to rounding; a state without int8 tensors comes back as it is."""
+    """Inverse of `quantize` up to rounding; a state without int8 tensors is returned unchanged."""
     integers = [name for name, tensor in state.items() if tensor.dtype == torch.int8]
-    lacking = [name for name in integers if name + SUFFIX not in state]
-    if lacking:
-        raise CheckpointMismatch(f"{lacking[0]}: stored as int8, but there is no {lacking[0]}{SUFFIX}")
+    missing = [name for name in integers if name + SUFFIX not in state]
+    if missing:
+        raise CheckpointMismatch(f"{missing[0]}: stored as int8 without {missing[0]}{SUFFIX}")
     scales = {name + SUFFIX for name in integers}
     if not integers:
         return dict(state)

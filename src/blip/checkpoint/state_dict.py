@@ -1,111 +1,96 @@
-"""State dicts from and to the names of the original and of Transformers, by the tables of `tables.py`.
+"""Convert state dicts between the layouts blip, original and hf, by the tables of `tables.py`.
 
-Strict both ways: a key that no rule names, or a named key that is missing, is a CheckpointMismatch.
+Strict in both directions: unknown and missing keys raise CheckpointMismatch.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from blip.checkpoint import tables
-from blip.checkpoint.adapt import for_family, nlvr_from_pretrained, resize_positions
-from blip.checkpoint.infer import detect_layout, infer_config
 from blip.checkpoint.tables import Layout
 from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointMismatch, ConfigError
 
-__all__ = [
-    "Layout",
-    "detect_layout",
-    "for_family",
-    "from_ours",
-    "infer_config",
-    "nlvr_from_pretrained",
-    "resize_positions",
-    "to_ours",
-]
-
 State = dict[str, Tensor]
-DEFAULT_TEMPERATURE = 0.07  # the original's start value; its matcher and Transformers store none
+PREFIXES: dict[Layout, str] = {"blip": "vision.", "original": "visual_encoder.", "hf": "vision_model."}
+DEFAULT_TEMPERATURE = 0.07  # initial value in the original; its matcher and Transformers store none
 
 
-def to_ours(
+def detect_layout(keys: Iterable[str]) -> Layout:
+    """The layout whose image tower has these names; CheckpointMismatch if there is none."""
+    names = list(keys)
+    for layout, prefix in PREFIXES.items():
+        if any(name.startswith(prefix) for name in names):
+            return layout
+    first = ", ".join(names[:3]) or "no keys"
+    raise CheckpointMismatch(f"not BLIP weights ({first}): no key starts with {', '.join(PREFIXES.values())}")
+
+
+def to_blip(
     state: Mapping[str, Tensor], config: BlipConfig, layout: Layout, *, strict: bool = True
 ) -> tuple[State, State]:
-    """Weights under our names, and the training state of the file (`momentum.*`, queues; often empty).
+    """Weights in the blip layout, and the training state of the file (`momentum.*`, queues; often empty).
 
-    Shared tensors of pre-training come under both names. Tensors are not copied except for the pieces of fused ones;
-    dtypes are kept. With layout "blip" only left-out shared names are filled in: names are checked on placing.
-    strict=False: unknown keys are left out, missing ones stay missing, with a warning.
+    Shared tensors of pre-training are returned under both names. Only parts of fused tensors are copied; dtypes are
+    kept. With layout "blip" only missing shared names are added: `build` checks the names.
+    strict=False: unknown keys are dropped and missing ones stay missing, with a warning.
     """
     if layout == "blip":
         return _with_shared(dict(state), config), {}
-    left = without_foreign(state) if layout == "hf" else dict(state)
-    _fold_aliases(left)
+    left = normalize_hf(state) if layout == "hf" else dict(state)
+    fold_aliases(left)
     _drop_derived(left, config)
     _restore_shared(left, config)
     table = tables.expand(tables.rules(config, layout), config)
     training = _take(left, tables.momentum_names(config)) if layout == "original" else {}
     if config.parts.matching:
-        training |= {ours: left.pop(theirs) for theirs, ours in tables.QUEUES.items() if theirs in left}
-    optional = {tables.TEMPERATURE.theirs}
+        training |= {name: left.pop(other) for other, name in tables.QUEUES.items() if other in left}
+    optional = {tables.TEMPERATURE.other}
     missing = [name for name in table if name not in left and name not in optional]
     unexpected = [name for name in left if name not in table]
     if missing or unexpected:
-        problem = mismatch(f"{config.family} weights in the {layout} layout", missing, unexpected)
+        error = mismatch(f"{config.family} weights in the {layout} layout", missing, unexpected)
         if strict:
-            raise problem
-        warnings.warn(str(problem), stacklevel=2)
-    ours = _take(left, table)
+            raise error
+        warnings.warn(str(error), stacklevel=2)
+    weights = _take(left, table)
     if config.parts.matching:
-        ours.setdefault("temperature", torch.tensor(DEFAULT_TEMPERATURE))
-    return _with_shared(ours, config), training
+        weights.setdefault("temperature", torch.tensor(DEFAULT_TEMPERATURE))
+    return _with_shared(weights, config), training
 
 
-def from_ours(
+def from_blip(
     state: Mapping[str, Tensor], config: BlipConfig, layout: Layout, training: Mapping[str, Tensor] | None = None
 ) -> State:
-    """The same weights under the names of `layout`, with every name that its own files have.
+    """Weights of the blip layout in another one, with all names that its files have.
 
-    training: what `to_ours` returned beside the weights; only the original layout can hold it.
-    Raises ConfigError when the layout has no place for this model.
+    training: training state as returned by `to_blip`; only the original layout can hold it.
+    Raises ConfigError if the layout cannot hold this model.
     """
     if layout == "blip":
         return dict(state)
-    _refuse_unrepresentable(config, layout)
+    _check_supported(config, layout)
     left = _with_shared(dict(state), config)
-    theirs = _give(left, tables.expand(tables.rules(config, layout), config))
+    result = _give(left, tables.expand(tables.rules(config, layout), config))
     if layout == "hf":
         left.pop("temperature", None)  # has no counterpart there
     if left:
         raise mismatch(f"{config.family} weights for the {layout} layout", [], list(left))
     if layout == "original" and training:
-        theirs |= _training_from_ours(training, config)
-    for alias, name in tables.ALIASES:
-        if name in theirs:
-            theirs[alias] = theirs[name]
-    if layout == "original":
-        theirs |= _derived(theirs)
-    return theirs
+        result |= _training_to_original(training, config)
+    result |= {alias: result[name] for alias, name in tables.ALIASES if name in result}
+    return result | _derived(result) if layout == "original" else result
 
 
 def mismatch(what: str, missing: Iterable[str], unexpected: Iterable[str]) -> CheckpointMismatch:
-    """The error for keys that do not fit, with the first few of each kind and both counts."""
+    """Error for missing and unexpected keys: counts and the first few names."""
     facts = [_first_few(kind, list(names)) for kind, names in (("missing", missing), ("unexpected", unexpected))]
     return CheckpointMismatch(f"{what}: {'; '.join(fact for fact in facts if fact)}")
-
-
-def without_foreign(state: Mapping[str, Tensor]) -> State:
-    """A Transformers state without the parts of its deprecated `BlipModel`, whose text model is our encoder."""
-    kept = {name: tensor for name, tensor in state.items() if not name.startswith(tables.FOREIGN)}
-    return {
-        "text_encoder." + name.removeprefix("text_model.") if name.startswith("text_model.") else name: tensor
-        for name, tensor in kept.items()
-    }
 
 
 def _first_few(kind: str, names: list[str], count: int = 3) -> str:
@@ -115,40 +100,46 @@ def _first_few(kind: str, names: list[str], count: int = 3) -> str:
     return f"{len(names)} {kind} key{'s' if len(names) > 1 else ''} ({', '.join(names[:count])}{more})"
 
 
+def normalize_hf(state: Mapping[str, Tensor]) -> State:
+    """A Transformers state dict without the extra parts of its deprecated `BlipModel`, its text model as encoder."""
+    return {
+        "text_encoder." + name.removeprefix("text_model.") if name.startswith("text_model.") else name: tensor
+        for name, tensor in state.items()
+        if not name.startswith(tables.FOREIGN)
+    }
+
+
+def fold_aliases(state: State, aliases: Sequence[tuple[str, str]] = tables.ALIASES, where: str = "") -> None:
+    """Move each tensor stored under an alias to its name; CheckpointMismatch if both exist and differ."""
+    for alias, name in aliases:
+        if alias in state:
+            tensor = state.pop(alias)
+            _require_equal(where + alias, tensor, name, state.setdefault(name, tensor))
+
+
 def _take(left: State, table: Mapping[str, tuple[str, ...]]) -> State:
-    """Moves what `table` names and `left` has out of it, under our names; fused tensors are cut up."""
-    ours: State = {}
-    for theirs, names in table.items():
-        if theirs not in left:
+    """Move the tensors named in `table` out of `left`, renamed; fused tensors are split."""
+    result: State = {}
+    for other, names in table.items():
+        if other not in left:
             continue
-        tensor = left.pop(theirs)
+        tensor = left.pop(other)
         if len(names) == 1:
-            ours[names[0]] = tensor
+            result[names[0]] = tensor
         elif len(tensor) % len(names):
-            raise CheckpointMismatch(f"{theirs}: {len(tensor)} rows; must be a multiple of {len(names)}")
+            raise CheckpointMismatch(f"{other}: {len(tensor)} rows; must be a multiple of {len(names)}")
         else:  # cloned, so that no weight keeps another one's memory alive
-            ours |= zip(names, (piece.clone() for piece in tensor.chunk(len(names))), strict=True)
-    return ours
+            result |= zip(names, (part.clone() for part in tensor.chunk(len(names))), strict=True)
+    return result
 
 
 def _give(left: State, table: Mapping[str, tuple[str, ...]]) -> State:
-    """Inverse of `_take`: moves our tensors out of `left`, fused where the table says so."""
+    """Inverse of `_take`: move tensors out of `left`, renamed and fused."""
     missing = [name for names in table.values() for name in names if name not in left]
     if missing:
-        raise mismatch("weights under our names", missing, [])
-    theirs = {}
-    for name, ours in table.items():
-        pieces = [left.pop(part) for part in ours]
-        theirs[name] = pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-    return theirs
-
-
-def _fold_aliases(left: State) -> None:
-    """One name per tensor: the alias goes; it may be the only one that a file has."""
-    for alias, name in tables.ALIASES:
-        if alias in left:
-            _require_equal(alias, left[alias], name, left.setdefault(name, left[alias]))
-            del left[alias]
+        raise mismatch("weights in the blip layout", missing, [])
+    parts = {other: [left.pop(name) for name in names] for other, names in table.items()}
+    return {other: tensors[0] if len(tensors) == 1 else torch.cat(tensors) for other, tensors in parts.items()}
 
 
 def _drop_derived(left: State, config: BlipConfig) -> None:
@@ -161,20 +152,20 @@ def _drop_derived(left: State, config: BlipConfig) -> None:
 
 
 def _restore_shared(left: State, config: BlipConfig) -> None:
-    """Pre-training files hold shared tensors under both names; either may be left out, both must agree."""
+    """Store tensors shared in pre-training under both names; CheckpointMismatch if both exist and differ."""
     if not config.parts.shared:
         return
     (_, encoder), (_, decoder) = tables.ENCODER, tables.DECODER
     rules = (*tables.REST, *tables.CROSS)
-    for theirs in tables.expand([rule.under(*tables.ENCODER) for rule in rules], config):
-        duplicate = decoder + theirs.removeprefix(encoder)
-        if theirs in left or duplicate in left:
-            first = left.setdefault(theirs, left.get(duplicate, torch.empty(0)))
-            _require_equal(theirs, first, duplicate, left.setdefault(duplicate, first))
+    for name in tables.expand([rule.under(*tables.ENCODER) for rule in rules], config):
+        shared = decoder + name.removeprefix(encoder)
+        if name in left or shared in left:
+            tensor = left.setdefault(name, left.get(shared, torch.empty(0)))
+            _require_equal(name, tensor, shared, left.setdefault(shared, tensor))
 
 
 def _with_shared(state: State, config: BlipConfig) -> State:
-    """Both names of a shared tensor hold the same object; the decoder's name is the one stored."""
+    """The state with both names of a shared tensor referring to one object; the decoder's name is the stored one."""
     for encoder, decoder in tables.shared_names(config).items():
         if decoder in state:
             state[encoder] = state[decoder]
@@ -186,7 +177,7 @@ def _with_shared(state: State, config: BlipConfig) -> State:
 def _require_equal(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
     if tensor is other or tensor.is_meta or torch.equal(tensor, other):
         return
-    raise CheckpointMismatch(f"{name} and {other_name}: must be equal, one is a copy of the other")
+    raise CheckpointMismatch(f"{name} and {other_name}: must be equal, they are one tensor in BLIP")
 
 
 def _derived(state: Mapping[str, Tensor]) -> State:
@@ -198,25 +189,25 @@ def _derived(state: Mapping[str, Tensor]) -> State:
     return ids
 
 
-def _training_from_ours(training: Mapping[str, Tensor], config: BlipConfig) -> State:
+def _training_to_original(training: Mapping[str, Tensor], config: BlipConfig) -> State:
     pointer = "queue_ptr" if config.parts.shared else "ptr_queue"
-    queues = {theirs: ours for theirs, ours in tables.QUEUES.items() if ours != "queue_ptr"} | {pointer: "queue_ptr"}
+    queues = {other: name for other, name in tables.QUEUES.items() if name != "queue_ptr"} | {pointer: "queue_ptr"}
     left = dict(training)
-    theirs = {name: left.pop(ours) for name, ours in queues.items() if ours in left}
+    result = {other: left.pop(name) for other, name in queues.items() if name in left}
     if any(name.startswith("momentum.") for name in left):
-        theirs |= _give(left, tables.momentum_names(config))
+        result |= _give(left, tables.momentum_names(config))
     if left:
         raise mismatch("training state", [], list(left))
-    return theirs
+    return result
 
 
-def _refuse_unrepresentable(config: BlipConfig, layout: Layout) -> None:
+def _check_supported(config: BlipConfig, layout: Layout) -> None:
     if config.vision.stem != "none":
         raise ConfigError(f"a model with the stem '{config.vision.stem}' cannot have the {layout} layout; use 'blip'")
     if layout == "hf" and config.family not in ("caption", "vqa", "retrieval"):
         raise ConfigError(f"Transformers has no class for '{config.family}' models; only for caption, vqa, retrieval")
     if layout == "hf" and config.family == "vqa" and config.vision.width != config.text.width:
-        # its decoder would look at vision.width, ours looks at question states of text.width
+        # its decoder would attend to sequences of vision.width, BLIP's to question states of text.width
         raise ConfigError(
             f"Transformers cannot hold a vqa model with vision.width {config.vision.width} and text.width "
             f"{config.text.width}; they must be equal"

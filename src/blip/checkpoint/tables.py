@@ -1,14 +1,14 @@
-"""How the original and the Transformers classes name our tensors, as tables. No tensors here.
+"""Names of weights in the layouts blip (this package), original (salesforce/BLIP) and hf (Transformers), as tables.
 
-A rule is data: `{i}` stands for the layer, `*` for weight and bias, and `{part}` on our side for the pieces of a
-tensor that the others store fused. `expand` spells every name out for a config. What is not a weight of its own is
-named too, never skipped: aliases (stored twice), derived tensors, training state.
+In a rule `{i}` stands for the layer, `*` for weight and bias, and `{part}` in the blip layout for the parts of a
+tensor that the other layouts store fused. `expand` lists all names for a config. Tensors that are not weights are
+listed too: aliases (stored twice), derived tensors, training state.
 Source: state dicts of salesforce/BLIP models/*.py and of transformers.models.blip.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,47 +19,55 @@ Layout = Literal["blip", "original", "hf"]
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """Our name, their name. `first_layer`: lower layers have no such tensor."""
+    """Name in the blip layout, name in the other. `first_layer`: layers below have no such tensor."""
 
-    ours: str
-    theirs: str
+    blip: str
+    other: str
     split: tuple[str, ...] = ()
     first_layer: int = 0
 
-    def under(self, ours: str, theirs: str) -> Rule:
-        return replace(self, ours=f"{ours}.{self.ours}", theirs=f"{theirs}.{self.theirs}")
+    def under(self, blip: str, other: str) -> Rule:
+        """The same rule for names below these prefixes."""
+        return replace(self, blip=f"{blip}.{self.blip}", other=f"{other}.{self.other}")
+
+    def tensors(self) -> list[tuple[str, str]]:
+        """Both names of each tensor: `*` expanded, `{i}` and `{part}` kept."""
+        kinds = ("weight", "bias") if self.blip.endswith("*") else ("",)
+        return [(self.blip.replace("*", kind), self.other.replace("*", kind)) for kind in kinds]
 
 
 QKV = ("q", "k", "v")
 
+VIT_TIMM = (
+    Rule("cls_token", "cls_token"),
+    Rule("pos_embed", "pos_embed"),
+    Rule("patch_embed.*", "patch_embed.proj.*"),
+    Rule("blocks.{i}.norm1.*", "blocks.{i}.norm1.*"),
+    Rule("blocks.{i}.attn.{part}.*", "blocks.{i}.attn.qkv.*", split=QKV),
+    Rule("blocks.{i}.attn.out.*", "blocks.{i}.attn.proj.*"),
+    Rule("blocks.{i}.norm2.*", "blocks.{i}.norm2.*"),
+    Rule("blocks.{i}.mlp.fc1.*", "blocks.{i}.mlp.fc1.*"),
+    Rule("blocks.{i}.mlp.fc2.*", "blocks.{i}.mlp.fc2.*"),
+    Rule("norm.*", "norm.*"),
+)
+VIT_HF = (
+    Rule("cls_token", "embeddings.class_embedding"),
+    Rule("pos_embed", "embeddings.position_embedding"),
+    Rule("patch_embed.*", "embeddings.patch_embedding.*"),
+    Rule("blocks.{i}.norm1.*", "encoder.layers.{i}.layer_norm1.*"),
+    Rule("blocks.{i}.attn.{part}.*", "encoder.layers.{i}.self_attn.qkv.*", split=QKV),
+    Rule("blocks.{i}.attn.out.*", "encoder.layers.{i}.self_attn.projection.*"),
+    Rule("blocks.{i}.norm2.*", "encoder.layers.{i}.layer_norm2.*"),
+    Rule("blocks.{i}.mlp.fc1.*", "encoder.layers.{i}.mlp.fc1.*"),
+    Rule("blocks.{i}.mlp.fc2.*", "encoder.layers.{i}.mlp.fc2.*"),
+    Rule("norm.*", "post_layernorm.*"),
+)
 VISION: dict[Layout, tuple[Rule, ...]] = {
-    "original": (
-        Rule("vision.cls_token", "visual_encoder.cls_token"),
-        Rule("vision.pos_embed", "visual_encoder.pos_embed"),
-        Rule("vision.patch_embed.*", "visual_encoder.patch_embed.proj.*"),
-        Rule("vision.blocks.{i}.norm1.*", "visual_encoder.blocks.{i}.norm1.*"),
-        Rule("vision.blocks.{i}.attn.{part}.*", "visual_encoder.blocks.{i}.attn.qkv.*", split=QKV),
-        Rule("vision.blocks.{i}.attn.out.*", "visual_encoder.blocks.{i}.attn.proj.*"),
-        Rule("vision.blocks.{i}.norm2.*", "visual_encoder.blocks.{i}.norm2.*"),
-        Rule("vision.blocks.{i}.mlp.fc1.*", "visual_encoder.blocks.{i}.mlp.fc1.*"),
-        Rule("vision.blocks.{i}.mlp.fc2.*", "visual_encoder.blocks.{i}.mlp.fc2.*"),
-        Rule("vision.norm.*", "visual_encoder.norm.*"),
-    ),
-    "hf": (
-        Rule("vision.cls_token", "vision_model.embeddings.class_embedding"),
-        Rule("vision.pos_embed", "vision_model.embeddings.position_embedding"),
-        Rule("vision.patch_embed.*", "vision_model.embeddings.patch_embedding.*"),
-        Rule("vision.blocks.{i}.norm1.*", "vision_model.encoder.layers.{i}.layer_norm1.*"),
-        Rule("vision.blocks.{i}.attn.{part}.*", "vision_model.encoder.layers.{i}.self_attn.qkv.*", split=QKV),
-        Rule("vision.blocks.{i}.attn.out.*", "vision_model.encoder.layers.{i}.self_attn.projection.*"),
-        Rule("vision.blocks.{i}.norm2.*", "vision_model.encoder.layers.{i}.layer_norm2.*"),
-        Rule("vision.blocks.{i}.mlp.fc1.*", "vision_model.encoder.layers.{i}.mlp.fc1.*"),
-        Rule("vision.blocks.{i}.mlp.fc2.*", "vision_model.encoder.layers.{i}.mlp.fc2.*"),
-        Rule("vision.norm.*", "vision_model.post_layernorm.*"),
-    ),
+    "original": tuple(rule.under("vision", "visual_encoder") for rule in VIT_TIMM),
+    "hf": tuple(rule.under("vision", "vision_model") for rule in VIT_HF),
 }
 
-# The text side is the same in both layouts.
+# The text side has the same names in the original and the hf layout.
 SELF = (
     Rule("blocks.{i}.attn.q.*", "encoder.layer.{i}.attention.self.query.*"),
     Rule("blocks.{i}.attn.k.*", "encoder.layer.{i}.attention.self.key.*"),
@@ -67,7 +75,7 @@ SELF = (
     Rule("blocks.{i}.attn.out.*", "encoder.layer.{i}.attention.output.dense.*"),
     Rule("blocks.{i}.attn_norm.*", "encoder.layer.{i}.attention.output.LayerNorm.*"),
 )
-REST = (  # what encoder and decoder share in pre-training, with CROSS
+REST = (  # shared by encoder and decoder in pre-training, as CROSS
     Rule("embed.word.weight", "embeddings.word_embeddings.weight"),
     Rule("embed.position.weight", "embeddings.position_embeddings.weight"),
     Rule("embed.norm.*", "embeddings.LayerNorm.*"),
@@ -104,7 +112,7 @@ MATCHING = (
     Rule("text_proj.*", "text_proj.*"),
     Rule("itm_head.*", "itm_head.*"),
 )
-TEMPERATURE = Rule("temperature", "temp")  # the original only, and there not in its matcher
+TEMPERATURE = Rule("temperature", "temp")  # only in the original, except its stand-alone matcher
 NLVR_HEAD = (
     Rule("nlvr_head.fc1.*", "cls_head.0.*"),
     Rule("nlvr_head.fc2.*", "cls_head.2.*"),
@@ -112,26 +120,26 @@ NLVR_HEAD = (
 
 ENCODER, DECODER = ("encoder", "text_encoder"), ("decoder", "text_decoder.bert")
 
-# Their names of one tensor: the second name may be absent from a file, and must be equal where it is not.
+# Names of the same tensor in the original and the hf layout: a file may lack either, two must be equal.
 ALIASES = (
     ("text_decoder.cls.predictions.decoder.weight", "text_decoder.bert.embeddings.word_embeddings.weight"),
     ("text_decoder.cls.predictions.decoder.bias", "text_decoder.cls.predictions.bias"),
 )
-DERIVED = (  # 0, 1, 2, ... as a buffer: older files have it, newer may not
+DERIVED = (  # the buffer 0, 1, 2, ... of older files
     "text_encoder.embeddings.position_ids",
     "text_encoder_m.embeddings.position_ids",
     "text_decoder.bert.embeddings.position_ids",
 )
-# FamilySpec of the deprecated Transformers class `BlipModel` that belong to no BLIP network.
+# Parts of the deprecated Transformers class `BlipModel` that BLIP does not have.
 FOREIGN = ("logit_scale", "visual_projection.", "text_projection.", "text_model.pooler.")
 
-MOMENTUM = {  # our part -> the original's name of its momentum copy
+MOMENTUM = {  # part -> the original's prefixes of its weights and of their momentum copies
     "vision": ("visual_encoder", "visual_encoder_m"),
     "encoder": ("text_encoder", "text_encoder_m"),
     "vision_proj": ("vision_proj", "vision_proj_m"),
     "text_proj": ("text_proj", "text_proj_m"),
 }
-QUEUES = {  # theirs -> ours
+QUEUES = {  # the original's names -> names in the training state
     "image_queue": "image_queue",
     "text_queue": "text_queue",
     "idx_queue": "idx_queue",
@@ -141,7 +149,7 @@ QUEUES = {  # theirs -> ours
 
 
 def rules(config: BlipConfig, layout: Layout) -> Iterator[Rule]:
-    """The rules that name the weights of a family, once each."""
+    """Rules of all weights of a family, once each."""
     parts = config.parts
     yield from VISION[layout]
     if parts.encoder_reads == "two images":
@@ -159,43 +167,48 @@ def rules(config: BlipConfig, layout: Layout) -> Iterator[Rule]:
             yield TEMPERATURE
 
 
-def expand(table: Sequence[Rule] | Iterator[Rule], config: BlipConfig) -> dict[str, tuple[str, ...]]:
-    """Their name -> our name, or our names in the order in which the fused tensor holds them."""
+def templates(layout: Layout) -> dict[str, str]:
+    """Names of a layout with `{i}` for the layer -> names of the blip layout, for the weights of all families.
+
+    Fused tensors are named with `{part}`.
+    """
+    text = (*REST, *SELF, *CROSS)
+    table = (*VISION[layout], *LM_HEAD, *MATCHING, *NLVR_HEAD, *_under(ENCODER, (*text, MERGE)), *_under(DECODER, text))
+    names = {other: blip for rule in table for blip, other in rule.tensors()}
+    return {alias: names[name] for alias, name in ALIASES} | names
+
+
+def expand(table: Iterable[Rule], config: BlipConfig) -> dict[str, tuple[str, ...]]:
+    """Name in the other layout -> name in the blip layout, or the names of a fused tensor's parts in their order."""
     names: dict[str, tuple[str, ...]] = {}
     for rule in table:
-        for ours, theirs in _spell(rule, config):
-            names[theirs] = tuple(ours.replace("{part}", part) for part in rule.split) or (ours,)
+        num_layers = config.vision.num_layers if rule.blip.startswith("vision.") else config.text.num_layers
+        for i in range(rule.first_layer, num_layers) if "{i}" in rule.blip else range(1):
+            for blip, other in rule.tensors():
+                blip = blip.replace("{i}", str(i))
+                parts = tuple(blip.replace("{part}", part) for part in rule.split)
+                names[other.replace("{i}", str(i))] = parts or (blip,)
     return names
 
 
 def shared_names(config: BlipConfig) -> dict[str, str]:
-    """Pre-training: our encoder name -> our decoder name of the same tensor; empty for the other families."""
+    """Encoder name -> decoder name of each tensor that pre-training shares; empty for other families."""
     if not config.parts.shared:
         return {}
-    encoder = [ours for (ours,) in expand(list(_under(ENCODER, (*REST, *CROSS))), config).values()]
+    encoder = [blip for (blip,) in expand(_under(ENCODER, (*REST, *CROSS)), config).values()]
     return {name: "decoder" + name.removeprefix("encoder") for name in encoder}
 
 
 def momentum_names(config: BlipConfig) -> dict[str, tuple[str, ...]]:
-    """The original's name of a momentum weight -> our names, `momentum.` before those of the online weight."""
+    """The original's names of momentum weights -> `momentum.` and the names in the blip layout."""
     names = {}
-    for theirs, ours in expand(rules(config, "original"), config).items():
-        part = ours[0].split(".")[0]
+    for other, blip in expand(rules(config, "original"), config).items():
+        part = blip[0].split(".")[0]
         if config.parts.matching and part in MOMENTUM:
-            online, momentum = MOMENTUM[part]
-            names[momentum + theirs.removeprefix(online)] = tuple(f"momentum.{name}" for name in ours)
+            prefix, momentum_prefix = MOMENTUM[part]
+            names[momentum_prefix + other.removeprefix(prefix)] = tuple(f"momentum.{name}" for name in blip)
     return names
 
 
-def _under(prefix: tuple[str, str], table: Sequence[Rule]) -> Iterator[Rule]:
+def _under(prefix: tuple[str, str], table: Iterable[Rule]) -> Iterator[Rule]:
     return (rule.under(*prefix) for rule in table)
-
-
-def _spell(rule: Rule, config: BlipConfig) -> Iterator[tuple[str, str]]:
-    num_layers = config.vision.num_layers if rule.ours.startswith("vision.") else config.text.num_layers
-    layers = range(rule.first_layer, num_layers) if "{i}" in rule.ours else range(1)
-    for i in layers:
-        for kind in ("weight", "bias") if rule.ours.endswith("*") else ("",):
-            yield tuple(  # type: ignore[misc]
-                name.replace("{i}", str(i)).replace("*", kind) for name in (rule.ours, rule.theirs)
-            )
