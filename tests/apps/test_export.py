@@ -16,7 +16,7 @@ import blip
 import blip_lite.onnx_backend
 from blip.apps.export.convert import read_locations
 from blip.apps.export.folder import ExportOptions, ExportReport, export
-from blip.apps.export.graphs import Graph
+from blip.apps.export.graphs import Graph, Input
 from blip.apps.export.verify import check_difference, max_difference
 from blip.checkpoint.files import write_folder
 from blip.model.blip import BlipModel
@@ -130,7 +130,7 @@ def test_too_large_difference_is_rejected(difference: float) -> None:
 
 
 def test_nan_output_is_a_difference() -> None:
-    graph = Graph(name="same", module=nn.Identity(), inputs={"x": torch.zeros(2, 3)}, axes={"x": {}}, outputs=["y"])
+    graph = Graph("same", nn.Identity(), {"x": Input((2, 3))}, ["y"])
     engine = Mock(run=lambda name, feeds: [np.full((2, 3), np.nan, np.float32)])
     assert np.isnan(max_difference(graph, engine, 100))
 

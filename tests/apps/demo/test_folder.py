@@ -1,4 +1,4 @@
-"""Which folders may be searched, and the photos found."""
+"""Folders that may be searched, and search results."""
 
 from __future__ import annotations
 

@@ -66,8 +66,8 @@ def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator
     """The page at one of two widths; requests to other machines and errors in the console fail the test."""
     width, height = request.param
     page, outside, errors = new_page(browser, viewport={"width": width, "height": height}), [], []
-    own = (address, address.replace("http", "ws"), "data:", "blob:")
-    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith(own) else None)
+    allowed = (address, address.replace("http", "ws"), "data:", "blob:")
+    page.on("request", lambda r: outside.append(r.url) if not r.url.startswith(allowed) else None)
     page.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     page.goto(address)
     page.get_by_role("button", name="Describe").wait_for()

@@ -158,11 +158,11 @@ def test_ids_and_texts_equal_pythons(node: Run, name: str) -> None:
     tokenizer = Tokenizer.from_config(config, ASSETS / "tiny")
     texts = [*(row["text"] for row in values("tokenizer")["rows"]), *TEXTS, *fuzz()]
     rows = [tokenizer.word_ids(text) for text in texts]
-    found = node(
+    result = node(
         TOKENIZE,
         {"vocabulary": str(ASSETS / name), "text": config.to_dict()["text"], "texts": texts, "limit": 35, "rows": rows},
     )
-    for text, ids, decoded, row in zip(texts, found["ids"], found["decoded"], rows, strict=True):
+    for text, ids, decoded, row in zip(texts, result["ids"], result["decoded"], rows, strict=True):
         arrays = tokenizer.arrays([text], max_length=35)
         assert ids == arrays.input_ids[0].tolist(), text
         assert decoded == tokenizer.decode(row), text

@@ -25,6 +25,8 @@ from blip.checkpoint.quantize import SUFFIX
 from blip_lite.errors import CheckpointError, MissingExtra
 
 MAX_FOLDED = 8192  # values of a constant that may be computed at export; weights keep their stored form
+# Sizes of the free axes in the example inputs, which must differ within a graph: the exporter would confuse equal ones
+EXAMPLE_SIZES = {"images": 2, "rows": 3, "texts": 3, "length": 5, "tokens": 7, "new": 4, "past": 5, "past_rows": 9}
 PREFIX = "model."  # of parameter names: attribute under which the exported modules hold the model
 TYPES = {"F32": "FLOAT", "F16": "FLOAT16", "BF16": "BFLOAT16", "F64": "DOUBLE", "I8": "INT8"}
 
@@ -63,12 +65,16 @@ def convert(graph: Graph, *, opset: int) -> Any:
     from onnxscript.optimizer import optimize_ir
     from torch.export import Dim
 
-    dims = {axis: Dim(axis) for axes in graph.axes.values() for axis in axes.values()}
-    shapes = {name: {i: dims[axis] for i, axis in axes.items()} for name, axes in graph.axes.items()}
+    dims = {axis: Dim(axis) for axis in EXAMPLE_SIZES}
+    shapes, examples = {}, {}
+    for name, value in graph.inputs.items():
+        shapes[name] = {i: dims[axis] for i, axis in enumerate(value.axes) if isinstance(axis, str)}
+        shape = value.shape(EXAMPLE_SIZES)
+        examples[name] = torch.ones(shape, dtype=torch.int64) if value.is_integer else torch.randn(shape)
     with _without_messages(), torch.no_grad():
         program = torch.onnx.export(
             graph.module.eval(),
-            arguments(graph.inputs),
+            arguments(examples),
             dynamo=True,
             opset_version=opset,
             optimize=False,

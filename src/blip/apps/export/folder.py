@@ -36,7 +36,7 @@ from blip_lite.graph_sessions import GraphSessions
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """How a model is exported.
+    """Options of an export.
 
     parts: of vision, text, decoder; none = all. int8: 8-bit weights, and graphs that multiply with them.
     tolerance: largest accepted difference from torch; None = do not compare.

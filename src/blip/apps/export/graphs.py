@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from blip.model.blip import BlipModel
 
-Axes = Mapping[int, str]
-
 # Graphs of each part that `--parts` can name.
 PARTS: dict[str, tuple[str, ...]] = {
     "vision": ("vision",),
@@ -26,34 +24,50 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Graph:
-    """One graph to export. `inputs` are examples whose sizes differ, so that the exporter cannot confuse two axes.
+@dataclass(frozen=True)
+class Input:
+    """An input tensor, float32 or int64. axes: the name of each free axis, the size of each fixed one."""
 
-    axes: names of the free axes of each input; all others are fixed.
-    """
+    axes: tuple[str | int, ...]
+    is_integer: bool = False
+
+    def shape(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the shape for given sizes of the free axes."""
+        return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in self.axes)
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One graph to export: a module with named inputs and outputs."""
 
     name: str
     module: nn.Module
-    inputs: Mapping[str, Tensor]
-    axes: Mapping[str, Axes]
+    inputs: Mapping[str, Input]
     outputs: Sequence[str]
 
 
 def graphs(model: BlipModel) -> Iterator[Graph]:
     """Yield all graphs of a model's family."""
     model.requires_grad_(False)
-    parts = model.config.parts
+    parts, text = model.config.parts, model.config.text
     yield _vision(model)
+    image = Input(("images", "tokens", model.config.vision.width))
     if parts.encoder_reads == "two images":
-        yield _reason(model)
+        ids = Input(("images", "length"), is_integer=True)
+        inputs = {"input_ids": ids, "attention_mask": ids, "first": image, "second": image}
+        yield Graph("reason", Reason(model), inputs, ["logits"])
     elif parts.encoder_reads:
-        yield _text(model)
-        yield _fuse(model)
+        ids = Input(("texts", "length"), is_integer=True)
+        outputs = ["states", "text_features"] if parts.matching else ["states"]
+        yield Graph("text", Text(model), {"input_ids": ids, "attention_mask": ids}, outputs)
+        ids = Input(("images", "rows", "length"), is_integer=True)
+        inputs = {"input_ids": ids, "attention_mask": ids, "image_embeds": image}
+        yield Graph("fuse", Fuse(model), inputs, ["states"])
         if parts.matching:
-            yield _match(model)
+            yield Graph("match", Match(model), inputs, ["itm_logits"])
     if parts.decoder_reads:
-        yield _cross(model)
+        source = image if parts.decoder_reads == "image" else Input(("images", "tokens", text.width))
+        yield Graph("cross", Cross(model), {"source": source}, _kv_names("cross_", text.num_layers))
         yield _decoder(model, masked=parts.decoder_reads == "encoder")
 
 
@@ -129,86 +143,30 @@ class Decoder(ModelPart):
         return [text.logits(x[:, -1]).reshape(*rows.shape, -1), *states]
 
 
-def kv_names(prefix: str, num_layers: int) -> list[str]:
-    """Return names of keys and values, layer by layer: `past_keys_0`, `past_values_0`, ..."""
-    return [f"{prefix}{kind}_{i}" for i in range(num_layers) for kind in ("keys", "values")]
-
-
-IMAGES, ROWS, TOKENS = "images", "rows", "tokens"
-TEXTS = {0: IMAGES, 1: ROWS, 2: "length"}
-
-
 def _vision(model: BlipModel) -> Graph:
     side = model.config.vision.image_size
     outputs = ["image_embeds", "image_features"] if model.config.parts.matching else ["image_embeds"]
-    return Graph(
-        name="vision",
-        module=Vision(model),
-        inputs={"pixel_values": torch.randn(2, 3, side, side)},
-        axes={"pixel_values": {0: IMAGES}},
-        outputs=outputs,
-    )
-
-
-def _text(model: BlipModel) -> Graph:
-    outputs = ["states", "text_features"] if model.config.parts.matching else ["states"]
-    axes = {0: "texts", 1: "length"}
-    inputs = {"input_ids": _ids(3, 5), "attention_mask": _ids(3, 5)}
-    return Graph(name="text", module=Text(model), inputs=inputs, axes=dict.fromkeys(inputs, axes), outputs=outputs)
-
-
-def _multimodal_inputs(model: BlipModel) -> tuple[dict[str, Tensor], dict[str, Axes]]:
-    embeds = torch.randn(2, 7, model.config.vision.width)
-    inputs = {"input_ids": _ids(2, 3, 5), "attention_mask": _ids(2, 3, 5), "image_embeds": embeds}
-    return inputs, {"input_ids": TEXTS, "attention_mask": TEXTS, "image_embeds": {0: IMAGES, 1: TOKENS}}
-
-
-def _fuse(model: BlipModel) -> Graph:
-    inputs, axes = _multimodal_inputs(model)
-    return Graph(name="fuse", module=Fuse(model), inputs=inputs, axes=axes, outputs=["states"])
-
-
-def _match(model: BlipModel) -> Graph:
-    inputs, axes = _multimodal_inputs(model)
-    return Graph(name="match", module=Match(model), inputs=inputs, axes=axes, outputs=["itm_logits"])
-
-
-def _reason(model: BlipModel) -> Graph:
-    embeds = torch.randn(2, 7, model.config.vision.width)
-    inputs = {"input_ids": _ids(2, 5), "attention_mask": _ids(2, 5), "first": embeds, "second": embeds.flip(0)}
-    texts, images = {0: IMAGES, 1: "length"}, {0: IMAGES, 1: TOKENS}
-    axes = {"input_ids": texts, "attention_mask": texts, "first": images, "second": images}
-    return Graph(name="reason", module=Reason(model), inputs=inputs, axes=axes, outputs=["logits"])
-
-
-def _cross(model: BlipModel) -> Graph:
-    width = model.config.vision.width if model.config.parts.decoder_reads == "image" else model.config.text.width
-    return Graph(
-        name="cross",
-        module=Cross(model),
-        inputs={"source": torch.randn(2, 7, width)},
-        axes={"source": {0: IMAGES, 1: TOKENS}},
-        outputs=kv_names("cross_", model.config.text.num_layers),
-    )
+    return Graph("vision", Vision(model), {"pixel_values": Input(("images", 3, side, side))}, outputs)
 
 
 def _decoder(model: BlipModel, masked: bool) -> Graph:
-    text = model.config.text
-    width = text.width // text.num_heads
-    inputs = {"ids": _ids(2, 3, 4), "rows": _ids(2, 3)}
-    axes: dict[str, Axes] = {"ids": {0: IMAGES, 1: ROWS, 2: "new"}, "rows": {0: IMAGES, 1: ROWS}}
-    for name in kv_names("past_", text.num_layers):
-        inputs[name], axes[name] = torch.randn(9, text.num_heads, 5, width), {0: "past_rows", 2: "past"}
-    for name in kv_names("cross_", text.num_layers):
-        inputs[name], axes[name] = torch.randn(2, text.num_heads, 7, width), {0: IMAGES, 2: TOKENS}
+    layers, heads = model.config.text.num_layers, model.config.text.num_heads
+    width = model.config.text.width // heads
+    past, cross = Input(("past_rows", heads, "past", width)), Input(("images", heads, "tokens", width))
+    inputs = {
+        "ids": Input(("images", "rows", "new"), is_integer=True),
+        "rows": Input(("images", "rows"), is_integer=True),
+        **dict.fromkeys(_kv_names("past_", layers), past),
+        **dict.fromkeys(_kv_names("cross_", layers), cross),
+    }
     if masked:
-        inputs["cross_mask"], axes["cross_mask"] = _ids(2, 7), {0: IMAGES, 1: TOKENS}
-    outputs = ["scores", *kv_names("", text.num_layers)]
-    return Graph(name="decoder", module=Decoder(model), inputs=inputs, axes=axes, outputs=outputs)
+        inputs["cross_mask"] = Input(("images", "tokens"), is_integer=True)
+    return Graph("decoder", Decoder(model), inputs, ["scores", *_kv_names("", layers)])
 
 
-def _ids(*shape: int) -> Tensor:
-    return torch.ones(shape, dtype=torch.int64)
+def _kv_names(prefix: str, num_layers: int) -> list[str]:
+    """Return names of keys and values, layer by layer: `past_keys_0`, `past_values_0`, ..."""
+    return [f"{prefix}{kind}_{i}" for i in range(num_layers) for kind in ("keys", "values")]
 
 
 def arguments(values: Mapping[str, Any]) -> tuple[Any, ...]:

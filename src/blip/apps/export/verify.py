@@ -14,7 +14,7 @@ from blip_lite.errors import CheckpointMismatch
 from blip_lite.graph_sessions import GraphSessions
 
 MASKS = ("attention_mask", "cross_mask")
-# Sizes of the free axes: first as at the start of a text, then two mixtures. Other axes are as in the examples.
+# Sizes of the free axes: first as at the start of a text, then two mixtures.
 SIZES: tuple[Mapping[str, int], ...] = (
     {"images": 1, "rows": 1, "length": 2, "texts": 1, "tokens": 3, "new": 3, "past": 0, "past_rows": 1},
     {"images": 3, "rows": 2, "length": 9, "texts": 4, "tokens": 11, "new": 1, "past": 7, "past_rows": 5},
@@ -51,10 +51,9 @@ def _random_inputs(
 ) -> dict[str, NDArray[Any]]:
     """Return inputs with these axes: random ids, masks of random lengths, and normally distributed numbers."""
     feeds: dict[str, NDArray[Any]] = {}
-    for name, example in graph.inputs.items():
-        axes = graph.axes[name]
-        shape = [sizes[axes[i]] if i in axes else size for i, size in enumerate(example.shape)]
-        if example.is_floating_point():
+    for name, value in graph.inputs.items():
+        shape = value.shape(sizes)
+        if not value.is_integer:
             feeds[name] = rng.standard_normal(shape, dtype=np.float32)
         elif name in MASKS:
             lengths = rng.integers(1, shape[-1] + 1, (*shape[:-1], 1))

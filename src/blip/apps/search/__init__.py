@@ -1,1 +1,1 @@
-"""Photo search: folders are remembered as vectors, and found again by text or photo. `index.Index` is the way in."""
+"""Photo search: folders are indexed as vectors and searched by text or photo. Start at `index.Index`."""

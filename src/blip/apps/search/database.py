@@ -62,7 +62,7 @@ class Database(sqlite3.Connection):
 
     @contextmanager
     def transaction(self, kind: str = "IMMEDIATE") -> Iterator[None]:
-        """Commit everything inside or nothing; `DEFERRED` gives a reader one consistent state."""
+        """Commit everything inside or nothing; with `DEFERRED` a reader sees one consistent state."""
         with translate_errors(self.folder):
             self.execute(f"BEGIN {kind}")
             try:
@@ -149,12 +149,12 @@ def version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def _check_version(folder: Path, found: int) -> None:
-    if found == len(MIGRATIONS):
+def _check_version(folder: Path, number: int) -> None:
+    if number == len(MIGRATIONS):
         return
-    advice = "update blip" if found > len(MIGRATIONS) else "run 'blip index' once"
+    advice = "update blip" if number > len(MIGRATIONS) else "run 'blip index' once"
     raise EnvironmentProblem(
-        f"{folder}: index has version {found}, not {len(MIGRATIONS)}; {advice}, or rebuild it with --rebuild"
+        f"{folder}: index has version {number}, not {len(MIGRATIONS)}; {advice}, or rebuild it with --rebuild"
     )
 
 

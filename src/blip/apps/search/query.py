@@ -23,6 +23,7 @@ from blip.io.byte_sources import Url
 from blip.io.ordered_map import batched, ordered_map
 from blip.io.paths import is_url
 from blip.io.samples import ImageRef, Sample
+from blip_lite.arrays import match_probability
 from blip_lite.errors import BlipError, UsageError
 from blip_lite.image import square
 from blip_lite.results import Hit
@@ -203,7 +204,7 @@ def rerank_candidates(
         if not readable:
             continue
         logits = model.match_logits([image for _, image in readable], [text for text, _ in texts])
-        probabilities = 1 / (1 + np.exp(np.clip(logits[..., 0] - logits[..., 1], -80, 80)))
+        probabilities = match_probability(logits)
         scores = logits[..., 1] @ weights
         ranked += [
             replace(candidate, score=candidate.score + float(score), itm=float(probability[reported]))

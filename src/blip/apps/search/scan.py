@@ -16,7 +16,7 @@ from blip_lite.image import EXTENSIONS
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Which files of a folder are indexed; the fields are the flags of the same names."""
+    """Selection of the files of a folder; the fields are the flags of the same names."""
 
     recursive: bool = True
     hidden: bool = False
@@ -104,7 +104,7 @@ def prefix_range(folder: bytes | None) -> tuple[bytes, bytes]:
     return prefix, prefix[:-1] + b"0"  # the byte after the slash
 
 
-def is_gone(path: bytes) -> bool:
+def is_removed(path: bytes) -> bool:
     """Return whether a file that the scan did not list was deleted or excluded by the rules.
 
     An unreadable folder or an unavailable disk does not count as deletion.

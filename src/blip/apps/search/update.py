@@ -49,7 +49,7 @@ class UpdateReport:
 
 @dataclass(frozen=True, kw_only=True)
 class UpdateOptions:
-    """How to read and caption files. `captioner` may be a function, called once a photo needs a caption."""
+    """Options for reading and captioning files. `captioner` may be a function, called once a photo needs a caption."""
 
     captioner: Model | Callable[[], Model] | None = None
     workers: int = 2
@@ -239,22 +239,22 @@ class Updater:
     def _drop(self, roots: Sequence[Root], listed: set[bytes]) -> None:
         """Delete files that are no longer in their folder, and pictures without a file."""
         exists = {root.id: root.exists for root in roots}
-        gone = [
+        removed = [
             (path, file.hash)
             for path, file in self.known.items()
-            if file.root in exists and path not in listed and (not exists[file.root] or scan.is_gone(path))
+            if file.root in exists and path not in listed and (not exists[file.root] or scan.is_removed(path))
         ]
-        elsewhere = self._in_other_roots(roots, [path for path, _ in gone])
-        gone = [(path, digest) for path, digest in gone if path not in elsewhere]
-        moved = sum((Counter(digest for _, digest in gone) & self.repeated).values())
+        elsewhere = self._in_other_roots(roots, [path for path, _ in removed])
+        removed = [(path, digest) for path, digest in removed if path not in elsewhere]
+        moved = sum((Counter(digest for _, digest in removed) & self.repeated).values())
         self.report.moved += moved
         self.report.copied += self.repeated.total() - moved
-        self.report.removed += len(gone) - moved
-        if not gone and not self._is_dirty():
+        self.report.removed += len(removed) - moved
+        if not removed and not self._is_dirty():
             return
         with self.db.transaction():
             self._set_dirty()
-            self.db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path, _ in gone])
+            self.db.executemany("DELETE FROM files WHERE path = ?", [(path,) for path, _ in removed])
             self.db.execute("DELETE FROM pictures WHERE hash NOT IN (SELECT hash FROM files WHERE error IS NULL)")
             self.db.execute("DELETE FROM pending WHERE id NOT IN (SELECT id FROM pictures)")
 
