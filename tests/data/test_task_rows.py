@@ -13,7 +13,7 @@ from blip.data.loader import SampleRef
 from blip.data.sources import SampleList, open_source
 from blip.eval.caption import image_ids
 from blip.io.samples import ImageRef, Sample
-from blip.tasks.images import ImageLoader, TrainingPhotos
+from blip.tasks.images import ImageLoader, TrainingImages
 from blip_lite.errors import BadRecord
 from tests.oracle_files import values
 
@@ -71,7 +71,7 @@ def training_items(source: SampleList, prompt: str) -> list[list[Any]]:
     def seen(record: Sample, image: ImageRef, seed: int) -> Any:
         return number(image)
 
-    data = TrainingPhotos(source, cast(ImageLoader, seen), 1, 30)
+    data = TrainingImages(source, cast(ImageLoader, seen), 1, 30)
     items = [data[SampleRef(i, 0, i)] for i in range(len(source))]
     return [[item.pixel_values, prompt + item.texts[0]] for item in items]
 
@@ -108,19 +108,6 @@ def test_nocaps_ids_are_numbers(tmp_path: Path) -> None:
     source = listed(tmp_path, rows)
     ids = image_ids(source)
     assert [[number(source[i].image), ids[i]] for i in range(len(source))] == items
-
-
-def test_pretraining_takes_the_web_file_of_the_epoch(tmp_path: Path) -> None:
-    (tmp_path / "web").mkdir()
-    for name, count in (("b", 3), ("a", 2)):
-        rows = [{"image": "b0.png", "caption": f"{name} web (text)"}] * count
-        (tmp_path / "web" / f"{name}.json").write_text(json.dumps(rows))
-    fixed = tmp_path / "fixed.json"
-    fixed.write_text(json.dumps([{"image": "a0.png", "caption": "First. one"}]))
-    lengths = [len(task_rows.pretraining_source([fixed], tmp_path / "web", epoch)) for epoch in range(4)]
-    assert lengths == [3, 4, 3, 4]
-    assert task_rows.pretraining_source([fixed], tmp_path / "web", 0)[1].texts == ("a web (text)",)
-    assert len(task_rows.pretraining_source([fixed], None, 5)) == 1
 
 
 def test_pretraining_captions_equal_the_original(tmp_path: Path) -> None:

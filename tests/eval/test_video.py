@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from blip.data.sources import Reading
 from blip.eval.pairs import rank_pairs
 from blip.eval.run import run
 from blip.eval.video import VideoEval, open_clips
@@ -38,7 +39,7 @@ def clips(tmp_path: Path) -> Path:
 
 def test_a_broken_clip_is_a_row_with_a_reason(clips: Path) -> None:
     loaded = model("retrieval")
-    report = run(VideoEval(frames=2, k=3), loaded.model, loaded.tokenizer, open_clips(clips))
+    report = run(VideoEval(frames=2, k=3), loaded.model, loaded.tokenizer, open_clips(clips, Reading()))
     assert len(report.rows) == 6 and len(report.failed) == 1
     assert report.failed[0].startswith(f"{clips}:4: ") and "broken.mp4" in report.failed[0]
     assert {row["direction"] for row in report.rows} == {"video_to_text", "text_to_video"}
@@ -50,13 +51,13 @@ def test_nothing_that_can_be_decoded_is_an_error(clips: Path) -> None:
     clips.write_text(clips.read_text().splitlines()[-1])
     loaded = model("retrieval")
     with pytest.raises(UsageError, match="nothing to rank"):
-        run(VideoEval(), loaded.model, loaded.tokenizer, open_clips(clips))
+        run(VideoEval(), loaded.model, loaded.tokenizer, open_clips(clips, Reading()))
 
 
 def test_paths_may_be_in_a_column_of_their_own(clips: Path) -> None:
     path = clips.with_name("mine.csv")
     path.write_text("video,caption\nred.mp4,a red wall\n")
-    assert open_clips(path)[0].image.path == clips.with_name("red.mp4")
+    assert open_clips(path, Reading())[0].image.path == clips.with_name("red.mp4")
 
 
 @torch.inference_mode()

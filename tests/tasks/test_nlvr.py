@@ -52,7 +52,7 @@ def test_the_loss_equals_the_original() -> None:
 
 
 def test_half_of_the_pairs_are_swapped_with_their_words(pairs: Path) -> None:
-    data = task(pairs).dataset("train")
+    data = task(pairs).dataset()
     found = [data[SampleRef(0, 0, seed)].sentence for seed in range(40)]
     assert set(found) == {"the left image is red", "the right image is red"}
     assert 10 < found.count("the left image is red") < 30
@@ -76,4 +76,4 @@ def test_a_broken_row_stops_with_its_place(pairs: Path, row: dict[str, Any], sai
     path = pairs.with_name("broken.jsonl")
     path.write_text(json.dumps(row) + "\n")
     with pytest.raises(BadRecord, match=f"broken.jsonl:1: {said}"):
-        task(path).dataset("train")
+        task(path).dataset()

@@ -64,7 +64,7 @@ def test_the_loss_equals_the_original(scope: Any) -> None:
 
 def test_a_batch_has_all_answers_with_their_shares(questions: Path) -> None:
     asked = task(questions)
-    data = asked.dataset("train")
+    data = asked.dataset()
     batch = asked.collate([data[SampleRef(i, 0, i)] for i in (0, 1)])
     assert batch["counts"].tolist() == [2, 1]
     assert_close(batch["weights"], torch.tensor([0.7, 0.3, 0.2]))
@@ -94,7 +94,7 @@ def test_a_broken_row_stops_with_its_place(questions: Path, row: dict[str, Any],
     path = questions.with_name("broken.jsonl")
     path.write_text(json.dumps({"image": "red.png", "question": "what?", "answer": "red"}) + "\n" + json.dumps(row))
     with pytest.raises(BadRecord, match=f"broken.jsonl:2: {said}"):
-        task(path).dataset("train")
+        task(path).dataset()
 
 
 def test_a_closed_list_is_needed_to_rank() -> None:

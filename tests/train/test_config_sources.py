@@ -12,7 +12,7 @@ from blip.tasks import build_task
 from blip.tasks.initialize import FineTune
 from blip.tasks.presets import PRESETS
 from blip.train.config import TrainConfig
-from blip.train.config_sources import at_line, recipe
+from blip.train.config_sources import at_line, merge_config
 from blip.train.loop import effective_config
 from blip_lite.config import from_values
 from blip_lite.errors import BlipError, ConfigError, UsageError
@@ -59,7 +59,7 @@ warmup_steps: 3000
 
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if preset.train])
 def test_every_preset_builds(name: str) -> None:
-    values = recipe(f"preset:{name}", {"data": "photos"})
+    values = merge_config(f"preset:{name}", {"data": "photos"})
     config = from_values(TrainConfig, values.pop("train"))
     assert config.batch_size and (config.epochs or config.steps)
     assert build_task(values.pop("task"), values).name == PRESETS[name].task
@@ -68,12 +68,12 @@ def test_every_preset_builds(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name, preset in PRESETS.items() if not preset.train])
 def test_presets_that_only_measure_are_not_trained(name: str) -> None:
     with pytest.raises(UsageError, match=f"preset:{name}; nothing to train"):
-        recipe(f"preset:{name}", {"data": "photos"})
+        merge_config(f"preset:{name}", {"data": "photos"})
 
 
 def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "caption.yaml").write_text(ORIGINAL_CAPTION)
-    found = recipe(str(tmp_path / "caption.yaml"), {"data": "coco.json"})
+    found = merge_config(str(tmp_path / "caption.yaml"), {"data": "coco.json"})
     assert found["task"] == "caption" and found["start"]["image_size"] == 384
     assert found["prompt"] == "a picture of " and found["decoding"] == {
         "max_length": 20,
@@ -84,7 +84,7 @@ def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
     assert (config.lr, config.epochs, config.batch_size, config.schedule) == (1e-5, 5, 32, "cosine_epoch")
     assert config.grad_checkpoint == 0
     (tmp_path / "pretrain.yaml").write_text(ORIGINAL_PRETRAIN)
-    found = recipe(str(tmp_path / "pretrain.yaml"), {})
+    found = merge_config(str(tmp_path / "pretrain.yaml"), {})
     assert found["task"] == "pretrain" and found["data"] == ["a.json", "b.json"]
     config = from_values(TrainConfig, found["train"])
     assert (config.schedule, config.warmup_steps, config.grad_checkpoint) == ("pretrain", 3000, 4)
@@ -100,7 +100,7 @@ def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
 def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: caption\ndata: a\ntrain: {lr: 1, epochs: 1, seed: 1}\n")
-    found = recipe(str(path), {"train.lr": 3, "data": None}, ["train.lr=2", "train.seed=2"])
+    found = merge_config(str(path), {"train.lr": 3, "data": None}, ["train.lr=2", "train.seed=2"])
     assert found == {"task": "caption", "data": "a", "train": {"lr": 3, "epochs": 1, "seed": 2}}
 
 
@@ -109,7 +109,7 @@ def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
     task, config = caption_task(tmp_path, tune=tune), loop(ema=0.9)
     path = tmp_path / "config.yaml"
     path.write_text(effective_config(task, config))
-    found = recipe(str(path), {})
+    found = merge_config(str(path), {})
     assert from_values(TrainConfig, found.pop("train")) == config
     assert build_task(found.pop("task"), found) == task
 
@@ -128,7 +128,7 @@ def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
 def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, line: int, said: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    found: dict[str, Any] = recipe(str(path), {})
+    found: dict[str, Any] = merge_config(str(path), {})
     with pytest.raises(BlipError) as caught:
         from_values(TrainConfig, found.pop("train", {"steps": 1}), "train.")
         build_task(found.pop("task"), found)
@@ -146,11 +146,11 @@ def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, l
 def test_files_that_are_no_config_are_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
     with pytest.raises(ConfigError, match=said):
-        recipe(str(tmp_path / "a.yaml"), {})
+        merge_config(str(tmp_path / "a.yaml"), {})
 
 
 def test_presets_and_files_that_are_not_there_are_named() -> None:
     with pytest.raises(UsageError, match="unknown preset 'caption_cocoo'; did you mean 'caption_coco'"):
-        recipe("preset:caption_cocoo", {})
+        merge_config("preset:caption_cocoo", {})
     with pytest.raises(UsageError, match="no such file"):
-        recipe("nowhere.yaml", {})
+        merge_config("nowhere.yaml", {})

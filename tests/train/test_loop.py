@@ -26,7 +26,6 @@ from blip.cli import main
 from blip.data.loader import SampleRef
 from blip.model.lora import Lora
 from blip.tasks.initialize import FineTune
-from blip.tasks.reward import Reward
 from blip.train import fit, log
 from blip.train.checkpoints import STATE, RunFolder
 from blip_lite.errors import CheckpointError, ConfigError, TrainingDiverged, UsageError
@@ -186,7 +185,8 @@ def test_gradient_checkpoints_change_nothing(photos: Path, tmp_path: Path) -> No
 
 def test_frozen_parts_keep_their_weights(photos: Path, tmp_path: Path) -> None:
     fit(caption_task(photos, tune=FineTune(freeze=("vision",))), loop(weight_decay=0.5), tmp_path)
-    start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "final" / "model.safetensors")
+    start = caption_task(photos).setup.build_model().state_dict()
+    end = load_file(tmp_path / "final" / "model.safetensors")
     changed = {name.split(".")[0] for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed == {"decoder"}
 
@@ -209,7 +209,8 @@ def test_low_rank_additions_train_alone_and_leave_plain_weights(photos: Path, tm
     assert final(tmp_path / "parts") == final(tmp_path / "whole")
     state = torch.load(tmp_path / "whole" / "last" / STATE, weights_only=True)
     assert "decoder.blocks.0.attn.q.lora_a" in state["model"]
-    start, end = caption_task(photos).build_model().state_dict(), load_file(tmp_path / "whole/final/model.safetensors")
+    start = caption_task(photos).setup.build_model().state_dict()
+    end = load_file(tmp_path / "whole/final/model.safetensors")
     assert start.keys() == end.keys()
     changed = {name.split(".")[-2] for name, value in end.items() if not torch.equal(value, start[name])}
     assert changed == {"q", "v"}
@@ -274,12 +275,10 @@ def test_lists_change_with_the_epochs(photos: Path, tmp_path: Path) -> None:
     for minutes in (*[0.0] * 9, None):
         fit(pretrain_task(tmp_path / "fixed.json", **options), replace(config, max_minutes=minutes), tmp_path / "parts")
     assert final(tmp_path / "parts") == final(tmp_path / "whole")
-    data = pretrain_task(tmp_path / "fixed.json", **options).dataset("train")
+    data = pretrain_task(tmp_path / "fixed.json", **options).dataset()
     samples = [data[SampleRef(index, epoch, 0)] for index, epoch in ((1, 0), (4, 0), (4, 1), (7, 1), (4, 2))]
     assert [s.texts[0].split()[1] for s in samples] == [names[1], names[4], names[4], names[7], names[4]]
     assert samples[0].index == 1 and samples[1].index == samples[4].index != samples[2].index
-    with pytest.raises(ConfigError, match="web: not with reward"):
-        pretrain_task(photos, web="x", reward=Reward())
 
 
 def one_rank(rank: int, photos: Path, folder: Path) -> None:

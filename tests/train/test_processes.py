@@ -10,21 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch.distributed as dist
 from safetensors.torch import load_file
 
-from blip.data.sources import open_source
 from blip.tasks.images import Augment
 from blip.tasks.initialize import Start
 from blip.tasks.nlvr import NlvrTask
 from blip.tasks.retrieval import RetrievalTask
-from blip.tasks.reward import Reward
 from blip.tasks.vqa import VqaTask
 from blip.train import TrainConfig, fit
-from blip_lite.tokenizer import clean_caption
-from tests.tasks.test_pretrain import stemmed  # noqa: F401 (a fixture)
 from tests.train.photos import COLOURS, caption_task, loop, pretrain_task, write_photos
 from tests.train.processes import spawn
 from tests.waiting import HANG_SECONDS
@@ -116,39 +111,6 @@ def test_one_process_has_the_whole_batch_anyway(data: Path, tmp_path: Path, name
         fit(replace(TASKS[name](data), whole_batch=whole), three_steps(), tmp_path / str(whole), quiet=True)
     whole, own = ((tmp_path / str(w) / "final" / "model.safetensors").read_bytes() for w in (True, False))
     assert whole == own
-
-
-def everything(folder: Path, data: Path, init: Path) -> None:
-    """All losses of pre-training, with fewer imagined photos than processes."""
-    task = pretrain_task(
-        data,
-        start=Start(init=str(init / "init"), dropout=0.0),
-        whole_batch=True,
-        reward=Reward(samples=2),
-        imagined=str(init / "imagined"),
-        imagined_per_image=0.13,
-        teacher=str(init / "teacher"),
-    )
-    fit(task, three_steps(), folder, quiet=True)
-
-
-@pytest.mark.slow
-def test_teacher_reward_and_imagined_photos_are_of_the_whole_batch_too(
-    data: Path, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    init = request.getfixturevalue("stemmed")
-    texts = sorted({clean_caption(text) for record in open_source(str(data)).samples for text in record.texts})
-    (init / "teacher").mkdir()
-    (init / "teacher" / "captions.txt").write_text("".join(text + "\n" for text in texts))
-    vectors = np.random.RandomState(0).randn(len(texts), 8)
-    np.save(init / "teacher" / "vectors.npy", vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-    spawn(2, everything, tmp_path / "two", data, init)
-    everything(tmp_path / "one", data, init)
-    found, expected = logged(tmp_path / "two"), logged(tmp_path / "one")
-    names = {"loss", "loss_itc", "loss_itm", "loss_lm", "loss_teacher", "loss_critical", "loss_imagined", "grad_norm"}
-    assert set(expected[0]) == names
-    for ours, theirs in zip(found, expected, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 DYING = """\

@@ -192,6 +192,10 @@ def _coerced(value: Any, hint: Any, key: str) -> Any:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{key} {value!r}: must be a mapping")
         return from_values(hint, value, key + ".")  # type: ignore[arg-type]
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{key} {value!r}: must be a mapping")
+        return dict(value)
     if origin in (tuple, Sequence):
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(f"{key} {value!r}: must be a list")

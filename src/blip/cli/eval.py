@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,16 +16,7 @@ from blip.cli.output import table
 if TYPE_CHECKING:
     from blip.eval.base import Report
 
-NEEDS = {  # what a model must be able to do
-    "caption": "caption",
-    "nocaps": "caption",
-    "retrieval": "match",
-    "vqa": "answer",
-    "nlvr": "compare",
-    "video-retrieval": "match",
-    "judgements": "match",
-}
-TASKS = tuple(NEEDS)
+TASKS = ("caption", "nocaps", "retrieval", "vqa", "nlvr", "video-retrieval", "judgements")
 NOT_SETTINGS = (
     "output",
     "existing",
@@ -131,7 +122,8 @@ def eval(
     _check(task, run)
     from blip.eval.run import first, read_predictions
 
-    evaluation, source = _evaluation(task, run), _source(task, run)
+    evaluation = _evaluation(task, run)
+    source = _source(evaluation, run)
     start = time.perf_counter()
     if run.predictions is not None:
         name = str(run.predictions)
@@ -175,7 +167,7 @@ def _minima(least: Sequence[str] | None) -> dict[str, float]:
 def _evaluation(task: str, flags: Flags) -> Any:
     """The task's evaluation with what the flags say of it."""
     from blip.cli.ask import closed_answers
-    from blip.eval.evaluations import EVALUATIONS
+    from blip.eval.run import EVALUATIONS
     from blip_lite.config import from_values
 
     lengths = {"max_length": flags.max_length, "min_length": flags.min_length}
@@ -193,7 +185,7 @@ def _evaluation(task: str, flags: Flags) -> Any:
         "retrieval": k,
         "nlvr": {"order": flags.order, "seed": flags.seed},
         "video-retrieval": {"frames": flags.frames, "strategy": flags.strategy, **k},
-        "judgements": {},
+        "judgements": {"texts": None if flags.texts is None else str(flags.texts)},
     }
     if task in ("caption", "nocaps"):
         chosen = {**settings["caption"], "name": task, "use_java": flags.java}
@@ -203,29 +195,17 @@ def _evaluation(task: str, flags: Flags) -> Any:
     return from_values(EVALUATIONS[task], settings[task])
 
 
-def _source(task: str, flags: Flags) -> Any:
+def _source(evaluation: Any, flags: Flags) -> Any:
     """The rows to measure on."""
     from blip.data.known_datasets import resolve
     from blip.data.sources import Reading
-    from blip.data.task_rows import image_pair, question
     from blip_lite.config import from_values
 
     found = [resolve(spec, flags.split or "test") for spec in flags.data or ()]
     paths = [str(path) for names, _ in found for path in names]
     roots = [flags.root] if flags.root else [root for _, root in found if root is not None]
-    root = roots[0] if roots else None
-    if task == "judgements":
-        from blip.data.judgements import read_judgements
-
-        return [one for path in paths for one in read_judgements(Path(path), flags.texts, root)]
-    if task == "video-retrieval":
-        from blip.eval.video import open_clips
-
-        return open_clips(paths, root, flags.skip_bad)
     values = {**flags.reading(), "root": [str(one) for one in roots]} if roots else flags.reading()
-    reading = from_values(Reading, values)
-    checks: dict[str, Callable[[Any], object]] = {"vqa": question, "nlvr": image_pair}
-    return reading.open(paths, need_text=task in ("caption", "retrieval"), check=checks.get(task))
+    return evaluation.open(paths, from_values(Reading, values))
 
 
 def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[str, Report]:
@@ -245,7 +225,7 @@ def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
         image_size=flags.image_size,
         offline=flags.offline or None,
     )
-    model.require(NEEDS[task])
+    model.require(evaluation.capability)
     photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
     drawn = Progress(len(source), not (flags.no_progress or flags.quiet))
     report = run(

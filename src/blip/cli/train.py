@@ -9,22 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from blip.cli import options as o
 from blip.cli.commands import DEVICE, OUTPUT, argument, command, option
+from blip.tasks import TASKS
 
 if TYPE_CHECKING:
     from blip.train.loop import Fitted
 
 EXIT_CODES = {"finished": 0, "no better": 0, "time": 0, "interrupted": 130, "terminated": 143}
 TEXT_TOWERS = ("encoder", "decoder")
-LR = {"caption": 1e-5, "retrieval": 1e-5, "itm": 1e-5, "vqa": 2e-5, "nlvr": 3e-5}  # the original's
 SMALL_LR = 2e-4  # for models of the size of `tiny`
-USE = {
-    "retrieval": "match PHOTO -t TEXT",
-    "itm": "match PHOTO -t TEXT",
-    "vqa": "ask PHOTO -q QUESTION",
-    "nlvr": "ask PHOTO --pair OTHER -q STATEMENT",
-}
 TRAINING = "Training"
-TASKS = ("pretrain", "caption", "retrieval", "itm", "vqa", "nlvr")
 
 
 @command
@@ -32,7 +25,7 @@ def train(
     *,
     task: Annotated[
         str | None,
-        argument("[TASK]", help=f"{', '.join(TASKS)}; --config may name it.", complete=lambda: TASKS),
+        argument("[TASK]", help=f"{', '.join(TASKS)}; --config may name it.", complete=lambda: tuple(TASKS)),
     ] = None,
     data: Annotated[
         tuple[str, ...],
@@ -193,12 +186,12 @@ def _fit(
         return 0
     fitted = fit(task, loop, output, resume=resume, quiet=quiet)
     if int(os.environ.get("RANK", "0")) == 0:
-        o.note(_closing(task.name, fitted, output), quiet)
+        o.note(_closing(task.info.usage, fitted, output), quiet)
     return EXIT_CODES[fitted.reason]
 
 
-def _closing(task: str, fitted: Fitted, folder: Path) -> str:
-    use = f"blip {USE.get(task, 'caption PHOTO')} -m {folder}"
+def _closing(usage: str, fitted: Fitted, folder: Path) -> str:
+    use = f"blip {usage} -m {folder}"
     if fitted.reason == "finished":
         return f"{fitted.total_steps} steps done; {use}"
     stopped = f"stopped at step {fitted.step} of {fitted.total_steps}"
@@ -208,14 +201,14 @@ def _closing(task: str, fitted: Fitted, folder: Path) -> str:
 
 
 def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
-    from blip.train.config_sources import recipe
+    from blip.train.config_sources import merge_config
     from blip_lite.errors import UsageError
 
-    values = recipe(config, {}, sets)
+    values = merge_config(config, {}, sets)
     if flags["task"] and values.get("task") not in (None, flags["task"]):
         raise UsageError(f"task '{flags['task']}'; --config {config} is for '{values['task']}'")
     chosen = {k: v[0] if isinstance(v, list) and len(v) == 1 and k != "tune.freeze" else v for k, v in flags.items()}
-    values = recipe(config, chosen, sets)
+    values = merge_config(config, chosen, sets)
     loop = values.setdefault("train", {})
     if flags["train.epochs"] is not None and flags["train.steps"] is not None:
         raise UsageError("--epochs with --steps; must be one of the two")
@@ -229,9 +222,10 @@ def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[
 def _own_defaults(values: dict[str, Any], quiet: bool) -> None:
     """What a run without a config starts from, and its learning rate."""
     from blip.checkpoint.locate import locate
+    from blip.tasks import task_class
 
-    task, start = values.get("task"), values.setdefault("start", {})
-    if task not in LR:
+    rate, start = task_class(values["task"]).info.learning_rate, values.setdefault("start", {})
+    if rate is None:
         return
     if start.get("init") is None:
         start["init"] = o.model_name(None)
@@ -240,7 +234,7 @@ def _own_defaults(values: dict[str, Any], quiet: bool) -> None:
     loop = values.setdefault("train", {})
     if loop.get("lr") is None:
         entry = locate(start["init"]).entry
-        loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else LR[task]
+        loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else rate
 
 
 def _find_named(values: dict[str, Any]) -> None:

@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from blip.data.sources import SampleList, Source, concatenate, open_source
+from blip.data.sources import SampleList, Source
 from blip.io.samples import ImageRef, Sample
-from blip_lite.errors import BadRecord, UsageError
+from blip_lite.errors import BadRecord
 from blip_lite.tokenizer import clean_caption, clean_question
 
 VG_WEIGHT = 0.2  # of a Visual Genome answer, which only one person gave
@@ -133,21 +132,6 @@ def image_pair(record: Sample, draw: float | None = None, max_words: int = 40) -
     images = (record.images[0], record.images[1])
     pair = ImagePair(images, clean_caption(sentence, max_words), int(label.lower() == "true"))
     return pair if draw is None or draw < 0.5 else pair.swapped()
-
-
-def pretraining_source(fixed: Sequence[str | Path], web: str | Path | None, epoch: int, **columns: Any) -> SampleList:
-    """The fixed lists and, of the folder `web`, the list of this epoch: file number epoch modulo their count.
-
-    Files are taken in sorted order (the original: as the folder lists them). The length may change with the epoch,
-    so the sampler must be made anew. `columns` as for `open_source`.
-    """
-    sources = [open_source(path, **columns) for path in fixed]
-    if web is not None:
-        files = sorted(Path(web).glob("*.json"))
-        if not files:
-            raise UsageError(f"{web}: holds no .json lists")
-        sources.append(open_source(files[epoch % len(files)], **columns))
-    return concatenate(sources)
 
 
 def first_of_each(rows: Iterable[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:

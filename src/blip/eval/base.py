@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from blip.data.sources import Source
+    from blip.data.sources import Reading, Source, Spec
     from blip.eval.photos import Photos
     from blip.io.samples import ImageRef
     from blip.model.blip import BlipModel
@@ -79,6 +79,15 @@ class Evaluation(Protocol):
 
     @property
     def name(self) -> str: ...
+
+    @property
+    def capability(self) -> str:
+        """Capability that the model must have (`Model.require`)."""
+        ...
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        """Return the rows of a data source, checked for this evaluation."""
+        ...
 
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 
 from blip import inference
-from blip.data.sources import Source
+from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import first_of_each, merged_by_image
 from blip.eval import java
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
@@ -37,6 +37,11 @@ class CaptionEval:
     prompt: str | None = None
     use_java: Literal["auto", "never"] = "never"
     name: str = "caption"
+
+    capability: ClassVar[str] = "caption"
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        return reading.open(spec, need_text=self.name != "nocaps")  # NoCaps has no public references
 
     @torch.inference_mode()
     def predict(

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from blip import inference
-from blip.data.judgements import Judged
+from blip.data.judgements import Judged, read_judgements
+from blip.data.sources import Reading, Spec
 from blip.eval.base import Measure, Report, Row, Stats, Tick, measure
 from blip.eval.photos import Photos
 from blip.metrics.agreement import kendall_tau_b, kendall_tau_c
@@ -26,7 +30,16 @@ class JudgementsEval:
 
     max_length: int = 35
     max_words: int = 30
-    name: str = "judgements"
+    texts: str | None = None
+
+    name: ClassVar[str] = "judgements"
+    capability: ClassVar[str] = "match"
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> list[Judged]:
+        paths = [spec] if isinstance(spec, str | PathLike) else spec
+        root = reading.root if reading.root is None or isinstance(reading.root, str) else reading.root[0]
+        texts, root_path = (None if name is None else Path(name) for name in (self.texts, root))
+        return [row for path in paths for row in read_judgements(Path(path), texts, root_path)]
 
     @torch.inference_mode()
     def predict(

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.sources import Source
+from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import ImagePair, first_of_each, image_pair
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
@@ -30,7 +30,12 @@ class NlvrEval:
 
     order: Literal["given", "both", "random"] = "given"
     seed: int = 0
-    name: str = "nlvr"
+
+    name: ClassVar[str] = "nlvr"
+    capability: ClassVar[str] = "compare"
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        return reading.open(spec, check=image_pair)
 
     @torch.inference_mode()
     def predict(

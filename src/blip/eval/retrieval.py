@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.sources import Source
+from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import merged_by_image, retrieval_texts
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
@@ -36,7 +36,12 @@ class RetrievalEval:
     k: int = 256
     max_length: int = 35
     max_words: int = 30
-    name: str = "retrieval"
+
+    name: ClassVar[str] = "retrieval"
+    capability: ClassVar[str] = "match"
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        return reading.open(spec, need_text=True)
 
     @torch.inference_mode()
     def predict(

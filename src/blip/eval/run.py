@@ -12,12 +12,28 @@ from typing import Any
 
 from blip.data.sources import SampleList, Source
 from blip.eval.base import Evaluation, Report, Row, Tick
+from blip.eval.caption import CaptionEval
+from blip.eval.judgements import JudgementsEval
+from blip.eval.nlvr import NlvrEval
 from blip.eval.photos import Photos
+from blip.eval.retrieval import RetrievalEval
+from blip.eval.video import VideoEval
+from blip.eval.vqa import VqaEval
 from blip.io.atomic import write_text
 from blip.io.records import image_id
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
 from blip_lite.errors import UsageError
+
+EVALUATIONS: dict[str, type[Any]] = {
+    "caption": CaptionEval,
+    "nocaps": CaptionEval,
+    "retrieval": RetrievalEval,
+    "vqa": VqaEval,
+    "nlvr": NlvrEval,
+    "video-retrieval": VideoEval,
+    "judgements": JudgementsEval,
+}
 
 
 def run(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.sources import SampleList, Source, open_source, warn_bad_rows
+from blip.data.sources import Reading, SampleList, Source, Spec, open_source, warn_bad_rows
 from blip.data.task_rows import merged_by_image
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.pairs import TokenStore
@@ -30,12 +31,12 @@ TO_TEXT, TO_VIDEO = "video_to_text", "text_to_video"
 VIDEO_COLUMNS = ("video", "clip_name", "image")
 
 
-def open_clips(spec: Any, root: Path | None = None, skip_bad: bool = False) -> SampleList:
+def open_clips(spec: Spec | Sequence[Spec], reading: Reading) -> SampleList:
     """Clips with their texts: a column `video` with a path, or MSRVTT's `clip_name`, whose file ends in .mp4."""
-    names = [str(spec)] if isinstance(spec, str | Path) else [str(one) for one in spec]
+    names = [str(spec)] if isinstance(spec, str | PathLike) else [str(name) for name in spec]
     first = next(manifests.rows(Path(names[0]), None), None)
     column = next((c for c in VIDEO_COLUMNS if first is not None and c in first.values), VIDEO_COLUMNS[0])
-    found = open_source(names, root=root, image_column=column, require_text=True, skip_bad=skip_bad)
+    found = open_source(names, root=reading.root, image_column=column, require_text=True, skip_bad=reading.skip_bad)
     warn_bad_rows(found.skipped)
     return SampleList([_as_clip(found[i], column) for i in range(len(found))], found.skipped)
 
@@ -60,7 +61,12 @@ class VideoEval:
     k: int = 128
     max_length: int = 35
     max_words: int = 40
-    name: str = "video-retrieval"
+
+    name: ClassVar[str] = "video-retrieval"
+    capability: ClassVar[str] = "match"
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        return open_clips(spec, reading)
 
     @torch.inference_mode()
     def predict(

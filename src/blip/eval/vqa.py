@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 
 from blip import inference
-from blip.data.sources import Source
+from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import first_of_each, question
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
@@ -38,13 +38,18 @@ class VqaEval:
     k: int = 128
     scoring: Scoring = "nll"
     decoding: Beam = field(default_factory=lambda: Beam(num_beams=3, max_length=10, min_length=1))
-    name: str = "vqa"
+
+    name: ClassVar[str] = "vqa"
+    capability: ClassVar[str] = "answer"
 
     def __post_init__(self) -> None:
         if self.mode == "rank" and not self.answers:
             raise UsageError(
                 "mode 'rank': needs a list of answers; give --answers FILE (a list of the original, or text)"
             )
+
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
+        return reading.open(spec, check=question)
 
     @torch.inference_mode()
     def predict(

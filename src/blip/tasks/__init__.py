@@ -1,37 +1,37 @@
-"""What to train and measure: one frozen value per task; `blip.train` says how."""
+"""Training tasks: one frozen dataclass per task, trained by `blip.train`. Torch is imported with a task's class."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from blip.tasks.base import Task
-from blip.tasks.caption import CaptionTask
-from blip.tasks.nlvr import NlvrTask
-from blip.tasks.pretrain import PretrainTask
-from blip.tasks.retrieval import RetrievalTask
-from blip.tasks.vqa import VqaTask
+from blip.tasks.import_path import import_class, is_import_path
 from blip_lite.config import from_values
 from blip_lite.errors import UsageError, did_you_mean
 
-TASKS: dict[str, type[Any]] = {
-    "pretrain": PretrainTask,
-    "caption": CaptionTask,
-    "retrieval": RetrievalTask,
-    "vqa": VqaTask,
-    "nlvr": NlvrTask,
+if TYPE_CHECKING:
+    from blip.tasks.base import Task
+
+TASKS: dict[str, str] = {
+    "pretrain": "blip.tasks.pretrain:PretrainTask",
+    "caption": "blip.tasks.caption:CaptionTask",
+    "retrieval": "blip.tasks.retrieval:RetrievalTask",
+    "itm": "blip.tasks.retrieval:RetrievalTask",
+    "vqa": "blip.tasks.vqa:VqaTask",
+    "nlvr": "blip.tasks.nlvr:NlvrTask",
 }
+VARIANTS: dict[str, dict[str, Any]] = {"itm": {"itc_weight": 0.0}}  # names of a task with other default values
 
 
-# Tasks under a name of their own that are another one with other values.
-VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {"itm": ("retrieval", {"itc_weight": 0.0, "name": "itm"})}
+def task_class(name: str) -> type[Any]:
+    """Return the class of a task by its name, or by the import path of a task outside this package."""
+    if name not in TASKS and not is_import_path(name):
+        hint = f"{did_you_mean(name, TASKS)}; must be one of {', '.join(TASKS)}, or package.module:Class"
+        raise UsageError(f"unknown task '{name}'{hint}")
+    return import_class(TASKS.get(name, name), "task")
 
 
 def build_task(name: str, options: Mapping[str, Any]) -> Task:
-    """A task from plain values, as presets and YAML files give them."""
-    known = (*TASKS, *VARIANTS)
-    if name not in known:
-        raise UsageError(f"unknown task '{name}'{did_you_mean(name, known)}; must be one of {', '.join(known)}")
-    base, values = VARIANTS.get(name, (name, {}))
-    task: Task = from_values(TASKS[base], {**values, **options})
+    """Return a task built from plain values, as presets and YAML files hold them."""
+    task: Task = from_values(task_class(name), {**VARIANTS.get(name, {}), **options})
     return task

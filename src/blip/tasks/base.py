@@ -1,28 +1,26 @@
-"""What a task is to the training loop: a value that builds a model, makes batches, gives losses and scores."""
+"""Interface between a task and the training loop."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from torch import Tensor, nn
 
 from blip.distributed import scale_to_global_mean
-from blip.eval.base import Report
 
-__all__ = ["Batch", "Best", "Dataset", "ParamGroup", "Report", "Split", "Step", "Task", "alpha_ramp", "of_whole_batch"]
+if TYPE_CHECKING:
+    from blip.tasks.setup import Setup
 
 Batch = dict[str, Any]
-Split = Literal["train", "val"]
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where training is: `index` counts optimizer steps over the whole run.
+    """Position in training: `index` counts optimizer steps over the whole run.
 
-    steps_per_epoch: of this epoch. first: index of its first step; None where all epochs are as long.
+    steps_per_epoch: steps of this epoch. first: index of the epoch's first step; None if all epochs have equal length.
     """
 
     index: int
@@ -37,24 +35,38 @@ class Step:
 
 @dataclass(frozen=True)
 class Best:
-    """The metrics whose sum chooses the best checkpoint (strictly greater wins, as in the original)."""
+    """Metrics whose sum selects the best checkpoint (strictly greater wins, as in the original)."""
 
     keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class ParamGroup:
-    """Parameters that share a factor on the learning rate; weight_decay None = the loop's."""
+    """Parameters that share a learning-rate factor; weight_decay None = the value of the training config."""
 
     params: list[nn.Parameter]
     lr_scale: float = 1.0
     weight_decay: float | None = None
 
 
-class Dataset(Protocol):
-    """Samples by `blip.data.loader.SampleRef`.
+@dataclass(frozen=True, kw_only=True)
+class TaskInfo:
+    """Properties of a task that the command line shows and uses.
 
-    One whose list changes has a method `epoch_length(epoch)` too, and gives the samples of `ref.epoch`.
+    columns: required columns of the training data. usage: `blip` command that uses the trained model. learning_rate:
+    the original's, for runs without a config; None = such runs keep the default of `TrainConfig`.
+    """
+
+    description: str
+    columns: tuple[str, ...]
+    usage: str
+    learning_rate: float | None = None
+
+
+class Dataset(Protocol):
+    """Training samples, indexed with `blip.data.loader.SampleRef`.
+
+    A dataset whose list changes also has `epoch_length(epoch)`, and returns the samples of `ref.epoch`.
     """
 
     def __len__(self) -> int: ...
@@ -63,32 +75,30 @@ class Dataset(Protocol):
 
 
 class Task(Protocol):
-    """See `blip.tasks.caption` for a whole one."""
+    """A frozen dataclass whose fields are the config of the task; `blip.tasks.caption` is a complete example."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Name or import path under which `blip.tasks.build_task` finds the class."""
+        ...
+
+    @property
+    def info(self) -> TaskInfo: ...
 
     @property
     def best(self) -> Best | None: ...
 
-    def build_model(self) -> nn.Module:
-        """The model to train, with its starting weights; may carry a momentum twin and queues."""
+    @property
+    def setup(self) -> Setup:
+        """The same object at every access."""
         ...
 
-    def param_groups(self, model: nn.Module) -> list[ParamGroup]: ...
-
-    def dataset(self, split: Split) -> Dataset: ...
+    def dataset(self) -> Dataset: ...
 
     def collate(self, samples: Sequence[Any]) -> Batch: ...
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Losses by name; "loss" is what is minimised."""
-        ...
-
-    def evaluate(self, model: nn.Module, limit: int | None = None) -> Report: ...
-
-    def save(self, model: nn.Module, folder: Path) -> None:
-        """Writes a folder that `blip.load` reads."""
+        """Return losses by name; "loss" is minimised. model: built by `setup.build_model`."""
         ...
 
 
@@ -97,9 +107,9 @@ def alpha_ramp(alpha: float, step: Step, epochs: int) -> float:
     return alpha * min(1.0, (step.epoch * step.steps_per_epoch + step.in_epoch) / (epochs * step.steps_per_epoch))
 
 
-def of_whole_batch(mean: Tensor, labels: Tensor) -> Tensor:
-    """A mean over this process's next tokens as its share of the mean over those of all processes.
+def global_token_mean(mean: Tensor, labels: Tensor) -> Tensor:
+    """Scale a mean over this process's next tokens to its share of the mean over all processes.
 
-    labels [R, T]: what is predicted one place to the right, -100 = ignored.
+    labels [R, T]: targets, shifted by one place against the logits; -100 = ignored.
     """
     return scale_to_global_mean(mean, int((labels[:, 1:] != -100).sum()))

@@ -1,7 +1,4 @@
-"""Photos with texts as training samples: one item is a photo and some of its captions; batches are dicts of tensors.
-
-Shared by the tasks that learn from image-text pairs. Reads nothing itself: sources come from `blip.data`.
-"""
+"""Training samples of image-text pairs: loading and augmenting images, choosing texts, collating batches."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ from blip_lite.tokenizer import clean_caption
 
 @dataclass(frozen=True)
 class TrainingSample:
-    """A photo [3, S, S] (or a stem's grid of it), its training texts, its number in the source."""
+    """Pixels [3, S, S] (or cached features [C, s, s]) of an image, its training texts, its number in the source."""
 
     pixel_values: Tensor
     texts: tuple[str, ...]
@@ -37,15 +34,19 @@ class TrainingSample:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """How training photos vary: the smallest crop, RandAugment(2, 5), mirroring (words like left stay as they are)."""
+    """Random variations of training images: crop, RandAugment(2, 5), horizontal flip (words such as left stay).
 
-    min_scale: float = 0.5  # of the area; original: 0.2 in pre-training
+    cached_features: file of precomputed outputs of a frozen stem, used instead of the images (`ImageLoader`).
+    """
+
+    min_scale: float = 0.5  # smallest crop, as a share of the area; original: 0.2 in pre-training
     rand_augment: bool = True
     flip: bool = True
+    cached_features: str | None = None
 
-    def transform(self, config: BlipConfig) -> TrainTransform:
-        """Crop, flip, RandAugment and normalisation for a model (blip-spec 3.1)."""
-        return TrainTransform(
+    def loader(self, config: BlipConfig) -> ImageLoader:
+        """Return a loader with the image size and normalisation of a model (blip-spec 3.1)."""
+        transform = TrainTransform(
             size=config.vision.image_size,
             min_scale=self.min_scale,
             mean=config.image_mean,
@@ -53,55 +54,57 @@ class Augment:
             flip=self.flip,
             rand_augment=(2, 5) if self.rand_augment else None,
         )
+        return ImageLoader(transform, self.cached_features)
 
 
 class ImageLoader:
-    """A training photo as a tensor: augmented anew for every seed, or one of what a frozen stem has read of it.
+    """Loads training images as tensors: augmented by seed, or one of several cached feature maps of a frozen stem.
 
-    views: a file [P, K, C, s, s] (.npy) of P photos in K views, whose names are listed beside it (.json); a photo is
-    found by the name of its file without folder and extension.
+    cached_features: .npy file [P, K, C, s, s] of P images in K variants; a .json file beside it lists the images' file
+    names, without folder and extension, in the same order.
     """
 
-    def __init__(self, transform: TrainTransform, views: str | None = None) -> None:
+    def __init__(self, transform: TrainTransform, cached_features: str | None = None) -> None:
         self.transform = transform
-        self.views: NDArray[np.float16] | None = None
-        if views is not None:
-            self.views = np.load(views, mmap_mode="r")
-            names = json.loads(Path(views).with_suffix(".json").read_text(encoding="utf-8"))
-            self.places = {name: i for i, name in enumerate(names)}
+        self.features: NDArray[np.float16] | None = None
+        if cached_features is not None:
+            self.features = np.load(cached_features, mmap_mode="r")
+            names = json.loads(Path(cached_features).with_suffix(".json").read_text(encoding="utf-8"))
+            self.rows = {name: i for i, name in enumerate(names)}
 
-    def __call__(self, record: Sample, image: ImageRef, seed: int) -> Tensor:
-        """[3, S, S], or the stem's grid [C, s, s]."""
-        if self.views is None:
-            return self.transform(image.read(key=str(image.path or record.key)), seed)
-        name = Path(str(image.path or record.key)).stem
-        if name not in self.places:
-            raise ConfigError(f"views: none of photo '{name}'; make them of the same photos as the data")
-        return torch.from_numpy(self.views[self.places[name], seed % self.views.shape[1]].astype(np.float32))
+    def __call__(self, sample: Sample, image: ImageRef, seed: int) -> Tensor:
+        """Return pixels [3, S, S], or cached features [C, s, s]."""
+        name = str(image.path or sample.key)
+        if self.features is None:
+            return self.transform(image.read(key=name), seed)
+        row = self.rows.get(Path(name).stem)
+        if row is None:
+            raise ConfigError(f"augment.cached_features: no features of image '{Path(name).stem}'; compute them again")
+        return torch.from_numpy(self.features[row, seed % self.features.shape[1]].astype(np.float32))
 
 
-class TrainingPhotos:
-    """Augmented photos with `texts_per_image` of their captions, drawn without replacement where there are enough."""
+class TrainingImages:
+    """Augmented images with `texts_per_image` of their captions, without repetition if there are enough."""
 
-    def __init__(self, source: Source, pixels: ImageLoader, texts_per_image: int, max_words: int) -> None:
-        self.source, self.pixels = source, pixels
+    def __init__(self, source: Source, loader: ImageLoader, texts_per_image: int, max_words: int) -> None:
+        self.source, self.loader = source, loader
         self.texts_per_image, self.max_words = texts_per_image, max_words
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, ref: SampleRef) -> TrainingSample:
-        record = self.source[ref.index]
+        sample = self.source[ref.index]
         rng = np.random.RandomState(ref.seed % 2**32)
-        count = min(self.texts_per_image, len(record.texts))
-        chosen = rng.choice(len(record.texts), count, replace=False) if len(record.texts) > 1 else [0]
-        texts = tuple(clean_caption(record.texts[i], self.max_words) for i in chosen)
+        count = min(self.texts_per_image, len(sample.texts))
+        chosen = rng.choice(len(sample.texts), count, replace=False) if len(sample.texts) > 1 else [0]
+        texts = tuple(clean_caption(sample.texts[i], self.max_words) for i in chosen)
         texts += texts[:1] * (self.texts_per_image - count)
-        return TrainingSample(self.pixels(record, record.image, ref.seed), texts, ref.index)
+        return TrainingSample(self.loader(sample, sample.image, ref.seed), texts, ref.index)
 
 
 def collate_pairs(samples: Sequence[TrainingSample], tokenizer: Tokenizer, max_length: int) -> dict[str, Any]:
-    """One text a photo for ITC and ITM ([CLS] first), all of them for the LM ([DEC] first), image-major."""
+    """Collate one text per image for ITC and ITM ([CLS] first), and all texts for the LM ([DEC] first)."""
     first = tokenizer.encode([s.texts[0] for s in samples], max_length=max_length)
     texts = tokenizer.encode([t for s in samples for t in s.texts], first="dec", max_length=max_length)
     return {
@@ -117,5 +120,5 @@ def collate_pairs(samples: Sequence[TrainingSample], tokenizer: Tokenizer, max_l
 
 
 def with_first(input_ids: Tensor, first: int) -> Tensor:
-    """The same texts under another first token: [B, T] -> [B, T]."""
+    """Replace the first token of texts [B, T]."""
     return torch.cat([torch.full_like(input_ids[:, :1], first), input_ids[:, 1:]], dim=1)

@@ -1,19 +1,31 @@
-"""Recipes as values: every YAML file of the original, a ViT-L one for each, and those that made `tiny`. No torch.
+"""Training presets: every YAML file of the original, and a ViT-L variant of each. Does not import torch.
 
 `blip train --list` shows them; `--config preset:NAME` takes one, `--data`, `--val`, `-o` and `--set` complete it.
-Batches count all devices (the original: 8 GPUs times the number in its file). Expected scores are the paper's; where
-a released file differs from the paper's text, the value here is the file's and `doc` names the other.
+Batch sizes count all devices (the original: 8 GPUs times the number in its file). Expected scores are the paper's. If
+a released file differs from the paper's text, the preset follows the file and `doc` gives the other value.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from blip.tasks.preset import Preset
-from blip.tasks.presets_tiny import TINY
-
 Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """Values of a task and of the training loop, with a description, published scores and costs.
+
+    train: empty if nothing is trained; `doc` then names the command that evaluates.
+    """
+
+    task: str
+    doc: str
+    options: Values = field(default_factory=dict)
+    train: Values = field(default_factory=dict)
+
 
 _PRETRAIN_LOOP: Values = {
     "epochs": 20,
@@ -154,5 +166,4 @@ PRESETS: dict[str, Preset] = {
         task="video-retrieval",
         doc="ViT-L: blip eval video-retrieval --data msrvtt -m retrieval-coco-large. Video to text R@1 39.7.",
     ),
-    **TINY,
 }

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
-from typing import cast
+from typing import ClassVar, cast
 
 from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
-from blip.data.sources import Reading, Source
+from blip.data.sources import Reading
 from blip.data.task_rows import image_ids
 from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import MomentumModel
-from blip.tasks.base import Batch, Best, ParamGroup, Report, Split, Step, alpha_ramp
+from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp
 from blip.tasks.contrastive import Negatives, contrast, draw, match
-from blip.tasks.images import Augment, ImageLoader, TrainingPhotos, TrainingSample, collate_pairs, with_first
-from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
-from blip.tasks.validation import evaluated
+from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs, with_first
+from blip.tasks.initialize import FineTune, Start
+from blip.tasks.setup import Setup
 
 RETRIEVAL_NEGATIVES = Negatives(source="online", floor=0.0, all_ranks=True)
 
@@ -28,9 +27,9 @@ RETRIEVAL_NEGATIVES = Negatives(source="online", floor=0.0, all_ranks=True)
 class RetrievalTask:
     """ITC + ITM with momentum distillation (alpha ramps over the first epoch); best by the mean of all recalls.
 
-    Rows of one image (equal `image_id`, else the same file) are positives of each other and never negatives.
-    itc_weight 0: only matching is learnt (`blip train itm`); negatives are still the most alike.
-    negatives: where hard negatives come from; the original draws from all ranks for COCO and from one for Flickr30k.
+    Rows of one image (equal `image_id`, or the same file) are positives of each other and never negatives.
+    itc_weight 0: only matching is trained (`blip train itm`); hard negatives are still drawn by similarity.
+    negatives: source of hard negatives; the original draws from all ranks for COCO and from one for Flickr30k.
     """
 
     data: str | Sequence[str]
@@ -47,69 +46,67 @@ class RetrievalTask:
     max_length: int = 35
     max_words: int = 30
     augment: Augment = field(default_factory=Augment)
-    views: str | None = None
     evaluation: RetrievalEval = field(default_factory=RetrievalEval)
-    name: str = "retrieval"
     best: Best | None = field(default_factory=lambda: Best(("r_mean",)))
 
-    @cached_property
-    def _started(self) -> InitializedModel:
-        return start_model(self.start, "retrieval")
+    info: ClassVar[TaskInfo] = TaskInfo(
+        description="find images by text and texts by image",
+        columns=("image", "caption"),
+        usage="match PHOTO -t TEXT",
+        learning_rate=1e-5,
+    )
+
+    @property
+    def name(self) -> str:
+        return "retrieval" if self.itc_weight else "itm"
 
     @cached_property
-    def _shown(self) -> Source:
-        """What evaluations look at; read once, however many there are."""
-        return self.reading.open(self.val or self.data, need_text=True)
+    def setup(self) -> Setup:
+        return Setup(
+            family="retrieval",
+            data=self.data,
+            val=self.val,
+            reading=self.reading,
+            start=self.start,
+            tune=self.tune,
+            evaluations=(self.evaluation,),
+            need_text=True,
+            queue_size=self.queue_size,
+            momentum=self.momentum,
+        )
 
-    def build_model(self) -> nn.Module:
-        return MomentumModel(self.tune.prepare(self._started), self.queue_size, self.momentum, self._started.training)
-
-    def param_groups(self, model: nn.Module) -> list[ParamGroup]:
-        return self.tune.groups(model)
-
-    def dataset(self, split: Split) -> TrainingPairs:
-        pixels = ImageLoader(self.augment.transform(self._started.config), self.views)
-        return TrainingPairs(self.reading.open(self.data, need_text=True), pixels, 1, self.max_words)
+    def dataset(self) -> NumberedImages:
+        loader = self.augment.loader(self.setup.config)
+        return NumberedImages(TrainingImages(self.setup.training_source, loader, 1, self.max_words))
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:
-        return collate_pairs(samples, self._started.tokenizer, self.max_length)
+        return collate_pairs(samples, self.setup.initialized.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         momentum_model = cast(MomentumModel, model)
-        online, ids, mask, images = (
-            momentum_model.model,
-            batch["input_ids"],
-            batch["attention_mask"],
-            batch["image_ids"],
+        blip = momentum_model.model
+        pixels, ids, mask, numbers = (
+            batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")
         )
-        grid, class_tokens = online.vision.read_pixels(batch["pixel_values"])
-        embeds = online.vision.encode_grid(grid, class_tokens)
+        grid, class_tokens = blip.vision.read_pixels(pixels)
+        embeds = blip.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=1)
         frozen = None if grid.requires_grad else grid
-        itc = contrast(
-            momentum_model, batch["pixel_values"], embeds, ids, mask, alpha, images, frozen, self.whole_batch
-        )
-        drawn = draw(itc, online.temperature, self.negatives, images)
-        itm, _ = match(online, with_first(ids, online.config.text.enc_id), mask, embeds, drawn)
+        itc = contrast(momentum_model, pixels, embeds, ids, mask, alpha, numbers, frozen, self.whole_batch)
+        drawn = draw(itc, blip.temperature, self.negatives, numbers)
+        itm, _ = match(blip, with_first(ids, blip.config.text.enc_id), mask, embeds, drawn)
         return {"loss": self.itc_weight * itc.loss + itm, "itc": itc.loss, "itm": itm}
 
-    def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
-        tokenizer, unseen = self._started.tokenizer, self.val is not None
-        return evaluated(
-            self.evaluation, cast(MomentumModel, model).model, tokenizer, self._shown, limit, unseen=unseen
-        )
 
-    def save(self, model: nn.Module, folder: Path) -> None:
-        save_model(cast(MomentumModel, model).model, self._started, folder)
+class NumberedImages:
+    """Images with one caption; `index` of a sample is the number of its image instead of its row."""
 
+    def __init__(self, images: TrainingImages) -> None:
+        self.images, self.source = images, images.source
+        self.image_ids = image_ids(self.source)
 
-class TrainingPairs(TrainingPhotos):
-    """Photos with one caption; `index` of a sample is the number of its image, not of its row."""
-
-    @cached_property
-    def image_ids(self) -> list[int]:
-        return image_ids(self.source)
+    def __len__(self) -> int:
+        return len(self.images)
 
     def __getitem__(self, ref: SampleRef) -> TrainingSample:
-        sample = super().__getitem__(ref)
-        return TrainingSample(sample.pixel_values, sample.texts, self.image_ids[ref.index])
+        return replace(self.images[ref], index=self.image_ids[ref.index])

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from blip import inference
-from blip.distributed import scale_to_global_mean
+from blip.data.sources import Source
+from blip.distributed import is_sharded, scale_to_global_mean
 from blip.metrics.caption import Cider, tokenize
 from blip.model.blip import BlipModel
 from blip.model.losses import at_least_float32
 from blip.runtime import mixed_bits
 from blip.tokenizer import Tokenizer
 from blip_lite.decoding import Nucleus
+from blip_lite.errors import ConfigError
 
 END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence is worth less
 
@@ -48,6 +50,10 @@ class CiderReward:
     def __post_init__(self) -> None:
         self._scorer = Cider([[[*tokenize(r), END] for r in image] for image in self.references])
 
+    @classmethod
+    def from_source(cls, source: Source) -> CiderReward:
+        return cls([source[i].texts for i in range(len(source))])
+
     def __call__(self, image: int, caption: str, ended: bool) -> float:
         tokens = tokenize(caption)
         return self._scorer.score(image, [*tokens, END] if ended else tokens)
@@ -67,6 +73,8 @@ def self_critical_loss(
 
     whole_batch: as the share of the mean over all processes' tokens.
     """
+    if any(is_sharded(parameter) for parameter in model.parameters()):
+        raise ConfigError("reward: not with strategy fsdp, whose processes must all decode equally long; use ddp")
     text = model.config.text
     was_training = model.training
     model.eval()

@@ -63,7 +63,7 @@ ORIGINAL_TASKS: dict[str, tuple[str, ...]] = {
 }
 
 
-def recipe(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:
+def merge_config(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:
     """Merged values `{"task": str, field: ..., "train": {...}}`: config first, then `sets`, then `overrides`.
 
     config: `preset:NAME`, a YAML file of ours (keys are the fields of the task and, under `train`, of TrainConfig) or

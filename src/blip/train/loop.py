@@ -21,9 +21,10 @@ from omegaconf import OmegaConf
 
 from blip import distributed, runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
+from blip.eval.base import Report
 from blip.io.atomic import write_text
 from blip.signals import Stop, stopping
-from blip.tasks.base import Batch, Report, Step, Task
+from blip.tasks.base import Batch, Step, Task
 from blip.train import auto_batch
 from blip.train.checkpoints import PARTS, STATE, RunFolder
 from blip.train.config import TrainConfig
@@ -92,7 +93,7 @@ class _Run:
         self.started = time.monotonic()
         torch.manual_seed(config.seed)
         self.trainable = TrainableModel(self.task, config, self.device)
-        self.data = self.task.dataset("train")
+        self.data = self.task.dataset()
         start = self.folder.resume_from(self.resume)
         self.config = config = self.with_batch_size(None if start is None else start[1])
         self.sampler = EpochSampler(
@@ -257,7 +258,7 @@ class _Run:
     def evaluate(self) -> None:
         with self.trainable.evaluation_mode() as model:
             if self.is_main:
-                self.record_evaluation(self.task.evaluate(model, self.config.eval_limit))
+                self.record_evaluation(self.task.setup.evaluate(model, self.config.eval_limit))
         distributed.wait_for_all()
 
     def record_evaluation(self, found: Report) -> None:
@@ -327,15 +328,14 @@ class _Run:
 
 
 def _require_score_for_patience(task: Task, config: TrainConfig) -> None:
-    if config.patience is not None and (task.best is None or getattr(task, "val", None) is None):
+    if config.patience is not None and (task.best is None or task.setup.val is None):
         raise ConfigError(f"patience {config.patience}: needs a score to get better; give val data and best.keys")
 
 
 def effective_config(task: Task, config: TrainConfig) -> str:
     """All settings as YAML that `blip train --config` takes."""
     assert dataclasses.is_dataclass(task) and not isinstance(task, type)
-    options = {k: v for k, v in dataclasses.asdict(task).items() if k != "name"}
-    values = {"task": task.name, **_plain(options), "train": _plain(dataclasses.asdict(config))}
+    values = {"task": task.name, **_plain(dataclasses.asdict(task)), "train": _plain(dataclasses.asdict(config))}
     return OmegaConf.to_yaml(OmegaConf.create(values))
 
 

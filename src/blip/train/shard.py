@@ -19,7 +19,7 @@ from blip import distributed
 from blip.model.text import TextBlock
 from blip.model.vision import VisionTransformer
 from blip.train.optim import EMA
-from blip_lite.errors import CheckpointError, CheckpointMismatch, ConfigError, EnvironmentProblem
+from blip_lite.errors import CheckpointError, CheckpointMismatch, EnvironmentProblem
 
 
 def shard_model(root: nn.Module, device: torch.device) -> None:
@@ -27,8 +27,6 @@ def shard_model(root: nn.Module, device: torch.device) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    if getattr(getattr(root, "task", None), "reward", None) is not None:
-        raise ConfigError("reward: not with strategy fsdp, whose processes must all decode as long; use ddp")
     # of all keys and values, which are views of heads; nothing here changes one in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (distributed.world_size(),))

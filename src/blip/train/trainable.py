@@ -42,7 +42,7 @@ class TrainableModel:
     def __init__(self, task: Task, config: TrainConfig, device: torch.device) -> None:
         self.task, self.config, self.device = task, config, device
         self.dtype = runtime.choose_dtype(config.dtype, device)
-        self.model = task.build_model().to(device)
+        self.model = task.setup.build_model().to(device)
         _prepare_blocks(self.model, config)
         self.is_sharded = config.strategy == "fsdp" and distributed.world_size() > 1
         self._module: nn.Module = LossModule(task, self.model)
@@ -50,7 +50,7 @@ class TrainableModel:
         if self.is_sharded:
             self._whole = deepcopy(self.model).cpu() if distributed.rank() == 0 else None
             shard.shard_model(self._module, device)
-        self.optimizer = build_optimizer(task.param_groups(self.model), config)
+        self.optimizer = build_optimizer(task.setup.param_groups(self.model), config)
         self.average = EMA(self.model, config.ema)
 
     def start(self) -> None:
@@ -119,7 +119,7 @@ class TrainableModel:
                 torch.save({**values, **self._state()}, folder / STATE)
         with self.averaged_model() as model:
             if distributed.rank() == 0:
-                self.task.save(model, folder)
+                self.task.setup.save(model, folder)
 
     def _state(self) -> dict[str, Any]:
         return {
@@ -135,7 +135,7 @@ class TrainableModel:
             shard.read_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average, stored))
         elif self.is_sharded:
             names = {parameter: name for name, parameter in self.model.named_parameters()}
-            trained = [names[p] for group in self.task.param_groups(self.model) for p in group.params]
+            trained = [names[p] for group in self.task.setup.param_groups(self.model) for p in group.params]
             whole = shard.named_state(state, trained)
             shard.copy_parts(shard.named_tensors(self.model, self.optimizer, self.average, set(whole)), whole)
         else:

@@ -1,9 +1,9 @@
-"""Reads every training photo with the stem of a model, in a few views: what a frozen stem need not read again.
+"""Computes the features of a frozen stem for every training photo, in a few variants (`augment.cached_features`).
 
-    python experiments/tiny/views.py -m tiny --data '../shared/data/flickr8k-train-{00000..00005}.tar' \
-        -o runs/tiny/views.npy
+    python -m experiments.tiny.cache_features -m tiny --data '../shared/data/flickr8k-train-{00000..00005}.tar' \
+        -o runs/tiny/features.npy
 
-View 0 is the photo as at inference, the others are crops. Writes [N, K, C, s, s], float16, and the photos' names.
+Variant 0 is the photo as at inference, the others are crops. Writes [N, K, C, s, s], float16, and the names of photos.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", default="tiny")
     parser.add_argument("--data", required=True)
-    parser.add_argument("--views", type=int, default=4)
+    parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--min-scale", type=float, default=0.7)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
@@ -39,18 +39,18 @@ def main() -> None:
     normalised = {"size": config.vision.image_size, "mean": config.image_mean, "std": config.image_std}
     crop = TrainTransform(min_scale=args.min_scale, rand_augment=None, **normalised)
     side = config.vision.image_size // config.vision.patch_size
-    shape = (len(source), args.views, vision.stem.channels, side, side)
+    shape = (len(source), args.variants, vision.stem.channels, side, side)
     args.output.parent.mkdir(parents=True, exist_ok=True)
     written = np.lib.format.open_memmap(args.output, mode="w+", dtype=np.float16, shape=shape)
 
-    def views(number: int) -> Tensor:
+    def variants(number: int) -> Tensor:
         picture = source[number].image.read()
-        crops = [crop(picture, args.views * number + i) for i in range(1, args.views)]
+        crops = [crop(picture, args.variants * number + i) for i in range(1, args.variants)]
         return torch.stack([prepare([picture], **normalised)[0], *crops])
 
     for start in range(0, len(source), BATCH):
         numbers = range(start, min(start + BATCH, len(source)))
-        grids, _ = vision.read_pixels(torch.cat([views(i) for i in numbers]))
+        grids, _ = vision.read_pixels(torch.cat([variants(i) for i in numbers]))
         written[start : start + len(numbers)] = grids.view(len(numbers), *shape[1:]).numpy()
         if start % (BATCH * 20) == 0:
             print(f"{start}/{len(source)}", flush=True)

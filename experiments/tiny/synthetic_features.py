@@ -1,8 +1,8 @@
-"""Captions without photos: a grid of what the stem would see is imagined, and the decoder learns to describe it.
+"""Captions without images: the decoder learns to describe synthetic features of the stem for their object classes.
 
-6,000 photos of dogs and sport cannot teach what a cup or a bus is called, though the stem tells 1,000 such things
-apart. So the stem's own classifier is turned round: for each class the pooled features are sought that it would call
-so (gradient ascent from the mean photo), and pasted as patches into shuffled grids of real photos.
+6,000 photos of dogs and sport cannot teach the names of cups or buses, although the stem tells 1,000 classes apart.
+The stem's own classifier is inverted: for each class, gradient ascent from the mean features finds pooled features that
+it assigns to the class. They are pasted as patches into shuffled feature maps of real photos.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from blip_lite.errors import BadRecord
 
 
 @dataclass(frozen=True)
-class Imagined:
-    """Captions, the ImageNet classes (1..1000) that each speaks of, and each class's pooled features [1001, 1280]."""
+class SyntheticData:
+    """Captions, the ImageNet classes (1..1000) that each mentions, and pooled features of each class [1001, 1280]."""
 
     captions: tuple[str, ...]
     classes: tuple[tuple[int, ...], ...]
     prototypes: Tensor
 
     def draw(self, count: int, grid: Tensor, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """`count` random captions and a grid for each, made from the cells of `grid` [B, 1280, s, s]."""
+        """Return `count` random captions with a feature map each, made from the cells of `grid` [B, 1280, s, s]."""
         chosen = torch.randint(len(self.captions), (count,), generator=generator).tolist()
-        grids = imagine(grid, [self.classes[i] for i in chosen], self.prototypes, generator)
+        grids = synthesize(grid, [self.classes[i] for i in chosen], self.prototypes, generator)
         return grids, [self.captions[i] for i in chosen]
 
 
-def read_imagined(folder: Path) -> Imagined:
-    """`captions.jsonl` (lines of `{"caption": str, "classes": [int, ...]}`) and `prototypes.safetensors`."""
+def read_synthetic_data(folder: Path) -> SyntheticData:
+    """Read `captions.jsonl` (lines of `{"caption": str, "classes": [int, ...]}`) and `prototypes.safetensors`."""
     captions, classes = [], []
     path = folder / "captions.jsonl"
     for number, line in enumerate(path.read_text().splitlines(), 1):
@@ -46,11 +46,11 @@ def read_imagined(folder: Path) -> Imagined:
             classes.append(tuple(int(c) for c in row["classes"]))
         except (ValueError, KeyError, TypeError) as error:
             raise BadRecord(f"{path}:{number}", 'must be {"caption": str, "classes": [int, ...]}') from error
-    return Imagined(tuple(captions), tuple(classes), load_file(folder / "prototypes.safetensors")["prototypes"])
+    return SyntheticData(tuple(captions), tuple(classes), load_file(folder / "prototypes.safetensors")["prototypes"])
 
 
 def class_prototypes(stem: ConvStem, mean: Tensor, steps: int = 40, rate: float = 0.5) -> Tensor:
-    """Pooled features [1001, 1280] that the stem's classifier gives to each class, started from `mean` [1280]."""
+    """Pooled features [1001, 1280] that the classifier assigns to each class, by gradient ascent from `mean` [1280]."""
     features = mean.detach().expand(stem.classifier.out_features, -1).clone().requires_grad_(True)
     classes = torch.arange(stem.classifier.out_features)
     weight, bias = stem.classifier.weight.detach(), stem.classifier.bias.detach()
@@ -63,14 +63,14 @@ def class_prototypes(stem: ConvStem, mean: Tensor, steps: int = 40, rate: float 
     return features.detach()
 
 
-def imagine(grid: Tensor, classes: list[tuple[int, ...]], prototypes: Tensor, generator: torch.Generator) -> Tensor:
-    """Grids [M, 1280, s, s]: cells of real photos `grid` [B, 1280, s, s], dimmed and shuffled, a patch per class."""
+def synthesize(grid: Tensor, classes: list[tuple[int, ...]], prototypes: Tensor, generator: torch.Generator) -> Tensor:
+    """Feature maps [M, 1280, s, s]: shuffled, dimmed cells of real photos `grid` [B, 1280, s, s], a patch per class."""
     count, side = len(classes), grid.shape[-1]
     cells = grid.permute(0, 2, 3, 1).flatten(0, 2)  # [B*s*s, 1280]
     drawn = torch.randint(len(cells), (count, side, side), generator=generator)
     out = 0.5 * cells[drawn.to(cells.device)]
-    for i, spoken in enumerate(classes):
-        for c in spoken:
+    for i, mentioned in enumerate(classes):
+        for c in mentioned:
             height, width = torch.randint(2, 6, (2,), generator=generator).clamp_(max=side).tolist()
             top = int(torch.randint(side - height + 1, (1,), generator=generator))
             left = int(torch.randint(side - width + 1, (1,), generator=generator))
