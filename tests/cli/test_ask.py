@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from blip.io.schemas import problem
 from blip_lite.errors import UsageError
 from tests.cli.conftest import Blip
+from tests.record_schemas import problem
 
 RANDOM = ("-m", "random-tiny")
 

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 from tests.io.test_video import damage, write_clip
+from tests.record_schemas import problem
 from tests.waiting import HANG_SECONDS, wait_until
 
 RANDOM = ("-m", "random-tiny")

@@ -48,15 +48,15 @@ def test_bare_verb_and_list_name_all_sets_and_their_folders(blip: Blip, tmp_path
 def test_info_shows_files_and_tree(blip: Blip) -> None:
     said = blip("datasets", "info", "nocaps")
     base = "https://storage.googleapis.com/sfr-vision-language-research/datasets"
-    rows = "a row an image: image, img_id; no captions, a server scores"
+    rows = "one row per image: image, img_id; no captions, scored by a server"
     assert said.out.splitlines()[4:] == [
         f"nocaps_val.json\tval\t4,500\t{rows}\t{base}/nocaps_val.json",
         f"nocaps_test.json\ttest\t10,600\t{rows}\t{base}/nocaps_test.json",
         "DIR/",
         "├── nocaps_val.json",
         "├── nocaps_test.json",
-        "├── val/   4,500 photos: https://nocaps.org/download lists their addresses",
-        "└── test/  10,600 photos: https://nocaps.org/download lists their addresses",
+        "├── val/   4,500 photos: https://nocaps.org/download lists their URLs",
+        "└── test/  10,600 photos: https://nocaps.org/download lists their URLs",
     ]
     assert json.loads(blip("datasets", "info", "vqa", "--json").out)["image_root"] == "images"
     assert "did you mean 'nocaps'" in blip("datasets", "info", "nocap").err
@@ -102,9 +102,9 @@ def test_get_offline_names_address_and_place(blip: Blip, tmp_path: Path) -> None
     [
         (("get", "coco"), "no folder for 'coco'; give --to DIR"),
         (("get", "coco", "--to", "x", "--only", "tset"), "--only tset: data set 'coco' has no such split or file"),
-        (("check", "coco"), "data set 'coco' is not here; 'blip datasets get coco --to DIR' fetches it"),
+        (("check", "coco"), "data set 'coco' is not fetched; 'blip datasets get coco --to DIR' fetches it"),
         (("stats", "msrvtt"), "data set 'msrvtt' holds videos; 'blip eval video-retrieval' reads them"),
-        (("stats", "laion-filtered"), "lists addresses; 'blip datasets fetch-images laion-filtered -o DIR'"),
+        (("stats", "laion-filtered"), "lists URLs; 'blip datasets fetch-images laion-filtered -o DIR'"),
         (("stats", "none.json"), "none.json: no such file"),
     ],
 )

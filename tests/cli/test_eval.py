@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from blip.io.schemas import problem
 from tests.cli.conftest import Blip
 from tests.eval.photos import caption_rows, write_list
+from tests.record_schemas import problem
 from tests.train.photos import COLOURS
 
 QUIET = ("--device", "cpu", "--no-progress", "--bootstrap", "20", "--java", "never")

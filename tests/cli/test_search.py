@@ -14,8 +14,8 @@ from PIL import Image
 
 from blip.apps.search.index import Index
 from blip.apps.search.update import UpdateReport
-from blip.io.schemas import problem
 from tests.cli.conftest import Blip
+from tests.record_schemas import problem
 
 RANDOM = ("-m", "random-tiny")
 

@@ -151,11 +151,11 @@ def test_remembered_folders_are_absolute_and_kept_apart(
 @pytest.mark.parametrize(
     ("spec", "split", "reason"),
     [
-        ("coco", "val", "'coco' is not here; 'blip datasets get coco --to DIR' fetches it"),
+        ("coco", "val", "'coco' is not fetched; 'blip datasets get coco --to DIR' fetches it"),
         ("coco:DIR", "test", r"coco_karpathy_test.json: no such file; 'blip datasets get coco --to .*' fetches it"),
-        ("coco:DIR", "dev", "'coco' has no split 'dev'; must be of train, val, test"),
-        ("nocaps:DIR", "train", "'nocaps' has no split 'train'; must be of val, test"),
-        ("ccs-filtered", "train", "lists addresses; 'blip datasets fetch-images ccs-filtered -o DIR'"),
+        ("coco:DIR", "dev", "'coco' has no split 'dev'; must be one of train, val, test"),
+        ("nocaps:DIR", "train", "'nocaps' has no split 'train'; must be one of val, test"),
+        ("ccs-filtered", "train", "lists URLs; 'blip datasets fetch-images ccs-filtered -o DIR'"),
     ],
 )
 def test_what_is_missing_says_what_to_run(tmp_path: Path, spec: str, split: str, reason: str) -> None:
@@ -167,7 +167,7 @@ def test_what_is_missing_says_what_to_run(tmp_path: Path, spec: str, split: str,
 def test_a_folder_named_like_a_set_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(lay(tmp_path))
     (tmp_path / "vqa").mkdir()
-    with pytest.raises(UsageError, match=r"\./vqa is your folder of that name"):
+    with pytest.raises(UsageError, match=r"write \./vqa for your folder of that name"):
         resolve("vqa", "val")
 
 
@@ -197,8 +197,8 @@ def test_the_tree_shows_files_and_images() -> None:
         "/d/nocaps/",
         "├── nocaps_val.json",
         "├── nocaps_test.json",
-        "├── val/   4,500 photos: https://nocaps.org/download lists their addresses",
-        "└── test/  10,600 photos: https://nocaps.org/download lists their addresses",
+        "├── val/   4,500 photos: https://nocaps.org/download lists their URLs",
+        "└── test/  10,600 photos: https://nocaps.org/download lists their URLs",
     ]
 
 

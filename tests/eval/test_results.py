@@ -12,9 +12,9 @@ from blip.data.sources import open_source
 from blip.eval.caption import CaptionEval
 from blip.eval.results import About, read_examples, summary, write
 from blip.eval.run import read_predictions, submit
-from blip.io.schemas import problem
 from blip_lite.errors import UsageError
 from tests.eval.photos import caption_rows, write_list
+from tests.record_schemas import problem
 
 ABOUT = About(task="caption", data="test.json", model="mine", n=8, split="test", settings={"beams": 3})
 

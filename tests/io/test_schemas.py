@@ -1,4 +1,4 @@
-"""Every kind of record has a schema that takes good records and refuses bad ones."""
+"""Every kind of record has a schema that accepts valid records and rejects others."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from blip.io.records import to_json
-from blip.io.schemas import NAMES, fields, problem, schema
+from blip.io.schemas import NAMES, fields, schema
 from blip_lite.errors import UsageError
+from tests.record_schemas import problem
 
 _SCORED = [{"text": "a cat", "score": -0.52}]
 EXAMPLES: dict[str, dict[str, Any]] = {
@@ -142,10 +143,10 @@ def test_examples_fit_and_are_in_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_records_that_lack_a_field_or_have_another_type_are_refused(name: str) -> None:
+def test_records_without_a_required_field_or_with_a_wrong_type_are_rejected(name: str) -> None:
     example = EXAMPLES[name]
     second = list(example)[1]
-    assert "lacks" in (problem({k: v for k, v in example.items() if k != second}) or "")
+    assert f"'{second}' is a required property" in (problem({k: v for k, v in example.items() if k != second}) or "")
     assert problem({**example, second: ["x"]}) is not None
 
 
@@ -157,10 +158,10 @@ def test_vqa_and_nlvr_examples_fit() -> None:
     assert problem(vqa) is None and problem(nlvr) is None
 
 
-def test_errors_stand_in_place_of_results() -> None:
+def test_error_records_are_valid_in_place_of_results() -> None:
     error = {"schema": "caption/1", "key": "bad.jpg", "error": {"type": "UnreadableImage", "reason": "truncated image"}}
     assert problem(error) is None
-    assert "lacks reason" in (problem({**error, "error": {"type": "X"}}) or "")
+    assert "'reason' is a required property" in (problem({**error, "error": {"type": "X"}}) or "")
 
 
 def test_unknown_names_get_a_suggestion() -> None:

@@ -1,4 +1,4 @@
-"""JSON Schemas of the records (draft 2020-12). The order of properties is the order of keys in a record."""
+"""JSON Schemas of the records (draft 2020-12). Properties are in the order of a record's keys."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _JUDGED = _object(
 )
 _THRESHOLDS = _object("web synthetic score", web=_NUMBER, synthetic=_NUMBER, score={"enum": ["itm", "itc", "both"]})
 
-# name: (fields of a result in order, the required ones)
+# by name: the properties of a result in order
 _RECORDS: dict[str, Schema] = {
     "caption": _object(
         "key text score model",
@@ -199,7 +199,7 @@ NAMES = tuple(_RECORDS)
 
 
 def schema(name: str) -> Schema:
-    """JSON Schema of one record: a result, or (but for metrics and train) an error in its place."""
+    """Return the JSON Schema of a record: a result or an error record (metrics and train have no error)."""
     base = name.removesuffix("/1")
     if base not in _RECORDS:
         raise UsageError(f"unknown record '{name}'{did_you_mean(name, NAMES)}; must be one of {', '.join(NAMES)}")
@@ -216,55 +216,6 @@ def schema(name: str) -> Schema:
 
 
 def fields(name: str) -> list[str]:
-    """Keys of a record in order, `schema` first and `error` last."""
+    """Return the keys of a record in order, `schema` first and `error` last."""
     record = _RECORDS.get(name.removesuffix("/1"), {"properties": {}})
     return ["schema", *record["properties"], "error"]
-
-
-def problem(record: Any, rule: Schema | None = None) -> str | None:
-    """Why a record does not fit its schema (or `rule`), or None. Knows the keywords used above, no others."""
-    if rule is None:
-        name = record.get("schema") if isinstance(record, dict) else None
-        return problem(record, schema(str(name)))
-    if "oneOf" in rule:
-        found = [problem(record, r) for r in rule["oneOf"]]
-        return None if found.count(None) == 1 else "; ".join(filter(None, found)) or "fits several forms"
-    if "not" in rule and problem(record, rule["not"]) is None:
-        return "is an error and a result"
-    if "const" in rule and record != rule["const"]:
-        return f"{record!r} is not {rule['const']!r}"
-    if "enum" in rule and record not in rule["enum"]:
-        return f"{record!r} is not one of {rule['enum']}"
-    kinds = rule.get("type", [])
-    if kinds and not any(_is(record, kind) for kind in ([kinds] if isinstance(kinds, str) else kinds)):
-        return f"{record!r} is not {kinds}"
-    if isinstance(record, int | float) and not rule.get("minimum", record) <= record <= rule.get("maximum", record):
-        return f"{record!r} is out of range"
-    return _inner_problem(record, rule)
-
-
-def _inner_problem(record: Any, rule: Schema) -> str | None:
-    parts: list[tuple[str, Any, Schema]] = []
-    if isinstance(record, list) and "items" in rule:
-        parts = [(str(i), value, rule["items"]) for i, value in enumerate(record)]
-    if isinstance(record, dict):
-        missing = [name for name in rule.get("required", ()) if name not in record]
-        if missing:
-            return f"lacks {', '.join(missing)}"
-        known, other = rule.get("properties", {}), rule.get("additionalProperties", {})
-        parts = [(name, value, known.get(name, other)) for name, value in record.items()]
-    return next((f"{name}: {why}" for name, value, r in parts if (why := problem(value, r))), None)
-
-
-def _is(value: Any, kind: str) -> bool:
-    if isinstance(value, bool):
-        return kind == "boolean"
-    types: dict[str, Any] = {
-        "string": str,
-        "integer": int,
-        "number": (int, float),
-        "array": list,
-        "object": dict,
-        "null": type(None),
-    }
-    return kind in types and isinstance(value, types[kind])

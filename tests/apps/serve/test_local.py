@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import blip
-from blip.io import schemas
 from tests.apps.serve.conftest import RANDOM, Served, all_gone, error_of, png, serving
+from tests.record_schemas import problem
 
 PHOTO = png()
 TEXT = base64.b64encode(PHOTO).decode()
@@ -25,7 +25,7 @@ BAD = base64.b64encode(b"no image").decode()
 def test_a_caption_is_that_of_the_library(server: Served) -> None:
     record = server.post("caption", {"image": TEXT}).json()
     expected = blip.load_random().caption(PHOTO)
-    assert schemas.problem(record) is None
+    assert problem(record) is None
     assert record["text"] == expected.text
     assert record["score"] == pytest.approx(expected.score, rel=1e-5)
     assert (record["key"], record["model"], record["width"], record["height"]) == ("0", "random-tiny", 40, 48)
@@ -44,7 +44,7 @@ def test_a_bad_image_in_a_list_leaves_the_others_unharmed(server: Served) -> Non
     assert [row["key"] for row in rows] == list("abcd")
     assert [row.get("error", {}).get("type") for row in rows] == [None, "UnreadableImage", "UnreadableImage", None]
     assert rows[0]["text"] == rows[3]["text"]
-    assert all(schemas.problem(row) is None for row in rows)
+    assert all(problem(row) is None for row in rows)
 
 
 def test_several_files_of_a_form_are_a_list(server: Served) -> None:
@@ -62,7 +62,7 @@ def test_answers_and_matches_of_every_pair(server: Served) -> None:
         ("1", "what?"),
         ("1", "who?"),
     ]
-    assert all(row["model"] == "random-tiny-vqa" and schemas.problem(row) is None for row in rows)
+    assert all(row["model"] == "random-tiny-vqa" and problem(row) is None for row in rows)
     one = server.post("answer", {"image": TEXT, "question": "what?", "answers": ["yes", "no"], "top": 2}).json()
     assert {one["text"], one["alternatives"][0]["text"]} == {"yes", "no"} and one["mode"] == "rank"
     matched = server.post("match", {"image": TEXT, "texts": ["a cat", "a dog"]}).json()
@@ -80,7 +80,7 @@ def test_vectors_of_images_texts_and_pairs(server: Served) -> None:
     assert texts[1]["vector"] == pytest.approx(model.embed_text("a dog").vectors[0].tolist(), abs=1e-4)
     pair = server.post("embed", {"kind": "multimodal", "image": TEXT, "text": "a cat"}).json()
     assert pair["dim"] == len(pair["vector"]) and pair["projected"] is False
-    assert all(schemas.problem(row) is None for row in (image, *texts, pair))
+    assert all(problem(row) is None for row in (image, *texts, pair))
 
 
 def test_a_heat_map_comes_with_a_picture_of_the_size_sent(server: Served) -> None:
