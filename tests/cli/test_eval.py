@@ -13,7 +13,7 @@ from tests.eval.photos import caption_rows, write_list
 from tests.record_schemas import problem
 from tests.train.photos import COLOURS
 
-QUIET = ("--device", "cpu", "--no-progress", "--bootstrap", "20", "--java", "never")
+QUIET = ("--device", "cpu", "--no-progress", "--bootstrap", "20", "--meteor-spice", "never")
 
 
 def lists(folder: Path) -> dict[str, Path]:
@@ -78,8 +78,8 @@ def test_metrics_are_chosen_and_thresholds_set_the_exit_code(blip: Blip, tmp_pat
         *([f"bleu{n}", "1"] for n in range(1, 5)),
         ["rouge_l", "1"],
     ]
-    assert blip(*args, "--min", "bleu4=0.9").code == 0
-    low = blip(*args, "--min", "cider=11")
+    assert blip(*args, "--fail-under", "bleu4=0.9").code == 0
+    low = blip(*args, "--fail-under", "cider=11")
     assert low.code == 1 and "is below 11" in low.err
 
 
@@ -97,7 +97,7 @@ def test_two_evaluations_are_compared_example_by_example(blip: Blip, tmp_path: P
 
 def test_submissions_are_written(blip: Blip, tmp_path: Path) -> None:
     data, file = lists(tmp_path / "data")["nocaps"], tmp_path / "nocaps.json"
-    assert blip("eval", "nocaps", "--data", data, "-m", "random-tiny", "--submit", file, *QUIET).code == 0
+    assert blip("eval", "nocaps", "--data", data, "-m", "random-tiny", "--submission", file, *QUIET).code == 0
     rows = json.loads(file.read_text())
     assert [row["image_id"] for row in rows] == list(range(8)) and set(rows[0]) == {"image_id", "caption"}
 
@@ -126,7 +126,7 @@ def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> Non
         (("captoin",), 2, "unknown task 'captoin'; did you mean 'caption'?"),
         (("vqa",), 2, "no data; give --data"),
         (("vqa", "--data", data, "-o", tmp_path / "out"), 2, "holds an evaluation; choose another folder"),
-        (("vqa", "--data", data, "--min", "accuracy"), 2, "--min accuracy; must be METRIC=NUMBER"),
+        (("vqa", "--data", data, "--fail-under", "accuracy"), 2, "--fail-under accuracy; must be METRIC=NUMBER"),
         (("vqa", "--data", data, "-m", "random-tiny"), 3, "cannot answer; models of the family vqa can; use vqa-base"),
         (("vqa", "--data", data, "--mode", "rank"), 2, "--mode rank needs the answers to choose from"),
         (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction belongs to a row"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from blip.data.sources import open_source
-from blip.eval import java
+from blip.eval import meteor_spice
 from blip.eval.caption import CaptionEval, image_ids
 from blip.eval.photos import Photos
 from blip.eval.run import run
@@ -72,7 +72,7 @@ def test_a_broken_photo_stops_or_is_passed_over(tmp_path: Path) -> None:
 
 def test_java_metrics_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    found, skipped = java.scores([["a red wall"]], ["a wall"])
+    found, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
     assert not found and skipped["meteor"].startswith("java not found") and set(skipped) == {"meteor", "spice"}
 
 
@@ -85,10 +85,10 @@ def test_spice_is_not_asked_to_download_where_that_is_forbidden(monkeypatch: pyt
     class Scorers:
         Meteor, Spice = type("Meteor", (), {}), type("Spice", (), {})
 
-    monkeypatch.setattr(java, "missing", lambda: "")
-    monkeypatch.setattr(java, "_has_parser", lambda: False)
-    monkeypatch.setattr(java, "_run", run)
-    monkeypatch.setattr(java, "import_module", lambda name: Scorers)
+    monkeypatch.setattr(meteor_spice, "missing", lambda: "")
+    monkeypatch.setattr(meteor_spice, "_has_parser", lambda: False)
+    monkeypatch.setattr(meteor_spice, "_run", run)
+    monkeypatch.setattr(meteor_spice, "import_module", lambda name: Scorers)
     monkeypatch.setenv("BLIP_OFFLINE", "1")
-    found, skipped = java.scores([["a red wall"]], ["a wall"])
+    found, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
     assert found == {"meteor": 0.5} and skipped["spice"].endswith("run once without --offline")

@@ -11,7 +11,7 @@ import pytest
 from blip.data.sources import open_source
 from blip.eval.caption import CaptionEval
 from blip.eval.results import About, read_examples, summary, write
-from blip.eval.run import read_predictions, submit
+from blip.eval.run import read_predictions, write_submission
 from blip_lite.errors import UsageError
 from tests.eval.photos import caption_rows, write_list
 from tests.record_schemas import problem
@@ -60,9 +60,9 @@ def test_predictions_come_from_lists_lines_and_our_own_records(tmp_path: Path) -
 
 
 def test_submissions_have_the_server_s_form(tmp_path: Path) -> None:
-    submit(tmp_path / "vqa.json", "vqa", [{"question_id": 1, "answer": "yes", "more": 2}])
+    write_submission(tmp_path / "vqa.json", "vqa", [{"question_id": 1, "answer": "yes", "more": 2}])
     assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 1, "answer": "yes"}]
-    submit(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])
+    write_submission(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])
     assert (tmp_path / "nlvr.csv").read_text() == "dev-1,True\n"
     with pytest.raises(UsageError, match="not for retrieval"):
-        submit(tmp_path / "x", "retrieval", [])
+        write_submission(tmp_path / "x", "retrieval", [])

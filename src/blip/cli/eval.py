@@ -24,8 +24,8 @@ NOT_SETTINGS = (
     "debug",
     "no_progress",
     "compare",
-    "submit",
-    "least",
+    "submission",
+    "fail_under",
     "bootstrap",
     "threads",
     "workers",
@@ -57,7 +57,7 @@ class Flags(o.Columns, o.Machine):
     metrics: Annotated[
         str | None, option(metavar="LIST", group=OUTPUT, help="Only these metrics, comma-separated (bleu: all four).")
     ] = None
-    java: Annotated[
+    meteor_spice: Annotated[
         Literal["auto", "never"],
         option(metavar="NAME", group=OUTPUT, help="METEOR and SPICE, which need Java: auto or never."),
     ] = "auto"
@@ -68,12 +68,12 @@ class Flags(o.Columns, o.Machine):
     compare: Annotated[
         Path | None, option(metavar="DIR", group=OUTPUT, help="Compare with another evaluation, example by example.")
     ] = None
-    submit: Annotated[
+    submission: Annotated[
         Path | None, option(metavar="FILE", group=OUTPUT, help="Write predictions in the task server's format.")
     ] = None
-    least: Annotated[
+    fail_under: Annotated[
         tuple[str, ...],
-        option("--min", metavar="METRIC=X", group=OUTPUT, help="Exit 1 if a metric is below X (repeatable)."),
+        option(metavar="METRIC=X", group=OUTPUT, help="Exit 1 if a metric is below X (repeatable)."),
     ] = ()
     prompt: Annotated[str | None, option(group=DECODING, help="caption: prompt.", default="the model's")] = None
     beams: Annotated[int, option(min=1, max=32, group=DECODING, help="caption, vqa: beam width.")] = 3
@@ -97,7 +97,7 @@ class Flags(o.Columns, o.Machine):
     ] = None
     order: Annotated[str, option(metavar="NAME", help="nlvr: image order: given, both or random (original).")] = "given"
     frames: Annotated[int, option(min=1, group=INPUT, help="video: frames per clip.")] = 8
-    strategy: Annotated[
+    frame_sampling: Annotated[
         str, option(metavar="NAME", group=INPUT, help="video: frame sampling uniform (original) or linspace.")
     ] = "uniform"
     texts: Annotated[
@@ -148,19 +148,19 @@ def _check(task: str, flags: Flags) -> None:
         raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
     if flags.output is not None and (flags.output / METRICS).exists() and o.existing_of(flags.existing) == "error":
         raise UsageError(f"{flags.output} holds an evaluation; choose another folder or --existing overwrite")
-    _minima(flags.least)
+    _thresholds(flags.fail_under)
 
 
-def _minima(least: Sequence[str] | None) -> dict[str, float]:
+def _thresholds(texts: Sequence[str]) -> dict[str, float]:
     from blip_lite.errors import UsageError
 
     found: dict[str, float] = {}
-    for text in least or ():
+    for text in texts:
         name, _, value = text.partition("=")
         try:
             found[name] = float(value)
         except ValueError as error:
-            raise UsageError(f"--min {text}; must be METRIC=NUMBER") from error
+            raise UsageError(f"--fail-under {text}; must be METRIC=NUMBER") from error
     return found
 
 
@@ -184,11 +184,11 @@ def _evaluation(task: str, flags: Flags) -> Any:
         },
         "retrieval": k,
         "nlvr": {"order": flags.order, "seed": flags.seed},
-        "video-retrieval": {"frames": flags.frames, "strategy": flags.strategy, **k},
+        "video-retrieval": {"frames": flags.frames, "frame_sampling": flags.frame_sampling, **k},
         "judgements": {"texts": None if flags.texts is None else str(flags.texts)},
     }
     if task in ("caption", "nocaps"):
-        chosen = {**settings["caption"], "name": task, "use_java": flags.java}
+        chosen = {**settings["caption"], "name": task, "meteor_spice": flags.meteor_spice}
         if task == "nocaps":
             chosen["decoding"] = {**chosen["decoding"], "repetition_penalty": 1.1}
         return from_values(EVALUATIONS[task], chosen)
@@ -259,7 +259,7 @@ def _only(report: Report, metrics: str | None) -> Report:
 def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -> int:
     """Prints and writes what was found; the exit code."""
     from blip.eval import results
-    from blip.eval.run import submit
+    from blip.eval.run import write_submission
     from blip.eval.statistics import paired
     from blip_lite.errors import UsageError
 
@@ -281,8 +281,8 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
     metrics = results.summary(about, report, flags.bootstrap, flags.seed, compared)
     if flags.output is not None:
         results.write(flags.output, report, metrics)
-    if flags.submit is not None:
-        submit(flags.submit, task, report.predictions)
+    if flags.submission is not None:
+        write_submission(flags.submission, task, report.predictions)
     _print(metrics)
     where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
     o.note(f"{len(report.rows)} examples, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
@@ -294,9 +294,9 @@ def _verdict(flags: Flags, report: Report) -> int:
     from blip_lite.errors import UsageError, did_you_mean
 
     below = False
-    for name, least in _minima(flags.least).items():
+    for name, least in _thresholds(flags.fail_under).items():
         if name not in report.metrics:
-            raise UsageError(f"--min {name}; unknown metric{did_you_mean(name, report.metrics)}")
+            raise UsageError(f"--fail-under {name}; unknown metric{did_you_mean(name, report.metrics)}")
         if not report.metrics[name] >= least:
             o.note(f"{name} {report.metrics[name]:.4g} is below {least:g}")
             below = True

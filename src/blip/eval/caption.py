@@ -11,7 +11,7 @@ import torch
 from blip import inference
 from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import first_of_each, merged_by_image
-from blip.eval import java
+from blip.eval import meteor_spice
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.io.records import image_id as number_in
@@ -28,14 +28,14 @@ UNITS = {**dict.fromkeys(SET_SCORES, "share"), "cider": "0 to 10"}
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEval:
-    """Captions of all photos against all references of each; NoCaps without references gives predictions alone.
+    """Captions of all images against all references of each; without references, predictions only.
 
-    use_java: "auto" adds METEOR and SPICE through the reference package where it and Java are, "never" leaves them out.
+    meteor_spice: "auto" adds METEOR and SPICE if the reference package and Java are installed.
     """
 
     decoding: Decoding = COCO_BEAM
     prompt: str | None = None
-    use_java: Literal["auto", "never"] = "never"
+    meteor_spice: Literal["auto", "never"] = "never"
     name: str = "caption"
 
     capability: ClassVar[str] = "caption"
@@ -88,9 +88,9 @@ class CaptionEval:
         for i, row in enumerate(rows):
             row["scores"] = {name: float(each[name][i]) for name in ("cider", "bleu4", "rouge_l")}
         measures = {name: measure(statistics[name], of, unit=UNITS[name]) for name, of in SET_SCORES.items()}
-        if self.use_java == "never":
+        if self.meteor_spice == "never":
             return measures, {}
-        found, skipped = java.scores(references, captions)
+        found, skipped = meteor_spice.scores(references, captions)
         return measures | {name: Measure(value=value) for name, value in found.items()}, skipped
 
 

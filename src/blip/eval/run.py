@@ -87,7 +87,7 @@ def _under_known_names(row: Mapping[str, Any]) -> Row:
 SUBMITTED = {"caption": ("image_id", "caption"), "nocaps": ("image_id", "caption"), "vqa": ("question_id", "answer")}
 
 
-def submit(path: Path, task: str, predictions: Sequence[Row]) -> None:
+def write_submission(path: Path, task: str, predictions: Sequence[Row]) -> None:
     """Writes predictions as the task's evaluation server takes them: JSON for captions and VQA, CSV for NLVR2."""
     if task == "nlvr":
         text = io.StringIO()
@@ -95,6 +95,6 @@ def submit(path: Path, task: str, predictions: Sequence[Row]) -> None:
         write_text(path, text.getvalue())
         return
     if task not in SUBMITTED:
-        raise UsageError(f"--submit; there is a server for {', '.join([*SUBMITTED, 'nlvr'])}, not for {task}")
+        raise UsageError(f"--submission; there is a server for {', '.join([*SUBMITTED, 'nlvr'])}, not for {task}")
     rows = [{name: p[name] for name in SUBMITTED[task]} for p in predictions]
     write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")

@@ -52,12 +52,12 @@ def _as_clip(record: Sample, column: str) -> Sample:
 class VideoEval:
     """Recalls in percent and the median rank from text to video; `video_to_text` is the other direction.
 
-    frames: so many of each clip; strategy: "uniform" are those of the original, which leave out the end of a clip
+    frames: frames per clip. frame_sampling: "uniform" are those of the original, which leave out the end of a clip
     (blip-spec 7.17 k), "linspace" spreads them over all of it. A clip that cannot be decoded is a row with a reason.
     """
 
     frames: int = 8
-    strategy: Strategy = "uniform"
+    frame_sampling: Strategy = "uniform"
     k: int = 128
     max_length: int = 35
     max_words: int = 40
@@ -111,7 +111,7 @@ class VideoEval:
         if path is None:
             raise UnreadableImage(record.key, "a clip must be a file")
         config, weight = model.config, model.vision.cls_token
-        images = read_frames(path, self.frames, strategy=self.strategy)
+        images = read_frames(path, self.frames, strategy=self.frame_sampling)
         pixels = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return pixels[None].to(weight.device, weight.dtype)
 
