@@ -47,15 +47,16 @@ def demo(
     from blip import api
     from blip.apps.demo import launch, models
     from blip.apps.demo.uploads import Limits
+    from blip.cli.sockets import listen
 
     settings = launch.Settings(
         host=host,
-        port=port,
         limits=Limits(int(max_upload_mb * (1 << 20)), int(max_megapixels * 1e6)),
         index=index,
         search_root=search_root,
     )
-    free = launch.check(settings)
+    with listen(host, port) as probe:  # gradio binds the port itself, after the models are loaded
+        free_port = probe.getsockname()[1]
 
     def loader(name: str) -> Model:
         return api.load(name, device=device, dtype=dtype, threads=threads, offline=offline or None)
@@ -68,5 +69,5 @@ def demo(
         print(address, flush=True)
         o.note("open this address in a browser; Ctrl-C ends it", quiet)
 
-    launch.serve(loaded, settings, free, ready)
+    launch.serve(loaded, settings, free_port, ready)
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -67,6 +66,7 @@ def serve(
     """
     _check_extras(engine)
     from blip.apps.serve.settings import MEGABYTE, Settings, read_keys
+    from blip.cli.sockets import listen
 
     names = tuple(model or filter(None, [os.environ.get("BLIP_MODEL")]))
     settings = Settings(
@@ -89,7 +89,7 @@ def serve(
     _obtain(settings)
     if not names:
         o.note("serving the bundled models tiny and tiny-vqa; published ones are far better: -m caption-base", quiet)
-    with _listen(host, port) as listening:
+    with listen(host, port) as listening:
         port = listening.getsockname()[1]
         shown = f"[{host}]" if ":" in host else host
         text = f"listening on http://{shown}:{port} (description: /openapi.json); Ctrl-C or SIGTERM ends it"
@@ -123,24 +123,3 @@ def _obtain(settings: Settings) -> None:
         found = locate(name)
         if found.entry is None or found.entry.source != "random":
             obtain(found, offline=settings.offline or None, progress=progress_bar(name))
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """A socket of its own, so that a port in use is noticed before a model is loaded."""
-    from blip_lite.errors import EnvironmentProblem, UsageError
-
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except (OSError, UnicodeError) as error:
-        raise UsageError(f"--host {host}; no such address on this machine") from error
-    listening = socket.socket(family, kind, protocol)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(address)
-        listening.listen(2048)
-    except OSError as error:
-        listening.close()
-        reason = (error.strerror or str(error)).lower()
-        raise EnvironmentProblem(f"{host}:{port}: {reason}; use another --port or --host") from error
-    listening.set_inheritable(False)
-    return listening

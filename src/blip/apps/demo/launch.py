@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
 from blip.signals import stopping
-from blip_lite.errors import EnvironmentProblem, MissingExtra, UsageError
+from blip_lite.errors import UsageError
 
 MAX_QUEUE = 20  # waiting requests; further ones get an error
 LOOPBACK = ("127.0.0.1", "localhost")
@@ -31,10 +30,13 @@ class Settings:
     """Server configuration. `search_root`: the only folder that may be searched; None allows any, for local users."""
 
     host: str = "127.0.0.1"
-    port: int = 7860
     limits: Limits = field(default_factory=Limits)
     index: Path | None = None
     search_root: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.search_root is not None and not self.search_root.is_dir():
+            raise UsageError(f"--search-root {self.search_root}; no such folder")
 
     @property
     def local(self) -> bool:
@@ -46,26 +48,8 @@ class Settings:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def check(settings: Settings) -> int:
-    """Return the port to use. Raises UsageError or EnvironmentProblem, before models are loaded."""
-    if settings.search_root is not None and not settings.search_root.is_dir():
-        raise UsageError(f"--search-root {settings.search_root}; no such folder")
-    try:
-        address = socket.getaddrinfo(settings.host, settings.port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise UsageError(f"--host {settings.host}; no such address ({error.strerror or error})") from error
-    with socket.socket(address[0], socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address[4])
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise EnvironmentProblem(f"{settings.host}:{settings.port}: {reason}; use another --port") from error
-        return int(probe.getsockname()[1])
-
-
 def serve(models: Models, settings: Settings, port: int, ready: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. ready: called with the address of the page."""
+    """Serve on a free port until SIGTERM or Ctrl-C. ready: called with the address of the page."""
     with (
         tempfile.TemporaryDirectory(prefix="blip-demo-", ignore_cleanup_errors=True) as scratch,
         _environment({**ENVIRONMENT, "GRADIO_TEMP_DIR": str(Path(scratch, "files")), "NO_PROXY": _no_proxy()}),
@@ -74,10 +58,7 @@ def serve(models: Models, settings: Settings, port: int, ready: Callable[[str], 
 
 
 def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: Callable[[str], None]) -> None:
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise MissingExtra('the web page needs an extra: pip install "blip-vlm[demo]"') from error
+    import gradio as gr
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 

@@ -29,6 +29,13 @@ CSS = """
   .scores th img { max-width: 64px; max-height: 64px; }
 }
 """
+TABS = {
+    "Captions": tabs.captions,
+    "Questions": tabs.questions,
+    "Matching": tabs.matching,
+    "Two photos": tabs.two_photos,
+    "Features": tabs.features,
+}
 INTRO = """# BLIP
 Captions, questions, matching and search.
 Everything is computed on the machine that serves this page; nothing is sent elsewhere.
@@ -41,16 +48,9 @@ def build(models: Models, limits: Limits, folders: Folders | None) -> gr.Blocks:
     page: gr.Blocks = gr.Blocks(title="BLIP", analytics_enabled=False, delete_cache=delete_cache, fill_width=True)
     with page:
         gr.Markdown(INTRO)
-        with gr.Tab("Captions"):
-            tabs.captions(models, limits)
-        with gr.Tab("Questions"):
-            tabs.questions(models, limits)
-        with gr.Tab("Matching"):
-            tabs.matching(models, limits)
-        with gr.Tab("Two photos"):
-            tabs.two_photos(models, limits)
-        with gr.Tab("Features"):
-            tabs.features(models, limits)
+        for title, add_tab in TABS.items():
+            with gr.Tab(title):
+                add_tab(models, limits)
         with gr.Tab("Search"):
             tabs.search(models, limits, folders)
         with gr.Accordion("Example photos: source and licence", open=False):

@@ -96,7 +96,13 @@ class Updater:
         return self.report
 
     def _add(self, root: Root, files: Sequence[ScannedFile]) -> None:
-        todo = [(file, self._lacks_caption(file)) for file in files if not self._is_done(file)]
+        todo = []
+        for file in files:
+            known = self.known.get(file.path)
+            if known is None or not known.matches(file):
+                todo.append((file, False))
+            elif known.hash in self.uncaptioned:
+                todo.append((file, True))
         self.report.unchanged += len(files) - len(todo)
         if not todo:
             return
@@ -124,14 +130,6 @@ class Updater:
     def _is_full(self, batch: Sequence[Content]) -> bool:
         pictures = sum(len(content.pictures) for content in batch)
         return len(batch) >= MAX_BATCH_FILES or (pictures > 0 and pictures >= self._batch_size())
-
-    def _is_done(self, file: ScannedFile) -> bool:
-        known = self.known.get(file.path)
-        return known is not None and known.matches(file) and not self._lacks_caption(file)
-
-    def _lacks_caption(self, file: ScannedFile) -> bool:
-        known = self.known.get(file.path)
-        return known is not None and known.matches(file) and known.hash in self.uncaptioned
 
     @cached_property
     def captioner(self) -> Model | None:
