@@ -81,7 +81,7 @@ def test_a_second_run_goes_on_or_does_nothing(blip: Blip, photos: Path, tmp_path
     out.write_text("".join(whole.splitlines(keepends=True)[:3]))
     said = blip(*args, "--resume")
     assert said.code == 0 and "1 done, 1 skipped" in said.err and out.read_text() == whole
-    assert blip(*args, "--existing", "skip").code == 0 and out.read_text() == whole
+    assert blip(*args, "--skip-existing").code == 0 and out.read_text() == whole
 
 
 def test_a_captioner_says_which_model_can_answer(blip: Blip, photos: Path) -> None:

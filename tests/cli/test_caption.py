@@ -72,12 +72,12 @@ def test_sidecars_twice_the_second_time_without_a_model(
     blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "c.jpg").unlink()
-    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--existing", "skip", "--prefix", "photo: ")
+    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing", "--prefix", "photo: ")
     assert said.code == 0 and said.out == ""
     assert (photos / "sub" / "d.txt").read_text().startswith("photo: ")
     before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
     monkeypatch.setattr("blip.api.load", None)
-    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--existing", "skip")
+    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing")
     assert said.code == 0 and "all have their texts" in said.err
     assert before == {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
 
@@ -93,8 +93,8 @@ def test_an_output_file_is_not_overwritten_unasked(blip: Blip, photos: Path, tmp
     written = out.read_text()
     assert written.splitlines()[0].startswith("schema,key,text,score")
     said = blip("caption", photos / "a.png", *RANDOM, "-o", out)
-    assert said.code == 2 and "exists; use --existing" in said.err
-    assert blip("caption", photos / "a.png", *RANDOM, "-o", out, "--existing", "skip").code == 0
+    assert said.code == 2 and "exists; use --overwrite" in said.err
+    assert blip("caption", photos / "a.png", *RANDOM, "-o", out, "--skip-existing").code == 0
     assert out.read_text() == written
 
 
@@ -113,7 +113,7 @@ def test_new_tokens_are_counted_after_the_prompt(blip: Blip, photos: Path) -> No
 
 
 def test_a_judge_adds_the_chance_of_a_match(blip: Blip, photos: Path) -> None:
-    row = records(blip("caption", photos / "a.png", *RANDOM, "--itm", "random-tiny", "--json").out)[0]
+    row = records(blip("caption", photos / "a.png", *RANDOM, "--itm-model", "random-tiny", "--json").out)[0]
     assert 0.0 < row["itm"] < 1.0
 
 
@@ -200,7 +200,7 @@ def test_readers_change_no_frame(blip: Blip, clips: Path) -> None:
 
 def test_a_summary_is_the_caption_of_the_best_matching_frame(blip: Blip, clips: Path) -> None:
     args = ("caption", clips / "x.png", clips / "w.mp4", clips / "v.mp4", *RANDOM, "--json")
-    frames = records(blip(*args, "--itm", "random-tiny").out)[2:]
+    frames = records(blip(*args, "--itm-model", "random-tiny").out)[2:]
     said = blip(*args, "--summary", "--batch-size", "3")
     picture, broken, summary = records(said.out)
     assert picture["key"] == f"{clips}/x.png" and broken["error"]["type"] == "UnreadableImage" and said.code == 1

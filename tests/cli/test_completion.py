@@ -24,7 +24,7 @@ from tests.cli.conftest import Blip
         (("caption", "--num"), ["--num-captions"]),
         (("ask", "--ans"), ["--answers"]),
         (("caption", "-m", "caption-"), ["caption-base", "caption-large"]),
-        (("caption", "--itm", "ti"), ["tiny", "tiny-vqa"]),
+        (("caption", "--itm-model", "ti"), ["tiny", "tiny-vqa"]),
         (("match", "--head", "it"), ["itm", "itc"]),
         (("models", "ver"), ["verify"]),
         (("models", "info", "vqa-"), ["vqa-base", "vqa-base-capfilt"]),

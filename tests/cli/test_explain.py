@@ -51,10 +51,10 @@ def test_what_exists_is_an_error_skipped_or_replaced(blip: Blip, photos: Path, t
     args = ("explain", photos / "a.png", "-o", tmp_path / "out", *RANDOM)
     blip(*args, "-t", "a cat")
     said = blip(*args, "-t", "dogs")
-    assert said.code == 2 and "explain.json exists; use --existing skip or overwrite" in said.err
-    said = blip(*args, "-t", "dogs", "--existing", "skip")
+    assert said.code == 2 and "explain.json exists; use --skip-existing or --overwrite" in said.err
+    said = blip(*args, "-t", "dogs", "--skip-existing")
     assert said.code == 0 and "all have their maps" in said.err and (tmp_path / "out" / "01_cat.png").exists()
-    assert blip(*args, "-t", "dogs", "--existing", "overwrite").code == 0
+    assert blip(*args, "-t", "dogs", "--overwrite").code == 0
     assert not (tmp_path / "out" / "01_cat.png").exists() and (tmp_path / "out" / "00_dogs.png").exists()
 
 

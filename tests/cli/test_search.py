@@ -122,7 +122,7 @@ def test_a_contact_sheet(blip: Blip, indexed: Path, tmp_path: Path) -> None:
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 900
     assert blip("search", "cat", "-o", tmp_path / "sheet.png").code == 2
-    assert blip("search", "cat", "-o", tmp_path / "sheet.png", "--existing", "overwrite").code == 0
+    assert blip("search", "cat", "-o", tmp_path / "sheet.png", "--overwrite").code == 0
     blip("search", "cat", "-o", tmp_path / "hits.jsonl")
     assert len((tmp_path / "hits.jsonl").read_text().splitlines()) == 4
 

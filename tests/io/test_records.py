@@ -141,7 +141,7 @@ def test_existing_files_are_refused_skipped_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     assert must_write(path) and must_write(None)
     path.write_text("old\n")
-    with pytest.raises(UsageError, match=r"o.jsonl exists; use --existing overwrite"):
+    with pytest.raises(UsageError, match=r"o.jsonl exists; use --overwrite"):
         write(path)
     assert not must_write(path, existing="skip") and must_write(path, resume=True)
     assert write(path, [caption("a")], existing="overwrite") == to_json(caption("a")) + "\n"

@@ -47,7 +47,7 @@ def test_existing_ones_are_skipped_refused_replaced_or_extended(tmp_path: Path) 
     assert Sidecars().wanted(one)
     (tmp_path / "a.txt").write_text("old")
     assert not Sidecars().wanted(one)
-    with pytest.raises(UsageError, match=r"a.txt exists; use --existing"):
+    with pytest.raises(UsageError, match=r"a.txt exists; use --skip-existing"):
         Sidecars(existing="error").wanted(one)
     Sidecars(existing="append").write(one, "new")
     assert (tmp_path / "a.txt").read_text() == "old\nnew\n"

@@ -12,6 +12,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 from blip.cli.commands import DECODING, GENERAL, option
 from blip.cli.settings import configurable
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
@@ -66,8 +67,6 @@ def ask(
 
     Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
     """
-    from blip_lite.errors import UsageError
-
     closed = closed_answers(answer.answers, answer.mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
     found = run.inputs(inputs)
@@ -92,7 +91,6 @@ def ask(
 
 def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
     """Records of statements about each input and the second image."""
-    from blip_lite.errors import UsageError
     from blip_lite.image import read
 
     if not statements:
@@ -128,8 +126,6 @@ def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: st
 
 def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
     """The closed list in rank mode, else None."""
-    from blip_lite.errors import UsageError
-
     if answers is None:
         if mode == "rank":
             raise UsageError("--mode rank needs the answers to choose from; give --answers FILE or --answers a,b,c")
@@ -149,8 +145,6 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
 
 def _json_list(file: Path) -> list[str]:
     """The original's answer lists are JSON."""
-    from blip_lite.errors import UsageError
-
     try:
         values = jsonlib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

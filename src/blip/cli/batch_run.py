@@ -40,8 +40,8 @@ class Flow:
         from blip.io.records import format_of, must_write
 
         flags = self.flags
-        format_of(flags.output, flags.form)
-        if must_write(flags.output, existing=o.existing_of(flags.existing), resume=flags.resume):
+        format_of(flags.output, flags.record_format)
+        if must_write(flags.output, existing=flags.existing, resume=flags.resume):
             return True
         o.note(f"{flags.output} exists, nothing to do", flags.quiet)
         return False
@@ -95,7 +95,7 @@ class Flow:
         from blip.io.vectors import SUFFIXES, VectorFile
 
         flags = self.flags
-        if flags.output is not None and flags.output.suffix in SUFFIXES and flags.form is None:
+        if flags.output is not None and flags.output.suffix in SUFFIXES and flags.record_format is None:
             if flags.resume:
                 raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
             return VectorFile(flags.output)
@@ -103,9 +103,9 @@ class Flow:
             flags.output,
             schema=self.schema,
             stream=sys.stdout,
-            format=flags.form,
+            format=flags.record_format,
             resume=flags.resume,
-            existing=o.existing_of(flags.existing),
+            existing=flags.existing,
             order=[one.key for one in inputs],
             per_key=self.per_key,
             single=len({one.key for one in inputs}) * self.per_key == 1,

@@ -13,6 +13,7 @@ from blip.cli.batch_run import Flow, Good, Record
 from blip.cli.commands import DECODING, option
 from blip.cli.settings import configurable
 from blip_lite.decoding import to_record
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,8 +55,6 @@ class DecodingFlags:
 
     def check(self) -> None:
         """Raise UsageError for flags that exclude each other."""
-        from blip_lite.errors import UsageError
-
         if self.sample and self.beams is not None:
             raise UsageError("--beams with --sample; must be one of the two")
         if self.max_new_tokens is not None and self.max_length is not None:
@@ -96,17 +95,24 @@ class SidecarFlags:
     xmp: Annotated[bool, option(group=SIDECARS, help="Same as --sidecar .xmp.")] = False
     prefix: Annotated[str, option(group=SIDECARS, help="Text before each caption.")] = ""
     suffix: Annotated[str, option(group=SIDECARS, help="Text after each caption.")] = ""
+    append: Annotated[bool, option(group=SIDECARS, help="Add to existing files (default: skip their images).")] = False
 
-    def sidecars(self, existing: str | None) -> Sidecars | None:
+    def sidecars(self, run: o.Run) -> Sidecars | None:
+        """Return where captions are written; by default, images with an existing file are skipped."""
         from blip.io.sidecars import Sidecars
 
         extension = self.sidecar or (".xmp" if self.xmp else None)
         if extension is None and self.sidecar_dir is None:
+            if self.append:
+                raise UsageError("--append; must be used with --sidecar, --sidecar-dir or --xmp")
             return None
+        if self.append and run.existing != "error":
+            raise UsageError("--append with --skip-existing or --overwrite; must be one of them")
+        existing = "skip" if run.skip_existing is None and not run.overwrite else run.existing
         return Sidecars(
             extension=extension or ".txt",
             folder=self.sidecar_dir,
-            existing=o.sidecar_existing_of(existing),
+            existing="append" if self.append else existing,
             prefix=self.prefix,
             suffix=self.suffix,
         )
@@ -120,7 +126,7 @@ def caption(
     num_captions: Annotated[int, option("-n", "--num-captions", min=1, max=32, help="Captions per image.")] = 1,
     prompt: Annotated[str | None, option(help="Text that the caption continues.", default="the model's")] = None,
     keep_prompt: Annotated[bool, option(help="Include the prompt in the caption.")] = False,
-    itm: Annotated[
+    itm_model: Annotated[
         str | None,
         option(metavar="NAME", help="Model that adds a match score to each caption.", complete=o.model_names),
     ] = None,
@@ -133,15 +139,14 @@ def caption(
 
     Example: blip caption holiday/ --sidecar .txt
     """
-    from blip_lite.errors import UsageError
-
     decode.check()
-    sidecars = beside.sidecars(run.existing)
+    sidecars = beside.sidecars(run)
     if summary and (sidecars or run.shard):
         raise UsageError("--summary with sidecars or --shard; must be without them, name other videos in other runs")
     listed = run.inputs(inputs)
-    to_stdout = sidecars is None or run.output is not None or run.form is not None
-    flow = Flow(schema="caption/1", flags=replace(run, existing=None) if sidecars else run, show=to_stdout)
+    to_stdout = sidecars is None or run.output is not None or run.record_format is not None
+    flags = replace(run, skip_existing=None, overwrite=False) if sidecars else run  # they are about sidecars then
+    flow = Flow(schema="caption/1", flags=flags, show=to_stdout)
     if not flow.must_write():
         return 0
     images = [image for image in listed if sidecars is None or sidecars.wanted(image)]
@@ -152,7 +157,7 @@ def caption(
         return 0
     loaded = run.load_any(model)
     loaded.require("sample" if decode.sample else "caption")
-    judge = None if itm is None else replace(run, image_size=None, compile=False).load_any(itm)
+    judge = None if itm_model is None else replace(run, image_size=None, compile=False).load_any(itm_model)
     if summary:
         images = _by_video(images)
         flow.written = _Summary(images)

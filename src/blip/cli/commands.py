@@ -107,6 +107,8 @@ class Option(_Parameter, click.Option):
         """Return names and metavar; of `--x/--no-x`, the name that changes the default."""
         if not self.secondary_opts:
             return ", ".join(sorted(self.opts, key=len)) + ("" if self.is_flag else f" {self.make_metavar(ctx)}")
+        if self.default is None and self.secondary_opts[0] == f"--no-{self.opts[0][2:]}":
+            return f"--[no-]{self.opts[0][2:]}"
         if self.default is None:
             return ", ".join((*self.opts, *self.secondary_opts))
         return self.secondary_opts[0] if self.default else self.opts[0]

@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from blip.cli import options as o
 from blip.cli.commands import COLUMNS, INPUT, OUTPUT, argument, group, option
-from blip.cli.output import lines, progress_bar, table
+from blip.cli.output import print_lines, print_table, progress_bar
+from blip_lite.errors import BadRecord, OfflineError, UsageError
 
 if TYPE_CHECKING:
     from blip.data.known_datasets import DataSet, Fetched
     from blip.io.readers import Columns, ReadResult
-    from blip_lite.errors import BadRecord
-
 
 Specs = Annotated[
     tuple[str, ...],
@@ -46,7 +45,7 @@ def _list(as_json: bool) -> int:
         _print_records(_record(entry) for entry in ENTRIES)
         return 0
     rows = [(row["name"], ",".join(row["splits"]), row["folder"] or "-", row["doc"]) for row in map(_record, ENTRIES)]
-    table(("name", "splits", "folder", "what"), rows)
+    print_table(("name", "splits", "folder", "what"), rows)
     return 0
 
 
@@ -66,10 +65,10 @@ def info(
         return 0
     for key in ("name", "doc", "home", "licence", "folder"):
         if record[key]:
-            lines([f"{key}\t{record[key]}"])
+            print_lines([f"{key}\t{record[key]}"])
     rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in found.files]
-    table(("file", "split", "rows", "what", "url"), rows)
-    lines(tree(found, remembered(name) or "DIR"))
+    print_table(("file", "split", "rows", "what", "url"), rows)
+    print_lines(tree(found, remembered(name) or "DIR"))
     return 0
 
 
@@ -90,7 +89,6 @@ def get(
     printed. The SHA-256 of each file is stored next to it and checked when the file is requested again.
     """
     from blip.data import known_datasets
-    from blip_lite.errors import UsageError
 
     failed = 0
     for found in [known_datasets.find(name) for name in names]:
@@ -163,7 +161,7 @@ def stats(
     if as_json:
         _print_records([counts])
         return 0
-    table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
+    print_table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
     return 0
 
 
@@ -186,7 +184,6 @@ def answers(
 
     from blip.data.stats import answer_list
     from blip.io.atomic import write_text
-    from blip_lite.errors import UsageError
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists; remove it or choose another name")
@@ -232,7 +229,7 @@ def convert(
 
     names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
     done = write(names, columns, output, shard_size=shard_size, on_bad=_note_bad if skip_bad else None)
-    lines(str(path) for path in done.paths)
+    print_lines(str(path) for path in done.paths)
     if done.dropped:
         o.note(f"left out, as a folder has no place for them: columns {', '.join(done.dropped)}", quiet)
     o.note(f"{done.rows:,} rows written, {done.skipped:,} bad ones left out", quiet)
@@ -266,7 +263,6 @@ def fetch_images(
     from blip.data import img2dataset
     from blip.data.known_datasets import url_lists
     from blip.io.fetch import is_offline
-    from blip_lite.errors import OfflineError
 
     if is_offline(offline):
         raise OfflineError("fetch-images downloads, and --offline is set; run it without")
@@ -291,7 +287,6 @@ def _source(
     from blip.data.known_datasets import named, resolve
     from blip.io.paths import expand_name
     from blip.io.readers import Columns
-    from blip_lite.errors import UsageError
 
     names: list[str] = []
     found_roots = list(roots)
@@ -365,7 +360,7 @@ def _note_bad(error: BadRecord) -> None:
 def _print_records(records: Iterable[dict[str, Any]]) -> None:
     from blip.io.records import to_json
 
-    lines(to_json(record) for record in records)
+    print_lines(to_json(record) for record in records)
 
 
 def _cell(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
+from blip_lite.errors import MissingExtra
 
 if TYPE_CHECKING:
     from blip_lite.model import Model
@@ -39,8 +40,6 @@ def demo(
 
     Example: blip demo -m caption-base
     """
-    from blip_lite.errors import MissingExtra
-
     for name in ("gradio", "usearch"):
         if importlib.util.find_spec(name) is None:
             raise MissingExtra('the web page needs an extra: pip install "blip-vlm[demo]"')

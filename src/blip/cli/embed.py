@@ -9,12 +9,13 @@ from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.settings import configurable
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
-STORES = {"fp32": "float32", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "fp16": "float16"}
 TEXTS_AT_ONCE = 256
 
 
@@ -34,15 +35,15 @@ def embed(
         option("--projected/--no-projected", help="Hidden states instead of unit vectors in the shared space."),
     ] = True,
     tokens: Annotated[bool, option(help="Hidden states of all positions.")] = False,
-    store: Annotated[Literal["fp32", "fp16"], option(metavar="NAME", group=OUTPUT, help="fp32 or fp16.")] = "fp32",
+    vector_dtype: Annotated[
+        Literal["fp32", "fp16"], option(metavar="NAME", group=OUTPUT, help="fp32 or fp16.")
+    ] = "fp32",
     run: o.Run,
 ) -> int:
     """Compute vectors of images or texts; compare projected ones by inner product.
 
     Example: blip embed photos/ -o photos.npz
     """
-    from blip_lite.errors import UsageError
-
     lines = o.texts_of(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
@@ -65,7 +66,7 @@ def embed(
     loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
     if not projected:
         o.note("vectors that are not projected are not made to be compared by inner product", run.quiet)
-    embedder = _Embedder(loaded, kind, projected, tokens, STORES[store])
+    embedder = _Embedder(loaded, kind, projected, tokens, DTYPES[vector_dtype])
     if kind == "text":
         flow.write_all(embedder.of_texts(lines[i : i + TEXTS_AT_ONCE]) for i in range(0, len(lines), TEXTS_AT_ONCE))
         return 0

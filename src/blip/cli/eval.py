@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import DECODING, INPUT, OUTPUT, argument, command, option
-from blip.cli.output import table
+from blip.cli.output import print_table
+from blip_lite.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from blip.eval.base import Report
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 TASKS = ("caption", "nocaps", "retrieval", "vqa", "nlvr", "video-retrieval", "judgements")
 NOT_SETTINGS = (
     "output",
-    "existing",
+    "overwrite",
     "quiet",
     "debug",
     "no_progress",
@@ -52,7 +53,7 @@ class Flags(o.Columns, o.Machine):
         Path | None,
         option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder for metrics, examples and a page."),
     ] = None
-    existing: Annotated[str | None, option(group=OUTPUT, help="error or overwrite, for that folder.")] = None
+    overwrite: o.Overwrite = False
     predictions: Annotated[Path | None, option(metavar="FILE", help="Score this file instead of a model.")] = None
     metrics: Annotated[
         str | None, option(metavar="LIST", group=OUTPUT, help="Only these metrics, comma-separated (bleu: all four).")
@@ -139,21 +140,18 @@ def eval(
 def _check(task: str, flags: Flags) -> None:
     """What can be said before anything is loaded."""
     from blip.eval.results import METRICS
-    from blip_lite.errors import UsageError, did_you_mean
 
     if task not in TASKS:
         what = f"unknown task '{task}'{did_you_mean(task, TASKS)}" if task else "no task"
         raise UsageError(f"{what}; must be one of {', '.join(TASKS)}")
     if not flags.data:
         raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
-    if flags.output is not None and (flags.output / METRICS).exists() and o.existing_of(flags.existing) == "error":
-        raise UsageError(f"{flags.output} holds an evaluation; choose another folder or --existing overwrite")
+    if flags.output is not None and (flags.output / METRICS).exists() and not flags.overwrite:
+        raise UsageError(f"{flags.output} holds an evaluation; choose another folder or use --overwrite")
     _thresholds(flags.fail_under)
 
 
 def _thresholds(texts: Sequence[str]) -> dict[str, float]:
-    from blip_lite.errors import UsageError
-
     found: dict[str, float] = {}
     for text in texts:
         name, _, value = text.partition("=")
@@ -243,8 +241,6 @@ def _measured(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
 
 def _only(report: Report, metrics: str | None) -> Report:
     """The report with the metrics that were asked for."""
-    from blip_lite.errors import UsageError
-
     if metrics is None:
         return report
     wanted = [name.strip() for name in metrics.split(",")]
@@ -261,7 +257,6 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
     from blip.eval import results
     from blip.eval.run import write_submission
     from blip.eval.statistics import paired
-    from blip_lite.errors import UsageError
 
     if not report.rows:
         raise UsageError(f"{name}: no prediction belongs to a row of the data; their ids must be the same")
@@ -291,8 +286,6 @@ def _close(task: str, flags: Flags, name: str, report: Report, seconds: float) -
 
 def _verdict(flags: Flags, report: Report) -> int:
     """1 where a row failed or a metric lies below what was asked for."""
-    from blip_lite.errors import UsageError, did_you_mean
-
     below = False
     for name, least in _thresholds(flags.fail_under).items():
         if name not in report.metrics:
@@ -314,7 +307,7 @@ def _print(metrics: Mapping[str, Any]) -> None:
         ]
         for name, m in metrics["metrics"].items()
     ]
-    table(("metric", "value", "95 % interval", "chance"), rows)
+    print_table(("metric", "value", "95 % interval", "chance"), rows)
     for name, d in metrics.get("compared", {}).items():
         clear = "clear" if d["low"] > 0 or d["high"] < 0 else "not clear"
         o.note(f"{name}: {d['difference']:+.4g} ({_interval(d)}, {d['n']} examples): {clear}")

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 from blip.cli.commands import OUTPUT, option
-from blip.cli.output import table
+from blip.cli.output import print_table
 from blip.cli.settings import configurable
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,14 +27,13 @@ if TYPE_CHECKING:
 class Flags(o.Reading):
     """Here every input becomes a folder."""
 
-    existing: Annotated[
-        str | None, option(group=OUTPUT, help="error, skip, overwrite: a folder with an explanation.")
-    ] = None
+    skip_existing: o.SkipExisting = None
+    overwrite: o.Overwrite = False
 
     def run(self) -> o.Run:
         """The same flags as other verbs have them: one image at a time, no file of records."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return o.Run(**{**given, "existing": None, "batch_size": 1})
+        return o.Run(**{**given, "skip_existing": None, "overwrite": False, "batch_size": 1})
 
 
 @configurable
@@ -69,14 +69,13 @@ def explain(
 
     Example: blip explain cat.jpg -t 'a cat on a sofa' -o maps/
     """
-    from blip_lite.errors import UsageError
-
     if output is None:
         raise UsageError("no folder to write to; give -o DIR")
     flags = run.run()
     found = flags.inputs(inputs)
     places = _places(found, output)
-    wanted = [one for one in found if _wanted(places[one.key], run.existing)]
+    existing = o.parse_existing(run.skip_existing, run.overwrite)
+    wanted = [one for one in found if _wanted(places[one.key], existing)]
     flow = Flow(schema="explain/1", flags=flags, show=False)
     if run.dry_run:
         return flow.dry_run(wanted, model)
@@ -115,7 +114,7 @@ class _Pictures:
         record = write(folder, found, tokens=self.tokens, size=self.size, image_format=self.image_format, about=about)
         if not found.mean().any():
             o.note(f"{one.key}: the maps are empty: no word's look at layer {found.layer} bears on the {found.subject}")
-        table(("key", "text", "score", "folder"), [(one.key, found.text, f"{found.score:.4f}", str(folder))])
+        print_table(("key", "text", "score", "folder"), [(one.key, found.text, f"{found.score:.4f}", str(folder))])
         return record
 
 
@@ -134,23 +133,20 @@ def _places(found: Sequence[Sample], folder: Path) -> dict[str, Path]:
     return {key: place for place, key in places.items()}
 
 
-def _wanted(folder: Path, existing: str | None) -> bool:
+def _wanted(folder: Path, existing: o.ExistingPolicy) -> bool:
     """Whether there is something to write; raises UsageError where an explanation is there and nothing was said."""
     from blip.heatmaps.files import SUMMARY
-    from blip_lite.errors import UsageError
 
-    what = o.existing_of(existing)
-    if what == "overwrite" or not (folder / SUMMARY).exists():
+    if existing == "overwrite" or not (folder / SUMMARY).exists():
         return True
-    if what == "skip":
+    if existing == "skip":
         return False
-    raise UsageError(f"{folder / SUMMARY} exists; use --existing skip or overwrite")
+    raise UsageError(f"{folder / SUMMARY} exists; use --skip-existing or --overwrite")
 
 
 def _text_of(one: Sample, text: str | None, model: Model) -> str | None:
     """What the user said, else the text or question of the input's row, else None where the model can do without."""
     from blip.heatmaps.explain import required_text
-    from blip_lite.errors import UsageError
 
     what = required_text(model.config)
     own = one.fields.get("question") if what == "a question" else next(iter(one.texts), None)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, command, option
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.apps.export.folder import ExportOptions, ExportReport
@@ -44,8 +45,6 @@ def export(
 
     Example: blip export -m caption-base -o exported
     """
-    from blip_lite.errors import UsageError
-
     if parts is not None and to not in GRAPHS:
         raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
     o.notice(model, o.BUNDLED, quiet)

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import GENERAL, INPUT, OUTPUT, argument, option
-from blip.cli.index_options import Using, summary
-from blip.cli.output import lines, table
+from blip.cli.index_options import IndexOptions, summary
+from blip.cli.output import print_lines, print_table
 from blip.cli.settings import configurable
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
@@ -43,14 +44,13 @@ def index(
     glob: o.Glob = (),
     json: Annotated[bool, option(group=OUTPUT, help="Print --status as JSON.")] = False,
     dry_run: Annotated[bool, option(group=GENERAL, help="List new and changed files, and exit.")] = False,
-    run: Using,
+    run: IndexOptions,
 ) -> int:
     """Index photos for 'blip search'; reads only new and changed files.
 
     Example: blip index ~/Pictures
     """
     from blip.apps.search.scan import Rules
-    from blip_lite.errors import UsageError
 
     alone = [
         name
@@ -86,14 +86,13 @@ def index(
 class _Verb:
     """What the verb can do with the folders named."""
 
-    def __init__(self, run: Using, folders: list[str], rules: Rules, captioner: str | None) -> None:
+    def __init__(self, run: IndexOptions, folders: list[str], rules: Rules, captioner: str | None) -> None:
         self.run, self.folders, self.rules, self.captioner = run, folders, rules, captioner
 
     def update(self, rebuild: bool) -> int:
         """Adds the folders named, or brings those known up to date; the exit code."""
         from blip.apps.search.scan import root_path
         from blip.signals import stopping
-        from blip_lite.errors import UsageError
 
         for folder in self.folders:
             root_path(folder)  # nothing is done for a part of what was asked
@@ -117,7 +116,7 @@ class _Verb:
         """Lists the files that would be read."""
         with self.run.open() as index:
             changes = index.changes(self._wanted(index))
-            lines(changes)
+            print_lines(changes)
             o.note(f"{len(changes)} new or changed files, to {index.folder}", self.run.quiet)
         return 0
 
@@ -184,9 +183,9 @@ def _show(status: Status, as_json: bool) -> int:
         "bytes": status.bytes,
     }
     if as_json:
-        lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
+        print_lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
         return 0
     cells = [(name, value) for name, some in rows.items() for value in (some if isinstance(some, list) else [some])]
     cells += [("failed", f"{path}: {reason}") for path, reason in status.failed]
-    table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
+    print_table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
     return 0

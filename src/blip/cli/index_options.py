@@ -35,7 +35,7 @@ Model_ = Annotated[
 
 
 @dataclass(kw_only=True)
-class Using(o.Machine):
+class IndexOptions(o.Machine):
     """Flags of both verbs."""
 
     index: IndexFolder = None

@@ -9,6 +9,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import Flow, Good, Record
 from blip.cli.commands import option
 from blip.cli.settings import configurable
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,8 +59,6 @@ def match(
 
 def _texts_of(inputs: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
     """Numbered texts of each input: all of them, its own one, or those of its manifest row."""
-    from blip_lite.errors import UsageError
-
     if pairs and lines:
         if len(lines) != len(inputs):
             raise UsageError(f"--pairs; {len(inputs)} images and {len(lines)} texts must be as many")

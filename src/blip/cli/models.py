@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, argument, group, option
-from blip.cli.output import lines, progress_bar, table
+from blip.cli.output import print_lines, print_table, progress_bar
+from blip_lite.errors import BlipError, CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from blip.checkpoint.catalogue import Entry
@@ -35,10 +36,10 @@ def list_models(cached: Cached = False, as_json: o.Json = False, debug: o.Debug 
 def _list(cached: bool, as_json: bool) -> int:
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
-        lines(json.dumps(row, ensure_ascii=False) for row in rows)
+        print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
         return 0
     columns = ("name", "family", "vit", "image_size", "cached", "scores")
-    table(columns, [[_cell(row[key]) for key in columns] for row in rows])
+    print_table(columns, [[_cell(row[key]) for key in columns] for row in rows])
     return 0
 
 
@@ -54,9 +55,9 @@ def info(name: Name, as_json: o.Json = False, debug: o.Debug = False) -> int:
     if found.path is not None and found.path.is_dir():
         record |= {"config": json.loads((found.path / "config.json").read_text(encoding="utf-8"))}
     if as_json:
-        lines([json.dumps(record, ensure_ascii=False)])
+        print_lines([json.dumps(record, ensure_ascii=False)])
         return 0
-    table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    print_table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
     return 0
 
 
@@ -71,7 +72,7 @@ def get(names: Names, offline: o.OfflineOrOnline = None, debug: o.Debug = False)
             o.note(f"{name}: made of random numbers, nothing to fetch")
             continue
         path = obtain(found, offline=offline, progress=progress_bar(name))
-        lines([str(path)])
+        print_lines([str(path)])
     return 0
 
 
@@ -82,7 +83,6 @@ def remove(name: Name, debug: o.Debug = False) -> int:
 
     from blip.checkpoint.locate import cached_entry, cached_url, imported, locate
     from blip.io import fetch
-    from blip_lite.errors import UsageError
 
     folder = imported(name)
     if folder is not None:
@@ -107,7 +107,7 @@ def path(name: Name, debug: o.Debug = False) -> int:
     from blip.checkpoint.locate import locate, obtain
 
     found = locate(name)
-    lines([str(found.path if found.path is not None else obtain(found, offline=True))])
+    print_lines([str(found.path if found.path is not None else obtain(found, offline=True))])
     return 0
 
 
@@ -123,7 +123,6 @@ def verify(
     from blip.checkpoint.catalogue import find
     from blip.checkpoint.locate import cached_entry, locate
     from blip.io import fetch
-    from blip_lite.errors import BlipError, CheckpointError
 
     failed = 0
     for name in names or [row["name"] for row in _rows() if row["cached"] and row["source"] == "url"]:
@@ -144,7 +143,7 @@ def verify(
             o.note(str(error))
             failed += 1
         else:
-            lines([f"{digest}  {name}"])
+            print_lines([f"{digest}  {name}"])
     return CheckpointError.exit_code if failed else 0
 
 
@@ -159,7 +158,7 @@ def import_file(
 
     folder = import_model(source, name)
     o.note(f"imported; use it with -m {folder.name}")
-    lines([str(folder)])
+    print_lines([str(folder)])
     return 0
 
 
@@ -182,7 +181,7 @@ def convert(
 
     config = exchange.convert(source, output, to, int8=int8, overwrite=overwrite)
     o.note(f"wrote a '{config.family}' model, {config.vision.image_size} px")
-    lines([str(output)])
+    print_lines([str(output)])
     return 0
 
 
@@ -196,7 +195,7 @@ def diff(
     from blip.checkpoint.exchange import compare
 
     result = compare(first, second)
-    table(("what", "where", "A", "B"), list(_differences(result)))
+    print_table(("what", "where", "A", "B"), list(_differences(result)))
     o.note(f"{result.equal} tensors equal, {len(result.values)} differ" + ("; same model" if result.same else ""))
     return 0 if result.same else 1
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli.commands import COLUMNS, DECODING, DEVICE, GENERAL, INPUT, OUTPUT, argument, option
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
@@ -119,7 +120,12 @@ Format = Annotated[
 AsJson = Annotated[bool, option("--json", group=OUTPUT, help="Same as --format jsonl.")]
 Json = Annotated[bool, option("--json", group=OUTPUT, help="Print one JSON record per line.")]
 Overwrite = Annotated[bool, option(group=OUTPUT, help="Replace existing output.")]
-Existing = Annotated[str | None, option(group=OUTPUT, help="error, skip, overwrite; sidecars also append.")]
+SkipExisting = Annotated[
+    bool | None,
+    option(
+        "--skip-existing/--no-skip-existing", group=OUTPUT, help="Leave existing output as it is, instead of failing."
+    ),
+]
 Resume = Annotated[bool, option(group=OUTPUT, help="Continue an interrupted .jsonl output.")]
 
 Device = Annotated[
@@ -168,22 +174,14 @@ def default_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-def existing_of(value: str | None) -> Literal["error", "skip", "overwrite"]:
-    """What to do with an output file that exists."""
-    from blip_lite.errors import UsageError
-
-    if value is None or value == "error":
-        return "error"
-    if value == "skip":
-        return "skip"
-    if value == "overwrite":
-        return "overwrite"
-    raise UsageError(f"--existing {value}; must be error, skip or overwrite")
+ExistingPolicy = Literal["error", "skip", "overwrite"]
 
 
-def sidecar_existing_of(value: str | None) -> Literal["error", "skip", "overwrite", "append"]:
-    """What to do with a sidecar that exists."""
-    return "append" if value == "append" else "skip" if value is None else existing_of(value)
+def parse_existing(skip_existing: bool | None, overwrite: bool) -> ExistingPolicy:
+    """Return what to do with an output file that exists."""
+    if skip_existing and overwrite:
+        raise UsageError("--skip-existing with --overwrite; must be one of the two")
+    return "overwrite" if overwrite else "skip" if skip_existing else "error"
 
 
 def note(text: str, quiet: bool = False) -> None:
@@ -232,7 +230,6 @@ class Reading(Machine):
         from blip.io.inputs import find_inputs
         from blip.io.readers import Columns
         from blip.io.video import frame_inputs
-        from blip_lite.errors import UsageError
 
         if self.frames is not None and self.fps is not None:
             raise UsageError("--frames with --fps; must be one of the two")
@@ -261,19 +258,24 @@ class Run(Reading):
     output: Output = None
     format: Format = None
     json: AsJson = False
-    existing: Existing = None
+    skip_existing: SkipExisting = None
+    overwrite: Overwrite = False
     resume: Resume = False
     batch_size: BatchSize = None
     compile: Compile = False
 
     @property
-    def form(self) -> str | None:
-        """The format asked for; None: by the output's extension."""
+    def existing(self) -> ExistingPolicy:
+        """What to do with an output file that exists."""
+        return parse_existing(self.skip_existing, self.overwrite)
+
+    @property
+    def record_format(self) -> str | None:
+        """The requested format, None for that of the output's extension."""
         return "jsonl" if self.json else self.format
 
     def load_any(self, name: str | None, default: str = BUNDLED) -> Model:
         """The model to use: that of an exported folder runs without torch, any other by `load`."""
-        from blip_lite.errors import UsageError
         from blip_lite.onnx_backend import is_exported
         from blip_lite.onnx_backend import load as load_exported
 
@@ -341,8 +343,6 @@ class Columns:
 
 
 def _shard(text: str | None) -> tuple[int, int] | None:
-    from blip_lite.errors import UsageError
-
     if text is None:
         return None
     first, slash, count = text.partition("/")
@@ -353,8 +353,6 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 def texts_of(texts: Sequence[str], file: Path | None, flag: str = "--texts") -> list[str]:
     """Texts given one by one and those of a file, one a line."""
-    from blip_lite.errors import UsageError
-
     if file is None:
         return list(texts)
     try:

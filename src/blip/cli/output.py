@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Sequence
 import click
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Aligned with a header on a terminal, else tab-separated without one."""
     if not sys.stdout.isatty():
-        lines("\t".join(row) for row in rows)
+        print_lines("\t".join(row) for row in rows)
         return
     whole = [header, *rows]
     widths = [max(len(row[i]) for row in whole) for i in range(len(header))]
-    lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in whole)
+    print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in whole)
 
 
-def lines(texts: Iterable[str]) -> None:
+def print_lines(texts: Iterable[str]) -> None:
     """One after the other."""
     for text in texts:
         click.echo(text)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import argument, command
+from blip_lite.errors import UsageError, did_you_mean
 
 
 def record_names() -> tuple[str, ...]:
@@ -29,7 +30,6 @@ def schema(
     """
     from blip.io.schemas import NAMES
     from blip.io.schemas import schema as schema_of
-    from blip_lite.errors import UsageError, did_you_mean
 
     if name is None:
         print("\n".join(NAMES))

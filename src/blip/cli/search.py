@@ -13,8 +13,9 @@ import click
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, argument, option
-from blip.cli.index_options import Using, summary
+from blip.cli.index_options import IndexOptions, summary
 from blip.cli.settings import configurable
+from blip_lite.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
@@ -29,8 +30,8 @@ class _Out:
     """How hits are shown."""
 
     output: Path | None
-    form: str | None
-    existing: str | None
+    format: str | None
+    existing: o.ExistingPolicy
     files_only: bool
     null: bool
     thumbnails: bool
@@ -44,7 +45,7 @@ def search(
     *,
     inputs: Annotated[
         tuple[str, ...],
-        argument("[QUERY]...", help="A text, ./photo.jpg or URL; '+ Q' adds, '- Q' subtracts, '2:Q' counts twice."),
+        argument("[QUERY]...", help="Text, ./photo.jpg or URL; '+ Q' adds, '- Q' subtracts, '2:Q' doubles."),
     ],
     top: Annotated[int, option("-n", "--top", min=1, help="Number of photos.")] = 10,
     folder: Annotated[Path | None, option("--in", metavar="DIR", help="Only photos in this folder.")] = None,
@@ -67,8 +68,9 @@ def search(
         str | None, option(metavar="NAME", group=OUTPUT, help="text, jsonl, csv, tsv or parquet.", default="text")
     ] = None,
     json: o.AsJson = False,
-    existing: Annotated[str | None, option(group=OUTPUT, help="For -o: error, skip or overwrite.")] = None,
-    run: Using,
+    skip_existing: o.SkipExisting = None,
+    overwrite: o.Overwrite = False,
+    run: IndexOptions,
 ) -> int:
     """Find photos by text or photo.
 
@@ -79,8 +81,8 @@ def search(
     words = list(inputs)
     out = _Out(
         output=output,
-        form="jsonl" if json else format,
-        existing=existing,
+        format="jsonl" if json else format,
+        existing=o.parse_existing(skip_existing, overwrite),
         files_only=files_only,
         null=null,
         thumbnails=thumbnails,
@@ -109,15 +111,14 @@ def search(
 def _must_write(out: _Out) -> bool:
     """False when the output is there and is to be skipped; raises UsageError for flags that do not fit."""
     from blip.io.records import format_of, must_write
-    from blip_lite.errors import UsageError
 
-    if (out.files_only or out.null) and (out.form or out.output):
+    if (out.files_only or out.null) and (out.format or out.output):
         raise UsageError("-f or -0 with another format or -o; must be one of the two")
     if not _is_sheet(out.output):
-        format_of(out.output, out.form)
-    elif out.form is not None:
+        format_of(out.output, out.format)
+    elif out.format is not None:
         raise UsageError(f"-o {out.output} with a format; must be one of the two")
-    if must_write(out.output, existing=o.existing_of(out.existing)):
+    if must_write(out.output, existing=out.existing):
         return True
     o.note(f"{out.output} exists, nothing to do", out.quiet)
     return False
@@ -125,8 +126,6 @@ def _must_write(out: _Out) -> bool:
 
 def _threshold(words: Sequence[str]) -> float:
     """The cosine of near-identical photos."""
-    from blip_lite.errors import UsageError
-
     try:
         found = float(words[0]) if words else NEAR_IDENTICAL
     except ValueError:
@@ -136,7 +135,7 @@ def _threshold(words: Sequence[str]) -> float:
     return found
 
 
-def _refresh(index: Index, run: Using, no_update: bool) -> None:
+def _refresh(index: Index, run: IndexOptions, no_update: bool) -> None:
     """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
     from blip.apps.search.database import is_writable
     from blip.cli.run import Terminated
@@ -182,7 +181,7 @@ def _show(hits: Sequence[Hit], out: _Out) -> int:
         write_sheet(out.output, hits, out.title)
     elif out.files_only or out.null:
         _paths([hit.path for hit in hits], out.null)
-    elif out.thumbnails and out.form is None and out.output is None and sys.stdout.isatty():
+    elif out.thumbnails and out.format is None and out.output is None and sys.stdout.isatty():
         _pictures(hits, out)
     else:
         _records(hits, out, ("score", "path"))
@@ -213,8 +212,8 @@ def _records(hits: Sequence[Hit], out: _Out, columns: tuple[str, ...]) -> None:
         out.output,
         schema="hit/1",
         stream=sys.stdout,
-        format=out.form,
-        existing=o.existing_of(out.existing),
+        format=out.format,
+        existing=out.existing,
         columns=columns,
     ) as records:
         records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
@@ -231,7 +230,6 @@ def _paths(paths: Sequence[str], null: bool) -> None:
 def _pictures(hits: Sequence[Hit], out: _Out) -> None:
     """Each hit's picture above its line, where the terminal can show it."""
     from blip.apps.search import output
-    from blip_lite.errors import UnreadableImage
 
     protocol = output.terminal_protocol(os.environ)
     if protocol is None:

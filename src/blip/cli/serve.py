@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
+from blip_lite.errors import MissingExtra
 
 if TYPE_CHECKING:
     from blip.apps.serve.settings import Settings
@@ -106,8 +107,6 @@ def serve(
 
 
 def _check_extras(engine: str) -> None:
-    from blip_lite.errors import MissingExtra
-
     module, extras = ENGINES[engine]
     for name in (module.partition(".")[0], *PARTS):
         if importlib.util.find_spec(name) is None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from blip.cli import options as o
 from blip.cli.commands import DEVICE, OUTPUT, argument, command, option
 from blip.tasks import TASKS
+from blip_lite.errors import ConfigError, EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
     from blip.train.loop import Fitted
@@ -113,8 +114,6 @@ def train(
 
     Example: blip train caption --data photos/ --init caption-base -o runs/mine
     """
-    from blip_lite.errors import UsageError
-
     if list_presets:
         return _list()
     values = _merged(
@@ -174,7 +173,6 @@ def _fit(
     from blip.train.config_sources import at_line
     from blip.train.loop import effective_config
     from blip_lite.config import from_values
-    from blip_lite.errors import ConfigError
 
     try:
         loop = from_values(TrainConfig, values.get("train", {}), "train.")
@@ -202,7 +200,6 @@ def _closing(usage: str, fitted: Fitted, folder: Path) -> str:
 
 def _merged(config: str | None, sets: list[str], flags: dict[str, Any]) -> dict[str, Any]:
     from blip.train.config_sources import merge_config
-    from blip_lite.errors import UsageError
 
     values = merge_config(config, {}, sets)
     if flags["task"] and values.get("task") not in (None, flags["task"]):
@@ -272,8 +269,6 @@ def _list() -> int:
 def _launch(gpus: str) -> None:
     """Becomes torchrun with one process a GPU, each of which runs this command without --gpus."""
     import torch
-
-    from blip_lite.errors import EnvironmentProblem, UsageError
 
     there = torch.cuda.device_count()
     if gpus != "all" and not (gpus.isdigit() and int(gpus) > 0):

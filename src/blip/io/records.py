@@ -88,7 +88,7 @@ def must_write(path: Path | None, *, existing: Existing = "error", resume: bool 
         return True
     if existing == "skip":
         return False
-    raise UsageError(f"{path} exists; use --existing overwrite or skip, or --resume to go on with a jsonl file")
+    raise UsageError(f"{path} exists; use --overwrite or --skip-existing, or --resume to continue a .jsonl file")
 
 
 class RecordWriter(ABC):

@@ -46,7 +46,7 @@ class Sidecars:
             return True
         if self.existing == "skip":
             return False
-        raise UsageError(f"{path} exists; use --existing skip, overwrite or append")
+        raise UsageError(f"{path} exists; use --skip-existing, --overwrite or --append")
 
     def write(self, sample: Sample, text: str) -> Path:
         """Writes the sidecar of one input in one step and gives its path. The image is never touched."""
