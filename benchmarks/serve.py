@@ -1,6 +1,6 @@
-"""`python -m benchmarks.serve`: the server's capacity, then several times as many requests as it can serve.
+"""`python -m benchmarks.serve`: the capacity of the server, then its behaviour at a multiple of that.
 
-Every request must get an answer, a served one the right record, and memory must stay flat. Exit code 1 otherwise.
+Fails (exit code 1) unless every request gets a response, every record is the right one and memory stays flat.
 Client and server share the machine.
 """
 
@@ -25,14 +25,14 @@ import psutil
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 PHOTOS = sorted(path for path in EXAMPLES.iterdir() if path.suffix in (".png", ".jpg"))
-PATIENCE = 120.0  # seconds for the server to start
-GROWTH = 1.10  # of memory between the first and the last third of the overload, at most
+TIMEOUT = 120.0  # seconds to start and to stop
+MAX_GROWTH = 1.10  # of memory between the first and the last third of the overload
 REFUSED = (429, 503, 504)
 
 
 @dataclass
 class Load:
-    """What came back: statuses (0: no answer), seconds of the served, keys of wrong or missing records."""
+    """Responses: statuses (0: none), seconds of served and refused requests, keys of wrong records, lost requests."""
 
     statuses: Counter[int] = field(default_factory=Counter)
     seconds: list[float] = field(default_factory=list)
@@ -47,7 +47,7 @@ class Load:
 
 
 class Client:
-    """Sends photos one after the other, each with a key of its own, and checks what comes back."""
+    """Sends photos in turn, each with a key of its own, and checks the records."""
 
     def __init__(self, url: str, http: httpx2.AsyncClient) -> None:
         self.url, self.http = url, http
@@ -55,8 +55,8 @@ class Client:
         self.texts: list[str] = []
         self.numbers = itertools.count()
 
-    async def learn(self) -> None:
-        """The caption of each photo when nobody else asks."""
+    async def record_expected(self) -> None:
+        """Store the caption of each photo from an idle server."""
         for number in range(len(PHOTOS)):
             self.texts.append((await self._post(number, str(number))).json()["text"])
 
@@ -64,50 +64,50 @@ class Client:
         number = next(self.numbers)
         key, start = f"photo-{number}", time.perf_counter()
         try:
-            answer = await self._post(number % len(PHOTOS), key)
+            response = await self._post(number % len(PHOTOS), key)
         except httpx2.HTTPError as error:
             load.statuses[0] += 1
             load.lost[f"{type(error).__name__}: {error}"] += 1
             return
-        taken = time.perf_counter() - start
-        load.statuses[answer.status_code] += 1
-        if answer.status_code != 200:
-            load.refused.append(taken)
+        elapsed = time.perf_counter() - start
+        load.statuses[response.status_code] += 1
+        if response.status_code != 200:
+            load.refused.append(elapsed)
             return
-        load.seconds.append(taken)
-        if (answer.json()["key"], answer.json()["text"]) != (key, self.texts[number % len(PHOTOS)]):
+        load.seconds.append(elapsed)
+        if (response.json()["key"], response.json()["text"]) != (key, self.texts[number % len(PHOTOS)]):
             load.wrong.append(key)
 
     async def _post(self, photo: int, key: str) -> httpx2.Response:
         return await self.http.post(f"{self.url}/v1/caption", json={"image": self.bodies[photo], "keys": [key]})
 
 
-async def closed(client: Client, clients: int, seconds: float) -> Load:
-    """So many clients that each wait for their answer: what the server can do."""
+async def closed_loop(client: Client, clients: int, seconds: float) -> Load:
+    """Capacity: `clients` clients, each waiting for its response before it sends again."""
     load, end = Load(), time.perf_counter() + seconds
 
-    async def one() -> None:
+    async def run_client() -> None:
         while time.perf_counter() < end:
             await client.send(load)
 
     start = time.perf_counter()
-    await asyncio.gather(*(one() for _ in range(clients)))
+    await asyncio.gather(*(run_client() for _ in range(clients)))
     load.wall = time.perf_counter() - start
     return load
 
 
-async def opened(client: Client, rate: float, seconds: float, server: psutil.Process) -> Load:
-    """`rate` requests a second, whatever becomes of them; memory is looked at twice a second."""
+async def open_loop(client: Client, rate: float, seconds: float, server: psutil.Process) -> Load:
+    """`rate` requests per second regardless of the responses; memory is sampled twice a second."""
     load = Load()
     start = time.perf_counter()
     sent: list[asyncio.Task[None]] = []
-    looked = 0.0
+    sampled = 0.0
     while (now := time.perf_counter() - start) < seconds:
         while len(sent) < now * rate:
             sent.append(asyncio.create_task(client.send(load)))
-        if now > looked + 0.5:
+        if now > sampled + 0.5:
             load.memory.append(memory(server))
-            looked = now
+            sampled = now
         await asyncio.sleep(0.002)
     await asyncio.gather(*sent)
     load.wall = time.perf_counter() - start
@@ -120,62 +120,64 @@ def memory(server: psutil.Process) -> int:
 
 
 async def measure(url: str, server: psutil.Process, options: argparse.Namespace) -> bool:
-    """Prints the table; whether all is as it must be."""
+    """Print the table and return whether all requirements are met."""
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=256)
     async with httpx2.AsyncClient(timeout=options.timeout + 30, limits=limits) as http:
         client = Client(url, http)
-        await client.learn()
-        await closed(client, options.clients, options.seconds / 6)  # warms up
-        base = await closed(client, options.clients, options.seconds / 3)
+        await client.record_expected()
+        await closed_loop(client, options.clients, options.seconds / 6)  # warms up
+        base = await closed_loop(client, options.clients, options.seconds / 3)
         capacity = base.statuses[200] / base.wall
-        load = await opened(client, options.times * capacity, options.seconds, server)
+        load = await open_loop(client, options.times * capacity, options.seconds, server)
         time.sleep(1)
         after = memory(server)
-        figures = (await http.get(f"{url}/metrics")).text
-    return report(base, load, capacity, after, figures, options)
+        metrics = (await http.get(f"{url}/metrics")).text
+    return report(base, load, capacity, after, metrics, options)
 
 
-def report(base: Load, load: Load, capacity: float, after: int, figures: str, options: argparse.Namespace) -> bool:
+def report(base: Load, load: Load, capacity: float, after: int, metrics: str, options: argparse.Namespace) -> bool:
     third = max(1, len(load.memory) // 3)
     first, last = (sorted(part)[len(part) // 2] for part in (load.memory[:third], load.memory[-third:]))
-    batch = _figure(figures, "blip_batch_size_sum") / max(1.0, _figure(figures, "blip_batch_size_count"))
+    batch = _value(metrics, "blip_batch_size_sum") / max(1.0, _value(metrics, "blip_batch_size_count"))
     offered = sum(load.statuses.values())
     rows = {
         f"capacity, {options.clients} clients": f"{capacity:.1f} img/s",
-        "  half, 99 % within": f"{base.percentile(0.5):.2f}, {base.percentile(0.99):.2f} s",
+        "  median, 99 %": f"{base.percentile(0.5):.2f}, {base.percentile(0.99):.2f} s",
         f"offered, {options.times:g} times": f"{offered} in {options.seconds:g} s ({offered / options.seconds:.1f}/s)",
         "  served (200)": f"{load.statuses[200]} ({load.statuses[200] / load.wall:.1f} img/s)",
         "  refused (429, 503, 504)": ", ".join(str(load.statuses[status]) for status in REFUSED),
-        "  other answers": str({s: n for s, n in load.statuses.items() if s not in (0, 200, *REFUSED)} or 0),
-        "  no answer": f"{load.statuses[0]} {dict(load.lost) or ''}".strip(),
+        "  other statuses": str({s: n for s, n in load.statuses.items() if s not in (0, 200, *REFUSED)} or 0),
+        "  no response": f"{load.statuses[0]} {dict(load.lost) or ''}".strip(),
         "  wrong records": str(len(load.wrong)),
-        "  half, 99 % served within": f"{load.percentile(0.5):.2f}, {load.percentile(0.99):.2f} s",
+        "  served: median, 99 %": f"{load.percentile(0.5):.2f}, {load.percentile(0.99):.2f} s",
         "  slowest refusal": f"{max(load.refused, default=0.0):.2f} s",
-        "images a batch": f"{batch:.1f}",
+        "images per batch": f"{batch:.1f}",
         "memory, first and last third": f"{first / 1e6:.0f}, {last / 1e6:.0f} MB (after: {after / 1e6:.0f} MB)",
-        "left in the queue": f"{_figure(figures, 'blip_queue_images'):g}",
+        "left in the queue": f"{_value(metrics, 'blip_queue_images'):g}",
     }
     for name, value in rows.items():
         print(f"{name:<30}{value}")
-    answered = set(load.statuses) <= {200, *REFUSED}
-    return answered and not load.wrong and last <= GROWTH * first and not _figure(figures, "blip_queue_images")
+    all_answered = set(load.statuses) <= {200, *REFUSED}
+    return all_answered and not load.wrong and last <= MAX_GROWTH * first and not _value(metrics, "blip_queue_images")
 
 
-def _figure(figures: str, name: str) -> float:
-    found = re.search(rf"^{name} (\S+)$", figures, re.MULTILINE)
-    return float(found[1]) if found else 0.0
+def _value(metrics: str, name: str) -> float:
+    match = re.search(rf"^{name} (\S+)$", metrics, re.MULTILINE)
+    return float(match[1]) if match else 0.0
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serve", description=__doc__)
     parser.add_argument("-m", "--model", default="tiny")
-    parser.add_argument("--seconds", type=float, default=30.0, help="of the overload; capacity takes half of it more")
-    parser.add_argument("--times", type=float, default=4.0, help="the capacity")
-    parser.add_argument("--clients", type=int, default=32, help="that measure the capacity")
+    parser.add_argument(
+        "--seconds", type=float, default=30.0, help="duration of the overload; measuring the capacity takes half of it"
+    )
+    parser.add_argument("--times", type=float, default=4.0, help="load as a multiple of the capacity")
+    parser.add_argument("--clients", type=int, default=32, help="number of clients that measure the capacity")
     parser.add_argument("--queue", type=int, default=64)
     parser.add_argument("--timeout", type=float, default=30.0)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--threads", type=int, help="of each worker; default the cores shared out")
+    parser.add_argument("--threads", type=int, help="per worker; default: the cores divided by the number of workers")
     options = parser.parse_args()
     args = ("-m", options.model, "--port", "0", "--queue", str(options.queue), "--timeout", str(options.timeout))
     threads = ("--threads", str(options.threads)) if options.threads else ()
@@ -183,21 +185,21 @@ def main() -> int:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | {"BLIP_OFFLINE": "1"})
     try:
         url = _ready(process)
-        good = asyncio.run(measure(url, psutil.Process(process.pid), options))
+        passed = asyncio.run(measure(url, psutil.Process(process.pid), options))
         process.send_signal(signal.SIGTERM)
-        code = process.wait(PATIENCE)
+        code = process.wait(TIMEOUT)
         print(f"{'exit code after SIGTERM':<30}{code}")
     finally:
         process.kill()
-    return 0 if good and code == 0 else 1
+    return 0 if passed and code == 0 else 1
 
 
 def _ready(process: subprocess.Popen[str]) -> str:
-    assert process.stderr is not None, "it is a pipe"
+    assert process.stderr is not None, "is a pipe"
     line = next((line for line in process.stderr if line.startswith("listening on ")), "")
     if not line:
         raise SystemExit("the server did not start")
-    url, end = line.split()[2], time.monotonic() + PATIENCE
+    url, end = line.split()[2], time.monotonic() + TIMEOUT
     while httpx2.get(f"{url}/readyz").status_code != 200:
         if time.monotonic() > end:
             raise SystemExit("the server did not become ready")

@@ -1,4 +1,4 @@
-"""`blip serve` as a user types it: what it says when it cannot start. What it serves: tests/apps/serve."""
+"""`blip serve` from the command line: start-up errors and Ctrl-C. Responses: tests/apps/serve."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ import sys
 import time
 from pathlib import Path
 
+import httpx2
 import pytest
 
 from tests.cli.conftest import Blip
 
 RANDOM = ("-m", "random-tiny")
+TIMEOUT = 180  # seconds; never reached, also on a busy machine
 
 
-def test_help_loads_neither_torch_nor_a_web_framework() -> None:
+def test_help_imports_neither_torch_nor_a_web_framework() -> None:
     code = (
         "import sys; from blip.cli import main; code = main(['serve', '--help']);"
         "heavy = ('torch', 'async_batcher', 'ray', 'starlette', 'pydantic', 'PIL');"
@@ -29,14 +31,14 @@ def test_help_loads_neither_torch_nor_a_web_framework() -> None:
     assert done.stdout.splitlines()[-1] == "0 []" and "--max-upload-mb" in done.stdout
 
 
-def test_a_port_in_use_is_one_line_and_4(blip: Blip) -> None:
+def test_port_in_use_is_one_line_and_exit_code_4(blip: Blip) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        said = blip("serve", *RANDOM, "--port", str(port))
-    assert said.code == 4
-    assert said.err == f"blip: error: 127.0.0.1:{port}: address already in use; use another --port or --host\n"
+        result = blip("serve", *RANDOM, "--port", str(port))
+    assert result.code == 4
+    assert result.err == f"blip: error: 127.0.0.1:{port}: address already in use; use another --port or --host\n"
 
 
 @pytest.mark.parametrize(
@@ -54,26 +56,26 @@ def test_a_port_in_use_is_one_line_and_4(blip: Blip) -> None:
         (("-m", "missing.pth"), 3, "missing.pth: no such file or folder"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_usage_errors_are_one_line(
     blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], code: int, message: str
 ) -> None:
     monkeypatch.setenv("BLIP_CACHE", str(tmp_path))
-    said = blip("serve", *RANDOM, *args)
-    assert (said.code, said.out) == (code, "")
-    assert message in said.err and len(said.err.splitlines()) == 1
+    result = blip("serve", *RANDOM, *args)
+    assert (result.code, result.out) == (code, "")
+    assert message in result.err and len(result.err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(("engine", "extras"), [("local", "serve"), ("ray", "serve,ray")])
-def test_a_missing_extra_is_named(blip: Blip, monkeypatch: pytest.MonkeyPatch, engine: str, extras: str) -> None:
+def test_missing_extra_is_named(blip: Blip, monkeypatch: pytest.MonkeyPatch, engine: str, extras: str) -> None:
     module = {"local": "async_batcher", "ray": "ray"}[engine]
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == module else find(name))
-    said = blip("serve", "--engine", engine, *RANDOM)
-    assert said.code == 4
-    assert said.err == f'blip: error: serve --engine {engine} needs an extra: pip install "blip-vlm[{extras}]"\n'
+    result = blip("serve", "--engine", engine, *RANDOM)
+    assert result.code == 4
+    assert result.err == f'blip: error: serve --engine {engine} needs an extra: pip install "blip-vlm[{extras}]"\n'
 
 
-def test_a_model_that_does_not_load_ends_the_server_with_3(blip: Blip, tmp_path: Path) -> None:
+def test_invalid_model_is_exit_code_3(blip: Blip, tmp_path: Path) -> None:
     import blip as package
 
     folder = tmp_path / "broken"
@@ -81,47 +83,66 @@ def test_a_model_that_does_not_load_ends_the_server_with_3(blip: Blip, tmp_path:
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"surplus": 1}))
     command = [sys.executable, "-m", "blip", "serve", "-m", str(folder), "--port", "0", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr.startswith("blip: error: ") and "surplus" in done.stderr and done.stderr.count("\n") == 1
 
 
-def test_a_device_that_is_not_there_is_4_as_with_other_verbs() -> None:
+def test_missing_device_is_exit_code_4() -> None:
     command = [sys.executable, "-m", "blip", "serve", *RANDOM, "--device", "cuda:99", "--port", "0", "-q"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
     assert done.returncode == 4
     assert done.stderr.startswith("blip: error: device 'cuda:99'") and done.stderr.count("\n") == 1
 
 
-def test_a_worker_that_dies_while_it_loads_ends_the_server(tmp_path: Path) -> None:
+def test_worker_crash_while_loading_ends_the_server(tmp_path: Path) -> None:
     command = _with_load(tmp_path, "os._exit(9)")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        said = _ended(process)
+        errors = _wait(process)
     assert process.returncode == 4
-    assert said.startswith("blip: error: a worker crashed while loading the models (exit code 9); if memory is short")
+    assert errors.startswith("blip: error: a worker crashed while loading the models (exit code 9); if memory is short")
 
 
-@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signals that can be held back")
+CTRL_C = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be blocked")
+
+
+@CTRL_C
 def test_ctrl_c_while_models_load_is_one_line(tmp_path: Path) -> None:
     loading = tmp_path / "loading"
-    command = _with_load(tmp_path, f"open({str(loading)!r}, 'w').close(); time.sleep(120)")
+    command = _with_load(tmp_path, f"open({str(loading)!r}, 'w').close(); time.sleep(600)")
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        end = time.monotonic() + 60
+        end = time.monotonic() + TIMEOUT
         while not loading.exists():
             assert time.monotonic() < end and process.poll() is None
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)
-        said = _ended(process)
-    assert (process.returncode, said) == (130, "blip: error: interrupted\n")
+        errors = _wait(process)
+    assert (process.returncode, errors) == (130, "blip: error: interrupted\n")
+
+
+@CTRL_C
+@pytest.mark.parametrize("ready", [False, True], ids=["starting", "serving"])
+def test_ctrl_c_is_one_line_and_130(ready: bool) -> None:
+    command = [sys.executable, "-m", "blip", "serve", *RANDOM, "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stderr is not None
+        url = process.stderr.readline().removeprefix("listening on ").split()[0]
+        end = time.monotonic() + TIMEOUT
+        while ready and httpx2.get(f"{url}/readyz", timeout=TIMEOUT).status_code != 200:
+            assert time.monotonic() < end and process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        errors = _wait(process)
+    assert (process.returncode, errors) == (130, "blip: error: interrupted\n")
 
 
 def _with_load(folder: Path, load: str) -> list[str]:
-    """A command that serves, whose every process does this instead of loading models."""
+    """A command that serves, with this code in place of loading models."""
     script = folder / "server.py"
     script.write_text(
         "import os, sys, time\n"
         "from blip.apps.serve.models import Models\n"
-        f"def load(*given):\n    {load}\n"
+        f"def load(*args):\n    {load}\n"
         "Models.load = load\n"
         "if __name__ == '__main__':\n"
         "    from blip.cli import main\n"
@@ -130,10 +151,10 @@ def _with_load(folder: Path, load: str) -> list[str]:
     return [sys.executable, str(script)]
 
 
-def _ended(process: subprocess.Popen[str]) -> str:
-    """What a server said on standard error until it ended by itself; one that does not is killed."""
+def _wait(process: subprocess.Popen[str]) -> str:
+    """Standard error of a server until it ends; it is killed after TIMEOUT."""
     try:
-        return process.communicate(timeout=30)[1]
+        return process.communicate(timeout=TIMEOUT)[1]
     except subprocess.TimeoutExpired:
         process.kill()
         raise

@@ -1,4 +1,4 @@
-"""A server as users start it, in a process of its own, and pictures to send."""
+"""A server in a process of its own, as users start it, and images to send."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 RANDOM = ("-m", "random-tiny", "-m", "random-tiny-vqa")
-START_SECONDS = 60.0
+TIMEOUT = 180.0  # seconds; never reached, also on a busy machine
 
 
 @dataclass
@@ -34,24 +34,24 @@ class Served:
     client: httpx2.Client = field(init=False)
 
     def __post_init__(self) -> None:
-        self.client = httpx2.Client(base_url=self.url, timeout=30)
+        self.client = httpx2.Client(base_url=self.url, timeout=TIMEOUT)
 
-    def post(self, verb: str, body: object) -> httpx2.Response:
-        return self.client.post(f"/v1/{verb}", json=body)
+    def post(self, endpoint: str, body: object) -> httpx2.Response:
+        return self.client.post(f"/v1/{endpoint}", json=body)
 
     def processes(self) -> list[psutil.Process]:
-        """The server and all that it has started."""
-        own = psutil.Process(self.process.pid)
-        return [own, *own.children(recursive=True)]
+        """The server process and all of its children."""
+        server = psutil.Process(self.process.pid)
+        return [server, *server.children(recursive=True)]
 
     def stop(self) -> int:
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(40)
+        return self.process.wait(TIMEOUT)
 
 
 @contextmanager
 def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Served]:
-    """`blip serve ARGS` on any free port, ended by force at the end if it still runs."""
+    """`blip serve ARGS` on a free port; killed at the end if it is still running."""
     log = folder / "log"
     env = {name: value for name, value in os.environ.items() if not name.startswith("BLIP_")}
     with log.open("w") as err:
@@ -64,15 +64,15 @@ def serving(folder: Path, *args: str, port: int = 0) -> Iterator[Served]:
         yield served
         served.client.close()
     finally:
-        left = running.children(recursive=True) if running.is_running() else []
-        for one in [*left, running]:
-            if one.is_running():
-                one.kill()
-        process.wait(10)
+        children = running.children(recursive=True) if running.is_running() else []
+        for remaining in [*children, running]:
+            with suppress(psutil.NoSuchProcess):
+                remaining.kill()
+        process.wait(TIMEOUT)
 
 
 def _address(process: subprocess.Popen[str], log: Path) -> str:
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + TIMEOUT
     while "listening on " not in log.read_text():
         assert process.poll() is None and time.monotonic() < end, log.read_text()
         time.sleep(0.05)
@@ -80,7 +80,7 @@ def _address(process: subprocess.Popen[str], log: Path) -> str:
 
 
 def _wait_ready(served: Served) -> None:
-    end = time.monotonic() + START_SECONDS
+    end = time.monotonic() + TIMEOUT
     while served.client.get("/readyz").status_code != 200:
         assert served.process.poll() is None and time.monotonic() < end, served.log.read_text()
         time.sleep(0.05)
@@ -88,32 +88,39 @@ def _wait_ready(served: Served) -> None:
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """One server with random weights for all tests that need nothing else."""
+    """A server with random weights, shared by all tests that need nothing else."""
     with serving(
         tmp_path_factory.mktemp("serve"), *RANDOM, "--max-upload-mb", "1", "--max-megapixels", "0.5"
     ) as served:
         yield served
 
 
-def error_of(answer: httpx2.Response) -> tuple[int, str, str | None]:
-    """Status, code and field of a refusal, which says why in one line."""
-    error = answer.json()["error"]
+def error_of(response: httpx2.Response) -> tuple[int, str, str | None]:
+    """Status, code and field of a refusal, whose message is one line."""
+    error = response.json()["error"]
     assert error["message"] and "\n" not in error["message"]
-    return answer.status_code, error["code"], error.get("field")
+    return response.status_code, error["code"], error.get("field")
 
 
 def all_gone(processes: list[psutil.Process]) -> bool:
-    """Whether all have ended, or will in a moment."""
-    end = time.monotonic() + 5
-    while left := [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]:
+    """Whether all processes end, or have ended."""
+    end = time.monotonic() + TIMEOUT
+    while any(_is_alive(process) for process in processes):
         if time.monotonic() > end:
             return False
-        psutil.wait_procs(left, timeout=0.1)
+        time.sleep(0.02)
     return True
 
 
+def _is_alive(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def low_port() -> int:
-    """A free port that no system gives away to others who ask for any."""
+    """A free port below the range from which systems assign ports."""
     for port in range(21_000, 21_100):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)):
@@ -122,7 +129,7 @@ def low_port() -> int:
 
 
 def png(seed: int = 0, size: tuple[int, int] = (40, 48)) -> bytes:
-    """A picture of noise as a file."""
+    """PNG file of random pixels."""
     pixels = np.random.RandomState(seed).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG")

@@ -1,4 +1,4 @@
-"""The application over an engine in this process: keys, origins, places, time, and a server that is not ready."""
+"""The application over an engine in this process: API keys, CORS, admission, time limits, readiness."""
 
 from __future__ import annotations
 
@@ -22,11 +22,12 @@ from blip_lite.errors import UsageError
 from tests.apps.serve.conftest import error_of, png
 
 TEXT = base64.b64encode(png()).decode()
+JSON = {"Content-Type": "application/json"}
 MODELS = Models({"random-tiny": blip.load_random()})
 
 
-class Direct:
-    """An engine without processes or batches. `seconds`: how long a job takes at least."""
+class DirectEngine:
+    """An engine without processes or batches. seconds: minimum duration of a job."""
 
     def __init__(self, seconds: float = 0.0, models: Sequence[ModelInfo] = MODELS.info()) -> None:
         self.models, self.seconds = models, seconds
@@ -39,8 +40,8 @@ class Direct:
         return MODELS.run([job])[0]
 
 
-def asked(settings: Settings, engine: Direct, *calls: Callable[[httpx2.AsyncClient], Any]) -> list[Any]:
-    """The answers to calls made at the same time."""
+def responses(settings: Settings, engine: DirectEngine, *calls: Callable[[httpx2.AsyncClient], Any]) -> list[Any]:
+    """Responses to concurrent calls."""
 
     async def run() -> list[Any]:
         transport = httpx2.ASGITransport(build_app(settings, engine))
@@ -60,78 +61,85 @@ def get(path: str) -> Callable[[httpx2.AsyncClient], Coroutine[Any, Any, Any]]:
     return lambda client: client.get(path)
 
 
-def test_without_a_key_nothing_is_told(tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text("# ours\n0123456789abcdef\n\nfedcba9876543210\n")
+def post(content: Any, headers: dict[str, str]) -> Callable[[httpx2.AsyncClient], Coroutine[Any, Any, Any]]:
+    return lambda client: client.post("/v1/caption", content=content, headers=headers)
+
+
+def test_requests_without_a_valid_key_get_401(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("# comment\n0123456789abcdef\n\nfedcba9876543210\n")
     settings = Settings(key_digests=read_keys(tmp_path / "keys"))
-    wrong = ({}, {"X-API-Key": "0123456789abcdeF"}, {"Authorization": "Bearer x"}, {"X-API-Key": "# ours"})
-    for answer in asked(settings, Direct(), *map(caption, wrong), get("/metrics"), get("/v1/models")):
-        assert error_of(answer) == (401, "unauthorized", None) and answer.headers["www-authenticate"] == "Bearer"
+    wrong = ({}, {"X-API-Key": "0123456789abcdeF"}, {"Authorization": "Bearer x"}, {"X-API-Key": "# comment"})
+    for response in responses(settings, DirectEngine(), *map(caption, wrong), get("/metrics"), get("/v1/models")):
+        assert error_of(response) == (401, "unauthorized", None) and response.headers["www-authenticate"] == "Bearer"
     right = ({"X-API-Key": "fedcba9876543210"}, {"Authorization": "Bearer 0123456789abcdef"})
-    found = asked(settings, Direct(), *map(caption, right), get("/healthz"), get("/openapi.json"))
-    assert [answer.status_code for answer in found] == [200] * 4
+    results = responses(settings, DirectEngine(), *map(caption, right), get("/healthz"), get("/openapi.json"))
+    assert [response.status_code for response in results] == [200] * 4
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "short\n"])
-def test_a_file_without_good_keys_is_refused(tmp_path: Path, text: str) -> None:
+def test_key_file_without_valid_keys_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "keys").write_text(text)
     with pytest.raises(UsageError, match="at least one key, of at least 16 characters"):
         read_keys(tmp_path / "keys")
 
 
-def test_a_key_of_any_letters_opens_and_so_does_the_first_behind_a_mark(tmp_path: Path) -> None:
+def test_keys_may_be_non_ascii_and_follow_a_byte_order_mark(tmp_path: Path) -> None:
     (tmp_path / "keys").write_bytes("\ufeff0123456789abcdef\nschlüssel-für-alle\n".encode())
     settings = Settings(key_digests=read_keys(tmp_path / "keys"))
     with_umlaut = lambda client: client.post(  # noqa: E731
         "/v1/caption", json={"image": TEXT, "beams": 1}, headers={b"X-API-Key": "schlüssel-für-alle".encode()}
     )
-    answers = asked(settings, Direct(), caption({"X-API-Key": "0123456789abcdef"}), with_umlaut)
-    assert [answer.status_code for answer in answers] == [200, 200]
+    results = responses(settings, DirectEngine(), caption({"X-API-Key": "0123456789abcdef"}), with_umlaut)
+    assert [response.status_code for response in results] == [200, 200]
 
 
-def test_only_named_origins_may_call() -> None:
+def test_cors_allows_configured_origins_only() -> None:
     settings = Settings(origins=("https://page.example",))
-    ask = [{"Origin": f"https://{name}.example", "Access-Control-Request-Method": "POST"} for name in ("page", "other")]
-    calls = [lambda client, headers=headers: client.options("/v1/caption", headers=headers) for headers in ask]
-    mine, other = asked(settings, Direct(), *calls)
-    assert mine.headers["access-control-allow-origin"] == "https://page.example"
+    preflight = [
+        {"Origin": f"https://{name}.example", "Access-Control-Request-Method": "POST"} for name in ("page", "other")
+    ]
+    calls = [lambda client, headers=headers: client.options("/v1/caption", headers=headers) for headers in preflight]
+    allowed, other = responses(settings, DirectEngine(), *calls)
+    assert allowed.headers["access-control-allow-origin"] == "https://page.example"
     assert "access-control-allow-origin" not in other.headers
 
 
-def test_more_than_the_queue_holds_is_refused_and_the_rest_answered() -> None:
-    answers = asked(Settings(queue=4), Direct(0.2), *[caption() for _ in range(10)])
-    assert [answer.status_code for answer in answers].count(200) == 4
-    refused = [answer for answer in answers if answer.status_code != 200]
-    assert {error_of(answer) for answer in refused} == {(429, "busy", None)}
-    assert all(1 <= int(answer.headers["retry-after"]) <= 60 for answer in refused)
+def test_requests_beyond_the_queue_get_429_and_the_others_are_answered() -> None:
+    results = responses(Settings(queue=4), DirectEngine(0.2), *[caption() for _ in range(10)])
+    assert [response.status_code for response in results].count(200) == 4
+    refused = [response for response in results if response.status_code != 200]
+    assert {error_of(response) for response in refused} == {(429, "busy", None)}
+    assert all(1 <= int(response.headers["retry-after"]) <= 60 for response in refused)
 
 
-def test_a_list_takes_as_many_places_as_it_has_images() -> None:
+def test_each_image_of_a_list_counts_as_in_flight() -> None:
     many = [lambda client, n=n: client.post("/v1/caption", json={"images": [TEXT] * n, "beams": 1}) for n in (4, 5)]
-    four, five = asked(Settings(queue=4), Direct(), many[0]), asked(Settings(queue=4), Direct(), many[1])
-    assert len(four[0].json()) == 4
-    assert error_of(five[0]) == (413, "too_many", None)
-    answers = asked(Settings(queue=4), Direct(0.2), many[0], caption())
-    assert sorted(answer.status_code for answer in answers) == [200, 429]
+    (four,) = responses(Settings(queue=4), DirectEngine(), many[0])
+    (five,) = responses(Settings(queue=4), DirectEngine(), many[1])
+    assert len(four.json()) == 4
+    assert error_of(five) == (413, "too_many", None)
+    results = responses(Settings(queue=4), DirectEngine(0.2), many[0], caption())
+    assert sorted(response.status_code for response in results) == [200, 429]
 
 
-def test_what_cannot_be_answered_in_time_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_cannot_be_answered_in_time_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     admission = AdmissionControl(Settings(queue=100, timeout=10.0))
     clock = iter([0.0, 1.0, 2.0])
     monkeypatch.setattr("time.monotonic", lambda: next(clock, 2.0))
     with admission.admit(9), admission.working():
         admission.record_answer()
-        admission.record_answer()  # one a second
+        admission.record_answer()  # one per second
         with admission.admit(1), pytest.raises(Problem, match="10 images are in flight") as caught, admission.admit(1):
             pass
     assert admission.jobs == 0 and caught.value.headers() == {"Retry-After": "5"}
-    with admission.admit(30):  # nobody is before it: it may try
+    with admission.admit(30):  # allowed to try: nothing else is in flight
         pass
 
 
-def test_a_client_that_sends_slowly_makes_no_slow_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_uploads_do_not_slow_the_measured_pace(monkeypatch: pytest.MonkeyPatch) -> None:
     admission, now = AdmissionControl(Settings(timeout=10.0)), [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    with admission.admit(1):  # its body takes a minute
+    with admission.admit(1):  # a request whose body takes a minute
         for _ in range(3):
             with admission.admit(1), admission.working():
                 now[0] += 0.5
@@ -141,27 +149,25 @@ def test_a_client_that_sends_slowly_makes_no_slow_pace(monkeypatch: pytest.Monke
                 assert admission.expected_wait() == 0.0
 
 
-def test_more_texts_than_there_are_places_will_never_fit() -> None:
+def test_more_texts_than_the_queue_holds_get_413() -> None:
     many = lambda client: client.post("/v1/embed", json={"kind": "text", "texts": ["a"] * 5})  # noqa: E731
-    (answer,) = asked(Settings(queue=4), Direct(), many)
-    assert error_of(answer) == (413, "too_many", None)
+    (response,) = responses(Settings(queue=4), DirectEngine(), many)
+    assert error_of(response) == (413, "too_many", None)
 
 
-def test_half_characters_and_fields_given_twice_are_refused_in_one_line() -> None:
-    kind = {"Content-Type": "application/json"}
+def test_lone_surrogates_and_duplicate_fields_are_refused_in_one_line() -> None:
     form = {"Content-Type": "multipart/form-data; boundary=X; charset=utf-7"}
     part = (
         b'--X\r\nContent-Disposition: form-data; name="NAME"; filename="+2AA-.png"\r\n\r\n' + png() + b"\r\n--X--\r\n"
     )
-    sent = [
-        (b'{"image": "%s", "model": "\\ud800"}' % TEXT.encode(), kind),
-        (b'{"image": "%s", "beams": 1, "beams": 2}' % TEXT.encode(), kind),
+    requests = [
+        (b'{"image": "%s", "model": "\\ud800"}' % TEXT.encode(), JSON),
+        (b'{"image": "%s", "beams": 1, "beams": 2}' % TEXT.encode(), JSON),
         (part.replace(b"NAME", b"+2AA-"), form),
         (part.replace(b"NAME", b"image"), form),
     ]
-    calls = [lambda c, body=body, head=head: c.post("/v1/caption", content=body, headers=head) for body, head in sent]
-    *refused, named = asked(Settings(), Direct(), *calls)
-    assert [error_of(answer)[:2] for answer in refused] == [
+    *refused, named = responses(Settings(), DirectEngine(), *(post(*request) for request in requests))
+    assert [error_of(response)[:2] for response in refused] == [
         (404, "unknown_model"),
         (400, "bad_request"),
         (422, "bad_field"),
@@ -169,23 +175,25 @@ def test_half_characters_and_fields_given_twice_are_refused_in_one_line() -> Non
     assert named.json()["key"] == "?.png"
 
 
-def test_a_late_answer_is_504_and_gives_its_place_back() -> None:
-    late, figures = asked(Settings(timeout=0.2), Direct(5.0), caption(), _after(0.4, get("/metrics")))
+def test_late_answers_are_504_and_no_longer_in_flight() -> None:
+    async def in_turn(client: httpx2.AsyncClient) -> Any:
+        return await caption()(client), await get("/metrics")(client)
+
+    ((late, metrics),) = responses(Settings(timeout=0.2), DirectEngine(600.0), in_turn)
     assert error_of(late) == (504, "timeout", None)
-    assert "blip_queue_images 0.0" in figures.text and "blip_buffered_bytes 0.0" in figures.text
+    assert "blip_queue_images 0.0" in metrics.text and "blip_buffered_bytes 0.0" in metrics.text
 
 
-def test_a_body_that_never_ends_is_504() -> None:
+def test_bodies_that_never_end_get_504() -> None:
     async def body() -> AsyncIterator[bytes]:
         yield b'{"image": "'
-        await asyncio.sleep(2)
+        await asyncio.sleep(600)
 
-    headers = {"Content-Type": "application/json"}
-    (late,) = asked(Settings(timeout=0.2), Direct(), lambda c: c.post("/v1/caption", content=body(), headers=headers))
+    (late,) = responses(Settings(timeout=0.2), DirectEngine(), post(body(), JSON))
     assert error_of(late) == (504, "timeout", None)
 
 
-def test_a_refused_client_may_finish_sending() -> None:
+def test_refused_clients_can_finish_sending() -> None:
     sent = []
 
     async def body() -> AsyncIterator[bytes]:
@@ -193,54 +201,45 @@ def test_a_refused_client_may_finish_sending() -> None:
             sent.append(i)
             yield b"x" * 1000
 
-    headers = {"Content-Type": "text/plain"}
-    (refused,) = asked(Settings(), Direct(), lambda c: c.post("/v1/caption", content=body(), headers=headers))
+    (refused,) = responses(Settings(), DirectEngine(), post(body(), {"Content-Type": "text/plain"}))
     assert error_of(refused) == (415, "unsupported_type", None) and len(sent) == 20
 
 
-def test_bodies_in_memory_are_bounded_together() -> None:
-    settings = Settings(max_upload=100_000_000)  # four of these may be in memory
+def test_all_bodies_in_memory_are_limited_together() -> None:
+    settings = Settings(max_upload=100_000_000)  # the limit is four times that
 
     async def body() -> AsyncIterator[bytes]:
         for _ in range(9):
             yield b"x" * 10_000_000
             await asyncio.sleep(0.02)
 
-    headers = {"Content-Type": "application/json"}
-    call = [lambda c: c.post("/v1/caption", content=body(), headers=headers)]
-    codes = [error_of(answer)[:2] for answer in asked(settings, Direct(), *(call * 5))]
+    calls = [post(body(), JSON) for _ in range(5)]
+    codes = [error_of(response)[:2] for response in responses(settings, DirectEngine(), *calls)]
     assert (429, "busy") in codes and (400, "bad_request") in codes
 
 
-def test_addresses_are_fetched_where_that_is_allowed() -> None:
+def test_urls_are_fetched_if_allowed() -> None:
     async def run() -> list[Any]:
-        app = build_app(Settings(allow_urls=True), Direct())
+        app = build_app(Settings(allow_urls=True), DirectEngine())
         async with httpx2.AsyncClient(transport=httpx2.ASGITransport(app), base_url="http://test") as client:
             body = {"urls": ["http://127.0.0.1:1/a.png", "file:///etc/passwd"], "beams": 1}
             return [await client.post("/v1/caption", json=b) for b in (body, {"url": "http://[::1]/a.png"})]
 
-    many, one = asyncio.run(run())
+    many, single = asyncio.run(run())
     assert [row["key"] for row in many.json()] == ["http://127.0.0.1:1/a.png", "file:///etc/passwd"]
     assert all(row["error"]["type"] == "UnreadableImage" for row in many.json())
-    assert error_of(one) == (422, "bad_url", "url") and "not a public address" in one.text
+    assert error_of(single) == (422, "bad_url", "url") and "not a public address" in single.text
 
 
-def _after(seconds: float, call: Callable[[httpx2.AsyncClient], Any]) -> Callable[[httpx2.AsyncClient], Any]:
-    async def later(client: httpx2.AsyncClient) -> Any:
-        await asyncio.sleep(seconds)
-        return await call(client)
-
-    return later
-
-
-def test_before_the_models_are_loaded_everything_but_life_is_503() -> None:
-    answers = asked(Settings(), Direct(models=()), caption(), get("/readyz"), get("/healthz"), get("/v1/models"))
-    assert error_of(answers[0]) == error_of(answers[1]) == (503, "not_ready", None)
-    assert "retry-after" in answers[0].headers
-    assert [answer.status_code for answer in answers[2:]] == [200, 200]
+def test_before_models_are_loaded_only_health_checks_and_descriptions_work() -> None:
+    calls = (caption(), get("/readyz"), get("/healthz"), get("/v1/models"))
+    results = responses(Settings(), DirectEngine(models=()), *calls)
+    assert error_of(results[0]) == error_of(results[1]) == (503, "not_ready", None)
+    assert "retry-after" in results[0].headers
+    assert [response.status_code for response in results[2:]] == [200, 200]
 
 
-def test_a_job_that_breaks_leaves_its_batch_unharmed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_job_does_not_fail_its_batch(capsys: pytest.CaptureFixture[str]) -> None:
     from dataclasses import replace
 
     from blip_lite.image import read

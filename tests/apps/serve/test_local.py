@@ -1,4 +1,4 @@
-"""The server over real HTTP: every verb, both kinds of body, every refusal, and what happens when things break."""
+"""The server over HTTP: every endpoint, JSON and forms, every refusal, and crashes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 import blip
-from tests.apps.serve.conftest import RANDOM, Served, all_gone, error_of, png, serving
+from tests.apps.serve.conftest import RANDOM, TIMEOUT, Served, all_gone, error_of, png, serving
 from tests.record_schemas import problem
 
 PHOTO = png()
@@ -22,7 +22,7 @@ TEXT = base64.b64encode(PHOTO).decode()
 BAD = base64.b64encode(b"no image").decode()
 
 
-def test_a_caption_is_that_of_the_library(server: Served) -> None:
+def test_caption_equals_that_of_the_library(server: Served) -> None:
     record = server.post("caption", {"image": TEXT}).json()
     expected = blip.load_random().caption(PHOTO)
     assert problem(record) is None
@@ -31,7 +31,7 @@ def test_a_caption_is_that_of_the_library(server: Served) -> None:
     assert (record["key"], record["model"], record["width"], record["height"]) == ("0", "random-tiny", 40, 48)
 
 
-def test_form_and_json_say_the_same(server: Served) -> None:
+def test_form_and_json_are_equivalent(server: Served) -> None:
     form = server.client.post(
         "/v1/caption", files={"image": ("a.png", PHOTO)}, data={"beams": "2", "sample": "false", "max_length": "9"}
     ).json()
@@ -39,36 +39,38 @@ def test_form_and_json_say_the_same(server: Served) -> None:
     assert form == body and form["key"] == "a.png"
 
 
-def test_a_bad_image_in_a_list_leaves_the_others_unharmed(server: Served) -> None:
-    rows = server.post("caption", {"images": [TEXT, BAD, "!", TEXT], "keys": list("abcd")}).json()
-    assert [row["key"] for row in rows] == list("abcd")
-    assert [row.get("error", {}).get("type") for row in rows] == [None, "UnreadableImage", "UnreadableImage", None]
-    assert rows[0]["text"] == rows[3]["text"]
-    assert all(problem(row) is None for row in rows)
+def test_a_bad_image_in_a_list_does_not_fail_the_others(server: Served) -> None:
+    records = server.post("caption", {"images": [TEXT, BAD, "!", TEXT], "keys": list("abcd")}).json()
+    assert [record["key"] for record in records] == list("abcd")
+    errors = [record.get("error", {}).get("type") for record in records]
+    assert errors == [None, "UnreadableImage", "UnreadableImage", None]
+    assert records[0]["text"] == records[3]["text"]
+    assert all(problem(record) is None for record in records)
 
 
-def test_several_files_of_a_form_are_a_list(server: Served) -> None:
+def test_several_files_in_a_form_return_a_list(server: Served) -> None:
     files = [("image", ("a.png", PHOTO)), ("image", ("b.txt", b"no image")), ("image", ("a.png", png(1)))]
-    rows = server.client.post("/v1/caption", files=files).json()
-    assert [row["key"] for row in rows] == ["a.png", "b.txt", "a.png (2)"]
-    assert ["error" in row for row in rows] == [False, True, False]
+    records = server.client.post("/v1/caption", files=files).json()
+    assert [record["key"] for record in records] == ["a.png", "b.txt", "a.png (2)"]
+    assert ["error" in record for record in records] == [False, True, False]
 
 
-def test_answers_and_matches_of_every_pair(server: Served) -> None:
-    rows = server.post("answer", {"images": [TEXT, TEXT], "questions": ["what?", "who?"]}).json()
-    assert [(row["key"], row["question"]) for row in rows] == [
+def test_answers_and_match_scores_of_all_pairs(server: Served) -> None:
+    answers = server.post("answer", {"images": [TEXT, TEXT], "questions": ["what?", "who?"]}).json()
+    assert [(record["key"], record["question"]) for record in answers] == [
         ("0", "what?"),
         ("0", "who?"),
         ("1", "what?"),
         ("1", "who?"),
     ]
-    assert all(row["model"] == "random-tiny-vqa" and problem(row) is None for row in rows)
-    one = server.post("answer", {"image": TEXT, "question": "what?", "answers": ["yes", "no"], "top": 2}).json()
-    assert {one["text"], one["alternatives"][0]["text"]} == {"yes", "no"} and one["mode"] == "rank"
-    matched = server.post("match", {"image": TEXT, "texts": ["a cat", "a dog"]}).json()
-    assert [(row["text"], row["text_index"]) for row in matched] == [("a cat", 0), ("a dog", 1)]
+    assert all(record["model"] == "random-tiny-vqa" and problem(record) is None for record in answers)
+    body = {"image": TEXT, "question": "what?", "answers": ["yes", "no"], "top": 2}
+    ranked = server.post("answer", body).json()
+    assert {ranked["text"], ranked["alternatives"][0]["text"]} == {"yes", "no"} and ranked["mode"] == "rank"
+    matches = server.post("match", {"image": TEXT, "texts": ["a cat", "a dog"]}).json()
+    assert [(record["text"], record["text_index"]) for record in matches] == [("a cat", 0), ("a dog", 1)]
     single = server.post("match", {"image": TEXT, "text": "a dog", "head": "itc"}).json()
-    assert single["itc"] == pytest.approx(matched[1]["itc"], abs=1e-4) and "itm" not in single
+    assert single["itc"] == pytest.approx(matches[1]["itc"], abs=1e-4) and "itm" not in single
 
 
 def test_vectors_of_images_texts_and_pairs(server: Served) -> None:
@@ -76,35 +78,35 @@ def test_vectors_of_images_texts_and_pairs(server: Served) -> None:
     image = server.post("embed", {"image": TEXT}).json()
     assert image["vector"] == pytest.approx(model.embed_image(PHOTO).vectors[0].tolist(), abs=1e-4)
     texts = server.post("embed", {"kind": "text", "texts": ["a cat", "a dog"]}).json()
-    assert [row["key"] for row in texts] == ["a cat", "a dog"]
+    assert [record["key"] for record in texts] == ["a cat", "a dog"]
     assert texts[1]["vector"] == pytest.approx(model.embed_text("a dog").vectors[0].tolist(), abs=1e-4)
     pair = server.post("embed", {"kind": "multimodal", "image": TEXT, "text": "a cat"}).json()
     assert pair["dim"] == len(pair["vector"]) and pair["projected"] is False
-    assert all(problem(row) is None for row in (image, *texts, pair))
+    assert all(problem(record) is None for record in (image, *texts, pair))
 
 
-def test_a_heat_map_comes_with_a_picture_of_the_size_sent(server: Served) -> None:
+def test_heat_map_overlays_have_the_size_of_the_image(server: Served) -> None:
     from blip_lite.image import read
 
     record = server.post("explain", {"image": TEXT, "text": "a cat", "overlay": "words"}).json()
     assert record["tokens"] == ["a", "cat"] and len(record["maps"]) == 2
-    assert [one["token"] for one in record["overlays"]] == ["a", "cat"]
+    assert [overlay["token"] for overlay in record["overlays"]] == ["a", "cat"]
     assert read(base64.b64decode(record["overlays"][0]["png"])).size == (40, 48)
 
 
-def test_results_do_not_depend_on_who_else_asks(server: Served) -> None:
+def test_results_do_not_depend_on_the_batch(server: Served) -> None:
     bodies = [{"image": base64.b64encode(png(i)).decode(), "beams": 1 + i % 2} for i in range(12)]
-    alone = [server.post("caption", body).json()["text"] for body in bodies]
+    single = [server.post("caption", body).json()["text"] for body in bodies]
     with ThreadPoolExecutor(12) as pool:
-        together = list(pool.map(lambda body: server.post("caption", body).json()["text"], bodies))
-    assert together == alone
+        batched = list(pool.map(lambda body: server.post("caption", body).json()["text"], bodies))
+    assert batched == single
     sizes = [line for line in server.client.get("/metrics").text.splitlines() if line.startswith("blip_batch_size_")]
     count, total = (float(line.split()[1]) for line in sizes if "_count" in line or "_sum" in line)
-    assert total > count  # more images than batches
+    assert total > count  # some batches hold several images
 
 
 @pytest.mark.parametrize(
-    ("verb", "body", "expected"),
+    ("endpoint", "body", "expected"),
     [
         ("caption", {"image": BAD}, (422, "bad_image", "image")),
         ("caption", {"image": "?"}, (422, "bad_image", "image")),
@@ -129,12 +131,12 @@ def test_results_do_not_depend_on_who_else_asks(server: Served) -> None:
         ("embed", {"image": TEXT, "text": "a cat"}, (422, "bad_field", None)),
     ],
 )
-def test_what_is_wrong_is_one_line_with_its_field(
-    server: Served, verb: str, body: object, expected: tuple[int, str, str | None]
+def test_invalid_requests_get_one_line_and_the_field(
+    server: Served, endpoint: str, body: object, expected: tuple[int, str, str | None]
 ) -> None:
     content = json.dumps(body)
-    answer = server.client.post(f"/v1/{verb}", content=content, headers={"Content-Type": "application/json"})
-    assert error_of(answer) == expected
+    response = server.client.post(f"/v1/{endpoint}", content=content, headers={"Content-Type": "application/json"})
+    assert error_of(response) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,11 +153,11 @@ def test_what_is_wrong_is_one_line_with_its_field(
         (b"x" * 1_000_001, "application/json", (413, "too_large", None)),
     ],
 )
-def test_bodies_that_are_none(server: Served, content: bytes, media: str, expected: tuple[int, str, None]) -> None:
+def test_invalid_bodies(server: Served, content: bytes, media: str, expected: tuple[int, str, None]) -> None:
     assert error_of(server.client.post("/v1/caption", content=content, headers={"Content-Type": media})) == expected
 
 
-def test_a_body_without_announced_length_is_cut_at_the_limit(server: Served) -> None:
+def test_a_body_of_unknown_length_is_refused_at_the_limit(server: Served) -> None:
     sent = 0
 
     def endless() -> object:
@@ -164,37 +166,37 @@ def test_a_body_without_announced_length_is_cut_at_the_limit(server: Served) -> 
             sent += 100_000
             yield b"x" * 100_000
 
-    answer = server.client.post("/v1/caption", content=endless(), headers={"Content-Type": "application/json"})
-    assert error_of(answer) == (413, "too_large", None)
+    response = server.client.post("/v1/caption", content=endless(), headers={"Content-Type": "application/json"})
+    assert error_of(response) == (413, "too_large", None)
 
 
-def test_too_many_pixels_are_refused_by_the_header(server: Served) -> None:
+def test_images_with_too_many_pixels_are_refused_before_decoding(server: Served) -> None:
     import struct
     import zlib
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
     bomb = base64.b64encode(b"\x89PNG\r\n\x1a\n" + chunk + b"\0" * 100).decode()
-    answer = server.post("caption", {"image": bomb})
-    assert error_of(answer) == (422, "bad_image", "image") and "3600 megapixels" in answer.text
+    response = server.post("caption", {"image": bomb})
+    assert error_of(response) == (422, "bad_image", "image") and "3600 megapixels" in response.text
 
 
-def test_paths_and_methods_that_are_not_there(server: Served) -> None:
+def test_unknown_paths_and_methods(server: Served) -> None:
     assert error_of(server.client.get("/v2/caption")) == (404, "not_found", None)
     assert error_of(server.client.get("/v1/caption")) == (405, "method_not_allowed", None)
-    assert server.client.get("/docs").status_code == 404  # would load scripts from elsewhere
+    assert server.client.get("/docs").status_code == 404  # would load scripts from a CDN
 
 
-def test_what_is_served_and_how_it_is(server: Served) -> None:
-    cards = server.client.get("/v1/models").json()
-    assert [(card["name"], card["image_size"]) for card in cards] == [("random-tiny", 32), ("random-tiny-vqa", 32)]
+def test_models_health_and_metrics(server: Served) -> None:
+    models = server.client.get("/v1/models").json()
+    assert [(model["name"], model["image_size"]) for model in models] == [("random-tiny", 32), ("random-tiny-vqa", 32)]
     assert server.client.get("/healthz").json() == {"status": "ok"}
     assert server.client.get("/readyz").json() == {"status": "ready"}
-    figures = server.client.get("/metrics").text
-    assert 'blip_requests_total{endpoint="readyz",status="200"}' in figures and "blip_queue_images 0.0" in figures
+    metrics = server.client.get("/metrics").text
+    assert 'blip_requests_total{endpoint="readyz",status="200"}' in metrics and "blip_queue_images 0.0" in metrics
 
 
-def test_a_client_that_leaves_harms_nobody(server: Served) -> None:
+def test_disconnected_clients_do_not_stay_in_flight(server: Served) -> None:
     host, port = server.url.removeprefix("http://").split(":")
     for cut in (b"", b'{"image": "'):
         with socket.create_connection((host, int(port))) as raw:
@@ -203,32 +205,32 @@ def test_a_client_that_leaves_harms_nobody(server: Served) -> None:
             )
             raw.sendall(head + cut)
     assert server.post("caption", {"image": TEXT}).status_code == 200
-    assert "blip_queue_images 0.0" in server.client.get("/metrics").text
+    _wait_in_flight(server, 0)
 
 
 SLOW = {"images": [TEXT] * 64, "beams": 32, "max_length": 90, "min_length": 90}
 
 
-def test_a_lost_worker_is_replaced_and_sigterm_answers_what_is_inside(tmp_path: Path) -> None:
-    with serving(tmp_path, *RANDOM, "--timeout", "120") as served, ThreadPoolExecutor(2) as pool:
+def test_a_crashed_worker_is_replaced_and_sigterm_drains(tmp_path: Path) -> None:
+    with serving(tmp_path, *RANDOM, "--timeout", "600") as served, ThreadPoolExecutor(2) as pool:
         started = served.processes()
         answer = pool.submit(served.post, "caption", SLOW)
-        _wait_inside(served, 64)
+        _wait_in_flight(served, 64)
         _worker(served).kill()
         lost = answer.result()
         assert error_of(lost)[:2] == (503, "worker_lost") and "retry-after" in lost.headers
-        assert served.post("caption", {"image": TEXT}).status_code == 200  # of the worker that took its place
+        assert served.post("caption", {"image": TEXT}).status_code == 200  # by the new worker
 
         started += served.processes()
         answers = [pool.submit(served.post, "caption", SLOW | {"images": [TEXT] * 16}) for _ in range(2)]
-        _wait_inside(served, 32)
+        _wait_in_flight(served, 32)
         assert served.stop() == 0
         assert [len(answer.result().json()) for answer in answers] == [16, 16]
         assert all_gone(started)
-        assert served.log.read_text().count("\n") == 1  # the address, and no other word
+        assert served.log.read_text().count("\n") == 1  # the address only
 
 
-def test_a_worker_that_starts_while_the_server_stops_ends_with_it(tmp_path: Path) -> None:
+def test_a_worker_that_is_starting_ends_with_its_server(tmp_path: Path) -> None:
     with serving(tmp_path, *RANDOM) as served:
         first = _worker(served)
         first.kill()
@@ -246,8 +248,8 @@ def test_a_killed_server_leaves_no_process(tmp_path: Path) -> None:
 
 
 def _worker(served: Served, after: psutil.Process | None = None) -> psutil.Process:
-    """The worker process; `after`: the one that takes the place of this one."""
-    end = time.monotonic() + 20
+    """The worker process. after: a crashed worker, to wait for its replacement."""
+    end = time.monotonic() + TIMEOUT
     while True:
         assert time.monotonic() < end
         for process in served.processes()[1:]:
@@ -257,14 +259,14 @@ def _worker(served: Served, after: psutil.Process | None = None) -> psutil.Proce
         time.sleep(0.01)
 
 
-def test_headers_are_cut_at_a_limit(server: Served) -> None:
-    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=20) as raw:
+def test_header_size_is_limited(server: Served) -> None:
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=TIMEOUT) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 100_000)
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
 
 
-def _wait_inside(served: Served, images: int) -> None:
-    end = time.monotonic() + 10
+def _wait_in_flight(served: Served, images: int) -> None:
+    end = time.monotonic() + TIMEOUT
     while f"blip_queue_images {images}.0" not in served.client.get("/metrics").text:
         assert time.monotonic() < end
         time.sleep(0.02)

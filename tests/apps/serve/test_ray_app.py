@@ -1,4 +1,4 @@
-"""The same application on a Ray cluster of this machine. Slow: a cluster takes half a minute to start."""
+"""The application on a Ray cluster of this machine. Slow: starting a cluster takes half a minute."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.apps.serve.conftest import RANDOM, error_of, low_port, png, serving
 
 
 @pytest.mark.slow
-def test_ray_serves_the_same_records_in_batches_and_ends_with_0(tmp_path: Path) -> None:
+def test_ray_returns_the_same_records_in_batches_and_exits_with_0(tmp_path: Path) -> None:
     pytest.importorskip("ray.serve")
     model = blip.load_random()
     photos = [png(i) for i in range(8)]
@@ -22,10 +22,10 @@ def test_ray_serves_the_same_records_in_batches_and_ends_with_0(tmp_path: Path) 
         serving(tmp_path, *RANDOM, "--engine", "ray", "--max-wait-ms", "50", port=low_port()) as served,
         ThreadPoolExecutor(8) as pool,
     ):
-        answers = list(pool.map(lambda body: served.post("caption", body), bodies))
-        assert [answer.json()["text"] for answer in answers] == [c.text for c in model.caption(photos)]
+        responses = list(pool.map(lambda body: served.post("caption", body), bodies))
+        assert [response.json()["text"] for response in responses] == [c.text for c in model.caption(photos)]
         assert error_of(served.post("caption", {"image": "?"})) == (422, "bad_image", "image")
-        figures = served.client.get("/metrics").text
-        batches = next(line for line in figures.splitlines() if line.startswith("blip_batch_size_count"))
+        metrics = served.client.get("/metrics").text
+        batches = next(line for line in metrics.splitlines() if line.startswith("blip_batch_size_count"))
         assert float(batches.split()[1]) < 8
         assert served.stop() == 0

@@ -1,4 +1,4 @@
-"""A worker process by itself."""
+"""A worker process without a server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ if __name__ == "__main__":
 """
 
 
-def test_a_batch_that_takes_too_long_ends_its_worker(tmp_path: Path) -> None:
+def test_a_batch_that_takes_too_long_kills_its_worker(tmp_path: Path) -> None:
     (tmp_path / "stuck.py").write_text(STUCK)
-    done = subprocess.run([sys.executable, tmp_path / "stuck.py"], capture_output=True, text=True, timeout=25)
+    done = subprocess.run([sys.executable, tmp_path / "stuck.py"], capture_output=True, text=True, timeout=180)
     assert (done.stdout, done.stderr) == ("-9\n", "a batch took more than 0.2 s; restarting the worker\n")
