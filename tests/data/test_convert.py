@@ -152,7 +152,7 @@ def test_pairs_and_lists_of_answers_survive_where_they_can(tmp_path: Path) -> No
     for name, reason in (("o.csv", "two images in a row"), ("o.tar", "two images"), ("o", "two images")):
         with pytest.raises(BadRecord, match=reason):
             write(path, tmp_path / name)
-    with pytest.raises(BadRecord, match="column 'answer' holds a list, which csv does not give back"):
+    with pytest.raises(BadRecord, match="column 'answer' holds a list, which csv readers do not restore"):
         write(write_json(tmp_path / "v.json", [vqa]), tmp_path / "o.csv")
 
 
@@ -213,7 +213,7 @@ def test_other_targets_and_empty_sources_are_refused(tmp_path: Path, table: Path
 def test_a_column_of_several_kinds_is_no_parquet(tmp_path: Path, table: Path) -> None:
     pytest.importorskip("pyarrow")
     path = write_json(table.parent / "m.json", [{"image": "a.png", "n": 1}, {"image": "a.png", "n": "x"}])
-    with pytest.raises(UsageError, match="column 'n' holds values of different kinds"):
+    with pytest.raises(UsageError, match="column 'n' holds values of different types"):
         write(path, tmp_path / "o.parquet")
     assert left(tmp_path) == ["in"]
 

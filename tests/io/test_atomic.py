@@ -83,7 +83,7 @@ def test_a_folder_that_exists_is_kept(tmp_path: Path) -> None:
         pass
     (tmp_path / "config.json").rename(tmp_path / "notes")
     with (
-        pytest.raises(UsageError, match=r"has no config\.json and so holds other things"),
+        pytest.raises(UsageError, match=r"has no config\.json, so it holds other files"),
         atomic_folder(tmp_path, MARK, overwrite=True),
     ):
         pass

@@ -1,28 +1,27 @@
-"""Data sources in another form: a folder with texts beside the images, a table, tar shards. Row by row, whole or not.
+"""Conversion of data sources: to a folder with text files, a table, or tar shards, row by row.
 
-Rows stay rows, in their order, with key, texts and other columns; images are copied byte for byte where they are.
+Rows keep their order, key, texts and other columns; images are copied byte for byte or referenced. Targets appear
+complete or not at all.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import json
 import os
 import re
-import secrets
-import shutil
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from blip.io import readers, tables
-from blip.io.atomic import atomic_path, writing
+from blip.io import manifests, readers, tables
+from blip.io.atomic import atomic_path, temporary_folder, writing
 from blip.io.byte_sources import TarMember
 from blip.io.ordered_map import batched
+from blip.io.paths import safe_path
 from blip.io.readers import TEXT_COLUMNS, Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite import sniff
@@ -30,9 +29,8 @@ from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import EXTENSIONS
 
 SHARD_SIZE = 1000
-TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_PARQUET_ROWS = 256  # of a group: one group of images is in memory when they are read
-_NAMED_LISTS = ("answers",)  # besides captions: the columns that csv can hold as lists and give back
+_PARQUET_IMAGES = 256  # rows per group of a table that contains the images
+_CSV_LISTS = ("answers",)  # besides captions: the list columns that csv readers restore
 _SUFFIXES = {
     "JPEG": ".jpg",
     "PNG": ".png",
@@ -49,7 +47,7 @@ OnBad = Callable[[BadRecord], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Converted:
-    """What was written: rows, the files or the folder, the columns that a folder has no place for."""
+    """Result: number of rows, files or folder written, columns that a folder cannot hold."""
 
     rows: int
     skipped: int
@@ -65,12 +63,12 @@ def convert(
     shard_size: int = SHARD_SIZE,
     on_bad: OnBad | None = None,
 ) -> Converted:
-    """Writes files and folders of a source as `target` says: .tar (`NAME-000000.tar` and so on), a table, a folder.
+    """Write files and folders of a source as `target` says: .tar (`NAME-000000.tar` and so on), a table, a folder.
 
-    A table names images by path, relative where they lie below its folder; images that lie in shards go into a
-    folder NAME-images beside it, in Parquet into the table. A folder holds images and texts alone, and rows of one
-    image become one. Other columns called like the image's or a text's become `other_NAME`. A bad row raises
-    `BadRecord`, or is left out and given to `on_bad`. Nothing is overwritten; nothing is left of what failed.
+    A table refers to images by path, relative if they are below its folder; images of shards are written to a folder
+    NAME-images beside it, in Parquet into the table. A folder holds images and texts only, and rows of one image are
+    merged. Other columns named like an image or text column become `other_NAME`. A bad row raises `BadRecord`, or is
+    left out and passed to `on_bad`. Existing files are never overwritten, and a failure leaves no file.
     """
     source = _Source(names, columns, on_bad)
     suffix = target.suffix.lower()
@@ -78,84 +76,84 @@ def convert(
         return _to_shards(source, target, shard_size)
     if suffix == ".parquet":
         return _to_parquet(source, target)
-    if suffix in TABLES:
+    if suffix in manifests.EXTENSIONS:
         return _to_table(source, target, suffix)
     if suffix:
-        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(TABLES)}")
+        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(manifests.EXTENSIONS)}")
     return _to_folder(source, target)
 
 
 class _Source:
-    """The good rows of a source, as often as wanted; bad ones are told once."""
+    """The good rows of a source; may be iterated repeatedly. Bad rows are reported once."""
 
     def __init__(self, names: Sequence[str], columns: Columns, on_bad: OnBad | None) -> None:
         self._names, self._columns, self._on_bad = names, columns, on_bad
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
         self.rows = 0
 
     @property
     def skipped(self) -> int:
-        return len(self._told)
+        return len(self._reported)
 
     def __iter__(self) -> Iterator[tuple[int, Sample]]:
-        """Rows with a running number."""
+        """Yield rows with a running number."""
         self.rows = number = 0
         for name in self._names:
-            for found in readers.read(name, self._columns):
-                if isinstance(found, BadRecord):
-                    self.skip(found)
+            for result in readers.read(name, self._columns):
+                if isinstance(result, BadRecord):
+                    self.skip(result)
                 else:
                     self.rows += 1
-                    yield number, found
+                    yield number, result
                     number += 1
         if not number:
             raise UsageError(f"{', '.join(self._names[:3])}: holds no samples")
 
     def skip(self, error: BadRecord, *, counted: bool = False) -> None:
-        """A row that is left out; `counted` where it was given out as good."""
+        """Leave a row out; `counted` if it was yielded as good."""
         self.rows -= counted
         if self._on_bad is None:
             raise error
-        if error.where not in self._told:
-            self._told.add(error.where)
+        if error.where not in self._reported:
+            self._reported.add(error.where)
             self._on_bad(error)
 
-    def key_of(self, record: Sample) -> str | None:
-        """The key that a row names itself, else the image's path; None where all there is is the row's number."""
-        own = record.fields.get("key") if self._columns.key is None else None
-        if own is not None:
-            return str(own)
-        return None if record.key == record.where and re.search(r":\d+$", record.where) else record.key
+    def key_of(self, sample: Sample) -> str | None:
+        """Return the row's own key, else the image's path; None if it has only the number of the row."""
+        key = sample.fields.get("key") if self._columns.key is None else None
+        if key is not None:
+            return str(key)
+        return None if sample.key == sample.where and re.search(r":\d+$", sample.where) else sample.key
 
 
-def _fields(record: Sample) -> dict[str, Any]:
-    """The other columns, none of which may be taken for the image or the text when the result is read."""
-    taken = ("image", "images", *TEXT_COLUMNS)
-    pair = record.fields.get("images")
-    written = ("key", "images") if isinstance(pair, list) and len(pair) == len(record.images) else ("key",)
-    return {f"other_{k}" if k in taken else k: v for k, v in record.fields.items() if k not in written}
+def _other_columns(sample: Sample) -> dict[str, Any]:
+    """Return the other columns under names that readers do not use for the image or the text."""
+    used = ("image", "images", *TEXT_COLUMNS)
+    pair = sample.fields.get("images")
+    written = ("key", "images") if isinstance(pair, list) and len(pair) == len(sample.images) else ("key",)
+    return {f"other_{k}" if k in used else k: v for k, v in sample.fields.items() if k not in written}
 
 
 def _to_shards(source: _Source, target: Path, shard_size: int) -> Converted:
-    if found := sorted(target.parent.glob(f"{target.stem}-[0-9]*.tar")):
-        raise UsageError(f"{found[0]} exists; remove it or choose another name")
-    with _staged(target.with_suffix("")) as folder:
+    if existing := sorted(target.parent.glob(f"{target.stem}-[0-9]*.tar")):
+        raise UsageError(f"{existing[0]} exists; remove it or choose another name")
+    with temporary_folder(target.with_suffix("")) as folder:
         for shard, batch in enumerate(batched(source, shard_size)):
             with tarfile.open(folder / f"{target.stem}-{shard:06d}.tar", "w") as tar:
-                for number, record in batch:
-                    _add(tar, f"{number:09d}", record, source)
+                for number, sample in batch:
+                    _add_to_tar(tar, f"{number:09d}", sample, source)
         paths = [target.parent / path.name for path in sorted(folder.iterdir())]
         for path in paths:
             os.replace(folder / path.name, path)
     return Converted(rows=source.rows, skipped=source.skipped, paths=tuple(paths))
 
 
-def _add(tar: tarfile.TarFile, stem: str, record: Sample, source: _Source) -> None:
-    """A sample: `STEM.jpg` and `STEM.json` with key, captions and the other columns."""
+def _add_to_tar(tar: tarfile.TarFile, stem: str, sample: Sample, source: _Source) -> None:
+    """Add `STEM.jpg` and `STEM.json` with key, captions and the other columns."""
     try:
-        data = _bytes(_only(record), record.where)
-        name = stem + _extension(record.image, data, record.where)
-        text = _json(_named(source.key_of(record)) | _captions(record) | _fields(record), record.where)
+        data = _read(_only_image(sample), sample.where)
+        name = stem + _extension(sample.image, data, sample.where)
+        text = _json(_key_column(source.key_of(sample)) | _captions(sample) | _other_columns(sample), sample.where)
     except BadRecord as error:
         source.skip(error, counted=True)
         return
@@ -166,12 +164,12 @@ def _add(tar: tarfile.TarFile, stem: str, record: Sample, source: _Source) -> No
 
 
 def _to_table(source: _Source, target: Path, suffix: str) -> Converted:
-    _must_be_new(target)
+    _require_new(target)
     images = target.with_name(f"{target.stem}-images")
     with contextlib.ExitStack() as stack:
         temporary = stack.enter_context(atomic_path(target))
-        folder = stack.enter_context(_staged(images))
-        rows = _Rows(source, target, folder, suffix)
+        folder = stack.enter_context(temporary_folder(images))
+        rows = _TableRows(source, target, folder, suffix)
         if suffix in (".csv", ".tsv"):
             tables.write_table(temporary, rows, "row", "\t" if suffix == ".tsv" else ",")
         else:
@@ -182,50 +180,50 @@ def _to_table(source: _Source, target: Path, suffix: str) -> Converted:
     return Converted(rows=source.rows, skipped=source.skipped, paths=(target, *((images,) if extracted else ())))
 
 
-class _Rows(Iterable[dict[str, Any]]):
-    """A source as rows of a table, as often as wanted; images from shards are written into `folder`."""
+class _TableRows(Iterable[dict[str, Any]]):
+    """A source as rows of a table; may be iterated repeatedly. Images of shards are written into `folder`."""
 
     def __init__(self, source: _Source, target: Path, folder: Path, suffix: str) -> None:
         self._source, self._target, self._folder, self._suffix = source, target, folder, suffix
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for number, record in self._source:
+        for number, sample in self._source:
             try:
-                row = self._row(record, number)
+                row = self._row(sample, number)
             except BadRecord as error:
                 self._source.skip(error, counted=True)
             else:
                 yield row
 
-    def _row(self, record: Sample, number: int) -> dict[str, Any]:
-        fields = _fields(record)
+    def _row(self, sample: Sample, number: int) -> dict[str, Any]:
+        others = _other_columns(sample)
         if self._suffix in (".csv", ".tsv"):
-            _only(record)
-            _must_be_flat(fields, record.where)
-        images = [self._image(ref, f"{number:09d}", i, record.where) for i, ref in enumerate(record.images)]
-        key = self._source.key_of(record)
-        row = _named(None if key == images[0] else key)
+            _only_image(sample)
+            _require_flat(others, sample.where)
+        images = [self._image(ref, f"{number:09d}", i, sample.where) for i, ref in enumerate(sample.images)]
+        key = self._source.key_of(sample)
+        row = _key_column(None if key == images[0] else key)
         row |= {"images": images} if len(images) > 1 else {"image": images[0]}
-        if self._suffix == ".json" and record.texts:  # the original's lists
-            return row | {"caption": record.texts[0] if len(record.texts) == 1 else list(record.texts)} | fields
-        return row | _captions(record) | fields
+        if self._suffix == ".json" and sample.texts:  # the original's lists
+            return row | {"caption": sample.texts[0] if len(sample.texts) == 1 else list(sample.texts)} | others
+        return row | _captions(sample) | others
 
     def _image(self, ref: ImageRef, name: str, i: int, where: str) -> str:
         if ref.path is not None:
             return _relative(ref.path, self._target)
-        data = _bytes(ref, where)
+        data = _read(ref, where)
         file = f"{name}{f'-{i}' if i else ''}{_extension(ref, data, where)}"
         with writing(self._folder / file):
             (self._folder / file).write_bytes(data)
         return f"{self._target.stem}-images/{file}"
 
 
-def _named(key: str | None) -> dict[str, Any]:
+def _key_column(key: str | None) -> dict[str, Any]:
     return {} if key is None else {"key": key}
 
 
-def _captions(record: Sample) -> dict[str, Any]:
-    return {"captions": list(record.texts)} if record.texts else {}
+def _captions(sample: Sample) -> dict[str, Any]:
+    return {"captions": list(sample.texts)} if sample.texts else {}
 
 
 def _write_json(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> None:
@@ -238,78 +236,63 @@ def _write_json(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> No
 
 
 def _to_parquet(source: _Source, target: Path) -> Converted:
-    """Types are taken from all rows before the first is written, so the source is gone through twice."""
-    _must_be_new(target)
-    tables.check("parquet")
-    pyarrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    """Column types are those of all rows, so the source is read twice; images are read in the second pass only."""
+    _require_new(target)
+    pyarrow = tables.require_pyarrow()
+    paths = _ParquetRows(source, target, with_images=False)
     with atomic_path(target) as temporary:
-        try:
-            schema, inside = _parquet_schema(pyarrow, source, target)
-            with parquet.ParquetWriter(temporary, schema) as writer:
-                for batch in batched(_parquet_rows(source, target, inside), _PARQUET_ROWS):
-                    writer.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-        except pyarrow.ArrowException as error:
-            raise UsageError(f"{target}: a column holds values of different kinds ({error}); write .jsonl") from error
+        schema = tables.parquet_schema(paths)
+        if paths.has_all_paths:
+            tables.write_parquet_rows(temporary, paths, schema)
+        else:
+            rows = _ParquetRows(source, target, with_images=True)
+            image = schema.get_field_index("image")
+            schema = schema.set(image, schema.field(image).with_type(pyarrow.binary()))
+            tables.write_parquet_rows(temporary, rows, schema, _PARQUET_IMAGES)
     return Converted(rows=source.rows, skipped=source.skipped, paths=(target,))
 
 
-def _parquet_schema(pyarrow: Any, source: _Source, target: Path) -> tuple[Any, bool]:
-    """Columns with types, and whether images lie in shards, so that all are taken into the table."""
-    found, inside = [], False
-    for batch in batched(_parquet_rows(source, target, None), 1 << 11):
-        inside = inside or any(row.pop("image") is None for row in batch)
-        for row in batch:
-            row.pop("image", None)
-        names = dict.fromkeys(name for row in batch for name in row)
-        found.append(pyarrow.schema([(name, _type(pyarrow, name, batch)) for name in names]))
-    schema = pyarrow.unify_schemas(found, promote_options="permissive")
-    image = pyarrow.field("image", pyarrow.binary() if inside else pyarrow.string())
-    return schema.insert(1 if "key" in schema.names else 0, image), inside
+class _ParquetRows(Iterable[dict[str, Any]]):
+    """A source as rows with the image's path (None if it is not a file) or its bytes."""
 
+    def __init__(self, source: _Source, target: Path, *, with_images: bool) -> None:
+        self._source, self._target, self._with_images = source, target, with_images
+        self.has_all_paths = True
 
-def _type(pyarrow: Any, name: str, rows: Sequence[dict[str, Any]]) -> Any:
-    try:
-        return pyarrow.array([row.get(name) for row in rows]).type
-    except pyarrow.ArrowException as error:
-        raise UsageError(f"column '{name}' holds values of different kinds ({error}); write .jsonl") from error
-
-
-def _parquet_rows(source: _Source, target: Path, inside: bool | None) -> Iterator[dict[str, Any]]:
-    """Rows with the image's path or its bytes; with `inside` None only None in place of what has no path."""
-    for _, record in source:
-        try:
-            ref = _only(record)
-            path = None if ref.path is None else _relative(ref.path, target)
-            row = _named(source.key_of(record)) | {"image": _bytes(ref, record.where) if inside else path}
-            row |= _captions(record)
-            row |= {name: None if value == {} else value for name, value in _fields(record).items()}
-        except BadRecord as error:
-            source.skip(error, counted=True)
-        else:
-            yield row
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for _, sample in self._source:
+            try:
+                ref = _only_image(sample)
+                path = None if ref.path is None else _relative(ref.path, self._target)
+                self.has_all_paths &= path is not None
+                image = _read(ref, sample.where) if self._with_images else path
+                row = _key_column(self._source.key_of(sample)) | {"image": image} | _captions(sample)
+                yield row | _other_columns(sample)
+            except BadRecord as error:
+                self._source.skip(error, counted=True)
 
 
 def _to_folder(source: _Source, target: Path) -> Converted:
-    _must_be_new(target)
+    _require_new(target)
     dropped: dict[str, None] = {}
-    with _staged(target) as folder:
-        for _, record in source:
+    with temporary_folder(target) as folder:
+        for _, sample in source:
             try:
-                data = _bytes(_only(record), record.where)
-                extension = _extension(record.image, data, record.where)
-                name = _file_name(source.key_of(record) or Path(record.where).name)
-                _place(folder, name, extension, data, record.texts)
-                dropped |= dict.fromkeys(_fields(record))
+                data = _read(_only_image(sample), sample.where)
+                extension = _extension(sample.image, data, sample.where)
+                name = _file_stem(source.key_of(sample) or Path(sample.where).name)
+                _add_to_folder(folder, name, extension, data, sample.texts)
+                dropped |= dict.fromkeys(_other_columns(sample))
             except BadRecord as error:
                 source.skip(error, counted=True)
         os.replace(folder, target)
     return Converted(rows=source.rows, skipped=source.skipped, paths=(target,), dropped=tuple(dropped))
 
 
-def _place(folder: Path, stem: str, extension: str, data: bytes, texts: Sequence[str]) -> None:
-    """`STEM.jpg` and `STEM.txt`; texts join those of the same image, another image gets `STEM-2`."""
+def _add_to_folder(folder: Path, stem: str, extension: str, data: bytes, texts: Sequence[str]) -> None:
+    """Write `STEM.jpg` and `STEM.txt`; texts are added to those of an equal image, another image gets `STEM-2`."""
     copy, path = 1, folder / f"{stem}{extension}"
-    while (beside := path.with_name(_stem(path) + ".txt")).exists() and not _holds(path, data):
+    while (beside := path.with_suffix(".txt")).exists() and not _holds(path, data):
         copy += 1
         path = folder / f"{stem}-{copy}{extension}"
     with writing(path):
@@ -319,28 +302,23 @@ def _place(folder: Path, stem: str, extension: str, data: bytes, texts: Sequence
             file.writelines(" ".join(text.splitlines()) + "\n" for text in texts)
 
 
-def _stem(path: Path) -> str:
-    return os.path.splitext(path.name)[0]
-
-
 def _holds(path: Path, data: bytes) -> bool:
     return path.is_file() and path.stat().st_size == len(data) and path.read_bytes() == data
 
 
-def _file_name(key: str) -> str:
-    """A key as a path below a folder, without extension: no step up, nothing hidden, no odd characters."""
+def _file_stem(key: str) -> str:
+    """Return a key as a path inside a folder, without the image's extension or hidden names."""
     stem = key[: -len(ending)] if (ending := os.path.splitext(key)[1].lower()) in EXTENSIONS else key
-    parts = [re.sub(r'[\0-\x1f:*?"<>|\\]', "_", part).lstrip(".") for part in PurePosixPath(stem).parts]
-    return "/".join(part for part in parts if part.strip("/")) or "image"
+    return safe_path(stem, hidden=False).as_posix()
 
 
-def _only(record: Sample) -> ImageRef:
-    if len(record.images) > 1:
-        raise BadRecord(record.where, "two images in a row; such rows can be written as .json or .jsonl alone")
-    return record.image
+def _only_image(sample: Sample) -> ImageRef:
+    if len(sample.images) > 1:
+        raise BadRecord(sample.where, "two images in a row; such rows can only be written as .json or .jsonl")
+    return sample.image
 
 
-def _bytes(ref: ImageRef, where: str) -> bytes:
+def _read(ref: ImageRef, where: str) -> bytes:
     try:
         return ref.read_bytes()
     except UnreadableImage as error:
@@ -348,7 +326,7 @@ def _bytes(ref: ImageRef, where: str) -> bytes:
 
 
 def _extension(ref: ImageRef, data: bytes, where: str) -> str:
-    """By the image's name, else by its first bytes."""
+    """Return the extension of the image's name, else that of its format."""
     name = ref.source.name if isinstance(ref.source, Path | TarMember) else ""
     ending = os.path.splitext(name)[1].lower()
     if ending in EXTENSIONS:
@@ -360,37 +338,25 @@ def _extension(ref: ImageRef, data: bytes, where: str) -> str:
 
 
 def _relative(path: Path, target: Path) -> str:
-    """The path as a table beside `target` names it: relative below that folder, else absolute."""
+    """Return the path as a table at `target` refers to it: relative below its folder, else absolute."""
     whole, base = Path(os.path.abspath(path)), Path(os.path.abspath(target.parent))
     return whole.relative_to(base).as_posix() if whole.is_relative_to(base) else str(whole)
 
 
-def _must_be_flat(fields: dict[str, Any], where: str) -> None:
-    for name, value in fields.items():
-        if isinstance(value, list | dict) and name not in _NAMED_LISTS:
-            raise BadRecord(where, f"column '{name}' holds a list, which csv does not give back; write .jsonl")
+def _require_flat(columns: dict[str, Any], where: str) -> None:
+    for name, value in columns.items():
+        if isinstance(value, list | dict) and name not in _CSV_LISTS:
+            raise BadRecord(where, f"column '{name}' holds a list, which csv readers do not restore; write .jsonl")
 
 
 def _json(values: dict[str, Any], where: str) -> str:
     try:
         return json.dumps(values, ensure_ascii=False)
-    except TypeError as error:  # Parquet has more kinds of values
+    except TypeError as error:  # Parquet has more types of values
         raise BadRecord(where, f"a column cannot be written as JSON ({error})") from error
 
 
-def _must_be_new(target: Path) -> None:
+def _require_new(target: Path) -> None:
     for path in (target, target.with_name(f"{target.stem}-images")) if target.suffix else (target,):
         if os.path.lexists(path):
             raise UsageError(f"{path} exists; remove it or choose another name")
-
-
-@contextlib.contextmanager
-def _staged(target: Path) -> Iterator[Path]:
-    """A folder beside `target` to write into, gone afterwards unless it was renamed."""
-    folder = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
-    with writing(folder):
-        folder.mkdir(parents=True)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written under a temporary name beside the target, then renamed."""
+"""Files and folders that appear complete or not at all: written beside the target, then renamed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path` (made if missing); on success it becomes `path`.
+    """Yield a temporary path in the folder of `path` (created if missing), which becomes `path` on success.
 
     The temporary file exists and is empty; its name keeps the suffix of `path`, for writers that choose their
-    format by it. On failure it is removed and `path` is as it was. `durable` syncs the data to disk before the
+    format by it. On failure it is removed and `path` is unchanged. `durable` syncs the data to disk before the
     rename. A full disk or a path that cannot be written raises `EnvironmentProblem`.
     """
     target = Path(path)
@@ -33,59 +33,69 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
         with disk_full(target):
             yield temporary
         with writing(target):
-            temporary.chmod(mode)  # some writers put a file of their own in its place, readable by its owner alone
+            temporary.chmod(mode)  # some writers replace the file by one that only its owner can read
             if durable:
                 _sync(temporary)
             os.replace(temporary, target)
     finally:
-        with contextlib.suppress(OSError):  # gone after the rename
+        with contextlib.suppress(OSError):  # absent after the rename
             temporary.unlink()
 
 
 @contextlib.contextmanager
-def atomic_folder(output: Path, mark: str, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes `output` when all went well and is removed otherwise.
+def temporary_folder(target: Path) -> Iterator[Path]:
+    """Yield a new folder beside `target` (its parent is created); it is removed unless the caller renames it."""
+    folder = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    with writing(target):
+        folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
-    Raises UsageError for an output that holds something; with `overwrite` only where `mark` is not among it.
+
+@contextlib.contextmanager
+def atomic_folder(output: Path, mark: str, *, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a folder to fill, which becomes `output` on success and is removed otherwise.
+
+    Raises UsageError if `output` is not empty; with `overwrite` only if it does not contain a file `mark`.
     """
-    output = Path(os.path.realpath(output))  # what a link names is replaced, not the link
+    output = Path(os.path.realpath(output))  # the target of a link is replaced, not the link
     if output == Path(os.path.realpath(".")):
         raise UsageError(f"{output}: is the working folder, which cannot be replaced; name another")
     full = output.is_dir() and any(output.iterdir())
     if output.is_file() or (full and not overwrite):
         raise UsageError(f"{output} exists; choose another name or give --overwrite")
     if full and not (output / mark).is_file():
-        raise UsageError(f"{output}: has no {mark} and so holds other things; --overwrite does not replace them")
-    part, old = (output.with_name(f".{output.name}.{secrets.token_hex(4)}.{end}") for end in ("part", "old"))
+        raise UsageError(f"{output}: has no {mark}, so it holds other files; --overwrite does not replace them")
+    old = output.with_name(f".{output.name}.{secrets.token_hex(4)}.old")
     try:
-        with writing(output):
-            part.mkdir(parents=True)
-        yield part
-        with writing(output):
-            if output.is_dir():
-                output.rename(old)
-            part.rename(output)
+        with temporary_folder(output) as part:
+            yield part
+            with writing(output):
+                if output.is_dir():
+                    output.rename(old)
+                part.rename(output)
     finally:
-        if not output.exists() and old.exists():  # stopped between the two
+        if not output.exists() and old.exists():  # interrupted between the two renames
             old.rename(output)
-        for left in (part, old):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
-    """Replaces `path` by `data` in one step."""
+    """Replace `path` by `data` in one step."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
-    """Replaces `path` by `text` in one step; UTF-8, newlines as given."""
+    """Replace `path` by `text` in one step; UTF-8, newlines as given."""
     write_bytes(path, text.encode("utf-8", "replace"))
 
 
 @contextlib.contextmanager
 def writing(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns every `OSError` of writing `target` into `EnvironmentProblem`; a closed pipe passes."""
+    """Turn every `OSError` of writing `target` into `EnvironmentProblem`; a closed pipe passes."""
     try:
         with disk_full(target):
             yield
@@ -97,7 +107,7 @@ def writing(target: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def disk_full(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turns a full disk into `EnvironmentProblem`; every other error passes."""
+    """Turn a full disk into `EnvironmentProblem`; every other error passes."""
     try:
         yield
     except OSError as error:

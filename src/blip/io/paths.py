@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from blip_lite import image
 from blip_lite.errors import UsageError
@@ -42,6 +42,13 @@ def key_of(path: str) -> str:
     """A path as a key: `/` separators, valid Unicode."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return text if os.sep == "/" else text.replace(os.sep, "/")
+
+
+def safe_path(key: str, *, hidden: bool = True) -> Path:
+    """Return a key as a relative path that stays inside its folder; without `hidden`, leading dots are removed."""
+    parts = [re.sub(r'[\0-\x1f:*?"<>|\\]', "_", part) for part in key.split("/")]
+    parts = parts if hidden else [part.lstrip(".") for part in parts]
+    return Path(*[part for part in parts if part not in ("", ".", "..")] or ["image"])
 
 
 def expand_name(name: str) -> list[str]:

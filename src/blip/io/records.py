@@ -147,7 +147,8 @@ def open_records(
     if form == "text":
         shown = columns or _TEXT_COLUMNS.get(name, ("key", "text"))
         return _Text(path, stream, tuple(shown), single=single)
-    tables.check(form)
+    if form == "parquet":
+        tables.require_pyarrow()
     return _Spooled(path, stream, name, form)
 
 

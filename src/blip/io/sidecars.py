@@ -10,6 +10,7 @@ from typing import Literal
 from xml.etree import ElementTree
 
 from blip.io import atomic
+from blip.io.paths import safe_path
 from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
@@ -34,7 +35,7 @@ class Sidecars:
     def path(self, sample: Sample) -> Path:
         """The sidecar of an input: the image's name with the other extension."""
         if self.folder is not None:
-            return self.folder / _with_extension(_inside(sample.key), self.extension)
+            return self.folder / _with_extension(safe_path(sample.key), self.extension)
         if sample.path is None:
             raise UsageError(f"{sample.key}: is not a file, so nothing can lie beside it; use --sidecar-dir DIR")
         return _with_extension(sample.path, self.extension)
@@ -113,9 +114,3 @@ def _with_extension(path: Path, extension: str) -> Path:
     """Only an image's extension is replaced: `scan.2024` is a whole name."""
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     return path.with_name(stem + extension)
-
-
-def _inside(key: str) -> Path:
-    """A key as a relative path that cannot leave its folder."""
-    parts = [re.sub(r'[:?*"<>|\\\0]', "_", part) for part in key.split("/")]
-    return Path(*[part for part in parts if part not in ("", ".", "..")] or ["image"])

@@ -1,30 +1,25 @@
-"""Records as tables: csv and tsv with nested fields as JSON text, Parquet with lists and structs."""
+"""Rows as tables: csv and tsv with nested values as JSON text, Parquet with lists and structs."""
 
 from __future__ import annotations
 
 import csv
 import importlib
-import itertools
 import json
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from blip.io import schemas
-from blip_lite.errors import MissingExtra
+from blip.io.ordered_map import batched
+from blip_lite.errors import MissingExtra, UsageError
 
-_CHUNK = 2048  # rows in memory at a time
+CHUNK = 2048  # rows in memory at a time
 Rows = Iterable[dict[str, Any]]
 
 
-def check(form: str) -> None:
-    """`MissingExtra` now rather than at the end of a long run."""
-    if form == "parquet":
-        _pyarrow()
-
-
 def columns(rows: Rows, name: str) -> list[str]:
-    """Keys that occur, in the order of the record `name`; unknown ones after them."""
+    """Return the keys that occur in rows, in the order of the record `name`, unknown ones after them."""
     seen = dict.fromkeys(key for row in rows for key in row)
     known = schemas.fields(name)
     inner = [key for key in known if key in seen and key != "error"]
@@ -32,7 +27,7 @@ def columns(rows: Rows, name: str) -> list[str]:
 
 
 def write_table(path: Path, rows: Rows, name: str, delimiter: str) -> None:
-    """csv or tsv with a header, UTF-8, LF. `rows` is gone through twice."""
+    """Write csv or tsv with a header, UTF-8, LF. `rows` is iterated twice."""
     names = columns(rows, name) or schemas.fields(name)[:-1]
     with open(path, "w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
@@ -41,36 +36,59 @@ def write_table(path: Path, rows: Rows, name: str, delimiter: str) -> None:
 
 
 def write_parquet(path: Path, rows: Rows, name: str) -> None:
-    """Parquet with types taken from all values; a `vector` column of one length is a fixed-size float32 list."""
-    pyarrow = _pyarrow()
+    """Write records as Parquet; a `vector` column of one length is a fixed-size float32 list. Iterates `rows` often."""
+    pyarrow = require_pyarrow()
     names = columns(rows, name) or schemas.fields(name)[:-1]
-    found = [_chunk_schema(pyarrow, chunk, names) for chunk in _chunks(rows)]
-    schema = pyarrow.unify_schemas(found, promote_options="permissive") if found else None
-    if schema is None:
-        schema = pyarrow.schema([(key, pyarrow.string()) for key in names])
+    schema = parquet_schema(rows)
+    schema = pyarrow.schema([schema.field(key) if key in schema.names else (key, pyarrow.string()) for key in names])
     lengths = {len(row["vector"]) for row in rows if "vector" in row}
     if len(lengths) == 1 and pyarrow.types.is_floating(schema.field("vector").type.value_type):
         at = schema.get_field_index("vector")
         schema = schema.set(at, pyarrow.field("vector", pyarrow.list_(pyarrow.float32(), lengths.pop())))
+    write_parquet_rows(path, rows, schema)
+
+
+def parquet_schema(rows: Rows) -> Any:
+    """Return the columns of rows with the types that hold all their values. Raises `UsageError` if none does."""
+    pyarrow = require_pyarrow()
+    chunk_schemas = [_chunk_schema(pyarrow, chunk) for chunk in batched(rows, CHUNK)]
+    with _one_type():
+        return (
+            pyarrow.unify_schemas(chunk_schemas, promote_options="permissive") if chunk_schemas else pyarrow.schema([])
+        )
+
+
+def write_parquet_rows(path: Path, rows: Rows, schema: Any, chunk: int = CHUNK) -> None:
+    """Write rows under a schema, `chunk` rows per group."""
+    pyarrow = require_pyarrow()
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
-        for chunk in _chunks(rows):
-            arrays = [pyarrow.array([_filled(row.get(f.name)) for row in chunk], type=f.type) for f in schema]
+        for batch in batched(rows, chunk):
+            with _one_type():
+                arrays = [pyarrow.array([_filled(row.get(f.name)) for row in batch], type=f.type) for f in schema]
             writer.write_table(pyarrow.Table.from_arrays(arrays, schema=schema))
 
 
-def _chunk_schema(pyarrow: Any, chunk: list[dict[str, Any]], names: list[str]) -> Any:
-    return pyarrow.schema([(key, pyarrow.array([_filled(row.get(key)) for row in chunk]).type) for key in names])
+def _chunk_schema(pyarrow: Any, chunk: list[dict[str, Any]]) -> Any:
+    fields = []
+    for key in dict.fromkeys(key for row in chunk for key in row):
+        with _one_type(key):
+            fields.append((key, pyarrow.array([_filled(row.get(key)) for row in chunk]).type))
+    return pyarrow.schema(fields)
+
+
+@contextmanager
+def _one_type(column: str | None = None) -> Iterator[None]:
+    """Name the column whose values have no common type."""
+    try:
+        yield
+    except importlib.import_module("pyarrow").ArrowException as error:
+        where = "a column" if column is None else f"column '{column}'"
+        raise UsageError(f"{where} holds values of different types ({error}); write .jsonl") from error
 
 
 def _filled(value: Any) -> Any:
-    """Parquet has no struct without fields, as an empty `params` would be."""
+    """Return None for an empty object, such as `params`: Parquet has no struct without fields."""
     return None if value == {} else value
-
-
-def _chunks(rows: Rows) -> Iterator[list[dict[str, Any]]]:
-    rest = iter(rows)
-    while chunk := list(itertools.islice(rest, _CHUNK)):
-        yield chunk
 
 
 def _cell(value: Any) -> Any:
@@ -79,7 +97,8 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def _pyarrow() -> Any:
+def require_pyarrow() -> Any:
+    """Return the module, or raise `MissingExtra`: now rather than at the end of a long run."""
     try:
         importlib.import_module("pyarrow.parquet")
     except ImportError as error:
