@@ -34,12 +34,11 @@ class AnswerFlags:
     """How answers are found."""
 
     answers: Annotated[
-        str | None,
-        option(metavar="LIST", help="Allowed answers: a file (one per line) or a comma-separated list."),
+        str | None, option(metavar="LIST", help="Allowed answers: a file (one per line) or a comma-separated list.")
     ] = None
     mode: Annotated[
         Literal["generate", "rank"] | None,
-        option(metavar="NAME", help="generate, or rank the allowed answers.", default="rank with --answers"),
+        option(help="generate, or rank the allowed answers.", default="rank with --answers"),
     ] = None
     top: Annotated[int, option("-n", "--top", min=1, max=32, help="Number of answers per question, best first.")] = 1
     k: Annotated[int, option(min=1, group=DECODING, help="Answers kept after their first token (rank mode).")] = 128
@@ -52,7 +51,9 @@ class AnswerFlags:
 def ask(
     *,
     inputs: o.Inputs,
-    question: Annotated[tuple[str, ...], option("-q", "--question", help="A question (repeatable).")] = (),
+    question: Annotated[
+        tuple[str, ...], option("-q", "--question", metavar="TEXT", help="A question (repeatable).")
+    ] = (),
     questions: Annotated[
         Path | None, option(metavar="FILE", help="Questions for every image: a file, one per line.")
     ] = None,

@@ -24,33 +24,26 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
     from blip_lite.results import Caption
 
-SIDECARS = "Sidecars"
-
 
 @dataclass(kw_only=True)
 class DecodingFlags:
     """How captions are generated."""
 
-    beams: Annotated[
-        int | None, option(min=1, max=32, group=DECODING, help="Beam width; 1 is greedy.", default="3")
-    ] = None
-    sample: Annotated[bool, option(group=DECODING, help="Nucleus sampling instead of beam search.")] = False
-    top_p: Annotated[
-        float, option(min=0.0, max=1.0, group=DECODING, help="Probability mass to sample from (with --sample).")
-    ] = 0.9
-    top_k: Annotated[int, option(min=0, group=DECODING, help="Tokens to sample from, 0 for all (with --sample).")] = 50
-    temperature: Annotated[float, option(min=0.01, group=DECODING, help="Temperature (with --sample).")] = 1.0
+    group = DECODING
+
+    beams: Annotated[int | None, option(min=1, max=32, help="Beam width; 1 is greedy.", default="3")] = None
+    sample: Annotated[bool, option(help="Nucleus sampling instead of beam search.")] = False
+    top_p: Annotated[float, option(min=0.0, max=1.0, help="Probability mass to sample from (with --sample).")] = 0.9
+    top_k: Annotated[int, option(min=0, help="Tokens to sample from, 0 for all (with --sample).")] = 50
+    temperature: Annotated[float, option(min=0.01, help="Temperature (with --sample).")] = 1.0
     seed: o.Seed = 0
     max_length: Annotated[
-        int | None,
-        option(min=2, group=DECODING, help="Maximum tokens with prompt, start and end.", default="20"),
+        int | None, option(min=2, help="Maximum tokens with prompt, start and end.", default="20")
     ] = None
-    max_new_tokens: Annotated[
-        int | None, option(min=1, group=DECODING, help="Maximum new tokens (instead of --max-length).")
-    ] = None
-    min_length: Annotated[int, option(min=0, group=DECODING, help="Minimum tokens, counted like --max-length.")] = 5
+    max_new_tokens: Annotated[int | None, option(min=1, help="Maximum new tokens (instead of --max-length).")] = None
+    min_length: Annotated[int, option(min=0, help="Minimum tokens, counted like --max-length.")] = 5
     repetition_penalty: Annotated[
-        float | None, option(group=DECODING, help="Repetition penalty.", default="1.0; 1.1 with --sample")
+        float | None, option(help="Repetition penalty.", default="1.0; 1.1 with --sample")
     ] = None
 
     def check(self) -> None:
@@ -85,17 +78,18 @@ class DecodingFlags:
 class SidecarFlags:
     """Texts beside the images."""
 
+    group = "Sidecars"
+
     sidecar: Annotated[
-        str | None,
-        option(metavar="EXT", group=SIDECARS, help="Write each caption to a file beside its image: .txt or .xmp."),
+        str | None, option(metavar="EXT", help="Write each caption to a file beside its image: .txt or .xmp.")
     ] = None
     sidecar_dir: Annotated[
-        Path | None, option(metavar="DIR", group=SIDECARS, help="Write these files to a folder that mirrors the tree.")
+        Path | None, option(metavar="DIR", help="Write these files to a folder that mirrors the tree.")
     ] = None
-    xmp: Annotated[bool, option(group=SIDECARS, help="Same as --sidecar .xmp.")] = False
-    prefix: Annotated[str, option(group=SIDECARS, help="Text before each caption.")] = ""
-    suffix: Annotated[str, option(group=SIDECARS, help="Text after each caption.")] = ""
-    append: Annotated[bool, option(group=SIDECARS, help="Add to existing files (default: skip their images).")] = False
+    xmp: Annotated[bool, option(help="Same as --sidecar .xmp.")] = False
+    prefix: Annotated[str, option(metavar="TEXT", help="Text before each caption.")] = ""
+    suffix: Annotated[str, option(metavar="TEXT", help="Text after each caption.")] = ""
+    append: Annotated[bool, option(help="Add to existing files (default: skip their images).")] = False
 
     def sidecars(self, run: o.Run) -> Sidecars | None:
         """Return where captions are written; by default, images with an existing file are skipped."""
@@ -124,11 +118,12 @@ def caption(
     inputs: o.Inputs,
     model: o.ModelName = None,
     num_captions: Annotated[int, option("-n", "--num-captions", min=1, max=32, help="Captions per image.")] = 1,
-    prompt: Annotated[str | None, option(help="Text that the caption continues.", default="the model's")] = None,
+    prompt: Annotated[
+        str | None, option(metavar="TEXT", help="Text that the caption continues.", default="the model's")
+    ] = None,
     keep_prompt: Annotated[bool, option(help="Include the prompt in the caption.")] = False,
     itm_model: Annotated[
-        str | None,
-        option(metavar="NAME", help="Model that adds a match score to each caption.", complete=o.model_names),
+        str | None, option(help="Model that adds a match score to each caption.", complete=o.model_names)
     ] = None,
     summary: Annotated[bool, option(help="One caption per video, that of its best-matching frame.")] = False,
     decode: DecodingFlags,

@@ -1,7 +1,8 @@
 """Commands made from annotated functions, and their help in groups.
 
 A parameter `beams: Annotated[int, option(help="Beam width.")] = 3` becomes the flag `--beams`. A parameter whose type
-is a dataclass stands for the fields of that dataclass, so commands can share flags.
+is a dataclass stands for the fields of that dataclass, so commands can share flags; the class attribute `group` is
+their heading in help.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ TASK, DECODING, SERVER, INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL = (
 )
 LAST_GROUPS = (INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL)
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-METAVARS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+METAVARS = {int: "N", float: "X", Path: "PATH"}  # else NAME
 Completer = Callable[[], Iterable[str]]
 
 
@@ -40,7 +41,7 @@ class Spec:
     """What a flag or argument is, apart from its type and default."""
 
     names: tuple[str, ...]
-    group: str
+    group: str | None  # None: that of the dataclass, else TASK
     attrs: dict[str, Any]  # of click's parameter
     positional: bool = False
     min: float | None = None
@@ -50,7 +51,7 @@ class Spec:
 def option(
     *names: str,
     help: str,
-    group: str = TASK,
+    group: str | None = None,
     default: str | None = None,
     min: float | None = None,
     max: float | None = None,
@@ -66,7 +67,7 @@ def option(
 def argument(metavar: str, *, help: str, complete: Completer | None = None) -> Spec:
     """Annotation of a positional argument; shells complete files if `complete` is not given."""
     attrs = {"help": help, "metavar": metavar, "shell_complete": _completer(complete)}
-    return Spec((), TASK, attrs, positional=True)
+    return Spec((), None, attrs, positional=True)
 
 
 def _completer(values: Completer | None) -> Callable[..., list[CompletionItem]] | None:
@@ -199,9 +200,10 @@ def _attrs(function: Callable[..., int]) -> dict[str, Any]:
         kind = hints[parameter.name]
         if parameter.name in groups:
             flags = get_type_hints(kind, include_extras=True)
-            parameters += [_parameter(f.name, flags[f.name], f.default) for f in dataclasses.fields(kind)]
+            heading = getattr(kind, "group", TASK)
+            parameters += [_parameter(f.name, flags[f.name], f.default, heading) for f in dataclasses.fields(kind)]
         else:
-            parameters.append(_parameter(parameter.name, kind, parameter.default))
+            parameters.append(_parameter(parameter.name, kind, parameter.default, TASK))
 
     def call(**values: Any) -> int:
         made = {
@@ -210,15 +212,10 @@ def _attrs(function: Callable[..., int]) -> dict[str, Any]:
         }
         return function(**values, **made)
 
-    return {
-        "params": parameters,
-        "callback": call,
-        "help": inspect.getdoc(function),
-        "context_settings": HELP,
-    }
+    return {"params": parameters, "callback": call, "help": inspect.getdoc(function), "context_settings": HELP}
 
 
-def _parameter(name: str, annotation: Any, default: Any) -> click.Parameter:
+def _parameter(name: str, annotation: Any, default: Any, heading: str) -> click.Parameter:
     kind, spec = get_args(annotation)
     many = get_origin(kind) is tuple
     if many:
@@ -234,7 +231,7 @@ def _parameter(name: str, annotation: Any, default: Any) -> click.Parameter:
             attrs["shell_complete"] = attrs["shell_complete"] or _completer(tuple)
         return Argument([name], type=_click_type(kind, spec), nargs=-1 if many else 1, **attrs)
     names = spec.names or (f"--{name.replace('_', '-')}",)
-    attrs |= {"group": spec.group, "required": "default" not in attrs}
+    attrs |= {"group": spec.group or heading, "required": "default" not in attrs}
     if kind is bool:
         return Option([name, *names], is_flag=True, **attrs)
     attrs["metavar"] = attrs["metavar"] or METAVARS.get(kind, "NAME")

@@ -243,7 +243,7 @@ def fetch_images(
         tuple[str, ...],
         argument("URLLIST...", help="Table or .txt of URLs, or a data set (ccs-filtered).", complete=o.dataset_names),
     ],
-    url_column: Annotated[str, option(metavar="NAME", group=COLUMNS, help="Column of the URL.")] = "url",
+    url_column: Annotated[str, option(group=COLUMNS, help="Column of the URL.")] = "url",
     text_column: o.TextColumn = None,
     processes: Annotated[int | None, option(min=1, help="Number of processes.", default="the cores")] = None,
     runner: Annotated[str, option(metavar="COMMAND", help="Command that runs img2dataset: uvx or 'pipx run'.")] = "uvx",

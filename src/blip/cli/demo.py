@@ -23,9 +23,7 @@ def demo(
         Path | None, option(metavar="DIR", help="The only folder to search; required on a public --host.")
     ] = None,
     index: Annotated[Path | None, option(metavar="DIR", help="Folder to keep the search index in.")] = None,
-    host: Annotated[
-        str, option(metavar="NAME", group=SERVER, help="Address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
+    host: Annotated[str, option(group=SERVER, help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")] = 7860,
     max_upload_mb: Annotated[float, option(min=0.001, group=SERVER, help="Refuse larger files, in MB.")] = 20.0,
     max_megapixels: Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")] = 50.0,

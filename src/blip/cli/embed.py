@@ -24,20 +24,16 @@ def embed(
     *,
     inputs: o.Inputs,
     kind: Annotated[
-        Literal["image", "text", "multimodal"],
-        option(metavar="NAME", help="image, text or multimodal (image and text together)."),
+        Literal["image", "text", "multimodal"], option(help="image, text or multimodal (image and text together).")
     ] = "image",
     text: o.Text = (),
     texts: o.Texts = None,
     model: o.ModelName = None,
     projected: Annotated[
-        bool,
-        option("--projected/--no-projected", help="Hidden states instead of unit vectors in the shared space."),
+        bool, option("--projected/--no-projected", help="Hidden states instead of unit vectors in the shared space.")
     ] = True,
     tokens: Annotated[bool, option(help="Hidden states of all positions.")] = False,
-    vector_dtype: Annotated[
-        Literal["fp32", "fp16"], option(metavar="NAME", group=OUTPUT, help="fp32 or fp16.")
-    ] = "fp32",
+    vector_dtype: Annotated[Literal["fp32", "fp16"], option(group=OUTPUT, help="fp32 or fp16.")] = "fp32",
     run: o.Run,
 ) -> int:
     """Compute vectors of images or texts; compare projected ones by inner product.

@@ -47,7 +47,7 @@ class Flags(o.Columns, o.Machine):
             complete=o.dataset_names,
         ),
     ] = ()
-    split: Annotated[str | None, option(metavar="NAME", help="Split of a known data set.", default="test")] = None
+    split: Annotated[str | None, option(help="Split of a known data set.", default="test")] = None
     model: o.ModelName = None
     output: Annotated[
         Path | None,
@@ -59,8 +59,7 @@ class Flags(o.Columns, o.Machine):
         str | None, option(metavar="LIST", group=OUTPUT, help="Only these metrics, comma-separated (bleu: all four).")
     ] = None
     meteor_spice: Annotated[
-        Literal["auto", "never"],
-        option(metavar="NAME", group=OUTPUT, help="METEOR and SPICE, which need Java: auto or never."),
+        Literal["auto", "never"], option(group=OUTPUT, help="METEOR and SPICE, which need Java: auto or never.")
     ] = "auto"
     bootstrap: Annotated[
         int, option(min=0, group=OUTPUT, help="Bootstrap samples for intervals; 0 for no intervals.")
@@ -73,10 +72,11 @@ class Flags(o.Columns, o.Machine):
         Path | None, option(metavar="FILE", group=OUTPUT, help="Write predictions in the task server's format.")
     ] = None
     fail_under: Annotated[
-        tuple[str, ...],
-        option(metavar="METRIC=X", group=OUTPUT, help="Exit 1 if a metric is below X (repeatable)."),
+        tuple[str, ...], option(metavar="METRIC=X", group=OUTPUT, help="Exit 1 if a metric is below X (repeatable).")
     ] = ()
-    prompt: Annotated[str | None, option(group=DECODING, help="caption: prompt.", default="the model's")] = None
+    prompt: Annotated[
+        str | None, option(metavar="TEXT", group=DECODING, help="caption: prompt.", default="the model's")
+    ] = None
     beams: Annotated[int, option(min=1, max=32, group=DECODING, help="caption, vqa: beam width.")] = 3
     max_length: Annotated[
         int | None, option(min=2, group=DECODING, help="Maximum tokens.", default="caption 20, vqa 10")
@@ -86,7 +86,7 @@ class Flags(o.Columns, o.Machine):
     ] = None
     mode: Annotated[
         Literal["generate", "rank"] | None,
-        option(metavar="NAME", group=DECODING, help="vqa: generate or rank.", default="rank with --answers"),
+        option(group=DECODING, help="vqa: generate or rank.", default="rank with --answers"),
     ] = None
     answers: Annotated[
         str | None,
@@ -96,10 +96,10 @@ class Flags(o.Columns, o.Machine):
         int | None,
         option(min=0, group=DECODING, help="Candidates to re-rank; 0: none.", default="retrieval 256, video, vqa 128"),
     ] = None
-    order: Annotated[str, option(metavar="NAME", help="nlvr: image order: given, both or random (original).")] = "given"
+    order: Annotated[str, option(help="nlvr: image order: given, both or random (original).")] = "given"
     frames: Annotated[int, option(min=1, group=INPUT, help="video: frames per clip.")] = 8
     frame_sampling: Annotated[
-        str, option(metavar="NAME", group=INPUT, help="video: frame sampling uniform (original) or linspace.")
+        str, option(group=INPUT, help="video: frame sampling uniform (original) or linspace.")
     ] = "uniform"
     texts: Annotated[
         Path | None, option(metavar="FILE", group=INPUT, help="judgements: captions file of Flickr8k.")
@@ -112,9 +112,7 @@ class Flags(o.Columns, o.Machine):
 
 @command
 def eval(
-    *,
-    task: Annotated[str, argument("TASK", help=f"{', '.join(TASKS)}.", complete=lambda: TASKS)] = "",
-    run: Flags,
+    *, task: Annotated[str, argument("TASK", help=f"{', '.join(TASKS)}.", complete=lambda: TASKS)] = "", run: Flags
 ) -> int:
     """Evaluate a model, or predictions made elsewhere, on a task.
 

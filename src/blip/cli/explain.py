@@ -41,12 +41,12 @@ def explain(
     *,
     inputs: o.Inputs,
     text: Annotated[
-        str | None, option("-t", "--text", help="Text to match, or question.", default="the model's caption")
+        str | None,
+        option("-t", "--text", metavar="TEXT", help="Text to match, or question.", default="the model's caption"),
     ] = None,
     model: o.ModelName = None,
     method: Annotated[
-        Literal["gradcam", "attention", "rollout"],
-        option(metavar="NAME", help="gradcam, attention or rollout (layers up to --layer)."),
+        Literal["gradcam", "attention", "rollout"], option(help="gradcam, attention or rollout (layers up to --layer).")
     ] = "gradcam",
     layer: Annotated[
         int | None, option(min=0, help="Cross-attention layer from 0.", default="the middle one; rollout: the last")
@@ -57,12 +57,10 @@ def explain(
     ] = None,
     tokens: Annotated[
         Literal["all", "words", "mean"],
-        option(metavar="NAME", group=OUTPUT, help="Heat-maps of all tokens, of words or only their mean."),
+        option(group=OUTPUT, help="Heat-maps of all tokens, of words or only their mean."),
     ] = "words",
     size: Annotated[int, option(min=16, max=8192, group=OUTPUT, help="Longer side of the pictures in pixels.")] = 480,
-    image_format: Annotated[
-        Literal["png", "jpg", "webp"], option(metavar="NAME", group=OUTPUT, help="png, jpg or webp.")
-    ] = "png",
+    image_format: Annotated[Literal["png", "jpg", "webp"], option(group=OUTPUT, help="png, jpg or webp.")] = "png",
     run: Flags,
 ) -> int:
     """Draw where the model looked, a folder of heat-maps for each image.

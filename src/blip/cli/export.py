@@ -22,10 +22,7 @@ LAYOUTS = get_args(Layout)
 def export(
     *,
     model: o.ModelName = None,
-    to: Annotated[
-        Layout,
-        option(metavar="LAYOUT", help="onnx, web (a page with graphs), safetensors or hf."),
-    ] = "onnx",
+    to: Annotated[Layout, option(metavar="LAYOUT", help="onnx, web (a page with graphs), safetensors or hf.")] = "onnx",
     parts: Annotated[
         str | None, option(metavar="LIST", help="Only some graphs: vision, text, decoder.", default="all")
     ] = None,

@@ -27,8 +27,7 @@ def index(
     ],
     captions: Annotated[bool, option(help="Also store a caption of each photo.")] = False,
     captioner: Annotated[
-        str | None,
-        option(metavar="NAME", help="Model of the captions.", default="that of the index", complete=o.model_names),
+        str | None, option(help="Model of the captions.", default="that of the index", complete=o.model_names)
     ] = None,
     prune_only: Annotated[bool, option(help="Remove missing photos, add none.")] = False,
     rebuild: Annotated[bool, option(help="Rebuild the index for DIR, or for all indexed folders.")] = False,

@@ -26,7 +26,6 @@ Model_ = Annotated[
     option(
         "-m",
         "--model",
-        metavar="NAME",
         help="Model name, file or folder.",
         default="the index's, else as usual",
         complete=o.model_names,

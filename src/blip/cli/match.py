@@ -26,8 +26,7 @@ def match(
     texts: o.Texts = None,
     model: o.ModelName = None,
     head: Annotated[
-        Literal["itm", "itc", "both"],
-        option(metavar="NAME", help="itm (match probability), itc (cosine) or both."),
+        Literal["itm", "itc", "both"], option(help="itm (match probability), itc (cosine) or both.")
     ] = "both",
     sort: Annotated[bool, option(help="Sort the texts of each image, best first.")] = False,
     top: Annotated[int | None, option("-n", "--top", min=1, help="Only the N best texts of each image.")] = None,

@@ -150,7 +150,7 @@ def verify(
 @models.subcommand("import")
 def import_file(
     source: Annotated[Path, argument("FILE", help="Weights file or model folder of any layout.")],
-    name: Annotated[str | None, option("--as", metavar="NAME", help="Its name.", default="the file's")] = None,
+    name: Annotated[str | None, option("--as", help="Its name.", default="the file's")] = None,
     debug: o.Debug = False,
 ) -> int:
     """Copy a model of your own into the registry under a name."""

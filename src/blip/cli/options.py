@@ -36,32 +36,19 @@ def dataset_names() -> list[str]:
 
 
 Inputs = Annotated[
-    tuple[str, ...],
-    argument("[INPUT]...", help="Images, videos, folders, tar shards, tables or URLs; - reads a list."),
+    tuple[str, ...], argument("[INPUT]...", help="Images, videos, folders, tar shards, tables or URLs; - reads a list.")
 ]
 ModelName = Annotated[
     str | None,
-    option(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help="Model name, file or folder.",
-        default="BLIP_MODEL, else tiny",
-        complete=model_names,
-    ),
+    option("-m", "--model", help="Model name, file or folder.", default="BLIP_MODEL, else tiny", complete=model_names),
 ]
 ModelNames = Annotated[
     tuple[str, ...],
     option(
-        "-m",
-        "--model",
-        metavar="NAME",
-        help="Model name, file or folder (repeatable).",
-        default="tiny, tiny-vqa",
-        complete=model_names,
+        "-m", "--model", help="Model name, file or folder (repeatable).", default="tiny, tiny-vqa", complete=model_names
     ),
 ]
-Text = Annotated[tuple[str, ...], option("-t", "--text", help="A text (repeatable).")]
+Text = Annotated[tuple[str, ...], option("-t", "--text", metavar="TEXT", help="A text (repeatable).")]
 Texts = Annotated[Path | None, option(metavar="FILE", help="Texts from a file, one per line.")]
 Seed = Annotated[int, option(group=DECODING, help="Random seed for sampling.")]
 
@@ -85,8 +72,7 @@ Shard = Annotated[
 ]
 Frames = Annotated[int | None, option(min=1, group=INPUT, help="Frames per video, evenly spaced.", default="8")]
 Fps = Annotated[
-    float | None,
-    option(min=0.001, max=1000, group=INPUT, help="Frames per second to sample (instead of --frames)."),
+    float | None, option(min=0.001, max=1000, group=INPUT, help="Frames per second to sample (instead of --frames).")
 ]
 Root = Annotated[Path | None, option(metavar="DIR", group=INPUT, help="Folder that paths in tables are relative to.")]
 UrlTimeout = Annotated[float, option(min=0.1, group=INPUT, help="Timeout for a URL in seconds.")]
@@ -95,18 +81,15 @@ Workers = Annotated[
     int | None, option(min=1, group=INPUT, help="Threads that read images.", default="the cores, at most 4")
 ]
 
-ImageColumn = Annotated[str, option(metavar="NAME", group=COLUMNS, help="Column of the image path.")]
+ImageColumn = Annotated[str, option(group=COLUMNS, help="Column of the image path.")]
 TextColumn = Annotated[
-    str | None,
-    option(metavar="NAME", group=COLUMNS, help="Column of the text or texts.", default="caption, captions, ..."),
+    str | None, option(group=COLUMNS, help="Column of the text or texts.", default="caption, captions, ...")
 ]
-KeyColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the key.")]
-QuestionColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the question.")]
-AnswerColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of the answer or answers.")]
-SentenceColumn = Annotated[
-    str | None, option(metavar="NAME", group=COLUMNS, help="Column of the sentence about two images.")
-]
-LabelColumn = Annotated[str | None, option(metavar="NAME", group=COLUMNS, help="Column of true or false.")]
+KeyColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the key.")]
+QuestionColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the question.")]
+AnswerColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the answer or answers.")]
+SentenceColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the sentence about two images.")]
+LabelColumn = Annotated[str | None, option(group=COLUMNS, help="Column of true or false.")]
 SkipBad = Annotated[bool, option(group=COLUMNS, help="Report invalid rows and skip them.")]
 
 Output = Annotated[
@@ -114,8 +97,7 @@ Output = Annotated[
     option("-o", "--output", metavar="FILE", group=OUTPUT, help="File to write; its extension selects the format."),
 ]
 Format = Annotated[
-    str | None,
-    option(metavar="NAME", group=OUTPUT, help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text"),
+    str | None, option(group=OUTPUT, help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text")
 ]
 AsJson = Annotated[bool, option("--json", group=OUTPUT, help="Same as --format jsonl.")]
 Json = Annotated[bool, option("--json", group=OUTPUT, help="Print one JSON record per line.")]
@@ -128,10 +110,8 @@ SkipExisting = Annotated[
 ]
 Resume = Annotated[bool, option(group=OUTPUT, help="Continue an interrupted .jsonl output.")]
 
-Device = Annotated[
-    str, option(envvar="BLIP_DEVICE", metavar="NAME", group=DEVICE, help="auto, cpu, cuda, cuda:N or mps.")
-]
-DType = Annotated[str, option(envvar="BLIP_DTYPE", metavar="NAME", group=DEVICE, help="auto, fp32, bf16 or fp16.")]
+Device = Annotated[str, option(envvar="BLIP_DEVICE", group=DEVICE, help="auto, cpu, cuda, cuda:N or mps.")]
+DType = Annotated[str, option(envvar="BLIP_DTYPE", group=DEVICE, help="auto, fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, option(envvar="BLIP_THREADS", min=1, group=DEVICE, help="Number of CPU threads.")]
 BatchSize = Annotated[
     int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")

@@ -65,7 +65,7 @@ def search(
         option("-o", "--output", metavar="FILE", group=OUTPUT, help="Records, or a contact sheet: .png or .jpg."),
     ] = None,
     format: Annotated[
-        str | None, option(metavar="NAME", group=OUTPUT, help="text, jsonl, csv, tsv or parquet.", default="text")
+        str | None, option(group=OUTPUT, help="text, jsonl, csv, tsv or parquet.", default="text")
     ] = None,
     json: o.AsJson = False,
     skip_existing: o.SkipExisting = None,
@@ -209,12 +209,7 @@ def _records(hits: Sequence[Hit], out: _Out, columns: tuple[str, ...]) -> None:
     from blip.io.records import open_records
 
     with open_records(
-        out.output,
-        schema="hit/1",
-        stream=sys.stdout,
-        format=out.format,
-        existing=out.existing,
-        columns=columns,
+        out.output, schema="hit/1", stream=sys.stdout, format=out.format, existing=out.existing, columns=columns
     ) as records:
         records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
 

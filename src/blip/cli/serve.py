@@ -31,9 +31,7 @@ def serve(
     cors: Annotated[
         tuple[str, ...], option(metavar="ORIGIN", help="Origin of web pages that may call (repeatable).")
     ] = (),
-    host: Annotated[
-        str, option(metavar="NAME", group=SERVER, help="Address to listen on; 0.0.0.0 for all.")
-    ] = "127.0.0.1",
+    host: Annotated[str, option(group=SERVER, help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
     port: Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")] = 8000,
     max_batch: Annotated[int, option(min=1, max=1024, group=SERVER, help="Maximum images per batch.")] = 16,
     max_wait_ms: Annotated[
@@ -51,8 +49,7 @@ def serve(
     max_megapixels: Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")] = 50.0,
     workers: Annotated[int, option(min=1, max=64, group=SERVER, help="Processes that hold the models.")] = 1,
     engine: Annotated[
-        Literal["local", "ray"],
-        option(metavar="NAME", group=SERVER, help="local (this machine) or ray (a Ray cluster)."),
+        Literal["local", "ray"], option(group=SERVER, help="local (this machine) or ray (a Ray cluster).")
     ] = "local",
     device: o.Device = "auto",
     dtype: o.DType = "auto",

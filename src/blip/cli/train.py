@@ -25,8 +25,7 @@ TRAINING = "Training"
 def train(
     *,
     task: Annotated[
-        str | None,
-        argument("[TASK]", help=f"{', '.join(TASKS)}; --config may name it.", complete=lambda: tuple(TASKS)),
+        str | None, argument("[TASK]", help=f"{', '.join(TASKS)}; --config may name it.", complete=lambda: tuple(TASKS))
     ] = None,
     data: Annotated[
         tuple[str, ...],
@@ -38,12 +37,10 @@ def train(
         tuple[str, ...], option(metavar="SPEC", help="Data to evaluate on, as --data.", complete=o.dataset_names)
     ] = (),
     init: Annotated[
-        str | None,
-        option(metavar="NAME", help="Model to start from: name, file or folder.", complete=o.model_names),
+        str | None, option(help="Model to start from: name, file or folder.", complete=o.model_names)
     ] = None,
     config: Annotated[
-        str | None,
-        option(metavar="FILE", help="YAML file (ours or the original's) or preset:NAME."),
+        str | None, option(metavar="FILE", help="YAML file (ours or the original's) or preset:NAME.")
     ] = None,
     set: Annotated[
         tuple[str, ...], option("--set", metavar="KEY=VALUE", help="Set a key of the config (repeatable).")
@@ -53,14 +50,12 @@ def train(
     epochs: Annotated[int | None, option(min=1, group=TRAINING, help="Number of epochs.")] = None,
     steps: Annotated[int | None, option(min=1, group=TRAINING, help="Optimizer steps (instead of --epochs).")] = None,
     batch_size: Annotated[
-        int | None,
-        option(min=1, group=TRAINING, help="Samples per step, over all devices.", default="estimated"),
+        int | None, option(min=1, group=TRAINING, help="Samples per step, over all devices.", default="estimated")
     ] = None,
     lr: Annotated[float | None, option(group=TRAINING, help="Learning rate.")] = None,
     accumulate: Annotated[int | None, option(min=1, group=TRAINING, help="Gradient accumulation steps.")] = None,
     grad_checkpoint: Annotated[
-        int | None,
-        option(min=0, group=TRAINING, help="Number of ViT blocks with activation checkpointing."),
+        int | None, option(min=0, group=TRAINING, help="Number of ViT blocks with activation checkpointing.")
     ] = None,
     image_size: o.ImageSize = None,
     freeze: Annotated[
@@ -92,18 +87,14 @@ def train(
     ] = None,
     keep: Annotated[int | None, option(min=1, group=OUTPUT, help="Checkpoints to keep, besides the best.")] = None,
     resume: Annotated[str, option(metavar="PATH", group=OUTPUT, help="auto, none or a checkpoint to resume.")] = "auto",
-    device: Annotated[str | None, option(metavar="NAME", group=DEVICE, help="auto, cpu, cuda or cuda:N.")] = None,
-    dtype: Annotated[
-        str | None, option(metavar="NAME", group=DEVICE, help="auto, fp32 or bf16; weights stay fp32.")
-    ] = None,
+    device: Annotated[str | None, option(group=DEVICE, help="auto, cpu, cuda or cuda:N.")] = None,
+    dtype: Annotated[str | None, option(group=DEVICE, help="auto, fp32 or bf16; weights stay fp32.")] = None,
     threads: o.Threads = None,
     workers: Annotated[int | None, option(min=0, group=DEVICE, help="Processes that read images.")] = None,
     gpus: Annotated[
         str | None, option(metavar="N", group=DEVICE, help="Number of GPUs, or all: one process each.")
     ] = None,
-    strategy: Annotated[
-        str | None, option(metavar="NAME", group=DEVICE, help="ddp (replicate the model) or fsdp (shard it).")
-    ] = None,
+    strategy: Annotated[str | None, option(group=DEVICE, help="ddp (replicate the model) or fsdp (shard it).")] = None,
     compile: Annotated[
         bool | None, option("--compile/--no-compile", group=DEVICE, help="Compile the model with torch.compile.")
     ] = None,
