@@ -203,7 +203,7 @@ def test_a_model_without_matching_cannot_rank() -> None:
 def test_nothing_to_choose_from_is_an_error() -> None:
     with pytest.raises(ConfigError, match=r"k -1: must be at least 1"):
         rank_pairs(model(), tokenizer(), encode, *features(), TEXTS, OWNERS, k=-1)
-    with pytest.raises(UsageError, match=r"12 images and 0 texts to rank; must be one at least"):
+    with pytest.raises(UsageError, match=r"12 images and 0 texts to rank; must be at least 1 of each"):
         rank_pairs(model(), tokenizer(), encode, features()[0], features()[1][:0], [], [], k=4)
 
 
