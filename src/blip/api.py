@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, get_args
 
 from blip.checkpoint.catalogue import ENTRIES, Entry, find
 from blip.checkpoint.locate import locate, obtain
 from blip_lite.config import Family
+from blip_lite.errors import UsageError
 from blip_lite.model import Model
+from blip_lite.onnx_backend import OnnxBackend, is_exported, open_folder
 
 if TYPE_CHECKING:
     from blip.torch_backend import TorchBackend
 
 DEFAULT = "tiny"
+Engine = Literal["auto", "torch", "onnx"]
 
 
 def load(
@@ -56,6 +60,77 @@ def load(
     else:
         pack(backend.module)
     return Model(backend)
+
+
+def open_model(
+    name: str,
+    *,
+    engine: Engine = "auto",
+    needs: Collection[str] = (),
+    device: str = "auto",
+    dtype: str = "auto",
+    threads: int | None = None,
+    image_size: int | None = None,
+    compile: bool = False,
+    offline: bool | None = None,
+) -> Model:
+    """Load a model on the engine that suits what is asked.
+
+    Args:
+        engine: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they
+            support everything asked; else torch.
+        needs: capabilities that will be used, as in `Model.capabilities`.
+
+    The others are those of `load`. Raises UsageError if engine "onnx" is not possible, MissingPart if the model lacks
+    what is needed.
+    """
+    if engine not in get_args(Engine):
+        raise UsageError(f"engine '{engine}'; must be one of {', '.join(get_args(Engine))}")
+    exported = None
+    if engine != "torch":
+        exported, problem = _open_exported(name, needs, device, dtype, threads, image_size, compile)
+        if exported is None and engine == "onnx":
+            raise UsageError(f"engine onnx; {problem}")
+    model: Model = exported or load(
+        name,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        image_size=image_size,
+        compile=compile,
+        offline=offline,
+    )
+    for call in needs:
+        model.require(call)
+    return model
+
+
+def _open_exported(
+    name: str,
+    needs: Collection[str],
+    device: str,
+    dtype: str,
+    threads: int | None,
+    image_size: int | None,
+    compile: bool,
+) -> tuple[Model[OnnxBackend] | None, str]:
+    """The model on onnxruntime, or None and why that is not possible."""
+    if device not in ("auto", "cpu"):
+        return None, f"device {device} is not supported with onnxruntime"
+    if dtype not in ("auto", "fp32"):
+        return None, f"dtype {dtype} is not supported with onnxruntime"
+    if compile:
+        return None, "compile is not supported with onnxruntime"
+    folder = locate(name).path
+    if folder is None or not is_exported(folder):
+        return None, f"model '{name}' has no exported graphs; 'blip export' writes them"
+    model = open_folder(folder, name, threads=threads)
+    if image_size not in (None, model.config.vision.image_size):
+        return None, f"image size {image_size}; the graphs of '{name}' have {model.config.vision.image_size}"
+    missing = [call for call in needs if call in model.config.capabilities - model.capabilities]
+    if missing:
+        return None, f"model '{name}' cannot {missing[0]}: {model.backend.missing_reason(missing[0])}"
+    return model, ""
 
 
 def load_random(family: Family = "pretrain", *, seed: int = 0) -> Model[TorchBackend]:

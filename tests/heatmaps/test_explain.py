@@ -63,7 +63,7 @@ def test_errors_name_what_the_model_needs() -> None:
 
 
 def test_explaining_does_not_change_later_results() -> None:
-    model = blip.load_random("tiny")
+    model = blip.load_random()
     before = model.match(CHELSEA, "a cat").itm
     model.explain(CHELSEA, "a cat")
     after = model.match(CHELSEA, "a cat").itm
@@ -71,7 +71,7 @@ def test_explaining_does_not_change_later_results() -> None:
 
 
 def test_a_model_that_matches_can_explain_a_text_as_a_caption() -> None:
-    model = blip.load_random("tiny")
+    model = blip.load_random()
     explanation = model.explain(CHELSEA, "a cat", subject="caption")
     assert (explanation.subject, explanation.tokens) == ("caption", ("a", "cat", "[SEP]")) and explanation.score < 0
     with pytest.raises(MissingPart, match="no heat-maps of 'answer'; must be one of match, caption"):

@@ -287,7 +287,7 @@ def test_shuffled_weights_destroy_the_map() -> None:
     model = blip.load("tiny")
     before = model.explain("examples/chelsea.png", "a cat sitting on a table")
     generator = torch.Generator().manual_seed(0)
-    for block in model.module.encoder.blocks:
+    for block in model.backend.module.encoder.blocks:
         for parameter in block.cross.parameters():
             order = torch.randperm(parameter.numel(), generator=generator)
             parameter.data = parameter.data.flatten()[order].view_as(parameter)

@@ -82,8 +82,8 @@ def ask(
         return 0
     if run.dry_run:
         return flow.dry_run(found, o.model_name(model, o.ANSWERER))
-    loaded = run.load_any(RANDOM_ANSWERER if o.model_name(model) == RANDOM else model, o.ANSWERER)
-    loaded.require("answer")
+    name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model
+    loaded = run.load(name, o.ANSWERER, needs=["answer"])
     decoding = {"beams": answer.beams, "max_length": answer.max_length, "min_length": answer.min_length}
     how = decoding if closed is None else {"k": answer.k}
     answerer = _Answerer(loaded, wanted, {"answers": closed, "top": answer.top, **how})
@@ -102,8 +102,7 @@ def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: st
     if run.dry_run:
         return flow.dry_run(found, model)
     name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
-    loaded = replace(run, quiet=True).load_any(name)  # no bundled model can
-    loaded.require("compare")
+    loaded = replace(run, quiet=True).load(name, needs=["compare"])  # no bundled model can
     second = read(pair)
 
     def describe(good: Good) -> Sequence[list[Record]]:

@@ -150,9 +150,8 @@ def caption(
     if not images:
         o.note(f"{len(listed)} inputs, all have their texts", run.quiet)
         return 0
-    loaded = run.load_any(model)
-    loaded.require("sample" if decode.sample else "caption")
-    judge = None if itm_model is None else replace(run, image_size=None, compile=False).load_any(itm_model)
+    loaded = run.load(model, needs=["sample" if decode.sample else "caption"])
+    judge = None if itm_model is None else replace(run, image_size=None, compile=False).load(itm_model, needs=["match"])
     if summary:
         images = _by_video(images)
         flow.written = _Summary(images)

@@ -57,9 +57,8 @@ def embed(
         if kind == "text":
             print("\n".join(lines))
         return flow.dry_run(found, model)
-    loaded = run.load_any(model)
     projected = projected and not tokens and kind != "multimodal"
-    loaded.require("match" if projected else {"image": "image"}.get(kind, "text"))
+    loaded = run.load(model, needs=["match" if projected else "image" if kind == "image" else "text"])
     if not projected:
         o.note("vectors that are not projected are not made to be compared by inner product", run.quiet)
     embedder = _Embedder(loaded, kind, projected, tokens, DTYPES[vector_dtype])

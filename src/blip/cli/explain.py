@@ -33,7 +33,7 @@ class Flags(o.Reading):
     def run(self) -> o.Run:
         """The same flags as other verbs have them: one image at a time, no file of records."""
         given = {f.name: getattr(self, f.name) for f in fields(self)}
-        return o.Run(**{**given, "skip_existing": None, "overwrite": False, "batch_size": 1})
+        return o.Run(**{**given, "skip_existing": None, "overwrite": False, "batch_size": 1, "engine": "torch"})
 
 
 @configurable
@@ -80,7 +80,7 @@ def explain(
     if not wanted:
         o.note(f"{len(found)} inputs, all have their maps", run.quiet)
         return 0
-    loaded = flags.load(model)
+    loaded = flags.load(model, needs=())
     texts = {one.key: _text_of(one, text, loaded) for one in wanted}
     pictures = _Pictures(loaded, places, texts, method, layer, tokens, size, image_format)
     return flow.run(wanted, len(found), loaded, pictures)

@@ -40,6 +40,7 @@ class IndexOptions(o.Machine):
     index: IndexFolder = None
     model: Model_ = None
     batch_size: o.BatchSize = None
+    engine: o.EngineName = "auto"
     workers: o.Workers = None
     max_megapixels: o.MaxMegapixels = 200.0
     no_progress: o.NoProgress = False
@@ -64,7 +65,6 @@ class IndexOptions(o.Machine):
         except Damaged:
             known = None
         model = self.load(known)
-        model.require("match")
         if found.exists:
             found.clear(folders=folders, on_wait=on_wait)
         found.close()
@@ -79,8 +79,10 @@ class IndexOptions(o.Machine):
         if name == o.BUNDLED:
             o.notice(named, o.BUNDLED, self.quiet)
         size = self.image_size or (known.image_size if known is not None and not named else None)
-        return api.load(
+        return api.open_model(
             name,
+            engine=self.engine,
+            needs=["match"],
             device=self.device,
             dtype=self.dtype,
             threads=self.threads,
@@ -110,8 +112,14 @@ class IndexOptions(o.Machine):
             known = index.identity()
             if not captioner or (known is not None and captioner == known.model):
                 return index.model()
-            return api.load(
-                captioner, device=self.device, dtype=self.dtype, threads=self.threads, offline=self.offline or None
+            return api.open_model(
+                captioner,
+                engine=self.engine,
+                needs=["caption"],
+                device=self.device,
+                dtype=self.dtype,
+                threads=self.threads,
+                offline=self.offline or None,
             )
 
         return UpdateOptions(

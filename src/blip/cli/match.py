@@ -46,8 +46,7 @@ def match(
         return 0
     if run.dry_run:
         return flow.dry_run(found, model)
-    loaded = run.load_any(model)
-    loaded.require("match")
+    loaded = run.load(model, needs=["match"])
 
     def describe(good: Good) -> list[list[Record]]:
         rows = [_rows(loaded, one.key, image, wanted[one.key], head, max_text_length) for one, image in good]

@@ -15,7 +15,6 @@ from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
-    from blip.torch_backend import TorchBackend
     from blip_lite.model import Model
 
 
@@ -117,6 +116,10 @@ BatchSize = Annotated[
     int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
 ]
 ImageSize = Annotated[int | None, option(min=16, group=DEVICE, help="Image size in pixels.", default="the model's")]
+EngineName = Annotated[
+    Literal["auto", "torch", "onnx"],
+    option("--engine", metavar="NAME", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
+]
 Compile = Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")]
 
 Strict = Annotated[bool, option(group=GENERAL, help="Stop at the first failed input.")]
@@ -242,6 +245,7 @@ class Run(Reading):
     overwrite: Overwrite = False
     resume: Resume = False
     batch_size: BatchSize = None
+    engine: EngineName = "auto"
     compile: Compile = False
 
     @property
@@ -254,31 +258,15 @@ class Run(Reading):
         """The requested format, None for that of the output's extension."""
         return "jsonl" if self.json else self.format
 
-    def load_any(self, name: str | None, default: str = BUNDLED) -> Model:
-        """The model to use: that of an exported folder runs without torch, any other by `load`."""
-        from blip_lite.onnx_backend import is_exported
-        from blip_lite.onnx_backend import load as load_exported
-
-        named = model_name(name, default)
-        if not is_exported(Path(named).expanduser()):
-            return self.load(name, default)
-        other = {
-            "--device": self.device not in ("auto", "cpu"),
-            "--dtype": self.dtype not in ("auto", "fp32"),
-            "--image-size": self.image_size is not None,
-            "--compile": self.compile,
-        }
-        for flag in (flag for flag, given in other.items() if given):
-            raise UsageError(f"{flag}; must be left out: an exported model runs on the CPU as it was written")
-        return load_exported(named, threads=self.threads)
-
-    def load(self, name: str | None, default: str = BUNDLED) -> Model[TorchBackend]:
-        """The model to use over torch; says so in one line when it is a bundled default."""
+    def load(self, name: str | None, default: str = BUNDLED, *, needs: Sequence[str]) -> Model:
+        """Load the model for these calls; notes that it is a bundled one if the user has named none."""
         from blip import api
 
         notice(name, default, self.quiet)
-        return api.load(
+        return api.open_model(
             model_name(name, default),
+            engine=self.engine,
+            needs=needs,
             device=self.device,
             dtype=self.dtype,
             threads=self.threads,

@@ -14,8 +14,8 @@ RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
 
 
 @dataclass(frozen=True, slots=True)
-class RatedCaption:
-    """Caption of an image with its human ratings; own: the caption was written for this image."""
+class Judged:
+    """One caption of one photo with what people gave it; `own`: the caption was written for that very photo."""
 
     key: str
     image: ImageRef
@@ -25,7 +25,7 @@ class RatedCaption:
     own: bool = False
 
 
-def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[RatedCaption]:
+def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[Judged]:
     """Rated captions of a file.
 
     A table (.jsonl, .csv, .tsv, .parquet, .json) has a row a rated caption: `image`, `text` (or `caption`), and
@@ -43,7 +43,7 @@ def read_judgements(path: Path, texts: Path | None = None, root: Path | None = N
     return [_of_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
 
 
-def _of_record(record: Sample) -> RatedCaption:
+def _of_record(record: Sample) -> Judged:
     value = next((record.fields[name] for name in RATING_COLUMNS if record.fields.get(name) is not None), None)
     if isinstance(value, str):
         value = value.strip("[]").replace(",", " ").split()
@@ -51,10 +51,10 @@ def _of_record(record: Sample) -> RatedCaption:
         ratings = tuple(float(x) for x in (value if isinstance(value, list | tuple) else [value]))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise BadRecord(record.where, "no number in column 'ratings' or 'rating'") from error
-    return RatedCaption(record.key, record.image, record.texts[0], ratings, record.where)
+    return Judged(record.key, record.image, record.texts[0], ratings, record.where)
 
 
-def _of_line(where: str, fields: list[str], captions: Mapping[str, str], root: Path) -> RatedCaption:
+def _of_line(where: str, fields: list[str], captions: Mapping[str, str], root: Path) -> Judged:
     if len(fields) < 3:
         raise BadRecord(where, f"{len(fields)} columns; must be image, caption id and ratings, separated by tabs")
     image, caption, *given = fields
@@ -65,7 +65,7 @@ def _of_line(where: str, fields: list[str], captions: Mapping[str, str], root: P
     except ValueError as error:
         raise BadRecord(where, f"rating {given}: must be numbers") from error
     own = caption.partition("#")[0] == image
-    return RatedCaption(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
+    return Judged(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
 
 
 def _tokens(path: Path) -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""Interface of evaluations: metrics that can be resampled, a row per example, predictions in the task's format."""
+"""What an evaluation gives: metrics that can be resampled, a row for every example, predictions to hand in."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Stats = NDArray[np.float64]
 Predictions = Sequence[Mapping[str, Any]]
-Tick = Callable[[int, int], None]  # (number of examples done, total)
+Tick = Callable[[int, int], None]  # how many examples are done, of how many
 
 
 def mean(stats: Stats) -> float:
-    """Mean of the first column."""
+    """The mean of the first column."""
     return float(stats[:, 0].mean())
 
 
 def percentage(stats: Stats) -> float:
-    """Sum of the first column in percent of the sum of the second (hits and queries of an image)."""
+    """Per cent: the sum of the first column in the sum of the second (hits and queries of a photo)."""
     return 100.0 * float(stats[:, 0].sum() / max(stats[:, 1].sum(), 1e-12))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric; `of` computes its value from statistics [n, s], one row per unit of resampling.
+    """One metric: `of` gives its value from statistics [n, s], one row an example that is drawn as a whole.
 
-    stats None: a metric that cannot be resampled. chance: the value that guessing reaches, if known.
+    stats None: the value stands for itself (a metric that cannot be resampled). unit: what one means; chance: what
+    guessing reaches, where that is known.
     """
 
     value: float
@@ -47,7 +48,7 @@ class Measure:
 
 
 def measure(stats: Any, of: Callable[[Stats], float] = mean, *, unit: str = "", chance: float | None = None) -> Measure:
-    """Return a metric of statistics [n] or [n, s]."""
+    """A metric of statistics: [n] or [n, s]."""
     array = np.asarray(stats, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     return Measure(value=of(array) if len(array) else float("nan"), stats=array, of=of, unit=unit, chance=chance)
@@ -55,10 +56,10 @@ def measure(stats: Any, of: Callable[[Stats], float] = mean, *, unit: str = "", 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Metrics by name, examples as records `eval-example/1`, predictions in the task's own format.
+    """Metrics by name, the examples as records `eval-example/1`, predictions in the task's own format.
 
-    skipped: metrics that could not be computed, with the reason. failed: rows that could not be read, as
-    `where: reason`. images: the images of each row.
+    predictions: what a server or another program takes (`predictions.json`). skipped: metrics that could not be
+    computed, with the reason. failed: rows that could not be read, as `where: reason`. images: those of each row.
     """
 
     measures: Mapping[str, Measure] = field(default_factory=dict)
@@ -70,11 +71,11 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name: measure.value for name, measure in self.measures.items()}
+        return {name: one.value for name, one in self.measures.items()}
 
 
 class Evaluation(Protocol):
-    """Evaluation of one task; `blip.eval.nlvr` is a short example."""
+    """How one task is measured; see `blip.eval.nlvr` for a small one."""
 
     @property
     def name(self) -> str: ...
@@ -91,9 +92,9 @@ class Evaluation(Protocol):
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """Return predictions in the task's own format."""
+        """Predictions in the task's own format."""
         ...
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        """Return the report of predictions from any program; rows without a prediction are not counted."""
+        """The report of predictions, wherever they come from. Rows of the source without one are not counted."""
         ...
