@@ -34,7 +34,7 @@ def test_a_stopped_run_says_how_to_go_on(blip: Blip, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     args = ("train", "pretrain", "--data", photos, "-o", tmp_path / "run", "--queue-size", "8", *SMALL)
     said = blip(*args, "--max-minutes", "0")
-    assert said.code == 0 and "stopped at step 1 of 2 (time); the same command goes on" in said.err
+    assert said.code == 0 and "stopped at step 1 of 2 (time); run the same command to resume" in said.err
     said = blip(*args)
     assert "going on at step 1 of 2" in said.err and "2 steps done" in said.err
 
@@ -58,7 +58,7 @@ def test_a_run_that_gets_no_better_ends_well(blip: Blip, tmp_path: Path) -> None
     small = ("--init", "random-tiny", "--batch-size", "4", "--workers", "0", "--device", "cpu")
     said = blip("train", "caption", "--data", photos, "--val", photos, "-o", run, "--steps", "9", *small, *never)
     assert said.code == 0, said.err
-    assert "stopped at step 2 of 9: no better since step 1, which is kept; blip caption PHOTO" in said.err
+    assert "stopped at step 2 of 9: no improvement since step 1, which is kept; blip caption PHOTO" in said.err
 
 
 def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> None:

@@ -10,9 +10,13 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from blip.checkpoint.locate import locate
+from blip.data.known_datasets import resolve
+from blip.tasks import task_class
 from blip.tasks.presets import PRESETS
 from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
 
+SMALL_LR = 2e-4  # for models of the size of `tiny`
 # original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
 ORIGINAL_KEYS: dict[str, str | None] = {
     "vit": "start.size",
@@ -136,3 +140,35 @@ def _from_original(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     result = OmegaConf.to_container(ours)
     assert isinstance(result, dict)
     return {str(k): v for k, v in result.items()}
+
+
+def resolve_data(values: dict[str, Any]) -> None:
+    """Replace the names of known data sets (`coco`, `vqa@train+val`) by their files and image folders."""
+    roots: list[str] = []
+    for key, split in (("data", "train"), ("val", "val")):
+        specs = values.get(key)
+        if specs is None:
+            continue
+        resolved = [resolve(spec, split) for spec in ([specs] if isinstance(specs, str) else specs)]
+        paths = [path for names, _ in resolved for path in names]
+        values[key] = paths[0] if len(paths) == 1 else paths
+        roots += [str(root) for _, root in resolved if root is not None]
+    reading = values.setdefault("reading", {})
+    if roots and reading.get("root") is None:
+        reading["root"] = list(dict.fromkeys(roots))
+    if not reading:
+        del values["reading"]
+
+
+def set_defaults(values: dict[str, Any], model: str) -> str | None:
+    """Set the model to start from, by default `model`, and the task's learning rate; return the model if set here."""
+    rate, start = task_class(values["task"]).info.learning_rate, values.setdefault("start", {})
+    if rate is None:
+        return None
+    chosen = None if start.get("init") is not None else model
+    start["init"] = start.get("init") or model
+    loop = values.setdefault("train", {})
+    if loop.get("lr") is None:
+        entry = locate(start["init"]).entry
+        loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else rate
+    return chosen
