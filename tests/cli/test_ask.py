@@ -104,7 +104,7 @@ def test_without_a_name_the_bundled_answerer_is_used(blip: Blip, photos: Path) -
         (("-q", "x", "--mode", "guess"), "--mode guess; must be generate or rank"),
         (("-q", "x", "--mode", "rank"), "--mode rank needs the answers to choose from"),
         (("-q", "x", "--mode", "generate", "--answers", "a,b"), "--answers with --mode generate; must be used with"),
-        (("-q", "x", "--answers", " , "), "holds no answer, must be a file, one a line, or a,b,c"),
+        (("-q", "x", "--answers", " , "), "has no answers, must be a file (one per line) or a,b,c"),
         (("-q", "x", "--beams", "0"), "--beams 0; must be an integer from 1 to 32"),
         (("-q", "x", "--answers", "no.txt"), "--answers no.txt; No such file"),
         (("-q", "x", "--answers", "no.json"), "--answers no.json; [Errno 2] No such file"),

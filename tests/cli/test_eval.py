@@ -129,7 +129,7 @@ def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> Non
         (("vqa", "--data", data, "--fail-under", "accuracy"), 2, "--fail-under accuracy; must be METRIC=NUMBER"),
         (("vqa", "--data", data, "-m", "random-tiny"), 3, "cannot answer; models of the family vqa can; use vqa-base"),
         (("vqa", "--data", data, "--mode", "rank"), 2, "--mode rank needs the answers to choose from"),
-        (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction belongs to a row"),
+        (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction matches a row"),
         (("vqa", "--data", data, "--predictions", tmp_path / "no.json"), 2, "no.json: No such file"),
         (("nlvr", "--data", found["nlvr"], "--order", "left"), 2, "order 'left': must be one of given, both, random"),
         (("caption", "--data", tmp_path / "none"), 2, "none: no such file"),

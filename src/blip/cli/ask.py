@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as jsonlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -68,7 +67,7 @@ def ask(
 
     Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
     """
-    closed = closed_answers(answer.answers, answer.mode)
+    closed = o.closed_answers(answer.answers, answer.mode)
     asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
     found = run.inputs(inputs)
     if pair is not None:
@@ -122,36 +121,6 @@ def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: st
         ]
 
     return flow.run(found, len(found), loaded, describe)
-
-
-def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
-    """The closed list in rank mode, else None."""
-    if answers is None:
-        if mode == "rank":
-            raise UsageError("--mode rank needs the answers to choose from; give --answers FILE or --answers a,b,c")
-        return None
-    if mode == "generate":
-        raise UsageError("--answers with --mode generate; must be used with --mode rank")
-    file = Path(answers)
-    if file.is_file() or file.suffix in (".txt", ".json"):
-        lines = _json_list(file) if file.suffix == ".json" else o.texts_of((), file, "--answers")
-    else:
-        lines = answers.split(",")
-    kept = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
-    if not kept:
-        raise UsageError(f"--answers {answers}; holds no answer, must be a file, one a line, or a,b,c")
-    return kept
-
-
-def _json_list(file: Path) -> list[str]:
-    """The original's answer lists are JSON."""
-    try:
-        values = jsonlib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"--answers {file}; {' '.join(str(error).split())}") from error
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
-        raise UsageError(f"--answers {file}; must be a JSON list of texts")
-    return values
 
 
 def _own(one: Sample) -> list[Question]:

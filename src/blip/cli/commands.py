@@ -200,8 +200,9 @@ def _attrs(function: Callable[..., int]) -> dict[str, Any]:
         kind = hints[parameter.name]
         if parameter.name in groups:
             flags = get_type_hints(kind, include_extras=True)
-            heading = getattr(kind, "group", TASK)
-            parameters += [_parameter(f.name, flags[f.name], f.default, heading) for f in dataclasses.fields(kind)]
+            parameters += [
+                _parameter(f.name, flags[f.name], f.default, _heading(kind, f.name)) for f in dataclasses.fields(kind)
+            ]
         else:
             parameters.append(_parameter(parameter.name, kind, parameter.default, TASK))
 
@@ -213,6 +214,12 @@ def _attrs(function: Callable[..., int]) -> dict[str, Any]:
         return function(**values, **made)
 
     return {"params": parameters, "callback": call, "help": inspect.getdoc(function), "context_settings": HELP}
+
+
+def _heading(kind: type, field: str) -> str:
+    """Return the heading of the class that declares a field."""
+    owner = next(base for base in kind.__mro__ if field in inspect.get_annotations(base))
+    return str(owner.__dict__.get("group", TASK))
 
 
 def _parameter(name: str, annotation: Any, default: Any, heading: str) -> click.Parameter:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.data.sources import Reading, Source, Spec
@@ -72,6 +74,21 @@ class Report:
     @property
     def metrics(self) -> dict[str, float]:
         return {name: one.value for name, one in self.measures.items()}
+
+    def only(self, names: str | None) -> Report:
+        """Return the report with only these metrics (comma-separated; "bleu" means bleu1 to bleu4)."""
+        if names is None:
+            return self
+        families = {
+            name: [m for m in self.measures if m == name or m.rstrip("1234") == name]
+            for name in (name.strip() for name in names.split(","))
+        }
+        for name, members in families.items():
+            if not members and name not in self.skipped:
+                allowed = ", ".join([*self.measures, *self.skipped])
+                raise UsageError(f"--metrics {name}; must be of {allowed}")
+        kept = {member for members in families.values() for member in members}
+        return replace(self, measures={name: measure for name, measure in self.measures.items() if name in kept})
 
 
 class Evaluation(Protocol):
