@@ -28,8 +28,11 @@ lint: .venv/.dev  ## ruff, wording, import contract, duplicate code
 words:  ## report the wording that checks/words.toml rejects, in all files (PATHS=... for some)
 	@$(PYTHON) checks/words.py $(or $(PATHS),.)
 
-types: .venv/.dev  ## mypy --strict
+types: .venv/.dev  ## mypy --strict for Linux, Windows and macOS, public signatures without Any
 	$(BIN)/mypy
+	$(BIN)/mypy --platform win32
+	$(BIN)/mypy --platform darwin
+	$(BIN)/python checks/any_types.py
 
 format: .venv/.dev  ## rewrite the code in the house's format
 	$(BIN)/ruff check --fix .

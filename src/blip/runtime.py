@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal
@@ -104,3 +105,15 @@ def tune_glibc_malloc() -> None:
         trim_threshold, mmap_max = -1, -4
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
+
+
+def peak_memory_mb(device: torch.device) -> int:
+    """Peak memory in MB: allocated on a CUDA device, else resident of this process; 0 on Windows with a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) // 2**20
+    if sys.platform == "win32":
+        return 0
+    import resource  # does not exist on Windows
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (2**20 if sys.platform == "darwin" else 2**10)  # bytes or KB

@@ -1,4 +1,4 @@
-"""When somebody asks the work to stop: the running step is finished first."""
+"""Stop a running job on a signal, after its current step."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 
 
 @dataclass
-class Stop:
-    """`reason` is "" until a signal came: then "terminated" or "interrupted"."""
+class StopRequest:
+    """`reason` is "" until a signal arrives, then "terminated" or "interrupted"."""
 
     reason: str = ""
 
 
 @contextmanager
-def stopping() -> Iterator[Stop]:
-    """The first SIGTERM or Ctrl-C asks the work inside to stop at its next end; the next one does what it always does.
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Let the first SIGTERM or Ctrl-C request a stop; the second one is handled as before.
 
-    In another thread than the main one signals are left to whoever has that.
+    Only in the main thread; in other threads no handler is installed.
     """
-    stop = Stop()
-    before: dict[signal.Signals, Any] = {}
+    request = StopRequest()
+    previous: dict[signal.Signals, Any] = {}
     reasons = {signal.SIGTERM: "terminated", signal.SIGINT: "interrupted"}
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        stop.reason = reasons[signal.Signals(number)]
-        signal.signal(number, before[signal.Signals(number)])
+    def handle(number: int, frame: FrameType | None) -> None:
+        request.reason = reasons[signal.Signals(number)]
+        signal.signal(number, previous[signal.Signals(number)])
 
     with suppress(ValueError):  # not in the main thread
         for number in reasons:
-            before[number] = signal.signal(number, ask)
+            previous[number] = signal.signal(number, handle)
     try:
-        yield stop
+        yield request
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

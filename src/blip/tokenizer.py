@@ -1,4 +1,4 @@
-"""Texts to tensors of ids: the tokenizer of `blip_lite` for those who compute with torch."""
+"""The tokenizer of `blip_lite` with torch tensors."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from blip_lite.tokenizer import First
 
 
 class Encoded(NamedTuple):
-    """input_ids [B,T] and attention_mask [B,T] (1 = real), both int64."""
+    """input_ids [B, T] and attention_mask [B, T] (1 = real), both int64."""
 
     input_ids: Tensor
     attention_mask: Tensor
 
 
 class Tokenizer(blip_lite.tokenizer.Tokenizer):
-    """Word pieces of one vocabulary with the special ids of one model. Ids equal the original tokenizer's."""
+    """`blip_lite.tokenizer.Tokenizer` that encodes texts to tensors."""
 
     def encode(
         self,
@@ -30,6 +30,6 @@ class Tokenizer(blip_lite.tokenizer.Tokenizer):
         max_length: int | None = None,
         padding: Literal["longest", "max_length"] = "longest",
     ) -> Encoded:
-        """`arrays` as tensors."""
+        """Ids and masks of texts, as `arrays` but as tensors."""
         rows = self.arrays(texts, first=first, max_length=max_length, padding=padding)
         return Encoded(torch.from_numpy(rows.input_ids), torch.from_numpy(rows.attention_mask))

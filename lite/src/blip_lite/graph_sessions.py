@@ -48,7 +48,7 @@ class GraphSessions:
         """Names of a graph's inputs that start with a prefix."""
         return [x.name for x in self.session(graph).get_inputs() if x.name.startswith(prefix)]
 
-    def session(self, graph: str) -> Any:
+    def session(self, graph: str) -> Any:  # Any: onnxruntime has no types
         """The onnxruntime session of a graph (untyped there). Raises CheckpointError if the file is damaged."""
         with self._lock:
             if graph not in self._sessions:

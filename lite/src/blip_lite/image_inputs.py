@@ -28,7 +28,7 @@ OnError = Literal["raise", "record"]
 Opened = list[tuple[str, Image.Image | ErrorResult]]  # key, and the image or why it cannot be read
 
 
-def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:
+def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:  # Any: any value a user passes is checked
     """Whether `images` is a single image, and the images. An array or tensor with a batch dimension is several."""
     if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
         return True, [images]
@@ -57,7 +57,7 @@ def check_head(head: str) -> None:
         raise UsageError(f"head '{head}'; must be itm, itc or both")
 
 
-def image_key(image: Any, index: int) -> str:
+def image_key(image: Any, index: int) -> str:  # Any: any value a user passes is checked
     """Name of an image in results and errors: its path, or its index."""
     if isinstance(image, Mapping):
         path = image.get("path")
@@ -65,7 +65,7 @@ def image_key(image: Any, index: int) -> str:
     return os.fspath(image).replace(os.sep, "/") if isinstance(image, str | os.PathLike) else str(index)
 
 
-def open_image(image: Any, key: str) -> Image.Image:
+def open_image(image: Any, key: str) -> Image.Image:  # Any: any value a user passes is checked
     """Open an `ImageLike` as RGB. Raises UnreadableImage."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path") or b""
@@ -91,7 +91,7 @@ def _from_tensor(image: Any) -> NDArray[np.uint8]:
     return pixels
 
 
-def open_all(images: Any) -> list[Image.Image]:
+def open_all(images: Any) -> list[Image.Image]:  # Any: any value a user passes is checked
     """Open one image or several, all of which must be readable. Raises UsageError if there are none."""
     opened = [open_image(image, str(i)) for i, image in enumerate(as_batch(images)[1])]
     if not opened:

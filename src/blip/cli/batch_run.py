@@ -57,12 +57,12 @@ class Flow:
 
     def run(self, inputs: Sequence[Sample], listed: int, model: Model, describe: Describe) -> int:
         """Describes all inputs, some at once, and writes their records in order; the exit code."""
-        from blip.signals import stopping
+        from blip.signals import stop_on_signal
 
         quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
         start, failed, done = time.perf_counter(), 0, 0
         with ExitStack() as stack:
-            stop = stack.enter_context(stopping())
+            stop = stack.enter_context(stop_on_signal())
             records = stack.enter_context(self._records(inputs)) if self.show else None
             left = [one for one in inputs if records is None or one.key not in records.done]
             drawn = Progress(len(left), not (self.flags.no_progress or quiet))

@@ -91,13 +91,13 @@ class _Verb:
     def update(self, rebuild: bool) -> int:
         """Adds the folders named, or brings those known up to date; the exit code."""
         from blip.apps.search.scan import root_path
-        from blip.signals import stopping
+        from blip.signals import stop_on_signal
 
         for folder in self.folders:
             root_path(folder)  # nothing is done for a part of what was asked
         start = time.perf_counter()
         opened = self.run.empty(folders=bool(self.folders), on_wait=self._waiting) if rebuild else self.run.open()
-        with opened as index, stopping() as stop:
+        with opened as index, stop_on_signal() as stop:
             self._check(index)
             wanted = self._wanted(index)
             if not wanted and not (index.exists and index.roots()):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from blip.apps.search.identity import Identity
     from blip.apps.search.index import Index
     from blip.apps.search.update import UpdateOptions, UpdateReport
-    from blip.signals import Stop
+    from blip.signals import StopRequest
     from blip_lite.model import Model
 
 IndexFolder = Annotated[
@@ -90,7 +90,7 @@ class IndexOptions(o.Machine):
             offline=self.offline or None,
         )
 
-    def work(self, index: Index, stop: Stop, captioner: str | None = None) -> UpdateOptions:
+    def work(self, index: Index, stop: StopRequest, captioner: str | None = None) -> UpdateOptions:
         """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
         from blip.apps.search.update import UpdateOptions
         from blip.cli.batch_run import Progress

@@ -139,7 +139,7 @@ def _refresh(index: Index, run: IndexOptions, no_update: bool) -> None:
     """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
     from blip.apps.search.database import is_writable
     from blip.cli.run import Terminated
-    from blip.signals import stopping
+    from blip.signals import stop_on_signal
 
     if no_update or not index.exists or not index.roots():
         return
@@ -147,7 +147,7 @@ def _refresh(index: Index, run: IndexOptions, no_update: bool) -> None:
         o.note(f"{index.folder} cannot be written; searching what it holds", run.quiet)
         return
     try:
-        with stopping() as stop:
+        with stop_on_signal() as stop:
             report = index.update(options=run.work(index, stop), on_wait=_give_up)
     except _Busy:
         o.note("another process is writing to this index; searching what it holds so far", run.quiet)

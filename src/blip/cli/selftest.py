@@ -74,7 +74,7 @@ def random_model() -> str:
     return f"{OK}, a caption in {time.perf_counter() - start:.1f} s"
 
 
-def outcome(check: Callable[..., str], *args: Any) -> str:
+def outcome(check: Callable[..., str], *args: Any) -> str:  # Any: passed on to `check`
     """What a check says, or the error that it ends in: the report is what the user came for."""
     try:
         return check(*args)

@@ -45,7 +45,7 @@ def configurable(function: Callable[..., int]) -> Command:
 class ConfigurableCommand(Command):
     """A command whose flags can be given by a file."""
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> Any:  # Any: click's signature
         if ctx.meta.get(__name__):
             print(to_yaml(ctx.params), end="")
             return 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from blip_lite.errors import UsageError
 
@@ -49,7 +49,9 @@ class Measure:
     chance: float | None = None
 
 
-def measure(stats: Any, of: Callable[[Stats], float] = mean, *, unit: str = "", chance: float | None = None) -> Measure:
+def measure(
+    stats: ArrayLike, of: Callable[[Stats], float] = mean, *, unit: str = "", chance: float | None = None
+) -> Measure:
     """A metric of statistics: [n] or [n, s]."""
     array = np.asarray(stats, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array

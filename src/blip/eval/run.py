@@ -54,7 +54,7 @@ def run(
     return replace(report, failed=(*report.failed, *(str(error) for error in reader.bad)))
 
 
-def first(source: Any, limit: int | None) -> Any:
+def first(source: Any, limit: int | None) -> Any:  # Any: a source or a list of rated captions
     """The first `limit` rows of a source (or of a list of rated captions)."""
     if limit is None or limit >= len(source):
         return source

@@ -98,7 +98,7 @@ class VqaEval:
         )
 
 
-def question_id(record: Sample) -> Any:
+def question_id(record: Sample) -> int | str:
     """What names a question: its `question_id`, else its place."""
     given = record.fields.get("question_id")
     return given if isinstance(given, int | str) else record.where or record.key

@@ -43,7 +43,7 @@ def find_inputs(
     from_file: str | os.PathLike[str] | None = None,
     limit: int | None = None,
     shard: tuple[int, int] | None = None,
-    **options: Any,
+    **options: Any,  # Any: fields of ListOptions
 ) -> list[Sample]:
     """Return a sample for every image that the arguments name; `options` are the fields of `InputOptions`.
 

@@ -46,7 +46,7 @@ _TEXT_COLUMNS = {
 }
 
 
-def clean(value: Any) -> Any:
+def clean(value: Any) -> Any:  # Any: JSON values
     """A record's value as JSON can hold it: floats with 6 significant digits, None and NaN entries left out."""
     if isinstance(value, Mapping):
         return {str(k): c for k, v in value.items() if (c := clean(v)) is not None}

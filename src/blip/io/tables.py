@@ -48,7 +48,7 @@ def write_parquet(path: Path, rows: Rows, name: str) -> None:
     write_parquet_rows(path, rows, schema)
 
 
-def parquet_schema(rows: Rows) -> Any:
+def parquet_schema(rows: Rows) -> Any:  # Any: pyarrow has no types
     """Return the columns of rows with the types that hold all their values. Raises `UsageError` if none does."""
     pyarrow = require_pyarrow()
     chunk_schemas = [_chunk_schema(pyarrow, chunk) for chunk in batched(rows, CHUNK)]
@@ -58,7 +58,7 @@ def parquet_schema(rows: Rows) -> Any:
         )
 
 
-def write_parquet_rows(path: Path, rows: Rows, schema: Any, chunk: int = CHUNK) -> None:
+def write_parquet_rows(path: Path, rows: Rows, schema: Any, chunk: int = CHUNK) -> None:  # Any: pyarrow has no types
     """Write rows under a schema, `chunk` rows per group."""
     pyarrow = require_pyarrow()
     with pyarrow.parquet.ParquetWriter(path, schema) as writer:
@@ -97,7 +97,7 @@ def _cell(value: Any) -> Any:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, list | dict) else value
 
 
-def require_pyarrow() -> Any:
+def require_pyarrow() -> Any:  # Any: pyarrow has no types
     """Return the module, or raise `MissingExtra`: now rather than at the end of a long run."""
     try:
         importlib.import_module("pyarrow.parquet")

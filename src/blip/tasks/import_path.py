@@ -43,7 +43,7 @@ def import_class(path: str, key: str) -> type[Any]:
     return found
 
 
-def build_from_path(values: Mapping[str, Any], key: str) -> Any:
+def build_from_path(values: Mapping[str, Any], key: str) -> Any:  # Any: the class is found at run time
     """Build an object from its options, of which `class` is the import path of its dataclass. Raises ConfigError."""
     path = values.get("class")
     if not isinstance(path, str):

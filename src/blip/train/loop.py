@@ -7,7 +7,6 @@ a checkpoint holds no generator and no position in the data.
 from __future__ import annotations
 
 import dataclasses
-import resource
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +22,7 @@ from blip import distributed, runtime
 from blip.data.loader import EpochSampler, batches, sample_seed
 from blip.eval.base import Report
 from blip.io.atomic import write_text
-from blip.signals import Stop, stopping
+from blip.signals import StopRequest, stop_on_signal
 from blip.tasks.base import Batch, Step, Task
 from blip.train import auto_batch
 from blip.train.checkpoints import PARTS, STATE, RunFolder
@@ -65,7 +64,7 @@ def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "
             stack.enter_context(runtime.threads(config.threads))
         if device.type == "cpu":
             runtime.tune_glibc_malloc()
-        stop = stack.enter_context(stopping())
+        stop = stack.enter_context(stop_on_signal())
         stack.enter_context(distributed.report_lost_peers())
         return _Run(task, config, RunFolder(Path(run_dir)), device, stop, resume, quiet).run()
 
@@ -78,7 +77,7 @@ class _Run:
     config: TrainConfig
     folder: RunFolder
     device: torch.device
-    stop: Stop
+    stop: StopRequest
     resume: str
     quiet: bool
     done: int = 0  # finished optimizer steps
@@ -235,7 +234,7 @@ class _Run:
                 **named,
                 **values,
                 "seconds": self.seconds + time.monotonic() - self.started,
-                "mem_mb": _memory_mb(self.device),
+                "mem_mb": runtime.peak_memory_mb(self.device),
             },
         )
 
@@ -349,9 +348,3 @@ def _metric(metrics: Mapping[str, float], key: str) -> float:
     if key not in metrics:
         raise ConfigError(f"best.keys '{key}'; must be of {', '.join(metrics)}")
     return metrics[key]
-
-
-def _memory_mb(device: torch.device) -> int:
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) // 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024

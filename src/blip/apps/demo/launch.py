@@ -12,7 +12,7 @@ from pathlib import Path
 
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
-from blip.signals import stopping
+from blip.signals import stop_on_signal
 from blip_lite.errors import UsageError
 
 MAX_QUEUE = 20  # waiting requests; further ones get an error
@@ -91,7 +91,7 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
             css=page.CSS,
             app_kwargs={"middleware": guards if settings.local else []},
         )
-        with stopping() as stop:
+        with stop_on_signal() as stop:
             ready(address)
             while not stop.reason:
                 time.sleep(0.1)

@@ -60,7 +60,7 @@ def check_packages() -> None:
         raise MissingExtra('export to graphs needs an extra: pip install "blip-vlm[onnx]"')
 
 
-def convert(graph: Graph, *, opset: int) -> Any:
+def convert(graph: Graph, *, opset: int) -> Any:  # Any: onnx_ir is an optional dependency
     """Return the onnx_ir model of a graph, with named free axes and weights as initializers."""
     from onnxscript.optimizer import optimize_ir
     from torch.export import Dim
@@ -147,7 +147,11 @@ def _without_messages() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def externalize_weights(model: Any, stored: Mapping[str, StoredTensor], aliases: Mapping[str, str]) -> None:
+def externalize_weights(
+    model: Any,  # Any: onnx_ir is an optional dependency
+    stored: Mapping[str, StoredTensor],
+    aliases: Mapping[str, str],
+) -> None:
     """Replace every weight of an onnx_ir model by a reference to the file. aliases: names stored under another."""
     graph = model.graph
     for value in list(graph.initializers.values()):
@@ -193,7 +197,7 @@ def _external_value(graph: Any, name: str, stored: StoredTensor, shape: tuple[in
     return value
 
 
-def use_integer_products(model: Any) -> None:
+def use_integer_products(model: Any) -> None:  # Any: onnx_ir is an optional dependency
     """Let the linear layers with int8 weights multiply integers, after `externalize_weights`.
 
     Their input is quantized to 8 bits at run time, with one scale for the whole batch: faster on processors that

@@ -73,7 +73,7 @@ class Database(sqlite3.Connection):
                     self.execute("ROLLBACK")
                 raise
 
-    def count(self, what: str, *values: Any) -> int:
+    def count(self, what: str, *values: Any) -> int:  # Any: SQLite values
         """Number of rows; `what` is a table and, optionally, its WHERE clause."""
         return int(self.execute(f"SELECT count(*) FROM {what}", values).fetchone()[0])
 
@@ -103,12 +103,12 @@ class Database(sqlite3.Connection):
                 self.execute(f"DELETE FROM {table}")
             self.execute("DELETE FROM meta WHERE name LIKE 'model.%' OR name = 'crc'")
 
-    def get_meta(self, name: str) -> Any:
+    def get_meta(self, name: str) -> Any:  # Any: SQLite values
         """Value stored under a name; None if there is none."""
         row = self.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
         return None if row is None else row[0]
 
-    def set_meta(self, **values: Any) -> None:
+    def set_meta(self, **values: Any) -> None:  # Any: SQLite values
         self.executemany("INSERT OR REPLACE INTO meta VALUES (?, ?)", values.items())
 
 

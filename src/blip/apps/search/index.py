@@ -219,7 +219,7 @@ class Index:
 
     def search(
         self,
-        query: Any,
+        query: Any,  # Any: texts, images and vectors are distinguished at run time
         *,
         top: int = 10,
         rerank: int = 128,

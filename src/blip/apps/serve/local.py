@@ -199,7 +199,7 @@ def run(settings: Settings, listening: socket.socket) -> None:
 @contextmanager
 def _interrupts_blocked() -> Iterator[None]:
     """Ctrl-C reaches all processes of a terminal; one that is started inside never sees it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if sys.platform == "win32":
         yield
         return
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

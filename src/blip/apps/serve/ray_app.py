@@ -65,7 +65,7 @@ class RayEngine:
         self.models = await self._handle.info.remote()
 
 
-def build(settings: Settings) -> Any:
+def build(settings: Settings) -> Any:  # Any: ray is an optional dependency
     """The Ray Serve application: a deployment of `workers` replicas behind one of the web application."""
     serve: Any = importlib.import_module("ray.serve")
 
