@@ -14,10 +14,7 @@ from blip_lite.errors import MissingExtra
 if TYPE_CHECKING:
     from blip.apps.serve.settings import Settings
 
-ENGINES = {
-    "local": ("async_batcher", "serve"),
-    "ray": ("ray.serve", "serve,ray"),
-}  # its module, and the extras it needs
+ENGINES = {"local": ("async_batcher", "serve"), "ray": ("ray.serve", "serve,ray")}  # required module and extras
 PARTS = ("prometheus_client", "python_multipart", "starlette", "uvicorn", "pydantic")
 
 
@@ -116,6 +113,6 @@ def _obtain(settings: Settings) -> None:
     from blip.cli.output import progress_bar
 
     for name in settings.models:
-        found = locate(name)
-        if found.entry is None or found.entry.source != "random":
-            obtain(found, offline=settings.offline or None, progress=progress_bar(name))
+        location = locate(name)
+        if location.entry is None or location.entry.source != "random":
+            obtain(location, offline=settings.offline or None, progress=progress_bar(name))

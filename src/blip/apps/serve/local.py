@@ -214,7 +214,7 @@ _models: Models  # of this process, if it is a worker
 
 def _load(settings: Settings, number: int) -> tuple[ModelInfo, ...]:
     global _models
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # where it cannot be blocked
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # on Windows
     threading.Thread(target=_end_with_server, daemon=True).start()
     try:
         _models = Models.load(settings, number)

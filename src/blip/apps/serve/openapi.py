@@ -128,7 +128,7 @@ def _schemas() -> Schema:
 
 
 class _WithoutNull(GenerateJsonSchema):
-    """Schemas in which null is no value: fields without a value are omitted."""
+    """Schemas without null: fields without a value are omitted."""
 
     def nullable_schema(self, schema: NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -139,7 +139,7 @@ class _WithoutNull(GenerateJsonSchema):
 
 
 def _exclusions(endpoint: str) -> list[Schema]:
-    """Which fields exclude each other."""
+    """Rules for fields that exclude each other."""
     image, text = _one_of(*IMAGES), _one_of("text", "texts")
     if endpoint == "answer":
         return [image, _one_of("question", "questions")]

@@ -239,7 +239,7 @@ class _InMemoryParser(MultiPartParser):
 
 
 async def parse_request(
-    headers: Headers, stream: AsyncGenerator[bytes, None], kind: type[Body], settings: Settings
+    headers: Headers, stream: AsyncGenerator[bytes, None], body_type: type[Body], settings: Settings
 ) -> ParsedRequest:
     """Read a body. Raises Problem: 400 invalid JSON or form, 413 too many images, 415 another type, 422 a field."""
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -248,10 +248,10 @@ async def parse_request(
         data = b"".join([chunk async for chunk in stream])
         values = await asyncio.to_thread(_parse_json, data)
     elif media == "multipart/form-data":
-        values, files = await _parse_form(headers, stream, kind)
+        values, files = await _parse_form(headers, stream, body_type)
     else:
         raise Problem("unsupported_type", f"Content-Type {media[:80] or 'missing'}; must be {TYPES}")
-    body = _validate(values, kind, strict=media == "application/json")
+    body = _validate(values, body_type, strict=media == "application/json")
     if body.num_images > settings.max_images:
         raise Problem("too_many", f"{body.num_images} images; at most {settings.max_images} per request")
     return ParsedRequest(body, _sources(body, files))
@@ -276,7 +276,7 @@ def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 async def _parse_form(
-    headers: Headers, stream: AsyncGenerator[bytes, None], kind: type[Body]
+    headers: Headers, stream: AsyncGenerator[bytes, None], body_type: type[Body]
 ) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
     """Fields of a form, with an empty text in place of each file, and the files."""
     try:
@@ -285,13 +285,13 @@ async def _parse_form(
         reason = getattr(error, "message", None) or str(error)
         raise Problem("bad_request", f"the body is not a valid form ({reason[:120]})") from error
     try:
-        values, files = _form_fields(form, kind)
+        values, files = _form_fields(form, body_type)
         return values, [(file.filename or "", await file.read()) for file in files]
     finally:
         await form.close()
 
 
-def _form_fields(form: FormData, kind: type[Body]) -> tuple[dict[str, Any], list[UploadFile]]:
+def _form_fields(form: FormData, body_type: type[Body]) -> tuple[dict[str, Any], list[UploadFile]]:
     values: dict[str, Any] = {}
     files: list[UploadFile] = []
     for name in dict.fromkeys(form.keys()):
@@ -302,7 +302,7 @@ def _form_fields(form: FormData, kind: type[Body]) -> tuple[dict[str, Any], list
         files += uploads
         texts: list[Any] = ["" for _ in parts] if uploads else parts
         target = "images" if name == "image" and len(parts) > 1 else name
-        if _is_list_field(kind, target):
+        if _is_list_field(body_type, target):
             values[target] = texts
         elif len(texts) == 1:
             values[target] = texts[0]
@@ -311,22 +311,22 @@ def _form_fields(form: FormData, kind: type[Body]) -> tuple[dict[str, Any], list
     return values, files
 
 
-def _is_list_field(kind: type[Body], name: str) -> bool:
-    field = kind.model_fields.get(name)
+def _is_list_field(body_type: type[Body], name: str) -> bool:
+    field = body_type.model_fields.get(name)
     return field is not None and "list[" in str(field.annotation)
 
 
-def _validate(values: Any, kind: type[Body], *, strict: bool) -> Body:
+def _validate(values: Any, body_type: type[Body], *, strict: bool) -> Body:
     if not isinstance(values, Mapping):
         raise Problem("bad_field", "the body must be a JSON object")
     try:
-        return kind.model_validate(values, strict=strict)
+        return body_type.model_validate(values, strict=strict)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         path = [str(part) for part in first["loc"]]
         reason = first["msg"].removeprefix("Value error, ")
         if first["type"] == "extra_forbidden":
-            reason = f"unknown field{did_you_mean(path[-1], kind.model_fields)}"
+            reason = f"unknown field{did_you_mean(path[-1], body_type.model_fields)}"
         name = ".".join(path)[:80]
         message = f"{name}: {reason}" if name else reason
         raise Problem("bad_field", message, field=path[0][:80] if path else None) from None
