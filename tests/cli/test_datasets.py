@@ -232,6 +232,6 @@ def test_fetch_images_without_its_program_or_offline(
     monkeypatch.setenv("PATH", str(tmp_path))
     said = blip("datasets", "fetch-images", path, "-o", tmp_path / "o")
     assert said.code == 4 and said.err == (
-        "blip: error: uvx: not installed; get uv (https://docs.astral.sh/uv/), or give --runner 'pipx run'\n"
+        "blip: error: uvx: not installed; install uv (https://docs.astral.sh/uv/), or use --runner 'pipx run'\n"
     )
     assert blip("datasets", "fetch-images", path, "-o", tmp_path / "o", "--offline").code == 3

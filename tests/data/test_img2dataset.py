@@ -86,7 +86,7 @@ def test_tables_and_plain_lines_are_lists_too(tmp_path: Path) -> None:
 
 def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": "a.png"}])
-    with pytest.raises(UsageError, match=r"a\.json: no addresses in column 'url'"):
+    with pytest.raises(UsageError, match=r"a\.json: no URLs in column 'url'"):
         img2dataset.write_list([str(path)], tmp_path / "out")
     assert not (tmp_path / "out/urls.csv").exists()
     with pytest.raises(UsageError, match=r"a\.tar: must be \.txt or one of \.jsonl"):
@@ -121,7 +121,7 @@ def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) 
 def test_a_missing_runner_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     made = img2dataset.UrlList(path=tmp_path / "urls.csv", rows=1, has_texts=True, bad=0)
-    with pytest.raises(EnvironmentProblem, match=r"uvx: not installed; get uv .*, or give --runner 'pipx run'"):
+    with pytest.raises(EnvironmentProblem, match=r"uvx: not installed; install uv .*, or use --runner 'pipx run'"):
         img2dataset.command(made)
     with pytest.raises(EnvironmentProblem, match="pipx run: not installed"):
         img2dataset.command(made, runner="pipx run")

@@ -246,4 +246,4 @@ def test_an_unreachable_host_is_tried_long_only_once(tmp_path: Path, monkeypatch
     monkeypatch.setattr(fetch, "RETRIES", 1)
     monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
     found = list(obtain([File(path=f"{name}.json", schema="") for name in "ab"], tmp_path, offline=False))
-    assert ["after 2 tries" in found[0].problem, "after 1 tries" in found[1].problem] == [True, True]
+    assert ["after 2 attempts" in found[0].problem, "after 1 attempt " in found[1].problem] == [True, True]

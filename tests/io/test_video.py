@@ -118,7 +118,7 @@ def test_linspace_goes_from_the_first_frame_to_the_last() -> None:
 
 def test_other_strategies_are_errors() -> None:
     for count, strategy in ((8, "headtail"), (0, "uniform")):
-        with pytest.raises(ConfigError, match=r"must be at least 1, by uniform or linspace"):
+        with pytest.raises(ConfigError, match=r"must be at least 1, uniform or linspace"):
             frame_numbers(60, count, strategy)  # type: ignore[arg-type]
 
 
@@ -265,7 +265,7 @@ def test_files_without_usable_pictures_say_so(tmp_path: Path, monkeypatch: pytes
         silence.sample_rate = 16000
         file.mux(sound.encode(silence))
         file.mux(sound.encode(None))
-    assert reason(tmp_path / "sound.mp4") == "holds no video"
+    assert reason(tmp_path / "sound.mp4") == "contains no video"
     bare = write_clip(tmp_path / "bare.mp4", format="h264")
     assert reason(bare).startswith("a bare stream without times")
     path = write_clip(tmp_path / "v.mkv")

@@ -1,6 +1,6 @@
-"""RandAugment as the original has it, on uint8 RGB arrays [H, W, 3], with an explicit generator and without OpenCV.
+"""RandAugment as in the original, on uint8 RGB arrays [H, W, 3], with an explicit generator and without OpenCV.
 
-Warps do OpenCV's fixed-point arithmetic (steps of 1/32 pixel), so they are equal to version 4.5.5 bit for bit.
+Warps use OpenCV's fixed-point arithmetic (steps of 1/32 pixel) and equal version 4.5.5 bit for bit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Affine = tuple[float, float, float, float, float, float]
 
 FILL = 128
 MAX_LEVEL = 10
-_LANE = 21  # bits a channel takes in a packed pixel: 255 * 1024 needs 18
+_LANE = 21  # bits per channel of a packed pixel; 255 * 1024 needs 18
 _LANES = (0, _LANE, 2 * _LANE)
 
 
@@ -26,7 +26,7 @@ def identity(image: Pixels) -> Pixels:
 
 
 def auto_contrast(image: Pixels, legacy: bool = False) -> Pixels:
-    """Every channel stretched to 0..255, as in Pillow.
+    """Stretch every channel to 0..255, as Pillow does.
 
     `legacy` keeps the original's defect: a channel whose minimum is above 0 becomes 255 everywhere, because the
     minimum was negated as an unsigned byte. The published models were trained with it.
@@ -44,7 +44,7 @@ def _stretch(channel: Pixels, legacy: bool) -> Pixels:
 
 
 def equalize(image: Pixels) -> Pixels:
-    """Every channel's histogram flattened, as in Pillow."""
+    """Flatten every channel's histogram, as Pillow does."""
     return _by_channel(image, _flatten)
 
 
@@ -64,7 +64,7 @@ def brightness(image: Pixels, factor: float) -> Pixels:
 
 
 def sharpness(image: Pixels, factor: float) -> Pixels:
-    """Between the image smoothed by a 3x3 kernel (factor 0) and beyond the image (above 1); borders are kept."""
+    """Blend the image, smoothed by a 3x3 kernel (factor 0), with itself (1) and beyond; borders are kept."""
     if factor == 1.0:
         return image
     padded = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="reflect").astype(np.float32)
@@ -76,7 +76,7 @@ def sharpness(image: Pixels, factor: float) -> Pixels:
     out = image.copy()
     inner = smooth[1:-1, 1:-1]
     blended = inner + np.float32(factor) * (image[1:-1, 1:-1].astype(np.float32) - inner)
-    out[1:-1, 1:-1] = blended.astype(np.int32).astype(np.uint8)  # wraps around, as the original's cast does
+    out[1:-1, 1:-1] = blended.astype(np.int32).astype(np.uint8)  # overflows as the original's cast does
     return out
 
 
@@ -97,7 +97,7 @@ def translate_y(image: Pixels, offset: float) -> Pixels:
 
 
 def rotate(image: Pixels, degrees: float) -> Pixels:
-    """Counter-clockwise about (W/2, H/2)."""
+    """Rotate counter-clockwise about (W/2, H/2)."""
     height, width = image.shape[:2]
     x, y = width / 2, height / 2
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -105,7 +105,7 @@ def rotate(image: Pixels, degrees: float) -> Pixels:
 
 
 def warp(image: Pixels, matrix: Affine, fill: int = FILL) -> Pixels:
-    """Forward affine map (a, b, c, d, e, f): x' = a x + b y + c, y' = d x + e y + f; bilinear, same size.
+    """Apply the forward affine map x' = a x + b y + c, y' = d x + e y + f; bilinear, same size.
 
     Source: OpenCV 4.5.5 warpAffine with a constant border: coordinates in 1/1024, rounded to 1/32 of a pixel.
     """
@@ -117,7 +117,7 @@ def warp(image: Pixels, matrix: Affine, fill: int = FILL) -> Pixels:
     across >>= 5
     down >>= 5
     fx, fy = across & 31, down & 31
-    # two columns and rows of border all around stand for everything outside
+    # a border of two columns and rows represents everything outside
     left = np.clip(across >> 5, -2, width) + 2
     top = np.clip(down >> 5, -2, height) + 2
     packed = _packed(image, fill)
@@ -137,7 +137,7 @@ def warp(image: Pixels, matrix: Affine, fill: int = FILL) -> Pixels:
 
 
 def _inverse(matrix: Affine) -> Affine:
-    """The inverse map, with OpenCV's order of operations."""
+    """Return the inverse map, with OpenCV's order of operations."""
     a, b, c, d, e, f = matrix
     scale = 1.0 / (a * e - b * d)
     a, b, d, e = e * scale, b * -scale, d * -scale, a * scale
@@ -145,7 +145,7 @@ def _inverse(matrix: Affine) -> Affine:
 
 
 def _packed(image: Pixels, fill: int) -> NDArray[np.uint64]:
-    """One integer a pixel with the channels in lanes, so that one multiplication weighs all three."""
+    """Pack the channels of each pixel into one integer, so that one multiplication weights all three."""
     height, width = image.shape[:2]
     packed = np.full((height + 4, width + 4), sum(fill << lane for lane in _LANES), dtype=np.uint64)
     red, green, blue = (image[:, :, i].astype(np.uint64) << np.uint64(lane) for i, lane in enumerate(_LANES))
@@ -157,7 +157,7 @@ def _by_channel(image: Pixels, function: Callable[[Pixels], Pixels]) -> Pixels:
     return np.stack([function(image[:, :, i]) for i in range(3)], axis=2)
 
 
-# The order matters: a draw is an index into it.
+# Random draws are indices into this order.
 _OPS: dict[str, Callable[..., Pixels]] = {
     "Identity": identity,
     "AutoContrast": auto_contrast,
@@ -175,9 +175,9 @@ OPS = tuple(_OPS)
 
 @dataclass(frozen=True)
 class RandAugment:
-    """`num_ops` operations drawn with replacement, each applied with probability 0.5 at `level` of 10.
+    """Draws `num_ops` operations with replacement and applies each with probability 0.5 at `level` of 10.
 
-    Draws are in the original's order: names, then per operation whether to apply it and, if so, its sign.
+    Draws are in the original's order: names, then for each operation whether it is applied, then its sign.
     """
 
     num_ops: int = 2
@@ -185,12 +185,12 @@ class RandAugment:
     legacy_autocontrast: bool = False
 
     def draw(self, rng: np.random.RandomState) -> list[tuple[str, tuple[float, ...]]]:
-        """The operations that are to be applied, with their arguments."""
+        """Draw the operations to apply, with their arguments."""
         names = [OPS[i] for i in rng.choice(len(OPS), self.num_ops)]
         return [(name, arguments(name, self.level, rng)) for name in names if rng.random_sample() <= 0.5]
 
     def __call__(self, image: Pixels, rng: np.random.RandomState) -> Pixels:
-        """uint8 [H, W, 3] -> the same shape. The input is not changed, but may be what is returned."""
+        """Augment uint8 [H, W, 3]. The input is not changed, but may be returned itself."""
         for name, args in self.draw(rng):
             if name == "AutoContrast":
                 image = auto_contrast(image, self.legacy_autocontrast)
@@ -200,17 +200,17 @@ class RandAugment:
 
 
 def arguments(name: str, level: float, rng: np.random.RandomState) -> tuple[float, ...]:
-    """The argument of an operation at a level from 0 to 10, with a random sign where it has one."""
-    part = level / MAX_LEVEL
+    """Return the argument of an operation at a level from 0 to 10, with a random sign if it has one."""
+    share = level / MAX_LEVEL
     if name in ("Brightness", "Sharpness"):
-        return (part * 1.8 + 0.1,)
+        return (share * 1.8 + 0.1,)
     if name == "Rotate":
-        return (part * 30 * (-1 if rng.random_sample() < 0.5 else 1),)
+        return (share * 30 * (-1 if rng.random_sample() < 0.5 else 1),)
     if name.startswith(("Shear", "Translate")):
-        return (part * (0.3 if name.startswith("Shear") else 10.0) * (-1 if rng.random_sample() > 0.5 else 1),)
+        return (share * (0.3 if name.startswith("Shear") else 10.0) * (-1 if rng.random_sample() > 0.5 else 1),)
     return ()
 
 
 def apply(image: Pixels, name: str, *args: float) -> Pixels:
-    """One operation by its name."""
+    """Apply one operation by its name."""
     return _OPS[name](image, *args)

@@ -1,6 +1,6 @@
-"""Images behind addresses: a list for img2dataset, which runs in an environment of its own, and the shards it wrote.
+"""Downloads of images by img2dataset, which runs in an environment of its own: its URL list and its shards.
 
-img2dataset honours the headers by which sites opt out; nothing here turns that off. Never a dependency.
+img2dataset honours the opt-out headers of sites; nothing here disables that. It is not a dependency.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from blip_lite.image import EXTENSIONS
 
 RUNNER = "uvx"
 LIST_NAME = "urls.csv"
-IMAGE_SIZE = 384  # pixels of the shorter side: what captioning and retrieval look at
+IMAGE_SIZE = 384  # pixels of the shorter side: the input size of captioning and retrieval
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class UrlList:
-    """A written list: its rows, whether any has a text, and how many rows of the user's had no address."""
+    """A written list: its rows, whether any has a text, and the number of rows without a URL."""
 
     path: Path
     rows: int
@@ -42,7 +42,7 @@ class UrlList:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shards:
-    """What a folder of shards holds. `spec` names them all; `reasons` say how often a download failed and why."""
+    """Content of a folder of shards. `spec` names all shards; `reasons` counts failed downloads by reason."""
 
     spec: str
     images: int
@@ -50,9 +50,9 @@ class Shards:
 
 
 def write_list(names: Sequence[str], folder: Path, url_column: str = "url", text_column: str | None = None) -> UrlList:
-    """`folder/urls.csv` with the columns url and caption, of tables or of .txt files with an address a line.
+    """Write `folder/urls.csv` with the columns url and caption, from tables or .txt files with one URL per line.
 
-    Read and written row by row. Raises `UsageError` when there is no address at all.
+    Rows are read and written one by one. Raises `UsageError` if there is no URL.
     """
     path = folder / LIST_NAME
     rows = bad = 0
@@ -60,38 +60,38 @@ def write_list(names: Sequence[str], folder: Path, url_column: str = "url", text
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("url", "caption"))
-        for found in _addresses(names, url_column, text_column):
-            if isinstance(found, BadRecord):
+        for result in _urls(names, url_column, text_column):
+            if isinstance(result, BadRecord):
                 bad += 1
                 continue
-            rows, has_texts = rows + 1, has_texts or bool(found[1])
-            writer.writerow(found)
+            rows, has_texts = rows + 1, has_texts or bool(result[1])
+            writer.writerow(result)
         if not rows:
-            raise UsageError(f"{', '.join(names[:3])}: no addresses in column '{url_column}'")
+            raise UsageError(f"{', '.join(names[:3])}: no URLs in column '{url_column}'")
     return UrlList(path=path, rows=rows, has_texts=has_texts, bad=bad)
 
 
 def find_runner(runner: str = RUNNER) -> list[str]:
-    """The words of a command that runs Python tools in environments of their own. Raises `EnvironmentProblem`."""
+    """Return the words of a command that runs Python tools in separate environments. Raises `EnvironmentProblem`."""
     words = shlex.split(runner)
     if not words or shutil.which(words[0]) is None:
         raise EnvironmentProblem(
-            f"{runner}: not installed; get uv (https://docs.astral.sh/uv/), or give --runner 'pipx run'"
+            f"{runner}: not installed; install uv (https://docs.astral.sh/uv/), or use --runner 'pipx run'"
         )
     return words
 
 
 def command(
-    listed: UrlList, *, runner: str = RUNNER, image_size: int = IMAGE_SIZE, processes: int | None = None
+    url_list: UrlList, *, runner: str = RUNNER, image_size: int = IMAGE_SIZE, processes: int | None = None
 ) -> list[str]:
-    """The call of img2dataset: tar shards beside the list, shorter sides of `image_size` pixels, none enlarged."""
+    """Return the command line of img2dataset: shards beside the list, shorter sides of at most `image_size` pixels."""
     options = {
-        "url_list": listed.path,
+        "url_list": url_list.path,
         "input_format": "csv",
         "url_col": "url",
-        **({"caption_col": "caption"} if listed.has_texts else {}),
+        **({"caption_col": "caption"} if url_list.has_texts else {}),
         "output_format": "webdataset",
-        "output_folder": listed.path.parent,
+        "output_folder": url_list.path.parent,
         "image_size": image_size,
         "resize_mode": "keep_ratio",
         "resize_only_if_bigger": True,
@@ -101,15 +101,15 @@ def command(
 
 
 def run(call: Sequence[str]) -> None:
-    """Runs it; what it prints goes to standard error. Raises `EnvironmentProblem` when it fails."""
-    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # libraries of it that would phone home
+    """Run img2dataset; its output goes to standard error. Raises `EnvironmentProblem` if it fails."""
+    quiet = {"NO_ALBUMENTATIONS_UPDATE": "1", "WANDB_MODE": "disabled"}  # its libraries that contact servers
     done = subprocess.run(call, stdin=subprocess.DEVNULL, stdout=2, env=os.environ | quiet, check=False)
     if done.returncode:
         raise EnvironmentProblem(f"{call[0]}: img2dataset ended with {done.returncode}; its messages are above")
 
 
 def read_shards(folder: Path) -> Shards:
-    """Counts of the shards in a folder. Raises `EnvironmentProblem` when there are none."""
+    """Count the content of the shards in a folder. Raises `EnvironmentProblem` if there are none."""
     paths = sorted(folder.glob("[0-9]*.tar"))
     if not paths:
         raise EnvironmentProblem(f"{folder}: img2dataset wrote no shards; its messages are above")
@@ -120,14 +120,14 @@ def read_shards(folder: Path) -> Shards:
     return Shards(spec=_brace(folder, [path.stem for path in paths]), images=images, reasons=dict(reasons))
 
 
-def _addresses(names: Sequence[str], url_column: str, text_column: str | None) -> Iterator[tuple[str, str] | BadRecord]:
+def _urls(names: Sequence[str], url_column: str, text_column: str | None) -> Iterator[tuple[str, str] | BadRecord]:
     for name in names:
         for row in _rows(name):
             url = row.values.get(url_column)
             if isinstance(url, str) and is_url(url):
                 yield url, _text(row.values, text_column)
             else:
-                yield BadRecord(row.where, row.problem or f"no address in column '{url_column}'")
+                yield BadRecord(row.where, row.problem or f"no URL in column '{url_column}'")
 
 
 def _rows(name: str) -> Iterable[manifests.Row]:
@@ -149,14 +149,14 @@ def _lines(path: Path) -> Iterator[manifests.Row]:
 
 
 def _text(values: dict[str, Any], column: str | None) -> str:
-    """The first text on one line: the reader of the list takes none with line ends."""
+    """Return the first text on one line: img2dataset cannot read texts with line ends."""
     value = next((values[c] for c in ((column,) if column else TEXT_COLUMNS) if values.get(c)), "")
     first = value[0] if isinstance(value, list) else value
     return " ".join(first.split()) if isinstance(first, str) else ""
 
 
 def _failures(path: Path) -> dict[str, int]:
-    """Reasons and counts of img2dataset's own report of a shard; none where it cannot be read."""
+    """Return reasons and counts of img2dataset's report of a shard; none if it cannot be read."""
     try:
         status = json.loads(path.read_text(encoding="utf-8"))["status_dict"]
         return {str(reason): int(count) for reason, count in status.items() if reason != "success"}
@@ -165,7 +165,7 @@ def _failures(path: Path) -> dict[str, int]:
 
 
 def _brace(folder: Path, stems: Sequence[str]) -> str:
-    """`folder/{00000..00012}.tar`, or all names where some are missing."""
+    """Return `folder/{00000..00012}.tar`, or all names if some are missing."""
     if len(stems) == 1:
         return f"{folder}/{stems[0]}.tar"
     whole = int(stems[-1]) - int(stems[0]) + 1 == len(stems)

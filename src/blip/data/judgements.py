@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip.data.sources import open_source
+from blip.io import manifests
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 
@@ -14,8 +15,8 @@ RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """One caption of one photo with what people gave it; `own`: the caption was written for that very photo."""
+class RatedCaption:
+    """A caption of a photo with its human ratings; `own`: the caption was written for that photo."""
 
     key: str
     image: ImageRef
@@ -25,47 +26,47 @@ class Judged:
     own: bool = False
 
 
-def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[Judged]:
-    """Rated captions of a file.
+def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[RatedCaption]:
+    """Read the rated captions of a file.
 
-    A table (.jsonl, .csv, .tsv, .parquet, .json) has a row a rated caption: `image`, `text` (or `caption`), and
-    `ratings` (a list) or `rating` (a number). Anything else is read as the expert file of Flickr8k, tab-separated
-    without a header: image, caption id `IMAGE#N`, ratings; its captions come from `texts` (`IMAGE#N`, tab, caption;
+    A table (.jsonl, .csv, .tsv, .parquet, .json) has one row per rated caption: `image`, `text` (or `caption`), and
+    `ratings` (a list) or `rating` (a number). Other files are read as the expert file of Flickr8k, tab-separated
+    without a header: image, caption id `IMAGE#N`, ratings; its captions are in `texts` (`IMAGE#N`, tab, caption;
     default Flickr8k.token.txt beside it). Images are relative to `root`, else to the file. Raises `BadRecord`.
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix.lower() in (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet"):
+    if path.suffix.lower() in manifests.EXTENSIONS:
         source = open_source(path, root=root, require_text=True)
-        return [_of_record(source[i]) for i in range(len(source))]
+        return [_from_sample(sample) for sample in source.samples]
     tokens = path.parent / "Flickr8k.token.txt" if texts is None else texts
     captions = dict(_tokens(tokens))
-    return [_of_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
+    return [_from_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
 
 
-def _of_record(record: Sample) -> Judged:
-    value = next((record.fields[name] for name in RATING_COLUMNS if record.fields.get(name) is not None), None)
+def _from_sample(sample: Sample) -> RatedCaption:
+    value = next((sample.fields[name] for name in RATING_COLUMNS if sample.fields.get(name) is not None), None)
     if isinstance(value, str):
         value = value.strip("[]").replace(",", " ").split()
     try:
         ratings = tuple(float(x) for x in (value if isinstance(value, list | tuple) else [value]))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
-        raise BadRecord(record.where, "no number in column 'ratings' or 'rating'") from error
-    return Judged(record.key, record.image, record.texts[0], ratings, record.where)
+        raise BadRecord(sample.where, "no number in column 'ratings' or 'rating'") from error
+    return RatedCaption(sample.key, sample.image, sample.texts[0], ratings, sample.where)
 
 
-def _of_line(where: str, fields: list[str], captions: Mapping[str, str], root: Path) -> Judged:
+def _from_line(where: str, fields: list[str], captions: Mapping[str, str], root: Path) -> RatedCaption:
     if len(fields) < 3:
         raise BadRecord(where, f"{len(fields)} columns; must be image, caption id and ratings, separated by tabs")
-    image, caption, *given = fields
+    image, caption, *values = fields
     if caption not in captions:
         raise BadRecord(where, f"caption '{caption}' is not in the file of captions")
     try:
-        ratings = tuple(float(x) for x in given)
+        ratings = tuple(float(x) for x in values)
     except ValueError as error:
-        raise BadRecord(where, f"rating {given}: must be numbers") from error
+        raise BadRecord(where, f"rating {values}: must be numbers") from error
     own = caption.partition("#")[0] == image
-    return Judged(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
+    return RatedCaption(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
 
 
 def _tokens(path: Path) -> Iterator[tuple[str, str]]:

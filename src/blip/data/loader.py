@@ -1,7 +1,7 @@
-"""Batches that are a pure function of seed and step, so that a run resumes exactly with any number of workers.
+"""Batches as a function of seed and step, so that a run resumes exactly with any number of workers.
 
-Which samples are in a batch, in which order, and the seed of each sample's augmentation follow from (seed, step)
-alone: there is no state to save but the step.
+The samples of a batch, their order, and the seed of each sample's augmentation follow from (seed, step) alone; the
+step is the only state to save.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """What a data set is indexed with. `seed` (63 bits) follows from run seed, epoch and index only."""
+    """Index of a sample in a data set. `seed` (63 bits) follows from run seed, epoch and index only."""
 
     index: int
     epoch: int
@@ -36,7 +36,7 @@ class SampleRef:
 
 
 class Samples(Protocol[S_co]):
-    """A data set of one task: a sample for a reference."""
+    """A data set of one task: returns a sample for a reference."""
 
     def __len__(self) -> int: ...
 
@@ -44,18 +44,17 @@ class Samples(Protocol[S_co]):
 
 
 def sample_seed(seed: int, epoch: int, index: int) -> int:
-    """The seed of a sample's augmentation, or of a step's draws on a rank."""
+    """Return the seed of a sample's augmentation, or of a step's random draws on a rank."""
     return mixed_bits(seed, epoch, index)
 
 
 class EpochSampler:
     """Indices of every batch of a run. `batch_size` is the total over all ranks.
 
-    length: samples of an epoch, or a function that gives them for each; it is asked once for every epoch up to the one
-    that is needed. `parts` cuts each batch into equal parts that come one after the other (gradient accumulation):
-    `batch` and `refs` then count parts. Ranks take consecutive shares, so gathering them in rank order gives the batch
-    of one process. With `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is
-    left out.
+    length: samples per epoch, or a function of the epoch, which is called once for each epoch up to the current one.
+    `parts` splits each batch into equal, consecutive parts (gradient accumulation); `batch` and `refs` then count
+    parts. Ranks take consecutive shares, so gathering them in rank order restores the batch of one process. With
+    `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is left out.
     """
 
     def __init__(
@@ -79,34 +78,34 @@ class EpochSampler:
         self.rank, self.world_size, self.parts = rank, world_size, parts
         self.shuffle, self.drop_last = shuffle, drop_last
         self._length = length
-        self._lengths: list[int] = []  # samples of the epochs known so far
-        self._firsts = [0]  # index of the first step of each epoch, and of the one after the last known
+        self._lengths: list[int] = []  # samples of the epochs so far
+        self._firsts = [0]  # first step of each epoch so far and of the next one
         self._order: tuple[int, NDArray[np.int64]] | None = None
         self.steps_in(0)
 
     def length(self, epoch: int) -> int:
-        """Samples of an epoch."""
-        self._know(epoch)
+        """Return the number of samples of an epoch."""
+        self._extend(epoch)
         return self._lengths[epoch]
 
     def steps_in(self, epoch: int) -> int:
-        """Steps of an epoch."""
-        self._know(epoch)
+        """Return the number of steps of an epoch."""
+        self._extend(epoch)
         return self._firsts[epoch + 1] - self._firsts[epoch]
 
     def first_step(self, epoch: int) -> int:
-        """Index, over the whole run, of an epoch's first step; that of epoch n is what n epochs take."""
-        self._know(epoch - 1)
+        """Return the index of an epoch's first step in the run, which is the number of steps of all epochs before."""
+        self._extend(epoch - 1)
         return self._firsts[epoch]
 
     def epoch(self, step: int) -> int:
-        """The epoch of a step (not of a part)."""
+        """Return the epoch of a step (not of a part)."""
         while self._firsts[-1] <= step:
-            self._know(len(self._lengths))
+            self._extend(len(self._lengths))
         return bisect_right(self._firsts, step) - 1
 
     def batch(self, step: int) -> list[int]:
-        """This rank's indices of global step `step` (from 0, over all epochs)."""
+        """Return this rank's indices of global step `step` (from 0, over all epochs)."""
         step, part = divmod(step, self.parts)
         epoch = self.epoch(step)
         position = step - self._firsts[epoch]
@@ -116,12 +115,12 @@ class EpochSampler:
         return [int(i) for i in whole[first:last]]
 
     def refs(self, step: int) -> list[SampleRef]:
-        """`batch` with the epoch and the seed of each sample."""
+        """Return `batch` with the epoch and the seed of each sample."""
         epoch = self.epoch(step // self.parts)
         return [SampleRef(i, epoch, sample_seed(self.seed, epoch, i)) for i in self.batch(step)]
 
-    def _know(self, epoch: int) -> None:
-        """Asks for the lengths of all epochs up to this one."""
+    def _extend(self, epoch: int) -> None:
+        """Determine the lengths of all epochs up to this one."""
         for i in range(len(self._lengths), epoch + 1):
             length = self._length if isinstance(self._length, int) else self._length(i)
             if length < (self.batch_size if self.drop_last else 1):
@@ -134,7 +133,7 @@ class EpochSampler:
     def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
         if self._order is None or self._order[0] != epoch:
             order = np.arange(self.length(epoch))
-            if self.shuffle:  # numpy promises never to change the stream of RandomState
+            if self.shuffle:  # numpy guarantees the stream of RandomState
                 np.random.RandomState(sample_seed(self.seed, epoch, -1) & 0xFFFFFFFF).shuffle(order)
             self._order = epoch, order
         return self._order[1]
@@ -152,11 +151,10 @@ def batches(
     pin_memory: bool = False,
     start_method: str | None = None,
 ) -> Iterator[tuple[int, B]]:
-    """(step, batch) from `start_step` on, without end or up to `stop_step`; the same for any `num_workers`.
+    """Yield (step, batch) from `start_step` on, endlessly or up to `stop_step`; the same for any `num_workers`.
 
-    Workers (one torch thread each) fetch and collate `prefetch` batches ahead each. A sample that fails raises here,
-    at its step: `BadRecord` with file and row where the data set has a `source` of records. Torch's global generator
-    is left alone.
+    Workers (one torch thread each) read and collate `prefetch` batches ahead each. The error of a sample is raised at
+    its step: `BadRecord` with file and row if the data set has a `source`. Torch's global generator is not used.
     """
     fetch = _Fetch(dataset, collate)
     steps = _Steps(sampler, start_step, stop_step)
@@ -164,7 +162,7 @@ def batches(
         for step, refs in steps:
             yield step, fetch.batch(refs)
         return
-    num_workers = min(num_workers, cores())  # torch warns of more, and they gain nothing
+    num_workers = min(num_workers, cores())  # more are no faster, and torch warns about them
     loader: DataLoader[Any] = DataLoader(
         fetch,
         batch_size=None,
@@ -175,7 +173,7 @@ def batches(
         pin_memory=pin_memory,
         worker_init_fn=_start_worker,
         multiprocessing_context=start_method,
-        generator=torch.Generator(),  # else every start would draw from the global one
+        generator=torch.Generator(),  # otherwise each start draws from the global one
     )
     for step, batch in loader:
         if isinstance(batch, BlipError):
@@ -193,7 +191,7 @@ class _Steps(Sampler[tuple[int, list[SampleRef]]]):
 
 
 class _Fetch(Dataset[Any], Generic[S, B]):
-    """A batch for a step's references. Errors are returned: torch would turn those with two arguments into others."""
+    """Returns the batch of a step. Errors are returned, since torch cannot raise those with two arguments again."""
 
     def __init__(self, dataset: Samples[S], collate: Callable[[Sequence[S]], B]) -> None:
         self.dataset, self.collate = dataset, collate
@@ -224,7 +222,7 @@ def _unchanged(item: Any) -> Any:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread; signals that end a run, often sent to all its processes, are the main process's to handle."""
+    """Use one thread; leave signals that end a run, often sent to all its processes, to the main process."""
     torch.set_num_threads(1)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

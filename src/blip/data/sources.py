@@ -177,7 +177,7 @@ class Reading:
 def warn_bad_rows(bad: Sequence[BadRecord]) -> None:
     """List the rows that are left out in a warning."""
     if bad:
-        logger.warning("%d bad rows are left out:\n%s", len(bad), "\n".join(map(str, bad)))
+        logger.warning("%d bad row%s left out:\n%s", len(bad), "s" * (len(bad) > 1), "\n".join(map(str, bad)))
 
 
 def concatenate(sources: Sequence[Source]) -> SampleList:

@@ -1,6 +1,6 @@
-"""What a record means to a task: ids for retrieval, weighted answers for VQA, image pairs for NLVR2.
+"""Samples as rows of a task: ids for retrieval, weighted answers for VQA, image pairs for NLVR2.
 
-Pure functions of records, equal to the original's data set classes (data/*.py) except where a docstring says so.
+Pure functions of samples, equal to the original's data set classes (data/*.py) unless a docstring says otherwise.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord
 from blip_lite.tokenizer import clean_caption, clean_question
 
-VG_WEIGHT = 0.2  # of a Visual Genome answer, which only one person gave
+VG_WEIGHT = 0.2  # of a Visual Genome answer, which has one annotator
 _SIDES = {"left": "right", "right": "left"}
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A cleaned question with its distinct answers; `weights` are the shares of the people who gave each."""
+    """A cleaned question with its distinct answers; `weights` are the shares of annotators who gave each."""
 
     image: ImageRef
     question: str
@@ -42,14 +42,14 @@ class ImagePair:
     label: int
 
     def swapped(self) -> ImagePair:
-        """The images exchanged, and with them the words left and right. Says the same."""
+        """Exchange the images and the words left and right, which keeps the meaning."""
         words = (_SIDES.get(word, word) for word in self.sentence.split(" "))
         return replace(self, images=self.images[::-1], sentence=" ".join(words))
 
 
 @dataclass(frozen=True, slots=True)
 class RetrievalTexts:
-    """All cleaned texts of a source in file order, and who belongs to whom."""
+    """All cleaned texts of a source in file order, and the assignment of texts to images."""
 
     texts: tuple[str, ...]
     text_to_image: tuple[int, ...]
@@ -57,24 +57,24 @@ class RetrievalTexts:
 
 
 def image_ids(source: Source, column: str = "image_id") -> list[int]:
-    """Per record the number of its image, counted by first appearance of `column` (without it: of the image)."""
+    """Return for each sample the number of its image, by first appearance of `column` (without it: of the image)."""
     seen: dict[Hashable, int] = {}
-    records = (source[i] for i in range(len(source)))
-    return [seen.setdefault(record.fields.get(column, record.image), len(seen)) for record in records]
+    samples = (source[i] for i in range(len(source)))
+    return [seen.setdefault(sample.fields.get(column, sample.image), len(seen)) for sample in samples]
 
 
 def merged_by_image(source: Source) -> SampleList:
-    """One record an image, with the texts of all its rows; the others' keys and fields are dropped."""
+    """Return one sample per image with the texts of all its rows; keys and fields are those of its first row."""
     merged: dict[Any, Sample] = {}
     for i in range(len(source)):
-        record = source[i]
-        first = merged.get(record.image)
-        merged[record.image] = record if first is None else replace(first, texts=(*first.texts, *record.texts))
+        sample = source[i]
+        first = merged.get(sample.image)
+        merged[sample.image] = sample if first is None else replace(first, texts=(*first.texts, *sample.texts))
     return SampleList(list(merged.values()))
 
 
 def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
-    """Texts and owners for retrieval evaluation: one image a record."""
+    """Return texts and their images for retrieval evaluation: one image per sample."""
     texts: list[str] = []
     owners: list[int] = []
     groups: list[tuple[int, ...]] = []
@@ -86,56 +86,56 @@ def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
     return RetrievalTexts(tuple(texts), tuple(owners), tuple(groups))
 
 
-def question(record: Sample, max_words: int = 50) -> Question:
-    """A VQA row: `question`, `answer` or `answers`, `question_id`; test rows have no answer. Raises `BadRecord`.
+def question(sample: Sample, max_words: int = 50) -> Question:
+    """Parse a VQA row: `question`, `answer` or `answers`, `question_id`; test rows have no answer. Raises `BadRecord`.
 
     A list of answers is weighted by share (VQA), a single text by 0.2 (Visual Genome).
     """
-    text = record.fields.get("question")
+    text = sample.fields.get("question")
     if not isinstance(text, str) or not text.strip():
-        raise BadRecord(record.where, "no text in column 'question'")
-    answers, weights = _weighted(record)
-    return Question(record.image, clean_question(text, max_words), answers, weights, record.fields.get("question_id"))
+        raise BadRecord(sample.where, "no text in column 'question'")
+    answers, weights = _weighted(sample)
+    return Question(sample.image, clean_question(text, max_words), answers, weights, sample.fields.get("question_id"))
 
 
-def _weighted(record: Sample) -> tuple[tuple[str, ...], tuple[float, ...]]:
-    given = record.fields.get("answer", record.fields.get("answers"))
-    if isinstance(given, str):
-        return (given,), (VG_WEIGHT,)
-    if given is None:
+def _weighted(sample: Sample) -> tuple[tuple[str, ...], tuple[float, ...]]:
+    value = sample.fields.get("answer", sample.fields.get("answers"))
+    if isinstance(value, str):
+        return (value,), (VG_WEIGHT,)
+    if value is None:
         return (), ()
-    if not isinstance(given, list) or not given or not all(isinstance(answer, str) for answer in given):
-        raise BadRecord(record.where, "'answer' must be a text or a list of texts")
-    counts = Counter(given)
-    return tuple(counts), tuple(n / len(given) for n in counts.values())
+    if not isinstance(value, list) or not value or not all(isinstance(answer, str) for answer in value):
+        raise BadRecord(sample.where, "'answer' must be a text or a list of texts")
+    counts = Counter(value)
+    return tuple(counts), tuple(n / len(value) for n in counts.values())
 
 
 def flat_answers(questions: Sequence[Question]) -> tuple[list[str], Tensor, list[int]]:
-    """All answers of a batch, their weights [A] float32, and how many each question has."""
+    """Return all answers of a batch, their weights [A] float32, and the number of answers per question."""
     weights = torch.tensor([w for q in questions for w in q.weights], dtype=torch.float32)
     return [a for q in questions for a in q.answers], weights, [len(q.answers) for q in questions]
 
 
-def image_pair(record: Sample, draw: float | None = None, max_words: int = 40) -> ImagePair:
-    """An NLVR2 row: `images` (two), `sentence`, `label` True or False. Raises `BadRecord`.
+def image_pair(sample: Sample, draw: float | None = None, max_words: int = 40) -> ImagePair:
+    """Parse an NLVR2 row: `images` (two), `sentence`, `label` True or False. Raises `BadRecord`.
 
-    With `draw`, uniform in [0, 1), the pair is swapped from 0.5 on. Give one in training; the original swaps in
-    evaluation too, so that its accuracy depends on the seed.
+    With `draw`, uniform in [0, 1), the pair is swapped if it is at least 0.5. For training; the original also swaps in
+    evaluation, so that its accuracy depends on the seed.
     """
-    sentence, label = record.fields.get("sentence"), str(record.fields.get("label"))
-    if len(record.images) != 2:
-        raise BadRecord(record.where, f"{len(record.images)} images; a pair needs two in column 'images'")
+    sentence, label = sample.fields.get("sentence"), str(sample.fields.get("label"))
+    if len(sample.images) != 2:
+        raise BadRecord(sample.where, f"{len(sample.images)} images; a pair needs two in column 'images'")
     if not isinstance(sentence, str) or not sentence.strip():
-        raise BadRecord(record.where, "no text in column 'sentence'")
+        raise BadRecord(sample.where, "no text in column 'sentence'")
     if label.lower() not in ("true", "false"):
-        raise BadRecord(record.where, f"label '{label}'; must be True or False")
-    images = (record.images[0], record.images[1])
+        raise BadRecord(sample.where, f"label '{label}'; must be True or False")
+    images = (sample.images[0], sample.images[1])
     pair = ImagePair(images, clean_caption(sentence, max_words), int(label.lower() == "true"))
     return pair if draw is None or draw < 0.5 else pair.swapped()
 
 
 def first_of_each(rows: Iterable[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
-    """Rows with a new value in `column` (3 and "3" are one): padded samplers give some samples twice."""
+    """Return the rows with a new value in `column` (3 equals "3"): padded samplers repeat some samples."""
     kept: dict[str, Mapping[str, Any]] = {}
     for row in rows:
         kept.setdefault(str(row[column]), row)

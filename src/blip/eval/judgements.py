@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from blip import inference
-from blip.data.judgements import Judged, read_judgements
+from blip.data.judgements import RatedCaption, read_judgements
 from blip.data.sources import Reading, Spec
 from blip.eval.base import Measure, Report, Row, Stats, Tick, measure
 from blip.eval.photos import Photos
@@ -35,7 +35,7 @@ class JudgementsEval:
     name: ClassVar[str] = "judgements"
     capability: ClassVar[str] = "match"
 
-    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> list[Judged]:
+    def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> list[RatedCaption]:
         paths = [spec] if isinstance(spec, str | PathLike) else spec
         root = reading.root if reading.root is None or isinstance(reading.root, str) else reading.root[0]
         texts, root_path = (None if name is None else Path(name) for name in (self.texts, root))
@@ -43,7 +43,12 @@ class JudgementsEval:
 
     @torch.inference_mode()
     def predict(
-        self, model: BlipModel, tokenizer: Tokenizer, judged: Sequence[Judged], photos: Photos, tick: Tick | None = None
+        self,
+        model: BlipModel,
+        tokenizer: Tokenizer,
+        judged: Sequence[RatedCaption],
+        photos: Photos,
+        tick: Tick | None = None,
     ) -> list[Row]:
         """`{"key", "text", "itm", "itc"}` for each rated caption whose photo can be read; a photo is looked at once."""
         model.require("itm_head")
@@ -64,7 +69,7 @@ class JudgementsEval:
                 tick(len(found), len(judged))
         return [found[i] for i in sorted(found)]
 
-    def score(self, judged: Sequence[Judged], predictions: Sequence[Row]) -> Report:
+    def score(self, judged: Sequence[RatedCaption], predictions: Sequence[Row]) -> Report:
         """Correlations of predictions' `itm` and `itc` with the ratings, captions found by `key` and `text`."""
         given = {(p["key"], p["text"]): p for p in predictions}
         rated = [one for one in judged if not one.own and (one.key, one.text) in given]

@@ -56,10 +56,10 @@ class TarMember:
 
 @dataclass(frozen=True, slots=True)
 class Url:
-    """An image on the web, fetched when read: one GET with redirects, http and https only."""
+    """An image on the web, fetched when read: one GET request with redirects, http and https only."""
 
     url: str
-    timeout: float = 20.0  # seconds without a byte
+    timeout: float = 20.0  # seconds without data
     max_bytes: int = MAX_DOWNLOAD
     offline: bool = False
 
@@ -69,17 +69,17 @@ class Url:
         import httpx2
 
         try:
-            with httpx2.stream("GET", self.url, timeout=self.timeout, follow_redirects=True) as answer:
-                if answer.status_code != 200:
-                    self._fail(f"HTTP {answer.status_code} {answer.reason_phrase}".rstrip())
+            with httpx2.stream("GET", self.url, timeout=self.timeout, follow_redirects=True) as response:
+                if response.status_code != 200:
+                    self._fail(f"HTTP {response.status_code} {response.reason_phrase}".rstrip())
                 data = bytearray()
-                for part in answer.iter_bytes():
-                    data += part
+                for chunk in response.iter_bytes():
+                    data += chunk
                     if len(data) > self.max_bytes:
                         self._fail(f"download of more than {self.max_bytes >> 20} MiB")
                 return bytes(data)
         except httpx2.TimeoutException as error:
-            raise UnreadableImage(self.url, f"no answer within {self.timeout:g} s") from error
+            raise UnreadableImage(self.url, f"no response within {self.timeout:g} s") from error
         except (httpx2.HTTPError, httpx2.InvalidURL, ValueError) as error:
             if isinstance(error, UnreadableImage):
                 raise
@@ -91,7 +91,7 @@ class Url:
 
 @dataclass(frozen=True, slots=True)
 class MissingSource:
-    """An input that was listed but has no image; reading it tells why."""
+    """An input that was listed but has no image; reading it raises the reason."""
 
     key: str
     reason: str
@@ -129,7 +129,7 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
 
 
 def tar_members(shard: Path) -> Iterator[TarMember]:
-    """Files of a tar in its order. Only headers are read. A cut tar ends with `UsageError` after its good members."""
+    """Yield the files of a tar in order, reading headers only. A truncated tar ends with `UsageError`."""
     try:
         _open_file.cache_clear()  # the file may have been replaced since it was opened
         with open(shard, "rb") as raw:
@@ -140,7 +140,7 @@ def tar_members(shard: Path) -> Iterator[TarMember]:
             for info in tar:
                 if info.isfile() and not info.issparse():
                     yield TarMember(shard, info.name, info.offset_data, info.size)
-                tar.members.clear()  # type: ignore[attr-defined] # it would keep every member
+                tar.members.clear()  # type: ignore[attr-defined] # would otherwise keep every member
     except FileNotFoundError as error:
         raise UsageError(f"{shard}: no such file") from error
     except (tarfile.TarError, EOFError) as error:

@@ -1,7 +1,7 @@
-"""Downloads that can be trusted: resumed, retried, locked, hashed, and in place only when whole.
+"""Downloads: resumed, retried, locked, hashed, and installed only when complete.
 
 The SHA-256 of a file is recorded beside it at its first download (`FILE.sha256`, the format of sha256sum) and
-checked at every later use. Where files go: `BLIP_CACHE`, `BLIP_HOME`, else the XDG folders.
+checked at every later use. Folders: `BLIP_CACHE`, `BLIP_HOME`, else the XDG folders.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from blip_lite.errors import (
 if TYPE_CHECKING:
     import httpx2
 
-Progress = Callable[[int, int | None], None]  # bytes so far, bytes in all if the server says so
+Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if the server reports them
 
 TIMEOUT_SECONDS = 30.0
 RETRIES = 5
-RETRY_SECONDS = 1.0  # before the second try, then doubled
-TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
+RETRY_SECONDS = 1.0  # before the second attempt, then doubled
+RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
-    """Where downloads are kept: as given, BLIP_CACHE, or `blip` in the XDG cache folder."""
+    """Return the folder of downloads: as given, BLIP_CACHE, or `blip` in the XDG cache folder."""
     return _folder(given, "BLIP_CACHE", "XDG_CACHE_HOME", ".cache")
 
 
 def home_dir(given: str | os.PathLike[str] | None = None) -> Path:
-    """Where the user's own things are kept: as given, BLIP_HOME, or `blip` in the XDG data folder."""
+    """Return the folder of user data: as given, BLIP_HOME, or `blip` in the XDG data folder."""
     return _folder(given, "BLIP_HOME", "XDG_DATA_HOME", ".local/share")
 
 
 def is_offline(given: bool | None = None) -> bool:
-    """Whether sockets are forbidden: as given, else by BLIP_OFFLINE or HF_HUB_OFFLINE."""
+    """Whether network access is disabled: as given, else by BLIP_OFFLINE or HF_HUB_OFFLINE."""
     if given is not None:
         return given
     values = (os.environ.get(name, "") for name in ("BLIP_OFFLINE", "HF_HUB_OFFLINE"))
@@ -60,7 +60,7 @@ def existing(path: Path) -> Path | None:
 
 
 def file_name_of(url: str) -> str:
-    """A file name for any URL: its last part, and eight digits so that no two URLs share one."""
+    """Return a file name for a URL: its last part, and eight digits that make it unique."""
     last = unquote(urlsplit(url).path).rsplit("/", 1)[-1]
     stem, dot, suffix = re.sub(r"[^\w.-]", "-", last).lstrip(".").rpartition(".")
     digits = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -77,9 +77,9 @@ def fetch(
     retries: int = RETRIES,
     retry_seconds: float = RETRY_SECONDS,
 ) -> Path:
-    """`target`, downloaded from `url` if it is not there yet; its SHA-256 is checked either way.
+    """Return `target`, downloaded from `url` if it is missing; its SHA-256 is checked in both cases.
 
-    A download that was cut off goes on where it stopped. Two processes never write the same file.
+    An interrupted download is resumed. Two processes never write the same file.
     Raises OfflineError, ChecksumMismatch, CheckpointError (the server refuses), EnvironmentProblem (disk, network).
     """
     if existing(target):  # without a lock: the folder may be read-only and shared
@@ -96,7 +96,7 @@ def fetch(
         lock = FileLock(target.with_name(f".{target.name}.lock"))
         lock.acquire()
     try:
-        if not existing(target):  # another process may have been faster
+        if not existing(target):  # another process may have downloaded it
             _Download(url, target, progress).run(retries, retry_seconds)
             _install(target, sha256, url)
         else:
@@ -107,12 +107,15 @@ def fetch(
 
 
 def verify(path: Path, sha256: str | None = None) -> str:
-    """The file's SHA-256; ChecksumMismatch when it is not the known one or the one recorded at the download."""
+    """Return the file's SHA-256; ChecksumMismatch if it is not the published one or the one recorded at download."""
     digest = sha256_of(path)
-    for wanted, origin in ((sha256, "the published file has"), (recorded_sha256(path), "recorded at the download was")):
-        if wanted and wanted != digest:
+    for expected, origin in (
+        (sha256, "the published file has"),
+        (recorded_sha256(path), "recorded at the download was"),
+    ):
+        if expected and expected != digest:
             raise ChecksumMismatch(
-                f"{path}: SHA-256 {digest[:12]}…, {origin} {wanted[:12]}…; remove it, fetch it again"
+                f"{path}: SHA-256 {digest[:12]}…, {origin} {expected[:12]}…; remove it and fetch it again"
             )
     return digest
 
@@ -123,7 +126,7 @@ def sha256_of(path: Path) -> str:
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """What the sidecar says; None without one."""
+    """Return the SHA-256 in the sidecar file, if there is one."""
     sidecar = _beside(path, ".sha256")
     words = sidecar.read_text(encoding="utf-8", errors="replace").split() if sidecar.is_file() else []
     return words[0].lower() if words else None
@@ -134,7 +137,7 @@ def record_sha256(path: Path, digest: str) -> None:
 
 
 def remove(path: Path) -> int:
-    """Deletes a download with what lies beside it (also an unfinished one); returns the bytes freed."""
+    """Delete a download, also an unfinished one, with its sidecar files; return the number of bytes freed."""
     freed = 0
     for file in (path, *(_beside(path, end) for end in (".sha256", ".partial", ".partial.etag"))):
         if file.is_file():
@@ -148,43 +151,45 @@ def remove(path: Path) -> int:
 
 def fetch_hub(
     repo_id: str,
-    wanted: Sequence[Sequence[str]],
+    alternatives: Sequence[Sequence[str]],
     *,
     offline: bool | None = None,
     cache: Path | None = None,
     endpoint: str | None = None,
 ) -> Path:
-    """The folder of a Hugging Face repository with, of each group of names, the first that exists.
+    """Return the folder of a Hugging Face repository with the first existing file of each group of names.
 
-    It lies in the hub's own cache (HF_HOME), or in `cache`. Raises OfflineError, UnknownModel, CheckpointError.
+    It is in the hub's own cache (HF_HOME), or in `cache`. Raises OfflineError, UnknownModel, CheckpointError.
     """
     folder, offline = None, is_offline(offline)
-    for names in wanted:
-        found = (_hub_file(repo_id, name, offline, cache, endpoint) for name in names)
-        path = next((path for path in found if path is not None), None)
+    for names in alternatives:
+        paths = (_hub_file(repo_id, name, offline, cache, endpoint) for name in names)
+        path = next((path for path in paths if path is not None), None)
         if path is None and offline:
             raise OfflineError(f"{repo_id} is not cached and --offline is set; fetch it once without --offline")
         if path is None:
             raise CheckpointError(f"{repo_id}: the repository has no {' or '.join(names)}")
         folder = path.parent
     if folder is None:
-        raise ConfigError(f"{repo_id}: no file asked for")
+        raise ConfigError(f"{repo_id}: no file requested")
     return folder
 
 
-def is_in_hub_cache(repo_id: str, wanted: Sequence[Sequence[str]], cache: Path | None = None) -> bool:
+def is_in_hub_cache(repo_id: str, alternatives: Sequence[Sequence[str]], cache: Path | None = None) -> bool:
     """Whether `fetch_hub` would work offline."""
     from huggingface_hub import try_to_load_from_cache
 
-    return all(any(isinstance(try_to_load_from_cache(repo_id, name, cache), str) for name in names) for names in wanted)
+    return all(
+        any(isinstance(try_to_load_from_cache(repo_id, name, cache), str) for name in names) for names in alternatives
+    )
 
 
 class _Retry(Exception):
-    """This try failed, the next may not. The message says why."""
+    """This attempt failed, the next one may succeed. The message is the reason."""
 
 
 class _Download:
-    """One file on its way into `TARGET.partial`."""
+    """A download of one file to `TARGET.partial`."""
 
     def __init__(self, url: str, target: Path, progress: Progress | None) -> None:
         self.url, self.progress = url, progress
@@ -201,8 +206,9 @@ class _Download:
                 except (httpx2.TransportError, _Retry) as error:
                     if attempt == retries:
                         reason = str(error) or type(error).__name__
+                        attempts = "1 attempt" if not retries else f"{retries + 1} attempts"
                         raise EnvironmentProblem(
-                            f"{self.url}: download failed after {retries + 1} tries ({reason}); run again to go on"
+                            f"{self.url}: download failed after {attempts} ({reason}); run again to resume"
                         ) from error
                 except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                     raise CheckpointError(f"{self.url}: {error}") from error
@@ -210,19 +216,19 @@ class _Download:
 
     def _try(self, client: httpx2.Client) -> None:
         start, etag = self._progress_so_far()
-        headers = {"Accept-Encoding": "identity"}  # the bytes of the file, so that offsets mean something
+        headers = {"Accept-Encoding": "identity"}  # the file's own bytes, so that offsets refer to them
         if start:
             headers |= {"Range": f"bytes={start}-", "If-Range": etag}
         with client.stream("GET", self.url, headers=headers) as response:
-            if response.status_code == 416:  # the file there is not the one that was begun
+            if response.status_code == 416:  # the file on the server has changed
                 self._forget()
-                raise _Retry("the server cannot go on where the download stopped")
+                raise _Retry("the server cannot resume the download")
             self._check_status(response.status_code)
             if response.status_code != 206:
                 start = 0
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 self._forget()
-                raise _Retry("the server sent another range than was asked for")
+                raise _Retry("the server sent another range than requested")
             self._write(response, start)
         with suppress(FileNotFoundError):
             self.etag_file.unlink()
@@ -234,7 +240,7 @@ class _Download:
         with writing(self.partial):
             if not start:
                 self.partial.write_bytes(b"")
-                self.etag_file.write_text(_mark(response.headers), encoding="utf-8")
+                self.etag_file.write_text(_version(response.headers), encoding="utf-8")
             file = self.partial.open("ab")
         with file:
             for chunk in response.iter_raw():
@@ -247,7 +253,7 @@ class _Download:
             raise _Retry(f"{done} of {total} bytes arrived")
 
     def _check_status(self, status: int) -> None:
-        if status in TRY_AGAIN:
+        if status in RETRY_STATUS:
             raise _Retry(f"HTTP {status}")
         if status not in (200, 206):
             raise CheckpointError(f"{self.url}: the server answers HTTP {status}")
@@ -262,8 +268,8 @@ class _Download:
         self.etag_file.unlink(missing_ok=True)
 
 
-def _mark(headers: httpx2.Headers) -> str:
-    """What tells this version of the file from others in `If-Range`; a weak ETag does not serve there."""
+def _version(headers: httpx2.Headers) -> str:
+    """Return the value for `If-Range` that identifies this version of the file; weak ETags are not allowed there."""
     etag = headers.get("ETag", "")
     return etag if etag and not etag.startswith("W/") else headers.get("Last-Modified", "")
 
@@ -273,14 +279,14 @@ def _install(target: Path, sha256: str | None, url: str) -> None:
     digest = sha256_of(partial)
     if sha256 and digest != sha256:
         partial.unlink()
-        raise ChecksumMismatch(f"{url}: SHA-256 {digest[:12]}…, must be {sha256[:12]}…; nothing was kept")
-    record_sha256(target, digest)  # first, so that no file is ever without
+        raise ChecksumMismatch(f"{url}: SHA-256 {digest[:12]}…, must be {sha256[:12]}…; the download was deleted")
+    record_sha256(target, digest)  # first, so that no file is without one
     with writing(target):
         os.replace(partial, target)
 
 
 def _hub_file(repo_id: str, name: str, offline: bool, cache: Path | None, endpoint: str | None) -> Path | None:
-    """A file of a repository in the hub's cache; None when there is none (offline: not cached)."""
+    """Return a file of a repository in the hub's cache; None if it does not exist (offline: is not cached)."""
     from huggingface_hub import errors, hf_hub_download
 
     try:
@@ -298,9 +304,9 @@ def _hub_file(repo_id: str, name: str, offline: bool, cache: Path | None, endpoi
 
 
 def _folder(given: str | os.PathLike[str] | None, variable: str, xdg: str, fallback: str) -> Path:
-    own = given or os.environ.get(variable)
-    if own:
-        return Path(own).expanduser()
+    explicit = given or os.environ.get(variable)
+    if explicit:
+        return Path(explicit).expanduser()
     base = os.environ.get(xdg, "")
     return (Path(base) if os.path.isabs(base) else Path.home() / fallback) / "blip"
 

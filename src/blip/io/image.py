@@ -1,4 +1,4 @@
-"""Pictures to the input tensor of a model; files are read by `blip_lite.image`."""
+"""Images as the input tensor of a model; files are read by `blip_lite.image`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def prepare(images: Sequence[Image.Image], *, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """pixel_values [B,3,S,S] float32: `blip_lite.image.prepare` as a tensor."""
+    """Return pixel_values [B,3,S,S] float32: `blip_lite.image.prepare` as a tensor."""
     import torch
 
     return torch.from_numpy(image.prepare(images, size=size, mean=mean, std=std))

@@ -1,4 +1,4 @@
-"""Manifests: tables of images as .jsonl, .json, .csv, .tsv or .parquet with a column `image`, row by row."""
+"""Rows of tables of images: .jsonl, .json, .csv, .tsv and .parquet files with a column `image`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ from typing import Any, NoReturn, TextIO
 from blip_lite.errors import MissingExtra, UnreadableImage, UsageError
 
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
-_COLUMNS = ("text", "texts", "question", "question_id", "answers", "url")
-_LISTS = ("texts", "answers")  # columns that hold JSON lists in csv and tsv
+_LISTS = ("texts", "answers")  # columns that contain JSON lists in csv and tsv
 _PARQUET_ROWS = 1024
-_JSON_CHARACTERS = 1 << 20  # of a list that are read at a time
+_JSON_CHARACTERS = 1 << 20  # read at a time
 _SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row: `where` is file and row, `values` maps column to value; a broken row has `problem` instead."""
+    """One row: `where` is file and row, `values` maps columns to values; a bad row has a `problem` instead."""
 
     where: str
     values: dict[str, Any]
@@ -49,7 +48,7 @@ class ParquetCell:
         return value
 
     def _file(self, name: object) -> bytes | None:
-        """What lies at a path that the row names instead of bytes, relative to the table."""
+        """Return the bytes of the file that a row names instead of containing them, relative to the table."""
         if not isinstance(name, str) or not name:
             return None
         try:
@@ -59,10 +58,9 @@ class ParquetCell:
 
 
 def rows(path: Path, image: str | None = "image") -> Iterator[Row]:
-    """Rows of a manifest in file order, never all in memory. A bad row has a `problem`.
+    """Yield the rows of a table in file order, a part in memory at a time. A bad row has a `problem`.
 
-    A file that is no manifest raises `UsageError`, as does a table with a header that lacks the column `image` (None:
-    any will do).
+    Other files raise `UsageError`, as do tables with a header without the column `image` (None: no column is needed).
     """
     suffix = path.suffix.lower()
     try:
@@ -80,22 +78,6 @@ def rows(path: Path, image: str | None = "image") -> Iterator[Row]:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
-
-
-def sample_fields(name: str, data: bytes) -> dict[str, Any]:
-    """Columns that a `.txt` or `.json` beside an image gives; what cannot be read gives none."""
-    text = data.decode("utf-8-sig", "replace").strip()
-    if not name.lower().endswith(".json"):
-        return {"text": text}
-    try:
-        values = json.loads(text)
-    except ValueError:
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    if isinstance(values.get("caption"), str):  # the name that the usual downloader writes
-        values.setdefault("text", values["caption"])
-    return {k: values[k] for k in _COLUMNS if values.get(k) is not None}
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
@@ -116,37 +98,37 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 class _JsonList(Iterator[Any]):
-    """The elements of a JSON list, of which a part is in memory at a time: the published lists have 100M rows."""
+    """The elements of a JSON list, a part in memory at a time: the published lists have 100M rows."""
 
     def __init__(self, path: Path, file: TextIO) -> None:
         self._path, self._file, self._decoder = path, file, json.JSONDecoder()
         self._text, self._at, self._line = "", 0, 1
-        if self._next_mark() != "[":
+        if self._next_character() != "[":
             raise UsageError(f"{path}: must be a JSON list of objects with a field 'image'")
         self._at += 1
         self._first = True
 
     def __next__(self) -> Any:
-        mark = self._next_mark()
-        if mark == "]":
+        character = self._next_character()
+        if character == "]":
             self._at += 1
-            if self._next_mark():
+            if self._next_character():
                 self._fail("Extra data")
             raise StopIteration
         if not self._first:
-            if mark != ",":
+            if character != ",":
                 self._fail("Expecting ',' delimiter")
             self._at += 1
-            self._next_mark()
+            self._next_character()
         self._first = False
         return self._element()
 
-    def _next_mark(self) -> str:
-        """The next character that is no space, empty at the end of the file."""
+    def _next_character(self) -> str:
+        """Return the next character that is not a space, empty at the end of the file."""
         while True:
-            found = _SPACE.match(self._text, self._at)
-            self._at = found.end() if found else self._at
-            if self._at < len(self._text) or not self._more():
+            spaces = _SPACE.match(self._text, self._at)
+            self._at = spaces.end() if spaces else self._at
+            if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]
 
     def _element(self) -> Any:
@@ -154,23 +136,23 @@ class _JsonList(Iterator[Any]):
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
-                # what is only cut off fails at its end, or at the start of its last string
-                cut = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
-                if not (cut and self._more()):
+                # an incomplete text fails at its end, or at the start of its last string
+                incomplete = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
+                if not (incomplete and self._read_more()):
                     self._at = min(error.pos, len(self._text))
                     self._fail(error.msg)
             else:
-                if end < len(self._text) or not self._more():  # a number may go on
+                if end < len(self._text) or not self._read_more():  # a number may continue
                     self._at = end
                     return value
 
-    def _more(self) -> bool:
-        """Reads on, at least as much again as is still waiting; False at the end of the file."""
+    def _read_more(self) -> bool:
+        """Read at least as much again as is still unparsed; return False at the end of the file."""
         self._line += self._text.count("\n", 0, self._at)
-        waiting = self._text[self._at :]
-        read = self._file.read(max(_JSON_CHARACTERS, len(waiting)))
-        self._text, self._at = waiting + read, 0
-        return bool(read)
+        remaining = self._text[self._at :]
+        text = self._file.read(max(_JSON_CHARACTERS, len(remaining)))
+        self._text, self._at = remaining + text, 0
+        return bool(text)
 
     def _fail(self, reason: str) -> NoReturn:
         line = self._line + self._text.count("\n", 0, self._at)
@@ -188,7 +170,7 @@ def _table_rows(path: Path, delimiter: str, image: str | None) -> Iterator[Row]:
         reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
         try:
             header = next(reader, [])
-            _need_image(path, header, image)
+            _require_image(path, header, image)
             for cells in reader:
                 if not cells:
                     continue
@@ -213,7 +195,7 @@ def _cell(name: str, text: str) -> Any:
     return text
 
 
-def _need_image(path: Path, names: list[str], image: str | None) -> None:
+def _require_image(path: Path, names: list[str], image: str | None) -> None:
     if image is not None and image not in names:
         raise UsageError(f"{path}: has no column '{image}'; columns are {', '.join(names) or 'none'}")
 
@@ -230,22 +212,22 @@ def _parquet(path: Path) -> Any:
 
 
 def _parquet_rows(path: Path, image: str | None) -> Iterator[Row]:
-    """Rows without image bytes: those stay in the file until they are asked for."""
+    """Yield rows without image bytes, which stay in the file until they are read."""
     file = _parquet(path)
     names = list(file.schema_arrow.names)
-    _need_image(path, names, image)
-    kept_out = image if image is not None and not _is_text(file.schema_arrow.field(image).type) else None
-    columns = [name for name in names if name != kept_out]
+    _require_image(path, names, image)
+    deferred = image if image is not None and not _is_text(file.schema_arrow.field(image).type) else None
+    columns = [name for name in names if name != deferred]
     number = 0
     for group in range(file.num_row_groups):
         count = file.metadata.row_group(group).num_rows
         batches = file.iter_batches(_PARQUET_ROWS, row_groups=[group], columns=columns) if columns else ()
-        found = (values for batch in batches for values in batch.to_pylist())
+        group_rows = (values for batch in batches for values in batch.to_pylist())
         for row in range(count):
-            values = {k: v for k, v in next(found, {}).items() if v is not None}
+            values = {k: v for k, v in next(group_rows, {}).items() if v is not None}
             number += 1
-            if kept_out is not None:
-                values[kept_out] = ParquetCell(path, group, row, kept_out)
+            if deferred is not None:
+                values[deferred] = ParquetCell(path, group, row, deferred)
             yield Row(f"{path}:{number}", values)
 
 

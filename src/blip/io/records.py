@@ -1,7 +1,7 @@
 """Results as records, and their files: text, jsonl, csv, tsv, parquet, coco.
 
 A record is a dict with the keys of `io.schemas`, in that order. jsonl is appended and flushed batch by batch, so
-that a run can be resumed; every other file appears whole at the end.
+that a run can be resumed; every other file appears complete at the end.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _TEXT_COLUMNS = {
 
 
 def clean(value: Any) -> Any:  # Any: JSON values
-    """A record's value as JSON can hold it: floats with 6 significant digits, None and NaN entries left out."""
+    """Return a record's value as JSON can hold it: floats with 6 significant digits, without None and NaN entries."""
     if isinstance(value, Mapping):
         return {str(k): c for k, v in value.items() if (c := clean(v)) is not None}
     if hasattr(value, "tolist"):  # numpy and torch numbers and arrays
@@ -62,19 +62,19 @@ def clean(value: Any) -> Any:  # Any: JSON values
 
 
 def to_json(record: Record) -> str:
-    """One line of JSON, keys in the record's order."""
+    """Return a record as one line of JSON, keys in its order."""
     text = json.dumps(clean(record), ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")  # line ends to some readers
+    return text.replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")  # some readers treat these as line ends
 
 
 def error_record(schema: str, key: str, error: BaseException) -> dict[str, Any]:
-    """What stands in place of a result that failed."""
+    """Return the record that replaces a failed result."""
     reason = getattr(error, "reason", None) or " ".join(str(error).split())
     return {"schema": schema, "key": key, "error": {"type": type(error).__name__, "reason": reason}}
 
 
 def format_of(path: Path | None, format: str | None = None) -> Format:
-    """The named format, else by the file's extension, else text."""
+    """Return the given format, else that of the file's extension, else text."""
     if format is not None:
         if format not in get_args(Format):
             raise UsageError(f"--format {format}; must be one of {', '.join(get_args(Format))}")
@@ -83,7 +83,7 @@ def format_of(path: Path | None, format: str | None = None) -> Format:
 
 
 def must_write(path: Path | None, *, existing: Existing = "error", resume: bool = False) -> bool:
-    """Whether the run has work to do for `-o path`. False: it exists and is to be skipped. May raise `UsageError`."""
+    """Whether `-o path` is to be written; False if it exists and is to be skipped. May raise `UsageError`."""
     if path is None or resume or not path.exists() or existing == "overwrite":
         return True
     if existing == "skip":
@@ -92,17 +92,17 @@ def must_write(path: Path | None, *, existing: Existing = "error", resume: bool 
 
 
 class RecordWriter(ABC):
-    """Takes records in batches. Leaving the `with` block completes the file; an exception but Ctrl-C discards it."""
+    """Writes records in batches. Leaving the `with` block completes the file; exceptions except Ctrl-C discard it."""
 
     done: frozenset[str] = frozenset()  # keys that a resumed file already holds
 
     @abstractmethod
     def write(self, records: Iterable[Record]) -> None:
-        """Adds a batch, in order."""
+        """Write a batch, in order."""
 
     @abstractmethod
     def close(self, *, discard: bool = False) -> None:
-        """Completes the file, or leaves what was there before."""
+        """Complete the file, or keep the earlier one."""
 
     def __enter__(self) -> Self:
         return self
@@ -124,37 +124,37 @@ def open_records(
     columns: Sequence[str] | None = None,
     single: bool = False,
 ) -> RecordWriter:
-    """A writer to `path`, or to `stream` (standard output) without one.
+    """Return a writer to `path`, by default to `stream` (standard output).
 
     schema: "caption/1" and so on. resume: keep the good records of a jsonl file (see `.done`); keys with an error or
-    fewer than `per_key` records are dropped, to be redone; at the end records are put in `order` of keys.
-    columns: of the text form. single: one input, the text form is the bare last column.
-    Ask `must_write` first: a file that is to be skipped is not opened here.
+    fewer than `per_key` records are dropped and redone; at the end records are sorted by `order` of keys.
+    columns: those of the text format. single: there is one input, and the text format is its last column only.
+    Call `must_write` first: a file that is to be skipped raises `UsageError` here.
     """
-    form = format_of(path, format)
-    if resume and (form != "jsonl" or path is None):
+    file_format = format_of(path, format)
+    if resume and (file_format != "jsonl" or path is None):
         raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
     if not must_write(path, existing=existing, resume=resume):
         raise UsageError(f"{path} exists and is to be skipped")
     name = schema.removesuffix("/1")
-    if form == "coco" and name != "caption":
+    if file_format == "coco" and name != "caption":
         raise UsageError(f"--format coco; must be used with captions, not with {name} records")
-    if form == "jsonl":
+    if file_format == "jsonl":
         done = kept_lines(path, schema, per_key) if resume and path is not None and path.exists() else frozenset()
         writer = _Jsonl(path, stream, (order or ()) if resume else None)
         writer.done = done
         return writer
-    if form == "text":
-        shown = columns or _TEXT_COLUMNS.get(name, ("key", "text"))
-        return _Text(path, stream, tuple(shown), single=single)
-    if form == "parquet":
+    if file_format == "text":
+        text_columns = columns or _TEXT_COLUMNS.get(name, ("key", "text"))
+        return _Text(path, stream, tuple(text_columns), single=single)
+    if file_format == "parquet":
         tables.require_pyarrow()
-    return _Spooled(path, stream, name, form)
+    return _Spooled(path, stream, name, file_format)
 
 
 class _Jsonl(RecordWriter):
     def __init__(self, path: Path | None, stream: IO[Any], order: Sequence[str] | None) -> None:
-        """`order` is given for a file to go on with."""
+        """`order` is given to resume a file."""
         self._path, self._stream, self._order = path, stream, order
         self._file: IO[bytes] | None = None
         if path is None:
@@ -201,7 +201,7 @@ class _Text(RecordWriter):
             _emit(self._stream, "".join(line + "\n" for line in lines))
 
     def _align(self, rows: list[list[str]]) -> list[str]:
-        """Columns as wide as the widest cell so far, with a header before the first batch."""
+        """Align columns to the widest cell so far, with a header before the first batch."""
         if self._widths is None:
             self._widths = [0] * len(self._columns)
             rows = [list(self._columns), *rows] if len(self._columns) > 1 else rows
@@ -217,14 +217,14 @@ class _Text(RecordWriter):
 
 
 class _Discarded(Exception):
-    """Tells `atomic_path` to remove its file."""
+    """Makes `atomic_path` remove its file."""
 
 
 class _Spooled(RecordWriter):
-    """Formats that need all records first: csv, tsv, parquet, coco. Records wait on disk as jsonl."""
+    """Formats that need all records first: csv, tsv, parquet, coco. Records are stored on disk as jsonl until then."""
 
-    def __init__(self, path: Path | None, stream: IO[Any], name: str, form: Format) -> None:
-        self._path, self._stream, self._name, self._form = path, stream, name, form
+    def __init__(self, path: Path | None, stream: IO[Any], name: str, file_format: Format) -> None:
+        self._path, self._stream, self._name, self._format = path, stream, name, file_format
         self._spool: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
 
     def write(self, records: Iterable[Record]) -> None:
@@ -240,23 +240,23 @@ class _Spooled(RecordWriter):
                     self._convert(temporary)
                 return
             with tempfile.TemporaryDirectory() as folder:
-                whole = Path(folder, "records")
-                self._convert(whole)
-                _emit(self._stream, whole.read_bytes())
+                file = Path(folder, "records")
+                self._convert(file)
+                _emit(self._stream, file.read_bytes())
 
     def _convert(self, path: Path) -> None:
         rows = _Rows(self._spool)
-        if self._form == "parquet":
+        if self._format == "parquet":
             tables.write_parquet(path, rows, self._name)
-        elif self._form == "coco":
-            found = [{"image_id": image_id(r["key"]), "caption": r["text"]} for r in rows if "error" not in r]
-            path.write_bytes(_bytes(json.dumps(found, ensure_ascii=False) + "\n"))
+        elif self._format == "coco":
+            captions = [{"image_id": image_id(r["key"]), "caption": r["text"]} for r in rows if "error" not in r]
+            path.write_bytes(_bytes(json.dumps(captions, ensure_ascii=False) + "\n"))
         else:
-            tables.write_table(path, rows, self._name, "\t" if self._form == "tsv" else ",")
+            tables.write_table(path, rows, self._name, "\t" if self._format == "tsv" else ",")
 
 
 class _Rows(Iterable[dict[str, Any]]):
-    """The spooled records, as often as wanted."""
+    """The spooled records; may be iterated repeatedly."""
 
     def __init__(self, spool: IO[bytes]) -> None:
         self._spool = spool
@@ -267,7 +267,7 @@ class _Rows(Iterable[dict[str, Any]]):
 
 
 def image_id(key: str) -> int | str:
-    """COCO's number of an image: the digits that end its file name, else the key itself."""
+    """Return COCO's number of an image: the digits that end its file name, else the key itself."""
     match = re.search(r"(?:^|[_/])0*(\d+)(?:\.[A-Za-z0-9]+)?$", key)
     return int(match[1]) if match else key
 
@@ -281,7 +281,7 @@ def _cell(value: Any) -> str:
 
 
 def _width(text: str) -> int:
-    """Columns on a terminal: East Asian wide characters take two, combining ones none."""
+    """Width on a terminal: East Asian wide characters take two columns, combining ones none."""
     return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)
 
 
@@ -290,13 +290,13 @@ def _bytes(text: str) -> bytes:
 
 
 def _emit(stream: IO[Any], text: str | bytes) -> None:
-    """UTF-8 to a binary or text stream, whatever the locale says, and flushed."""
+    """Write UTF-8 to a binary or text stream whatever the locale, and flush it."""
     data = text if isinstance(text, bytes) else _bytes(text)
     target = getattr(stream, "buffer", stream)
     if target is not stream:
         stream.flush()
     try:
         target.write(data)
-    except TypeError:  # a text stream without bytes below, as io.StringIO
+    except TypeError:  # a text stream without a binary buffer, such as io.StringIO
         target.write(data.decode("utf-8"))
     target.flush()

@@ -1,4 +1,4 @@
-"""Going on with a jsonl file that an earlier run left: keep its good lines, drop the rest, restore the order."""
+"""Resuming a jsonl file of an earlier run: keep its good lines, drop the rest, restore the order."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class _Line(NamedTuple):
 
 
 def kept_lines(path: Path, schema: str, per_key: int = 1) -> frozenset[str]:
-    """Keeps in `path` only whole results of `schema`; gives their keys.
+    """Keep only complete results of `schema` in `path`; return their keys.
 
-    Dropped: a torn last line, lines that are no JSON, errors, and all lines of a key with an error or with fewer
-    than `per_key` results. A line of another schema raises `UsageError`, the file stays.
+    Dropped: an incomplete last line, lines that are not JSON, errors, and all lines of a key with an error or with
+    fewer than `per_key` results. A line of another schema raises `UsageError`; the file is then unchanged.
     """
     lines, bad = _scan(path, schema)
     counts = Counter(line.key for line in lines)
@@ -33,16 +33,16 @@ def kept_lines(path: Path, schema: str, per_key: int = 1) -> frozenset[str]:
 
 
 def sort_lines(path: Path, order: Sequence[str]) -> None:
-    """Puts the records in the order of their keys; within a key they keep their order."""
-    place = {key: i for i, key in enumerate(order)}
+    """Sort the records by the order of their keys; within a key their order is kept."""
+    rank = {key: i for i, key in enumerate(order)}
     lines, _ = _scan(path, None)
-    wanted = sorted(lines, key=lambda line: place.get(line.key, len(place)))
-    if wanted != lines:
-        _rewrite(path, wanted)
+    ordered = sorted(lines, key=lambda line: rank.get(line.key, len(rank)))
+    if ordered != lines:
+        _rewrite(path, ordered)
 
 
 def _scan(path: Path, schema: str | None) -> tuple[list[_Line], set[str]]:
-    """Lines with a key (errors too where `schema` is None), and the keys that have an error."""
+    """Return the lines with a key (errors too if `schema` is None), and the keys that have an error."""
     lines: list[_Line] = []
     bad: set[str] = set()
     for start, raw in _lines(path):

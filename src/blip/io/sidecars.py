@@ -1,4 +1,4 @@
-"""Texts beside images: `.txt` or `.xmp` files next to each image or in a folder that mirrors the tree."""
+"""Texts as sidecar files: `.txt` or `.xmp`, next to each image or in a folder that mirrors the tree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Sidecars:
-    """Where and how. `folder` mirrors the keys of the inputs; `extension` ".xmp" writes `dc:description`."""
+    """Location and format of sidecars. `folder` mirrors the inputs' keys; extension ".xmp" writes `dc:description`."""
 
     extension: str = ".txt"
     folder: Path | None = None
@@ -33,15 +33,15 @@ class Sidecars:
     suffix: str = ""
 
     def path(self, sample: Sample) -> Path:
-        """The sidecar of an input: the image's name with the other extension."""
+        """Return the sidecar of an input: the image's name with the sidecar's extension."""
         if self.folder is not None:
             return self.folder / _with_extension(safe_path(sample.key), self.extension)
         if sample.path is None:
-            raise UsageError(f"{sample.key}: is not a file, so nothing can lie beside it; use --sidecar-dir DIR")
+            raise UsageError(f"{sample.key}: is not a file, so it cannot have a sidecar; use --sidecar-dir DIR")
         return _with_extension(sample.path, self.extension)
 
     def wanted(self, sample: Sample) -> bool:
-        """Whether there is something to write; raises `UsageError` where an existing file is an error."""
+        """Whether the sidecar is to be written; raises `UsageError` if an existing file is an error."""
         path = self.path(sample)
         if self.existing in ("overwrite", "append") or not path.exists():
             return True
@@ -50,7 +50,7 @@ class Sidecars:
         raise UsageError(f"{path} exists; use --skip-existing, --overwrite or --append")
 
     def write(self, sample: Sample, text: str) -> Path:
-        """Writes the sidecar of one input in one step and gives its path. The image is never touched."""
+        """Write the sidecar of an input in one step and return its path. The image is never changed."""
         path = self.path(sample)
         text = self.prefix + text + self.suffix
         old = _old(path) if self.existing == "append" or self.extension == ".xmp" else None
@@ -64,12 +64,12 @@ class Sidecars:
 
 
 def xmp(text: str, old: bytes | None = None, where: str = "xmp", *, append: bool = False) -> bytes:
-    """An XMP file with the text as `dc:description`. All else in an `old` one is kept."""
+    """Return an XMP file with the text as `dc:description`; everything else in `old` is kept."""
     text = _NOT_XML.sub("", text)
     root = _parse(old, where) if old else _empty()
     about = root if root.tag == f"{{{_RDF}}}Description" else root.find(f".//{{{_RDF}}}Description")
     if about is None:
-        raise BadRecord(where, "is XML but not XMP; move it away to have a new one written")
+        raise BadRecord(where, "is XML but not XMP; move it away to write a new one")
     for element in about.findall(f"{{{_DC}}}description"):
         line = element.find(f".//{{{_RDF}}}li")
         if append and line is not None and line.text:
@@ -93,14 +93,14 @@ def _empty() -> ElementTree.Element:
 
 
 def _parse(data: bytes, where: str) -> ElementTree.Element:
-    """The tree; prefixes of the file are kept for those who compare texts."""
+    """Parse XML; the file's namespace prefixes are kept, so that text comparisons stay small."""
     try:
         for _, (prefix, name) in ElementTree.iterparse(io.BytesIO(data), ["start-ns"]):
             if prefix and not re.fullmatch(r"ns\d+", prefix):
                 ElementTree.register_namespace(prefix, name)
         return ElementTree.fromstring(data)
     except (ElementTree.ParseError, ValueError) as error:
-        raise BadRecord(where, f"is not XML ({error}); move it away to have a new one written") from error
+        raise BadRecord(where, f"is not XML ({error}); move it away to write a new one") from error
 
 
 def _old(path: Path) -> bytes | None:
@@ -111,6 +111,6 @@ def _old(path: Path) -> bytes | None:
 
 
 def _with_extension(path: Path, extension: str) -> Path:
-    """Only an image's extension is replaced: `scan.2024` is a whole name."""
+    """Replace an image's extension only: `scan.2024` is a complete name."""
     stem = path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
     return path.with_name(stem + extension)

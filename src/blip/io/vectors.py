@@ -1,4 +1,4 @@
-"""Embedding records as one array in a `.npz` or `.safetensors` file: keys, vectors, and what they are."""
+"""Embedding records as one array in a `.npz` or `.safetensors` file, with keys and metadata."""
 
 from __future__ import annotations
 
@@ -17,8 +17,10 @@ _META = ("kind", "projected", "dim", "dtype", "model")
 
 
 class VectorFile(RecordWriter):
-    """Collects `embedding/1` records; failed inputs are left out. npz: `keys`, `vectors`, `meta`; the same names in
-    safetensors, where keys and meta are JSON text in its metadata. States of texts of several lengths end in zeros.
+    """Collects `embedding/1` records; failed inputs are left out.
+
+    npz: `keys`, `vectors`, `meta`; in safetensors, keys and meta are JSON text in its metadata. States of texts of
+    different lengths are padded with zeros.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,7 +53,7 @@ class VectorFile(RecordWriter):
 
 
 def _stacked(vectors: list[Any]) -> Any:
-    """[N, D], or [N, T, D] with zeros after the rows of shorter ones."""
+    """Return [N, D], or [N, T, D] with shorter texts padded by zeros."""
     if not vectors:
         return np.zeros((0, 0), np.float32)
     longest = max(len(vector) for vector in vectors)

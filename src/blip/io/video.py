@@ -1,7 +1,7 @@
-"""Pictures out of video files, by frame number as the original takes them, or by time (PyAV, the extra `video`).
+"""Frames of video files, by number as in the original or by time (PyAV, the extra `video`).
 
-A clip is decoded from the key frame before each wanted frame, or on from the last one where that is shorter; two
-frames are held at a time. Quarter turns and mirrorings that the container asks for are applied.
+A clip is decoded from the key frame before each requested frame, or from the last frame read if that is shorter; two
+frames are held at a time. The container's rotation by quarter turns and mirroring are applied.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ if TYPE_CHECKING:
 
 Strategy = Literal["uniform", "linspace"]
 
-_GO_ON_SECONDS = 10  # in a file without an index: what is nearer is reached by decoding on, what is farther by seeking
-_INEXACT = "mpeg"  # the container (.mpg) in which frames have the times of their neighbours after a seek
+_NO_FRAME = "contains no frame"
+_DECODE_SECONDS = 10  # in a file without index: nearer frames are reached by decoding, farther ones by seeking
+_INEXACT = "mpeg"  # container (.mpg) in which frames have the times of their neighbours after a seek
 _NO_TIMES = 0x80  # AVFMT_NOTIMESTAMPS
-_TURNS = {  # by where the display matrix sends the axes: x to (a, b), y to (c, d)
+_TURNS = {  # by the images of the axes under the display matrix: x to (a, b), y to (c, d)
     (-1, 0, 0, -1): Transpose.ROTATE_180,
     (0, 1, -1, 0): Transpose.ROTATE_270,
     (0, -1, 1, 0): Transpose.ROTATE_90,
@@ -43,7 +44,7 @@ _TURNS = {  # by where the display matrix sends the axes: x to (a, b), y to (c, 
     (0, 1, 1, 0): Transpose.TRANSPOSE,
     (0, -1, -1, 0): Transpose.TRANSVERSE,
 }
-_kept = threading.local()  # .reader: the clip that this thread has read from last
+_local = threading.local()  # .reader: the reader of the clip that this thread read last
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,12 @@ class Frame:
 
     def read_image(self, *, max_pixels: int = MAX_PIXELS) -> Image:
         """Decode the frame, upright and RGB. A thread that reads frames in order decodes the clip once."""
-        reader = _kept.__dict__.pop("reader", None)
+        reader = _local.__dict__.pop("reader", None)
         with _failures(self.clip, f"cannot be decoded at {self.milliseconds / 1000:.3f} s"):
             if reader is None or reader.path != self.clip:
                 reader = _Reader(self.clip)
             image = _upright(reader.shown_at(self.milliseconds))
-        _kept.reader = reader
+        _local.reader = reader
         check_size(key_of(os.fspath(self.clip)), image.size, max_pixels)
         return image
 
@@ -74,16 +75,16 @@ def frame_inputs(
     """
     key = key_of(os.fspath(path)) if key is None else key
     try:
-        found = frames_of(path, frames, fps)
+        clip_frames = frames_of(path, frames, fps)
     except UnreadableImage as error:
         return [Sample(key=key, images=(ImageRef(MissingSource(key, error.reason)),))]
-    return [Sample(key=f"{key}#t={frame.milliseconds / 1000:.3f}", images=(ImageRef(frame),)) for frame in found]
+    return [Sample(key=f"{key}#t={frame.milliseconds / 1000:.3f}", images=(ImageRef(frame),)) for frame in clip_frames]
 
 
 def frames_of(path: str | os.PathLike[str], count: int = 8, fps: float | None = None) -> list[Frame]:
-    """The frames in the middle of `count` equal parts of a clip, or `fps` of each second. None is decoded yet.
+    """Return the middle frames of `count` equal parts of a clip, or `fps` frames per second, without decoding them.
 
-    A clip of fewer frames gives as many as it has. Raises UnreadableImage, MissingExtra.
+    A clip with fewer frames returns all of them. Raises UnreadableImage, MissingExtra.
     """
     path = Path(path)
     with _failures(path):
@@ -97,38 +98,38 @@ def frames_of(path: str | os.PathLike[str], count: int = 8, fps: float | None = 
 
 
 def read_frames(path: str | os.PathLike[str], count: int, *, strategy: Strategy = "uniform") -> list[Image]:
-    """`count` upright RGB pictures of a clip, those of `frame_numbers`.
+    """Return `count` upright RGB frames of a clip, those of `frame_numbers`.
 
-    Raises UnreadableImage where the clip or one of these frames cannot be decoded, MissingExtra.
+    Raises UnreadableImage if the clip or one of these frames cannot be decoded, MissingExtra.
     """
     path = Path(path)
     with _failures(path):
         reader = _Reader(path)
-        for begins in (reader.packets_begin, reader.frames_begin):
-            stamps = begins()
+        for list_stamps in (reader.packet_stamps, reader.frame_stamps):
+            stamps = list_stamps()
             numbers = frame_numbers(len(stamps), count, strategy)
-            found = {n: reader.at(stamps[n]) for n in sorted(set(numbers))} if stamps else {}
-            if found and all(frame.pts == stamps[n] for n, frame in found.items()):
-                pictures = {n: _upright(frame) for n, frame in found.items()}
-                return [pictures[n] for n in numbers]
-    raise UnreadableImage(key_of(os.fspath(path)), "holds no frame")
+            frames = {n: reader.at(stamps[n]) for n in sorted(set(numbers))} if stamps else {}
+            if frames and all(frame.pts == stamps[n] for n, frame in frames.items()):
+                images = {n: _upright(frame) for n, frame in frames.items()}
+                return [images[n] for n in numbers]
+    raise UnreadableImage(key_of(os.fspath(path)), _NO_FRAME)
 
 
 def frame_numbers(length: int, count: int, strategy: Strategy = "uniform") -> list[int]:
-    """Which frames of a clip to look at.
+    """Return the numbers of the frames of a clip to use.
 
-    uniform: the original's. Its step is a whole number, so the end is left out, and of a clip shorter than `count` it
-    sees the first frame only (blip-spec 5.7). linspace: evenly from the first frame to the last.
+    uniform: as the original. Its step is a whole number, so the end is left out, and a clip shorter than `count` is
+    represented by its first frame (blip-spec 5.7). linspace: evenly from the first frame to the last.
     """
     if count < 1 or strategy not in get_args(Strategy):
-        raise ConfigError(f"{count} frames by '{strategy}'; must be at least 1, by {' or '.join(get_args(Strategy))}")
+        raise ConfigError(f"{count} frames, '{strategy}'; must be at least 1, {' or '.join(get_args(Strategy))}")
     if strategy == "uniform":
         return [i * (length // count) for i in range(count)]
     return [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]
 
 
 class _Reader:
-    """An open clip and the frame that it has come to. Stamps are times in units of `stream.time_base`."""
+    """An open clip and its current frame. Stamps are times in units of `stream.time_base`."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._key = path, key_of(os.fspath(path))
@@ -138,13 +139,13 @@ class _Reader:
         self._open()
 
     def _open(self) -> None:
-        """At the beginning, for the first time or again."""
-        # "file:" for names with a colon; the whitelist lets no file make us open a socket
+        """Open the clip at its beginning, for the first time or again."""
+        # "file:" for names with a colon; the whitelist keeps files from opening sockets
         with _failures(self.path, "damaged or not a video"):
             self._container = self._av.open(
                 f"file:{os.fspath(self.path)}", metadata_errors="replace", options={"protocol_whitelist": "file"}
             )
-        self.stream = _pictures(self._container, self._key)
+        self.stream = _video_stream(self._container, self._key)
         self._start: int = self.stream.start_time or 0
         self._begin(self._decode(sought=False))
 
@@ -154,7 +155,7 @@ class _Reader:
         self._next: VideoFrame | None = None
 
     def _decode(self, *, sought: bool) -> Iterator[VideoFrame]:
-        """Frames from where the container stands. After a seek what comes before the first whole one does not count."""
+        """Yield frames from the container's position. After a seek, damage before the first whole frame is skipped."""
         for packet in self._container.demux(self.stream):
             try:
                 frames = packet.decode()
@@ -171,37 +172,37 @@ class _Reader:
         return int(seconds / self.stream.time_base)
 
     def seconds(self) -> Fraction:
-        """From the start to the end of the last frame, by the packets near the end, whatever the header says."""
-        told = self.stream.duration or self._units(Fraction(self._container.duration or 0, 10**6))
-        self._seek(self._start + told)
+        """Return the time from the start to the end of the last frame, by the packets near the end."""
+        claimed = self.stream.duration or self._units(Fraction(self._container.duration or 0, 10**6))
+        self._seek(self._start + claimed)
         ends = self._ends()
         if not ends:
             self._open()
             ends = self._ends()
         if not ends:
-            raise UnreadableImage(self._key, "holds no frame")
+            raise UnreadableImage(self._key, _NO_FRAME)
         unit: Fraction = self.stream.time_base
         return max(1, max(ends) - self._start) * unit
 
     def _ends(self) -> list[int]:
         return [p.pts + (p.duration or 0) for p in self._container.demux(self.stream) if p.pts is not None]
 
-    def packets_begin(self) -> list[int]:
-        """The stamp of each frame, in the order of showing, by packets; none if the header has another number."""
+    def packet_stamps(self) -> list[int]:
+        """Return the stamp of each frame in display order, by packets; none if the header has another count."""
         packets = self._container.demux(self.stream)
         stamps = sorted(p.pts for p in packets if p.pts is not None and p.size and not p.is_discard)
         self._open()
         return stamps if len(stamps) == self.stream.frames else []
 
-    def frames_begin(self) -> list[int]:
-        """The same by decoding the whole clip."""
+    def frame_stamps(self) -> list[int]:
+        """Return the same by decoding the whole clip."""
         self._open()
         stamps = [frame.pts or 0 for frame in self._frames]
         self._open()
         return stamps
 
     def shown_at(self, milliseconds: int) -> VideoFrame:
-        """The frame on the screen so long after the start."""
+        """Return the frame displayed at a time after the start."""
         stamp = self._start + self._units(Fraction(milliseconds, 1000))
         frame = self.at(stamp)
         length = max(frame.duration or 0, self._units(1 / Fraction(self.stream.average_rate or 1)))
@@ -212,22 +213,22 @@ class _Reader:
         return frame
 
     def at(self, stamp: int) -> VideoFrame:
-        """The last frame that does not begin after a stamp, or the first of all."""
+        """Return the last frame that does not begin after a stamp, or the first frame."""
         if self._is_near(stamp):
-            with contextlib.suppress(self._av.FFmpegError):  # damage that a seek may leave out
+            with contextlib.suppress(self._av.FFmpegError):  # damage that a seek may avoid
                 return self._forward(stamp)
         back = 0
         while stamp - back > self._start and self._seek(stamp - back):
-            with contextlib.suppress(UnreadableImage):  # nothing after there
+            with contextlib.suppress(UnreadableImage):  # no frame after that position
                 frame = self._forward(stamp)
                 if (frame.pts or 0) <= stamp:
                     return frame
-            back = 2 * back + max(1, self._units(Fraction(1)))  # a seek only comes near the key frame before
+            back = 2 * back + max(1, self._units(Fraction(1)))  # a seek only lands near the preceding key frame
         self._open()
         return self._forward(stamp)
 
     def _is_near(self, stamp: int) -> bool:
-        """Whether to decode on: no key frame is known between, and it is not far."""
+        """Whether to reach a stamp by decoding: no key frame is known in between, and it is near."""
         begin = None if self._shown is None else self._shown.pts
         if begin is None or begin > stamp:
             return False
@@ -236,7 +237,7 @@ class _Reader:
         index = self.stream.index_entries
         key = index.search_timestamp(stamp)
         known = key >= 0 and index[key].timestamp > begin
-        return not known and stamp - begin <= self._units(Fraction(_GO_ON_SECONDS))
+        return not known and stamp - begin <= self._units(Fraction(_DECODE_SECONDS))
 
     def _seek(self, stamp: int) -> bool:
         if self._container.format.name == _INEXACT:
@@ -249,21 +250,21 @@ class _Reader:
         return True
 
     def _forward(self, stamp: int) -> VideoFrame:
-        """The last frame that does not begin after a stamp, of those that come from here on; else their first."""
+        """Return the last of the following frames that does not begin after a stamp, else the first of them."""
         if self._shown is None:
             self._shown, self._next = next(self._frames, None), next(self._frames, None)
         while self._next is not None and (self._next.pts or 0) <= stamp:
             self._shown, self._next = self._next, next(self._frames, None)
         if self._shown is None:
-            raise UnreadableImage(self._key, "holds no frame")
+            raise UnreadableImage(self._key, _NO_FRAME)
         return self._shown
 
 
-def _pictures(container: Any, key: str) -> Any:
-    """The stream to look at."""
+def _video_stream(container: Any, key: str) -> Any:
+    """Return the stream to decode."""
     stream = container.streams.best("video")
     if stream is None or stream.disposition & stream.disposition.attached_pic:
-        raise UnreadableImage(key, "holds no video")
+        raise UnreadableImage(key, "contains no video")
     if container.format.flags & _NO_TIMES:
         raise UnreadableImage(key, "a bare stream without times; put it into a container such as mp4 first")
     codec = stream.codec_context
@@ -275,15 +276,15 @@ def _pictures(container: Any, key: str) -> Any:
 
 
 def _upright(frame: Any) -> Image:
-    """RGB picture of a decoded frame, turned as its display matrix says."""
+    """Return a decoded frame as RGB, rotated by its display matrix."""
     if frame.is_corrupt:
-        raise ValueError("its data is damaged")  # the decoder has made up the rest
+        raise ValueError("its data is damaged")  # the decoder invented the rest
     image: Image = frame.to_image()
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
         return image
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
-    least = max(abs(x) for x in (a, b, c, d)) / 2  # scaled or slightly askew is as good as straight
+    least = max(abs(x) for x in (a, b, c, d)) / 2  # a scaled or slightly rotated matrix counts as straight
     turn = _TURNS.get(tuple((x > least) - (x < -least) for x in (a, b, c, d)))
     return image if turn is None else image.transpose(turn)
 
@@ -298,7 +299,7 @@ def _av(path: Path) -> ModuleType:
 
 @contextlib.contextmanager
 def _failures(path: Path, what: str = "cannot be decoded") -> Iterator[None]:
-    """Turns whatever goes wrong with a clip into one reason; `what` where the decoder says no."""
+    """Turn every failure of a clip into `UnreadableImage`; `what` describes a decoder error."""
     key = key_of(os.fspath(path))
     try:
         yield
