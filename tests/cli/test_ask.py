@@ -22,7 +22,7 @@ def records(text: str) -> list[dict[str, Any]]:
 def test_one_question_about_one_picture_gives_the_bare_answer(blip: Blip, photos: Path) -> None:
     said = blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
     assert said.code == 0 and len(said.out.splitlines()) == 1 and "\t" not in said.out
-    assert said.err.startswith("1 inputs, 1 done, 0 failed, ")
+    assert said.err.startswith("1 input, 1 done, 0 failed, ")
 
 
 def test_every_question_is_asked_of_every_picture(blip: Blip, photos: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def records(text: str) -> list[dict[str, Any]]:
 def test_one_picture_gives_the_bare_caption(blip: Blip, photos: Path) -> None:
     said = blip("caption", photos / "a.png", *RANDOM)
     assert said.code == 0 and len(said.out.splitlines()) == 1 and "\t" not in said.out
-    assert said.err.startswith("1 inputs, 1 done, 0 failed, ")
+    assert said.err.startswith("1 input, 1 done, 0 failed, ")
 
 
 def test_a_broken_picture_never_loses_the_others(blip: Blip, photos: Path) -> None:

@@ -194,19 +194,19 @@ def test_answers_make_a_json_list(blip: Blip, tmp_path: Path) -> None:
 
 def test_convert_prints_what_it_wrote(blip: Blip, table: Path, tmp_path: Path) -> None:
     said = blip("datasets", "convert", table, "-o", tmp_path / "o.jsonl")
-    assert (said.code, said.out, said.err) == (0, f"{tmp_path}/o.jsonl\n", "4 rows written, 0 bad ones left out\n")
+    assert (said.code, said.out, said.err) == (0, f"{tmp_path}/o.jsonl\n", "4 rows written, 0 invalid rows left out\n")
     said = blip("datasets", "convert", table, "-o", tmp_path / "s.tar")
     assert said.code == 1 and f"{table}:3: {tmp_path}/gone.png: cannot be read" in said.err
     said = blip("datasets", "convert", table, "-o", tmp_path / "s.tar", "--skip-bad", "--shard-size", "2")
     assert said.code == 1 and said.out == f"{tmp_path}/s-000000.tar\n{tmp_path}/s-000001.tar\n"
-    assert said.err.splitlines()[-1] == "3 rows written, 1 bad ones left out"
+    assert said.err.splitlines()[-1] == "3 rows written, 1 invalid row left out"
     assert blip("datasets", "convert", table, "-o", tmp_path / "s.tar").code == 2
 
 
 def test_convert_to_a_folder_names_what_it_cannot_hold(blip: Blip, tmp_path: Path) -> None:
     shard = write_tar(tmp_path / "s.tar", sample("a", caption="x", split="dev"))
     said = blip("datasets", "convert", shard, "-o", tmp_path / "o")
-    assert said.err.startswith("left out, as a folder has no place for them: columns split\n")
+    assert said.err.startswith("columns left out, which a folder cannot store: split\n")
 
 
 def test_fetch_images_names_the_shards(blip: Blip, uvx: Path, tmp_path: Path) -> None:  # noqa: F811
@@ -216,7 +216,7 @@ def test_fetch_images_names_the_shards(blip: Blip, uvx: Path, tmp_path: Path) ->
     said = blip("datasets", "fetch-images", "ccs-filtered", "-o", tmp_path / "o", "--processes", "1")
     assert said.code == 1 and said.out == f"{tmp_path}/o/00000.tar\n"
     lines = said.err.splitlines()
-    assert lines[0].startswith("3 addresses, 1 rows without; uvx img2dataset --url_list=")
+    assert lines[0].startswith("3 URLs, 1 row without; uvx img2dataset --url_list=")
     assert lines[1:] == [
         "downloading",
         "1 failed: HTTP Error 404: Not Found",

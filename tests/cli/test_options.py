@@ -35,7 +35,7 @@ def test_a_group_of_flags_is_expanded_and_comes_back_as_one() -> None:
         return len(name) * times + run.loud + (run.device == "cpu")
 
     names = [field.name for field in fields(LoudRun)]
-    assert [parameter.name for parameter in verb.params] == ["name", *names, "times"]
+    assert [parameter.name for parameter in verb.params] == ["name", *names, "times", "debug"]
     assert verb.main(["abc", "--times", "2", "--loud", "--device", "cpu"], standalone_mode=False) == 8
 
 

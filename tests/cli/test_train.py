@@ -126,7 +126,7 @@ def test_broken_rows_stop_a_run_or_are_listed(blip: Blip, tmp_path: Path, caplog
     said = blip(*args)
     assert said.code == 1 and "a.json:9: no column of caption" in said.err and not (tmp_path / "run").exists()
     assert blip(*args, "--skip-bad").code == 0
-    assert "2 bad rows are left out" in caplog.text and "a.json:10: image" in caplog.text
+    assert "2 bad rows left out" in caplog.text and "a.json:10: image" in caplog.text
 
 
 def test_a_known_set_is_found_where_it_was_fetched(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
+from blip.cli.output import plural
 from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Flow:
             print(one.key)
         output = self.flags.output
         where = output if output is not None else "standard output" if self.show else "sidecars"
-        o.note(f"{len(inputs)} inputs, model {o.model_name(model)}, device {self.flags.device}, to {where}")
+        o.note(f"{plural(len(inputs), 'input')}, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
     def run(self, inputs: Sequence[Sample], listed: int, model: Model, describe: Describe) -> int:
@@ -81,7 +82,7 @@ class Flow:
         seconds = time.perf_counter() - start
         skipped = f", {listed - len(left)} skipped" if listed > len(left) else ""
         rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
-        o.note(f"{listed} inputs, {done} done{skipped}, {failed} failed, {rate}", quiet)
+        o.note(f"{plural(listed, 'input')}, {done} done{skipped}, {failed} failed, {rate}", quiet)
         return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:

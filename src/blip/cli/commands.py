@@ -176,44 +176,61 @@ def command(
     more: Sequence[click.Parameter] = (),
 ) -> Command:
     """Return the command of an annotated function that returns an exit code; `more` are flags it does not take."""
-    attrs = _attrs(function)
-    return cls(name or function.__name__, **{**attrs, "params": [*attrs["params"], *more]})
+    return cls(
+        name or function.__name__,
+        params=[*_parameters(function), _debug_flag(), *more],
+        callback=_callback(function),
+        help=inspect.getdoc(function),
+        context_settings=HELP,
+    )
 
 
-def group(function: Callable[..., int]) -> Group:
-    """Return the group of an annotated function, which is called when no subcommand is named."""
+def group(name: str, help: str, *, default: Command) -> Group:
+    """Return a command with subcommands; without one, it is `default`, the first of them."""
 
-    def call_alone(ctx: click.Context, /, **values: Any) -> int:
-        return 0 if ctx.invoked_subcommand else attrs["callback"](**values)
+    def call(ctx: click.Context, /, **values: Any) -> int:
+        return 0 if ctx.invoked_subcommand else int(default.callback(**values))  # type: ignore[misc]
 
-    attrs = _attrs(function)
-    callback = click.pass_context(call_alone)
-    return Group(function.__name__, **{**attrs, "callback": callback}, invoke_without_command=True)
+    attrs: dict[str, Any] = {"callback": click.pass_context(call), "help": help, "context_settings": HELP}
+    made = Group(name, params=list(default.params), invoke_without_command=True, **attrs)
+    made.add_command(default)
+    return made
 
 
-def _attrs(function: Callable[..., int]) -> dict[str, Any]:
-    """Return the arguments of click.Command; the callback puts the dataclasses together again."""
+def _debug_flag() -> Option:
+    """Return the flag that `blip.cli.run` looks for."""
+    return Option(["--debug"], is_flag=True, expose_value=False, group=GENERAL, help="Show tracebacks.")
+
+
+def _groups(function: Callable[..., int]) -> dict[str, Any]:
+    """Return the dataclasses among a function's parameters."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, Any] = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
-    parameters: list[click.Parameter] = []
-    for parameter in inspect.signature(function).parameters.values():
-        kind = hints[parameter.name]
-        if parameter.name in groups:
-            flags = get_type_hints(kind, include_extras=True)
-            parameters += [
-                _parameter(f.name, flags[f.name], f.default, _heading(kind, f.name)) for f in dataclasses.fields(kind)
-            ]
-        else:
-            parameters.append(_parameter(parameter.name, kind, parameter.default, TASK))
+    return {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+
+
+def _callback(function: Callable[..., int]) -> Callable[..., int]:
+    """Return the function, called with the fields of its dataclasses as arguments of their own."""
+    groups = {name: (kind, [f.name for f in dataclasses.fields(kind)]) for name, kind in _groups(function).items()}
 
     def call(**values: Any) -> int:
-        made = {
-            name: kind(**{f.name: values.pop(f.name) for f in dataclasses.fields(kind)})
-            for name, kind in groups.items()
-        }
+        made = {name: kind(**{f: values.pop(f) for f in names}) for name, (kind, names) in groups.items()}
         return function(**values, **made)
 
-    return {"params": parameters, "callback": call, "help": inspect.getdoc(function), "context_settings": HELP}
+    return call
+
+
+def _parameters(function: Callable[..., int]) -> list[click.Parameter]:
+    hints, groups = get_type_hints(function, include_extras=True), _groups(function)
+    parameters: list[click.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if name in groups:
+            flags = get_type_hints(kind, include_extras=True)
+            for field in dataclasses.fields(kind):
+                parameters.append(_parameter(field.name, flags[field.name], field.default, _heading(kind, field.name)))
+        else:
+            parameters.append(_parameter(name, kind, parameter.default, TASK))
+    return parameters
 
 
 def _heading(kind: type, field: str) -> str:

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import click
 from click.shell_completion import get_completion_class
 
-from blip.cli import options as o
 from blip.cli.commands import argument, command
 from blip.cli.run import COMPLETION
 
@@ -15,7 +14,6 @@ from blip.cli.run import COMPLETION
 @command
 def completion(
     shell: Annotated[Literal["bash", "zsh", "fish"], argument("SHELL", help="bash, zsh or fish.")],
-    debug: o.Debug = False,
 ) -> int:
     """Print the completion script of a shell.
 

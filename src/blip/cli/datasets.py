@@ -1,87 +1,100 @@
-"""`blip datasets`: known data sets, fetching their lists, checking, counting and converting data, fetching images."""
+"""`blip datasets`: list, fetch, check, count and convert data sets."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from blip.cli import options as o
-from blip.cli.commands import COLUMNS, INPUT, OUTPUT, argument, group, option
-from blip.cli.output import print_lines, print_table, progress_bar
-from blip_lite.errors import BadRecord, OfflineError, UsageError
+from blip.cli.commands import COLUMNS, INPUT, OUTPUT, argument, command, group, option
+from blip.cli.output import plural, print_lines, print_table, progress_bar
+from blip_lite.errors import OfflineError, UsageError
 
 if TYPE_CHECKING:
     from blip.data.known_datasets import DataSet, Fetched
     from blip.io.readers import Columns, ReadResult
 
+Name = Annotated[str, argument("NAME", help="Data set.", complete=o.dataset_names)]
+Names = Annotated[tuple[str, ...], argument("NAME...", help="Data sets.", complete=o.dataset_names)]
 Specs = Annotated[
     tuple[str, ...],
     argument("SPEC...", help="Folder, tar shards, table or data set (coco, coco@val).", complete=o.dataset_names),
 ]
-Roots = Annotated[
-    tuple[Path, ...],
-    option("--root", metavar="DIR", group=INPUT, help="Folder that image paths are relative to (repeatable)."),
-]
 
 
-@group
-def datasets(as_json: o.Json = False, debug: o.Debug = False) -> int:
-    """List, fetch, check and convert data sets; without a command, list them."""
-    return _list(as_json)
+@dataclass(kw_only=True)
+class SourceFlags:
+    """How rows are read."""
+
+    group = COLUMNS
+    roots: Annotated[
+        tuple[Path, ...],
+        option("--root", metavar="DIR", group=INPUT, help="Folder that image paths are relative to (repeatable)."),
+    ] = ()
+    image_column: o.ImageColumn = "image"
+    text_column: o.TextColumn = None
+    key_column: o.KeyColumn = None
+
+    def resolve(self, specs: Sequence[str]) -> tuple[list[str], Columns, bool]:
+        """Return the files that the arguments name, their columns, and whether their rows should have texts."""
+        from blip.data.known_datasets import resolve_all
+        from blip.io.readers import Columns
+
+        names, roots, has_texts = resolve_all(specs, self.roots)
+        return (
+            names,
+            Columns(roots=roots, image=self.image_column, text=self.text_column, key=self.key_column),
+            has_texts,
+        )
 
 
-@datasets.subcommand("list")
-def list_sets(as_json: o.Json = False, debug: o.Debug = False) -> int:
+def list_sets(as_json: o.Json = False) -> int:
     """List the known data sets, and the folders of those you have."""
-    return _list(as_json)
-
-
-def _list(as_json: bool) -> int:
     from blip.data.known_datasets import ENTRIES
 
+    records = [entry.to_dict() for entry in ENTRIES]
     if as_json:
-        _print_records(_record(entry) for entry in ENTRIES)
-        return 0
-    rows = [(row["name"], ",".join(row["splits"]), row["folder"] or "-", row["doc"]) for row in map(_record, ENTRIES)]
+        return _print_records(records)
+    rows = [(record["name"], ",".join(record["splits"]), record["folder"] or "-", record["doc"]) for record in records]
     print_table(("name", "splits", "folder", "what"), rows)
     return 0
 
 
+datasets = group(
+    "datasets",
+    "List, fetch, check and convert data sets; without a command, list them.",
+    default=command(list_sets, "list"),
+)
+
+
 @datasets.subcommand("info")
-def info(
-    name: Annotated[str, argument("NAME", help="Data set.", complete=o.dataset_names)],
-    as_json: o.Json = False,
-    debug: o.Debug = False,
-) -> int:
+def info(name: Name, as_json: o.Json = False) -> int:
     """Show the files, licence and folder layout of a data set."""
     from blip.data.known_datasets import find, remembered, tree
 
-    found = find(name)
-    record = _record(found)
+    dataset = find(name)
+    record = dataset.to_dict()
     if as_json:
-        _print_records([record])
-        return 0
-    for key in ("name", "doc", "home", "licence", "folder"):
-        if record[key]:
-            print_lines([f"{key}\t{record[key]}"])
-    rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in found.files]
+        return _print_records([record])
+    print_lines(f"{key}\t{record[key]}" for key in ("name", "doc", "home", "licence", "folder") if record[key])
+    rows = [(f.name, f.split or "-", f"{f.rows:,}" if f.rows else "-", f.schema, f.url) for f in dataset.files]
     print_table(("file", "split", "rows", "what", "url"), rows)
-    print_lines(tree(found, remembered(name) or "DIR"))
+    print_lines(tree(dataset, remembered(name) or "DIR"))
     return 0
 
 
 @datasets.subcommand("get")
 def get(
-    names: Annotated[tuple[str, ...], argument("NAME...", help="Data sets.", complete=o.dataset_names)],
+    names: Names,
     only: Annotated[str | None, option(metavar="LIST", help="Only these splits or files, e.g. val,test.")] = None,
     to: Annotated[
         Path | None, option(metavar="DIR", group=OUTPUT, help="Folder.", default="that of an earlier get")
     ] = None,
     offline: o.OfflineOrOnline = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Download the annotation files of data sets.
 
@@ -90,34 +103,30 @@ def get(
     """
     from blip.data import known_datasets
 
-    failed = 0
-    for found in [known_datasets.find(name) for name in names]:
-        folder = to or known_datasets.remembered(found.name)
+    failed = False
+    for dataset in [known_datasets.find(name) for name in names]:
+        folder = to or known_datasets.remembered(dataset.name)
         if folder is None:
-            raise UsageError(f"no folder for '{found.name}'; give --to DIR")
-        files = known_datasets.chosen_files(found, [one.strip() for one in only.split(",")] if only else ())
-        known_datasets.remember(found.name, folder)
+            raise UsageError(f"no folder for '{dataset.name}'; give --to DIR")
+        files = known_datasets.chosen_files(dataset, [name.strip() for name in only.split(",")] if only else ())
+        known_datasets.remember(dataset.name, folder)
         for fetched in known_datasets.obtain(files, folder, offline=offline, progress=progress_bar):
-            failed += bool(fetched.problem)
-            _tell(fetched, quiet)
-        _tell_images(found, folder, quiet)
+            failed = failed or bool(fetched.problem)
+            _report_file(fetched, quiet)
+        _report_images(dataset, folder, quiet)
     return 1 if failed else 0
 
 
 @datasets.subcommand("check")
 def check(
     specs: Specs,
-    roots: Roots = (),
-    image_column: o.ImageColumn = "image",
-    text_column: o.TextColumn = None,
-    key_column: o.KeyColumn = None,
+    source: SourceFlags,
     decode: Annotated[
         bool, option("--decode/--no-decode", help="Only check that images exist, without decoding them.")
     ] = True,
     need_text: Annotated[bool, option("--need-text/--no-text", help="Allow rows without a text.")] = True,
     workers: o.Workers = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Find missing and unreadable images, rows without text and duplicate rows.
 
@@ -126,8 +135,8 @@ def check(
     """
     from blip.data.check import Check
 
-    names, columns, has_texts = _source(specs, roots, image_column, text_column, key_column)
-    one = Check(
+    names, columns, has_texts = source.resolve(specs)
+    problems = Check(
         names=names,
         columns=columns,
         decode=decode,
@@ -135,32 +144,31 @@ def check(
         workers=workers or o.default_workers(),
         tick=_ticker(quiet),
     )
-    for line in one:
-        print(line)
-    o.note(f"{one.rows:,} rows, {one.images:,} images, {one.texts:,} texts, {one.problems:,} problems", quiet)
-    return 1 if one.problems else 0
+    print_lines(problems)
+    counts = (
+        (problems.rows, "row"),
+        (problems.images, "image"),
+        (problems.texts, "text"),
+        (problems.problems, "problem"),
+    )
+    o.note(", ".join(plural(number, noun) for number, noun in counts), quiet)
+    return 1 if problems.problems else 0
 
 
 @datasets.subcommand("stats")
 def stats(
     specs: Specs,
-    roots: Roots = (),
-    image_column: o.ImageColumn = "image",
-    text_column: o.TextColumn = None,
-    key_column: o.KeyColumn = None,
+    source: SourceFlags,
     sample: Annotated[int, option(min=0, help="Number of images whose size is read.")] = 500,
     as_json: o.Json = False,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Count images, texts, words, image sizes, answers, labels and invalid rows."""
     from blip.data.stats import statistics
 
-    names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
-    counts = statistics(_reading(names, columns, quiet), size_sample=sample)
+    counts = statistics(_read(specs, source, quiet), size_sample=sample)
     if as_json:
-        _print_records([counts])
-        return 0
+        return _print_records([counts])
     print_table(("what", "value"), [(name, _cell(value)) for name, value in counts.items()])
     return 0
 
@@ -174,7 +182,6 @@ def answers(
         option("-o", "--output", metavar="FILE", group=OUTPUT, help="A .json file.", default="standard output"),
     ] = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Make an answer list for ranking from VQA training data.
 
@@ -187,16 +194,15 @@ def answers(
 
     if output is not None and output.exists():
         raise UsageError(f"{output} exists; remove it or choose another name")
-    names, columns, _ = _source(specs, (), "image", None, None)
-    found = answer_list(_reading(names, columns, quiet), min_count)
-    if not found:
-        raise UsageError(f"{', '.join(specs)}: no answer is the commonest one of {min_count} questions; --min-count 1?")
-    text = json.dumps(found, ensure_ascii=False) + "\n"
+    common = answer_list(_read(specs, SourceFlags(), quiet), min_count)
+    if not common:
+        raise UsageError(f"{', '.join(specs)}: no answer is most common for {min_count} questions; --min-count 1?")
+    text = json.dumps(common, ensure_ascii=False) + "\n"
     if output is None:
         print(text, end="")
     else:
         write_text(output, text)
-    o.note(f"{len(found):,} answers", quiet)
+    o.note(plural(len(common), "answer"), quiet)
     return 0
 
 
@@ -204,20 +210,13 @@ def answers(
 def convert(
     *,
     specs: Specs,
-    roots: Roots = (),
-    image_column: o.ImageColumn = "image",
-    text_column: o.TextColumn = None,
-    key_column: o.KeyColumn = None,
+    source: SourceFlags,
     skip_bad: o.SkipBad = False,
     output: Annotated[
-        Path,
-        option(
-            "-o", "--output", metavar="PATH", group=OUTPUT, help="Folder, .tar, .jsonl, .json, .csv, .tsv, .parquet."
-        ),
+        Path, option("-o", "--output", group=OUTPUT, help="Folder, .tar, .jsonl, .json, .csv, .tsv, .parquet.")
     ],
     shard_size: Annotated[int, option(min=1, group=OUTPUT, help="Samples per tar shard.")] = 1000,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Write data as a folder, tar shards or a table.
 
@@ -227,13 +226,14 @@ def convert(
     """
     from blip.data.convert import convert as write
 
-    names, columns, _ = _source(specs, roots, image_column, text_column, key_column)
-    done = write(names, columns, output, shard_size=shard_size, on_bad=_note_bad if skip_bad else None)
-    print_lines(str(path) for path in done.paths)
-    if done.dropped:
-        o.note(f"left out, as a folder has no place for them: columns {', '.join(done.dropped)}", quiet)
-    o.note(f"{done.rows:,} rows written, {done.skipped:,} bad ones left out", quiet)
-    return 1 if done.skipped else 0
+    names, columns, _ = source.resolve(specs)
+    on_bad = (lambda error: o.note(str(error))) if skip_bad else None
+    converted = write(names, columns, output, shard_size=shard_size, on_bad=on_bad)
+    print_lines(str(path) for path in converted.paths)
+    if converted.dropped:
+        o.note(f"columns left out, which a folder cannot store: {', '.join(converted.dropped)}", quiet)
+    o.note(f"{plural(converted.rows, 'row')} written, {plural(converted.skipped, 'invalid row')} left out", quiet)
+    return 1 if converted.skipped else 0
 
 
 @datasets.subcommand("fetch-images")
@@ -253,7 +253,6 @@ def fetch_images(
     ] = 384,
     offline: o.OfflineOrOnline = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Download images from a list of URLs into tar shards with img2dataset.
 
@@ -267,110 +266,69 @@ def fetch_images(
     if is_offline(offline):
         raise OfflineError("fetch-images downloads, and --offline is set; run it without")
     img2dataset.find_runner(runner)  # before a long list is written
-    listed = img2dataset.write_list([path for one in lists for path in url_lists(one)], output, url_column, text_column)
-    call = img2dataset.command(listed, runner=runner, image_size=image_size, processes=processes)
-    o.note(f"{listed.rows:,} addresses, {listed.bad:,} rows without; {' '.join(call)}", quiet)
+    paths = [path for name in lists for path in url_lists(name)]
+    urls = img2dataset.write_list(paths, output, url_column, text_column)
+    call = img2dataset.command(urls, runner=runner, image_size=image_size, processes=processes)
+    o.note(f"{plural(urls.rows, 'URL')}, {plural(urls.bad, 'row')} without; {' '.join(call)}", quiet)
     img2dataset.run(call)
     shards = img2dataset.read_shards(output)
     print(shards.spec)
-    for reason, count in sorted(shards.reasons.items(), key=lambda one: -one[1])[:5]:
+    for reason, count in sorted(shards.reasons.items(), key=lambda item: -item[1])[:5]:
         o.note(f"{count:,} failed: {reason}", quiet)
-    failed = listed.rows - shards.images
-    o.note(f"{shards.images:,} images done, {failed:,} failed; use them with --data '{shards.spec}'", quiet)
+    failed = urls.rows - shards.images
+    o.note(f"{plural(shards.images, 'image')} done, {failed:,} failed; use them with --data '{shards.spec}'", quiet)
     return 1 if failed else 0
 
 
-def _source(
-    specs: Sequence[str], roots: Sequence[Path], image: str, text: str | None, key: str | None
-) -> tuple[list[str], Columns, bool]:
-    """The files that the arguments mean, their columns, and whether their rows should have texts."""
-    from blip.data.known_datasets import named, resolve
-    from blip.io.paths import expand_name
-    from blip.io.readers import Columns
-
-    names: list[str] = []
-    found_roots = list(roots)
-    known = [named(spec) for spec in specs]
-    if clips := next((one for one in known if one is not None and one.has_videos), None):
-        raise UsageError(f"data set '{clips.name}' holds videos; 'blip eval video-retrieval' reads them")
-    for spec in specs:
-        paths, root = resolve(spec)
-        names += [name for path in paths for name in expand_name(path)]
-        if not roots and any(known):  # a table of the user's own beside a data set: its images are relative to it
-            found_roots.append(root or Path(spec).parent)
-    columns = Columns(roots=tuple(dict.fromkeys(found_roots)), image=image, text=text, key=key)
-    return names, columns, all(one is None or one.has_texts for one in known)
-
-
-def _reading(names: list[str], columns: Columns, quiet: bool) -> Iterator[ReadResult]:
+def _read(specs: Sequence[str], source: SourceFlags, quiet: bool) -> Iterator[ReadResult]:
+    """Read all rows; the count is reported now and then."""
     from blip.io import readers
 
+    names, columns, _ = source.resolve(specs)
     tick = _ticker(quiet)
-    for rows, one in enumerate(one for name in names for one in readers.read(name, columns)):
-        tick(rows)
-        yield one
+    for number, result in enumerate(result for name in names for result in readers.read(name, columns)):
+        tick(number)
+        yield result
 
 
-def _record(entry: DataSet) -> dict[str, Any]:
-    from blip.data.known_datasets import remembered
-
-    folder = remembered(entry.name)
-    return {
-        "name": entry.name,
-        "doc": entry.doc,
-        "splits": list(entry.splits),
-        "home": entry.home,
-        "licence": entry.licence,
-        "folder": str(folder) if folder else None,
-        "image_root": entry.image_root,
-        "files": [
-            {"name": f.name, "split": f.split or None, "rows": f.rows, "schema": f.schema, "url": f.url}
-            for f in entry.files
-        ],
-        "images": [{"folder": p.folder, "what": p.what, "where": p.where} for p in entry.photos],
-    }
-
-
-def _tell(fetched: Fetched, quiet: bool) -> None:
-    """The path of a file that is here, or what to do about one that is not."""
+def _report_file(fetched: Fetched, quiet: bool) -> None:
+    """Print the path of a downloaded file, or note what to do about one that is missing."""
     if not fetched.problem:
         print(fetched.path)
         if fetched.note:
             o.note(f"{fetched.file.name}: {fetched.note}", quiet)
         return
-    own = "" if fetched.file.url in fetched.problem else f" ({fetched.file.url})"
-    o.note(f"{fetched.file.name}: {fetched.problem}{own}; or put a copy of your own at {fetched.path}")
+    url = "" if fetched.file.url in fetched.problem else f" ({fetched.file.url})"
+    o.note(f"{fetched.file.name}: {fetched.problem}{url}; or put a copy of your own at {fetched.path}")
 
 
-def _tell_images(found: DataSet, folder: Path, quiet: bool) -> None:
+def _report_images(dataset: DataSet, folder: Path, quiet: bool) -> None:
+    """Note which images are missing and where they are expected."""
     from blip.data.known_datasets import URLS, tree
 
-    if URLS in found.splits:
-        o.note(f"images: blip datasets fetch-images {found.name} -o DIR", quiet)
-    elif missing := [photos.folder for photos in found.photos if not (folder / photos.folder).is_dir()]:
+    if URLS in dataset.splits:
+        o.note(f"images: blip datasets fetch-images {dataset.name} -o DIR", quiet)
+    elif missing := [photos.folder for photos in dataset.photos if not (folder / photos.folder).is_dir()]:
         o.note(f"images you must fetch yourself: {', '.join(missing)}; the folder must look like this", quiet)
-        for line in tree(found, folder):
+        for line in tree(dataset, folder):
             o.note(line, quiet)
 
 
-def _note_bad(error: BadRecord) -> None:
-    o.note(str(error))
-
-
-def _print_records(records: Iterable[dict[str, Any]]) -> None:
+def _print_records(records: Iterable[dict[str, Any]]) -> int:
     from blip.io.records import to_json
 
     print_lines(to_json(record) for record in records)
+    return 0
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(one)}" for name, one in value.items())
+        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items())
     return f"{value:.4g}" if isinstance(value, float) else " ".join(str(value).split())
 
 
 def _ticker(quiet: bool) -> Callable[[int], None]:
-    """Says on standard error now and then how many rows were read."""
+    """Return a function that notes the number of rows read, at most every PLAIN_SECONDS."""
     from blip.cli.batch_run import PLAIN_SECONDS
 
     last = time.monotonic()

@@ -32,7 +32,6 @@ def demo(
     threads: o.Threads = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Open a web page for captions, questions, matching and search.
 

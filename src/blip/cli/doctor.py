@@ -70,7 +70,6 @@ Report = dict[str, dict[str, Any]]
 def doctor(
     as_json: Annotated[bool, option("--json", help="Print one JSON object.")] = False,
     bench: Annotated[bool, option(help="Also measure images per second of the bundled model.")] = False,
-    debug: o.Debug = False,
 ) -> int:
     """Report what is installed and missing, check captions, and suggest a command.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import DECODING, INPUT, OUTPUT, argument, command, option
-from blip.cli.output import print_table
+from blip.cli.output import plural, print_table
 from blip_lite.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Flags(o.Machine, ReportFlags, o.Columns, DecodingFlags, DataFlags):
 
     def settings(self) -> dict[str, str]:
         """Return the flags that change what is computed, for the records of the evaluation."""
-        others = {"data", "threads", "workers", "quiet", "debug", *(field.name for field in fields(ReportFlags))}
+        others = {"data", "threads", "workers", "quiet", *(field.name for field in fields(ReportFlags))}
         return {k: str(v) for k, v in vars(self).items() if v not in (None, False) and k not in others}
 
 
@@ -256,7 +256,7 @@ def _finish(task: str, flags: Flags, name: str, report: Report, seconds: float) 
         write_submission(flags.submission, task, report.predictions)
     _print(metrics)
     where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
-    o.note(f"{len(report.rows)} examples, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
+    o.note(f"{plural(len(report.rows), 'example')}, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
     return _exit_code(flags, report)
 
 

@@ -36,7 +36,6 @@ def export(
     overwrite: o.Overwrite = False,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Write a model as ONNX graphs, a browser page, safetensors or a Transformers folder.
 

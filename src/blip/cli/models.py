@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.commands import OUTPUT, argument, group, option
+from blip.cli.commands import OUTPUT, argument, command, group, option
 from blip.cli.output import print_lines, print_table, progress_bar
 from blip_lite.errors import BlipError, CheckpointError, UsageError
 
@@ -21,19 +21,8 @@ Names = Annotated[tuple[str, ...], argument("NAME...", help="Model names.", comp
 Cached = Annotated[bool, option(help="Only models that work offline.")]
 
 
-@group
-def models(cached: Cached = False, as_json: o.Json = False, debug: o.Debug = False) -> int:
-    """List, fetch, check, import, convert and compare models; without a command, list them."""
-    return _list(cached, as_json)
-
-
-@models.subcommand("list")
-def list_models(cached: Cached = False, as_json: o.Json = False, debug: o.Debug = False) -> int:
+def list_models(cached: Cached = False, as_json: o.Json = False) -> int:
     """List all known models."""
-    return _list(cached, as_json)
-
-
-def _list(cached: bool, as_json: bool) -> int:
     rows = [row for row in _rows() if not cached or row["cached"]]
     if as_json:
         print_lines(json.dumps(row, ensure_ascii=False) for row in rows)
@@ -43,8 +32,15 @@ def _list(cached: bool, as_json: bool) -> int:
     return 0
 
 
+models = group(
+    "models",
+    "List, fetch, check, import, convert and compare models; without a command, list them.",
+    default=command(list_models, "list"),
+)
+
+
 @models.subcommand("info")
-def info(name: Name, as_json: o.Json = False, debug: o.Debug = False) -> int:
+def info(name: Name, as_json: o.Json = False) -> int:
     """Show what is known about a model."""
     from blip.checkpoint.locate import locate
 
@@ -62,7 +58,7 @@ def info(name: Name, as_json: o.Json = False, debug: o.Debug = False) -> int:
 
 
 @models.subcommand("get")
-def get(names: Names, offline: o.OfflineOrOnline = None, debug: o.Debug = False) -> int:
+def get(names: Names, offline: o.OfflineOrOnline = None) -> int:
     """Download models into the cache, or check those that are there."""
     from blip.checkpoint.locate import locate, obtain
 
@@ -77,7 +73,7 @@ def get(names: Names, offline: o.OfflineOrOnline = None, debug: o.Debug = False)
 
 
 @models.subcommand("rm")
-def remove(name: Name, debug: o.Debug = False) -> int:
+def remove(name: Name) -> int:
     """Remove a model from the cache, or an imported one."""
     import shutil
 
@@ -102,7 +98,7 @@ def remove(name: Name, debug: o.Debug = False) -> int:
 
 
 @models.subcommand("path")
-def path(name: Name, debug: o.Debug = False) -> int:
+def path(name: Name) -> int:
     """Print where a model is stored; exit 3 if it is not on this machine."""
     from blip.checkpoint.locate import locate, obtain
 
@@ -117,7 +113,6 @@ def verify(
         tuple[str, ...],
         argument("[NAME]...", help="Model names; without any, all on this machine.", complete=o.model_names),
     ],
-    debug: o.Debug = False,
 ) -> int:
     """Check the SHA-256 of downloaded files."""
     from blip.checkpoint.catalogue import find
@@ -151,7 +146,6 @@ def verify(
 def import_file(
     source: Annotated[Path, argument("FILE", help="Weights file or model folder of any layout.")],
     name: Annotated[str | None, option("--as", help="Its name.", default="the file's")] = None,
-    debug: o.Debug = False,
 ) -> int:
     """Copy a model of your own into the registry under a name."""
     from blip.checkpoint.exchange import import_model
@@ -174,7 +168,6 @@ def convert(
         Path, option("-o", "--output", metavar="PATH", group=OUTPUT, help="Folder; .pth file for --to original.")
     ],
     overwrite: o.Overwrite = False,
-    debug: o.Debug = False,
 ) -> int:
     """Write a model in another layout."""
     from blip.checkpoint import exchange
@@ -189,7 +182,6 @@ def convert(
 def diff(
     first: Annotated[str, argument("A", help="Model name, file or folder.", complete=o.model_names)],
     second: Annotated[str, argument("B", help="Model name, file or folder.", complete=o.model_names)],
-    debug: o.Debug = False,
 ) -> int:
     """Compare two models: config, names, shapes, values. Exit 1 when they differ."""
     from blip.checkpoint.exchange import compare

@@ -131,7 +131,6 @@ OfflineOrOnline = Annotated[
 ]
 NoProgress = Annotated[bool, option(group=GENERAL, help="Hide the progress line.")]
 Quiet = Annotated[bool, option("-q", "--quiet", group=GENERAL, help="Hide notes and the summary.")]
-Debug = Annotated[bool, option(group=GENERAL, help="Show tracebacks.")]
 
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
 BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
@@ -183,7 +182,6 @@ class Machine:
     image_size: ImageSize = None
     offline: Offline = False
     quiet: Quiet = False
-    debug: Debug = False
 
 
 @dataclass(kw_only=True)

@@ -24,6 +24,11 @@ def print_lines(texts: Iterable[str]) -> None:
         click.echo(text)
 
 
+def plural(number: int, noun: str) -> str:
+    """Return "1 row", "2,000 rows"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def progress_bar(name: str) -> Callable[[int, int | None], None] | None:
     """Percent, or megabytes where the size is not known, on one line of a terminal; None elsewhere."""
     if not sys.stderr.isatty():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Annotated
 
-from blip.cli import options as o
 from blip.cli.commands import argument, command
 from blip_lite.errors import UsageError, did_you_mean
 
@@ -22,7 +21,6 @@ def schema(
     name: Annotated[
         str | None, argument("[NAME]", help="caption, answer, match, ...; lists all if omitted.", complete=record_names)
     ] = None,
-    debug: o.Debug = False,
 ) -> int:
     """Print the JSON Schema of a record.
 

@@ -53,7 +53,6 @@ def serve(
     threads: o.Threads = None,
     offline: o.Offline = False,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Serve models over HTTP (REST, OpenAPI).
 

@@ -14,7 +14,7 @@ import click
 from blip.cli.commands import GENERAL, Command, Option, command
 from blip_lite.errors import ConfigError, UnknownKey, UsageError
 
-NOT_SETTINGS = ("inputs", "debug")
+NOT_SETTINGS = ("inputs",)
 
 
 def configurable(function: Callable[..., int]) -> Command:

@@ -122,7 +122,6 @@ def train(
         str | None, option(metavar="N", group=DEVICE, help="Number of GPUs, or all: one process each.")
     ] = None,
     quiet: o.Quiet = False,
-    debug: o.Debug = False,
 ) -> int:
     """Train a model.
 

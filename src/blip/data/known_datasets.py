@@ -11,11 +11,13 @@ import os
 import re
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from blip.io import fetch, manifests
 from blip.io.atomic import write_text
+from blip.io.paths import expand_name
 from blip_lite.errors import BlipError, ConfigError, EnvironmentProblem, UsageError, did_you_mean
 
 HOST = "https://storage.googleapis.com/sfr-vision-language-research"
@@ -67,6 +69,24 @@ class DataSet:
     def splits(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(file.split for file in self.files if file.split))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of `blip datasets --json`, with the folder that was recorded for the data set."""
+        folder = remembered(self.name)
+        return {
+            "name": self.name,
+            "doc": self.doc,
+            "splits": list(self.splits),
+            "home": self.home,
+            "licence": self.licence,
+            "folder": str(folder) if folder else None,
+            "image_root": self.image_root,
+            "files": [
+                {"name": f.name, "split": f.split or None, "rows": f.rows, "schema": f.schema, "url": f.url}
+                for f in self.files
+            ],
+            "images": [asdict(photos) for photos in self.photos],
+        }
+
 
 def _load() -> tuple[DataSet, ...]:
     tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -114,6 +134,24 @@ def resolve(spec: str | os.PathLike[str], split: str | None = None) -> tuple[lis
     folder, own = _parse(found, spec)
     paths = split_files(found.name, own or split or "+".join(found.splits), folder)
     return [str(path) for path in paths], folder / found.image_root
+
+
+def resolve_all(specs: Sequence[str], roots: Sequence[Path] = ()) -> tuple[list[str], tuple[Path, ...], bool]:
+    """Return the files of several data arguments, their image folders, and whether their rows should have texts.
+
+    Without `roots`, a table given next to a data set has its images in its own folder. Raises `UsageError`.
+    """
+    known = [named(spec) for spec in specs]
+    if videos := next((found for found in known if found is not None and found.has_videos), None):
+        raise UsageError(f"data set '{videos.name}' holds videos; 'blip eval video-retrieval' reads them")
+    names: list[str] = []
+    folders = list(roots)
+    for spec in specs:
+        paths, root = resolve(spec)
+        names += [name for path in paths for name in expand_name(path)]
+        if not roots and any(known):
+            folders.append(root or Path(spec).parent)
+    return names, tuple(dict.fromkeys(folders)), all(found is None or found.has_texts for found in known)
 
 
 def url_lists(spec: str | os.PathLike[str]) -> list[str]:
