@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import DECODING, GENERAL, option
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
@@ -76,17 +76,17 @@ def ask(
     if not any(wanted.values()):
         raise UsageError("no questions; give -q QUESTION, --questions FILE, or a manifest with a column question")
     found = [one if wanted[one.key] else _unasked(one) for one in found]
-    flow = Flow(schema="answer/1", flags=run, per_key=max(len(own) for own in wanted.values()))
-    if not flow.must_write():
+    batch_run = BatchRun(schema="answer/1", flags=run, per_key=max(len(own) for own in wanted.values()))
+    if not batch_run.must_write():
         return 0
     if run.dry_run:
-        return flow.dry_run(found, o.model_name(model, o.ANSWERER))
+        return batch_run.dry_run(found, o.model_name(model, o.ANSWERER))
     name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model
     loaded = run.load(name, o.ANSWERER, needs=["answer"])
     decoding = {"beams": answer.beams, "max_length": answer.max_length, "min_length": answer.min_length}
     how = decoding if closed is None else {"k": answer.k}
     answerer = _Answerer(loaded, wanted, {"answers": closed, "top": answer.top, **how})
-    return flow.run(found, len(found), loaded, answerer)
+    return batch_run.run(found, len(found), loaded, answerer)
 
 
 def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
@@ -95,16 +95,16 @@ def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: st
 
     if not statements:
         raise UsageError("--pair: no statement; give -q 'The left image shows a dog'")
-    flow = Flow(schema="answer/1", flags=run, per_key=len(statements))
-    if not flow.must_write():
+    batch_run = BatchRun(schema="answer/1", flags=run, per_key=len(statements))
+    if not batch_run.must_write():
         return 0
     if run.dry_run:
-        return flow.dry_run(found, model)
+        return batch_run.dry_run(found, model)
     name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
     loaded = replace(run, quiet=True).load(name, needs=["compare"])  # no bundled model can
     second = read(pair)
 
-    def describe(good: Good) -> Sequence[list[Record]]:
+    def describe(good: DecodedBatch) -> Sequence[list[Record]]:
         return [
             [
                 {
@@ -120,7 +120,7 @@ def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: st
             for one, image in good
         ]
 
-    return flow.run(found, len(found), loaded, describe)
+    return batch_run.run(found, len(found), loaded, describe)
 
 
 def _own(one: Sample) -> list[Question]:
@@ -149,7 +149,7 @@ class _Answerer:
     wanted: dict[str, list[Question]]
     how: dict[str, Any]
 
-    def __call__(self, good: Good) -> Sequence[list[Record]]:
+    def __call__(self, good: DecodedBatch) -> Sequence[list[Record]]:
         pairs = [(image, line) for one, image in good for line, _ in self.wanted[one.key]]
         found = iter(self.model.answer_batch([image for image, _ in pairs], [line for _, line in pairs], **self.how))
         return [

@@ -1,4 +1,4 @@
-"""One run of a verb over many images: read ahead, batch, record, count; a bad input never loses the others."""
+"""One run of a verb over many images: reads ahead, batches, writes records, counts failures."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
 
 Record = dict[str, Any]
-Good = Sequence[tuple["Sample", "Image"]]
-Describe = Callable[[Good], Sequence[list[Record]]]  # the records of each image
-PLAIN_SECONDS = 30.0  # between progress lines where standard error is no terminal
+DecodedBatch = Sequence[tuple["Sample", "Image"]]
+Describe = Callable[[DecodedBatch], Sequence[list[Record]]]  # returns the records of each image
+PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
 
 
 @dataclass(kw_only=True)
-class Flow:
-    """What is written of the images, and the flags that say where and how."""
+class BatchRun:
+    """A run of one verb: the kind of records and the flags of their output."""
 
     schema: str
     flags: o.Run
-    per_key: int = 1  # records of one image
-    show: bool = True  # whether records are written at all (sidecars may be enough)
-    written: Callable[[Sample, list[Record]], list[Record]] = lambda one, rows: rows  # of the records of an input
+    per_key: int = 1  # records per image
+    show: bool = True  # False: no records are written, only sidecars
+    select: Callable[[Sample, list[Record]], list[Record]] = lambda sample, rows: rows  # the records to write
 
     def must_write(self) -> bool:
-        """False when the output is there and is to be skipped."""
+        """Return False if the output exists and is to be skipped."""
         from blip.io.records import format_of, must_write
 
         flags = self.flags
@@ -48,16 +48,16 @@ class Flow:
         return False
 
     def dry_run(self, inputs: Sequence[Sample], model: str | None) -> int:
-        """Lists what would be done."""
-        for one in inputs:
-            print(one.key)
+        """Print the inputs, model, device and output of the run."""
+        for sample in inputs:
+            print(sample.key)
         output = self.flags.output
         where = output if output is not None else "standard output" if self.show else "sidecars"
         o.note(f"{plural(len(inputs), 'input')}, model {o.model_name(model)}, device {self.flags.device}, to {where}")
         return 0
 
     def run(self, inputs: Sequence[Sample], listed: int, model: Model, describe: Describe) -> int:
-        """Describes all inputs, some at once, and writes their records in order; the exit code."""
+        """Process all inputs in batches and write their records in order; return the exit code."""
         from blip.signals import stop_on_signal
 
         quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
@@ -65,28 +65,30 @@ class Flow:
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signal())
             records = stack.enter_context(self._records(inputs)) if self.show else None
-            left = [one for one in inputs if records is None or one.key not in records.done]
-            drawn = Progress(len(left), not (self.flags.no_progress or quiet))
-            for batch in self._read(left, size):
-                good = [(one, image) for one, image in batch if not isinstance(image, UnreadableImage)]
-                described = iter(_halving(describe, good))
-                for one, image in batch:
-                    rows = [self._failed(one, image, drawn)] if isinstance(image, UnreadableImage) else next(described)
+            remaining = [sample for sample in inputs if records is None or sample.key not in records.done]
+            progress = Progress(len(remaining), not (self.flags.no_progress or quiet))
+            for batch in self._read(remaining, size):
+                good = [(sample, image) for sample, image in batch if not isinstance(image, UnreadableImage)]
+                results = iter(_retry_halved(describe, good))
+                for sample, image in batch:
+                    rows = (
+                        [self._fail(sample, image, progress)] if isinstance(image, UnreadableImage) else next(results)
+                    )
                     if records is not None:
-                        records.write(self.written(one, rows))
+                        records.write(self.select(sample, rows))
                 done, failed = done + len(good), failed + len(batch) - len(good)
-                drawn.at(done + failed)
+                progress.update(done + failed)
                 if stop.reason or (self.flags.strict and failed):
                     break
-            drawn.clear()
+            progress.clear()
         seconds = time.perf_counter() - start
-        skipped = f", {listed - len(left)} skipped" if listed > len(left) else ""
+        skipped = f", {listed - len(remaining)} skipped" if listed > len(remaining) else ""
         rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
         o.note(f"{plural(listed, 'input')}, {done} done{skipped}, {failed} failed, {rate}", quiet)
         return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:
-        """Writes records that need no images."""
+        """Write records that need no images."""
         with self._records([]) as records:
             for rows in batches:
                 records.write(rows)
@@ -107,27 +109,27 @@ class Flow:
             format=flags.record_format,
             resume=flags.resume,
             existing=flags.existing,
-            order=[one.key for one in inputs],
+            order=[sample.key for sample in inputs],
             per_key=self.per_key,
-            single=len({one.key for one in inputs}) * self.per_key == 1,
+            single=len({sample.key for sample in inputs}) * self.per_key == 1,
         )
 
-    def _failed(self, one: Sample, error: UnreadableImage, drawn: Progress) -> Record:
+    def _fail(self, sample: Sample, error: UnreadableImage, progress: Progress) -> Record:
         from blip.io.records import error_record
 
-        drawn.clear()
+        progress.clear()
         o.note(str(error))
-        return error_record(self.schema, one.key, error)
+        return error_record(self.schema, sample.key, error)
 
     def _read(self, inputs: Sequence[Sample], size: int) -> Iterator[list[tuple[Sample, Image | UnreadableImage]]]:
         """Yield batches of decoded images or of the errors in their place; threads read two batches ahead."""
         from blip.io.ordered_map import batched, ordered_map
 
-        pixels = int(self.flags.max_megapixels * 1e6)
+        max_pixels = int(self.flags.max_megapixels * 1e6)
 
-        def read(one: Sample) -> Image | UnreadableImage:
+        def read(sample: Sample) -> Image | UnreadableImage:
             try:
-                return one.read(max_pixels=pixels)
+                return sample.read(max_pixels=max_pixels)
             except UnreadableImage as error:
                 return error
 
@@ -135,11 +137,11 @@ class Flow:
         return batched(zip(inputs, images, strict=True), size)
 
 
-def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:
-    """`describe`, in halves where the device's memory is not enough."""
+def _retry_halved(describe: Describe, good: DecodedBatch) -> Sequence[list[Record]]:
+    """Call `describe`, with halved batches as long as the device's memory does not suffice."""
     if not good:
         return []
-    torch = sys.modules.get("torch")  # not there where an exported model runs
+    torch = sys.modules.get("torch")  # not imported if an exported model runs
     if torch is None:
         return describe(good)
     try:
@@ -149,18 +151,18 @@ def _halving(describe: Describe, good: Good) -> Sequence[list[Record]]:
             raise EnvironmentProblem("out of memory with one image; use --device cpu or --image-size") from error
     torch.cuda.empty_cache()
     half = (len(good) + 1) // 2
-    return [*_halving(describe, good[:half]), *_halving(describe, good[half:])]
+    return [*_retry_halved(describe, good[:half]), *_retry_halved(describe, good[half:])]
 
 
 class Progress:
-    """How far the run is, on standard error: redrawn on a terminal, else a line now and then."""
+    """Progress on standard error: one line redrawn on a terminal, else a line every `PLAIN_SECONDS`."""
 
     def __init__(self, total: int, active: bool) -> None:
         self.total, self.active = total, active and total > 1
         self.terminal = sys.stderr.isatty()
         self.started = self.last = time.monotonic()
 
-    def at(self, done: int) -> None:
+    def update(self, done: int) -> None:
         now = time.monotonic()
         if not self.active or (not self.terminal and now - self.last < PLAIN_SECONDS):
             return

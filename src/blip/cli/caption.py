@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
-from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
 from blip.cli.settings import configurable
 from blip_lite.decoding import to_record
@@ -141,12 +141,12 @@ def caption(
     listed = run.inputs(inputs)
     to_stdout = sidecars is None or run.output is not None or run.record_format is not None
     flags = replace(run, skip_existing=None, overwrite=False) if sidecars else run  # they are about sidecars then
-    flow = Flow(schema="caption/1", flags=flags, show=to_stdout)
-    if not flow.must_write():
+    batch_run = BatchRun(schema="caption/1", flags=flags, show=to_stdout)
+    if not batch_run.must_write():
         return 0
     images = [image for image in listed if sidecars is None or sidecars.wanted(image)]
     if run.dry_run:
-        return flow.dry_run(images, model)
+        return batch_run.dry_run(images, model)
     if not images:
         o.note(f"{len(listed)} inputs, all have their texts", run.quiet)
         return 0
@@ -154,11 +154,11 @@ def caption(
     judge = None if itm_model is None else replace(run, image_size=None, compile=False).load(itm_model, needs=["match"])
     if summary:
         images = _by_video(images)
-        flow.written = _Summary(images)
+        batch_run.select = _Summary(images)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
     decoding = decode.decoding(loaded, prompt, num_captions)
     describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars)
-    return flow.run(images, len(listed), loaded, describe)
+    return batch_run.run(images, len(listed), loaded, describe)
 
 
 @dataclass
@@ -173,7 +173,7 @@ class _Captioner:
     seed: int
     beside: Sidecars | None
 
-    def __call__(self, good: Good) -> list[list[Record]]:
+    def __call__(self, good: DecodedBatch) -> list[list[Record]]:
         captions = self.model.caption_batch(
             [image for _, image in good],
             self.decoding,

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
@@ -45,28 +45,30 @@ def embed(
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
     if kind == "text" and (inputs or run.from_file or run.resume):
         raise UsageError("--kind text with images or --resume; must be texts alone, written in one go")
-    flow = Flow(schema="embedding/1", flags=run)
+    batch_run = BatchRun(schema="embedding/1", flags=run)
     found: list[Sample] = []
     if kind != "text":
         found = run.inputs(inputs)
     if kind == "multimodal" and len(lines) not in (1, len(found)):
         raise UsageError(f"{len(found)} images and {len(lines)} texts; must be as many, or one text")
-    if not flow.must_write():
+    if not batch_run.must_write():
         return 0
     if run.dry_run:
         if kind == "text":
             print("\n".join(lines))
-        return flow.dry_run(found, model)
+        return batch_run.dry_run(found, model)
     projected = projected and not tokens and kind != "multimodal"
     loaded = run.load(model, needs=["match" if projected else "image" if kind == "image" else "text"])
     if not projected:
         o.note("vectors that are not projected are not made to be compared by inner product", run.quiet)
     embedder = _Embedder(loaded, kind, projected, tokens, DTYPES[vector_dtype])
     if kind == "text":
-        flow.write_all(embedder.of_texts(lines[i : i + TEXTS_AT_ONCE]) for i in range(0, len(lines), TEXTS_AT_ONCE))
+        batch_run.write_all(
+            embedder.of_texts(lines[i : i + TEXTS_AT_ONCE]) for i in range(0, len(lines), TEXTS_AT_ONCE)
+        )
         return 0
     partner = dict(zip((one.key for one in found), lines * (len(found) if len(lines) == 1 else 1), strict=False))
-    return flow.run(found, len(found), loaded, lambda good: embedder.of_images(good, partner))
+    return batch_run.run(found, len(found), loaded, lambda good: embedder.of_images(good, partner))
 
 
 class _Embedder:
@@ -79,7 +81,7 @@ class _Embedder:
         vectors = self.model.embed_text(lines, self.projected, tokens=self.tokens).vectors
         return [self.record(line, vector) for line, vector in zip(lines, vectors, strict=True)]
 
-    def of_images(self, good: Good, texts: dict[str, str]) -> list[list[Record]]:
+    def of_images(self, good: DecodedBatch, texts: dict[str, str]) -> list[list[Record]]:
         images, keys = [image for _, image in good], [one.key for one, _ in good]
         if self.kind == "image":
             vectors = self.model.embed_image_batch(images, self.projected, tokens=self.tokens).vectors

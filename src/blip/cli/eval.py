@@ -223,7 +223,7 @@ def _evaluate(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
         source,
         limit=flags.limit,
         photos=photos,
-        tick=lambda done, total: progress.at(done),
+        tick=lambda done, total: progress.update(done),
     )
     progress.clear()
     return model.name, report

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.output import print_table
 from blip.cli.settings import configurable
@@ -74,16 +74,16 @@ def explain(
     places = _places(found, output)
     existing = o.parse_existing(run.skip_existing, run.overwrite)
     wanted = [one for one in found if _wanted(places[one.key], existing)]
-    flow = Flow(schema="explain/1", flags=flags, show=False)
+    batch_run = BatchRun(schema="explain/1", flags=flags, show=False)
     if run.dry_run:
-        return flow.dry_run(wanted, model)
+        return batch_run.dry_run(wanted, model)
     if not wanted:
         o.note(f"{len(found)} inputs, all have their maps", run.quiet)
         return 0
     loaded = flags.load(model, needs=())
     texts = {one.key: _text_of(one, text, loaded) for one in wanted}
     pictures = _Pictures(loaded, places, texts, method, layer, tokens, size, image_format)
-    return flow.run(wanted, len(found), loaded, pictures)
+    return batch_run.run(wanted, len(found), loaded, pictures)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class _Pictures:
     size: int
     image_format: str
 
-    def __call__(self, good: Good) -> Sequence[list[Record]]:
+    def __call__(self, good: DecodedBatch) -> Sequence[list[Record]]:
         return [[self.written(one, image)] for one, image in good]
 
     def written(self, one: Sample, image: Image) -> Record:

@@ -101,7 +101,7 @@ class IndexOptions(o.Machine):
             if not shown or shown[-1].total != total or done < 2:
                 shown.append(Progress(total, not (self.no_progress or self.quiet)))
             if done < total:
-                shown[-1].at(done)
+                shown[-1].update(done)
             else:
                 shown[-1].clear()
             return not stop.reason

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import Flow, Good, Record
+from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import option
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
@@ -41,18 +41,18 @@ def match(
     """
     found = run.inputs(inputs)
     wanted = _texts_of(found, o.texts_of(text, texts), pairs)
-    flow = Flow(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))
-    if not flow.must_write():
+    batch_run = BatchRun(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))
+    if not batch_run.must_write():
         return 0
     if run.dry_run:
-        return flow.dry_run(found, model)
+        return batch_run.dry_run(found, model)
     loaded = run.load(model, needs=["match"])
 
-    def describe(good: Good) -> list[list[Record]]:
+    def describe(good: DecodedBatch) -> list[list[Record]]:
         rows = [_rows(loaded, one.key, image, wanted[one.key], head, max_text_length) for one, image in good]
         return [_chosen(r, sort, top, threshold) for r in rows]
 
-    return flow.run(found, len(found), loaded, describe)
+    return batch_run.run(found, len(found), loaded, describe)
 
 
 def _texts_of(inputs: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
