@@ -136,7 +136,7 @@ def test_answers_are_scored_as_if_each_stood_alone(scoring: Scoring, monkeypatch
             loss = lm_loss(logits, labels, smoothing, "none", "all" if scoring == "all" else "valid")
             assert -score == pytest.approx(float(loss), rel=1e-5)
         assert found.scores[row].tolist() == sorted(found.scores[row].tolist(), reverse=True)
-    monkeypatch.setattr(inference, "ANSWERS_A_PASS", 3)  # and whatever shares a pass with it
+    monkeypatch.setattr(inference, "ANSWERS_PER_PASS", 3)  # and whatever shares a pass with it
     in_parts = ranked(8, scoring)
     assert torch.equal(in_parts.indices, found.indices)
     assert_close(in_parts.scores, found.scores, **EXACT)

@@ -74,11 +74,11 @@ def open_model(
     compile: bool = False,
     offline: bool | None = None,
 ) -> Model:
-    """Load a model on the engine that suits what is asked.
+    """Load a model on the engine that supports what is requested.
 
     Args:
         engine: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they
-            support everything asked; else torch.
+            support everything requested; else torch.
         needs: capabilities that will be used, as in `Model.capabilities`.
 
     The others are those of `load`. Raises UsageError if engine "onnx" is not possible, MissingPart if the model lacks

@@ -1,4 +1,4 @@
-"""Tensors to answers: captions, matches, features, answers. Pure: no files, no paths, no devices chosen."""
+"""Captions, answers, match scores and vectors from tensors, without files, paths or choice of device."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from blip_lite.decoding import Decoding
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import First
 
-TOKENS_A_PASS = 4096  # bounds the memory of matching many texts with an image
-ANSWERS_A_PASS = 32  # of each question: few, so that a pass holds answers of similar length
-SCORES_A_PASS = 1 << 25  # bounds the memory of scoring answers: tokens times vocabulary
+TOKENS_PER_PASS = 4096  # limits the memory for matching many texts with an image
+ANSWERS_PER_PASS = 32  # per question: few, so that the answers of a pass have similar lengths
+SCORES_PER_PASS = 1 << 25  # limits the memory for scoring answers: tokens times vocabulary
 
 
 def caption(
@@ -36,10 +36,10 @@ def caption(
     seeds: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """Captions of pixel_values [B, 3, S, S]: per photo `decoding.num_captions`, best first.
+    """Captions of pixel_values [B, 3, S, S]: `decoding.num_captions` per image, best first.
 
-    prompt: one for all or one each; None = the model's own. It is not part of the texts.
-    seeds, generator: see `blip.model.generation.generate`.
+    prompt: one for all images or one per image, not part of the texts; None = the model's own. seeds, generator: see
+    `blip.model.generation.generate`.
     """
     return caption_embeds(
         model, tokenizer, model.encode_image(pixel_values), decoding, prompt=prompt, seeds=seeds, generator=generator
@@ -74,7 +74,7 @@ def caption_embeds(
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Indices of the rows, those of equal length together."""
+    """Indices of rows, grouped by length."""
     groups: dict[int, list[int]] = {}
     for i, row in enumerate(rows):
         groups.setdefault(len(row), []).append(i)
@@ -83,7 +83,7 @@ def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
 
 @dataclass(frozen=True)
 class Matches:
-    """Chance of a match (ITM) and cosine (ITC), each [N, M], or [N] for pairs."""
+    """Match probability (ITM) and cosine (ITC), each [N, M], or [N] for pairs."""
 
     itm: Tensor
     itc: Tensor
@@ -99,9 +99,9 @@ def match(
     first: First = "enc",
     pairs: bool = False,
 ) -> Matches:
-    """Match probability (ITM) and cosine (ITC) of image_embeds [N, ..] with M texts: all combinations, or row by row.
+    """Match scores of image_embeds [N, T, D] with M texts: all combinations, or with `pairs` image i with text i.
 
-    first: "enc" as trained, "cls" as the original's stand-alone matcher (blip-spec 7.3).
+    first: "enc" as trained, "cls" as in the original's stand-alone matcher (blip-spec 7.3).
     """
     model.require("itm_head")
     image_features = model.project_image(image_embeds)
@@ -118,7 +118,7 @@ def match(
 def match_logits(
     model: BlipModel, image_embeds: Tensor, encoded: Encoded, chosen: Sequence[int] | None = None
 ) -> Tensor:
-    """ITM logits [M, 2] of one image [1, N, D] with (chosen) texts: its keys and values once, no padding."""
+    """ITM logits [M, 2] of one image [1, N, D] with all or the chosen texts, without padding."""
     model.require("itm_head")
     cross = model.encoder.cross_keys_values(image_embeds)
     logits = torch.empty(len(encoded.input_ids) if chosen is None else len(chosen), 2, device=image_embeds.device)
@@ -129,17 +129,20 @@ def match_logits(
 
 
 def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
-    """Texts of equal length together, cut to it: (indices, ids [R, T]) of at most TOKENS_A_PASS ids each."""
+    """Texts grouped by length, without padding: (indices, ids [R, T]), at most TOKENS_PER_PASS ids each."""
     ids = encoded.input_ids if chosen is None else encoded.input_ids[list(chosen)]
     lengths = (encoded.attention_mask if chosen is None else encoded.attention_mask[list(chosen)]).sum(dim=1)
     for length in sorted(set(lengths.tolist())):
         indices = torch.nonzero(lengths == length)[:, 0]
-        for part in torch.split(indices, max(1, TOKENS_A_PASS // length)):
+        for part in torch.split(indices, max(1, TOKENS_PER_PASS // length)):
             yield part.tolist(), ids[part, :length]
 
 
 def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True, tokens: bool = False) -> Tensor:
-    """[B, 3, S, S] -> [B, E] of unit length, or the class token's states [B, D], or those of all tokens [B, N, D]."""
+    """Vectors of pixel_values [B, 3, S, S]: projected [B, E] of unit length, else the class token's states [B, D].
+
+    tokens: states of all tokens [B, N, D].
+    """
     embeds = model.encode_image(pixel_values, first_only=not tokens)
     if tokens:
         return embeds
@@ -155,9 +158,9 @@ def embed_text(
     tokens: bool = False,
     max_length: int = 35,
 ) -> Tensor:
-    """Texts -> [M, E] of unit length, or the first token's states [M, D], or those of all tokens [M, T, D].
+    """Vectors of M texts: projected [M, E] of unit length, else the first token's states [M, D].
 
-    All tokens of a text shorter than others are followed by zeros.
+    tokens: states of all tokens [M, T, D]; shorter texts end with zeros.
     """
     model.require("encoder")
     encoded = tokenizer.encode(list(texts), max_length=max_length)
@@ -186,7 +189,7 @@ def embed_multimodal(
     tokens: bool = False,
     max_length: int = 35,
 ) -> Tensor:
-    """Pairs of photo and text -> the fused state of the first token [B, D], or of all tokens [B, T, D]."""
+    """Fused states of image i with text i: the first token's [B, D], or with `tokens` all [B, T, D]."""
     embeds = model.encode_image(pixel_values)
     encoded = tokenizer.encode(list(texts), first="enc", max_length=max_length)
     mask = encoded.attention_mask.to(embeds.device)
@@ -195,7 +198,7 @@ def embed_multimodal(
 
 
 def reason(model: BlipModel, tokenizer: Tokenizer, first: Tensor, second: Tensor, statements: Sequence[str]) -> Tensor:
-    """NLVR2: chance [B] that each statement is true of its two photos (pixel_values [B, 3, S, S] each)."""
+    """NLVR2: probability [B] that each statement is true of its two images, pixel_values [B, 3, S, S] each."""
     encoded = tokenizer.encode(list(statements), first="enc")
     device = first.device
     embeds = model.encode_image(torch.cat([first, second]))
@@ -214,9 +217,9 @@ def answer(
     attend_padding: bool = False,
     max_length: int = 35,
 ) -> list[list[Hypothesis]]:
-    """Free answers to one question per image; several may be asked for (`decoding.num_captions`).
+    """Generated answers to one question per image, `decoding.num_captions` each.
 
-    attend_padding: look at padded question positions too, as the original (blip-spec 7.6).
+    attend_padding: attend to padded question positions too, as the original does (blip-spec 7.6).
     """
     states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
     stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(states), None if attend_padding else mask)
@@ -227,7 +230,7 @@ def answer(
 def question_states(
     model: BlipModel, tokenizer: Tokenizer, image_embeds: Tensor, questions: Sequence[str], max_length: int = 35
 ) -> tuple[Tensor, Tensor]:
-    """Questions over their images: states [B, T, D] and mask [B, T]."""
+    """Questions fused with their images: states [B, T, D] and mask [B, T]."""
     model.require("decoder")
     encoded = tokenizer.encode(list(questions), first="enc", max_length=max_length)
     mask = encoded.attention_mask.to(image_embeds.device)
@@ -241,9 +244,9 @@ Scoring = Literal["nll", "valid", "all"]
 class Ranked:
     """The k answers kept for each question, best first, each [B, k]."""
 
-    indices: Tensor  # in the list of answers
+    indices: Tensor  # into the list of answers
     scores: Tensor  # log-probability of the whole answer, or minus its smoothed loss
-    first: Tensor  # chance of its first token
+    first: Tensor  # probability of its first token
 
 
 def rank_answers(
@@ -257,23 +260,23 @@ def rank_answers(
     scoring: Scoring = "nll",
     max_length: int = 35,
 ) -> Ranked:
-    """Answers out of a closed list, `tokenizer.encode(texts, first="dec")`, to one question per image.
+    """Rank a closed list of answers, encoded with first="dec", for one question per image.
 
-    The k answers with the likeliest first token are scored whole (blip-spec 4.3): by the log-probability of their
-    tokens ("nll"), or as the original by its label-smoothed loss under today's torch ("valid") or under the torch of
-    its time, where padding up to the longest of the list counts ("all", blip-spec 7.1).
+    The k answers with the most probable first token are scored in full (blip-spec 4.3). scoring: "nll", the
+    log-probability of their tokens; "valid", the original's label-smoothed loss under current torch; "all", the same
+    under the torch of its time, where padding up to the longest answer counts (blip-spec 7.1).
     """
     if k < 1 or not len(answers.input_ids):
         raise ConfigError(f"k {k} of {len(answers.input_ids)} answers: both must be at least 1")
     if bool((answers.input_ids[:, 0] != model.config.text.dec_id).any()):
-        raise ConfigError("answers: must begin with [DEC]; encode them with first='dec'")
+        raise ConfigError("answers: must start with [DEC]; encode them with first='dec'")
     states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
     cross = model.decoder.cross_keys_values(states)
     ids = answers.input_ids.to(states.device)
     start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
     hidden = model.decoder(start, cross=cross, cross_mask=mask)[:, 0]
-    chances = at_least_float32(model.decoder.logits(hidden)).softmax(dim=-1)[:, ids[:, 1]]
-    first, indices = chances.topk(min(k, len(ids)), dim=1)
+    probabilities = at_least_float32(model.decoder.logits(hidden)).softmax(dim=-1)[:, ids[:, 1]]
+    first, indices = probabilities.topk(min(k, len(ids)), dim=1)
     scores = -_answer_losses(model, cross, mask, answers, indices, scoring)
     order = scores.argsort(dim=1, descending=True)
     return Ranked(*(x.gather(1, order) for x in (indices, scores, first)))
@@ -282,15 +285,15 @@ def rank_answers(
 def _answer_losses(
     model: BlipModel, cross: Sequence[Cross], mask: Tensor, answers: Encoded, indices: Tensor, scoring: Scoring
 ) -> Tensor:
-    """Loss [B, k] of the answers at indices [B, k]; those of similar length share a pass, and a question's its keys."""
+    """Loss [B, k] of the answers at indices [B, k]; answers of similar length share a pass."""
     smoothing = 0.0 if scoring == "nll" else model.config.text.label_smoothing
     scope: Scope = "all" if scoring == "all" else "valid"
     ids, real = (x.to(indices.device) for x in answers)
     lengths = real.sum(dim=1)[indices]
     column = len(indices) * ids.shape[1] * model.config.text.vocab_size
-    some = max(1, min(ANSWERS_A_PASS, SCORES_A_PASS // column))
+    width = max(1, min(ANSWERS_PER_PASS, SCORES_PER_PASS // column))
     losses: Tensor | None = None
-    for columns in torch.split(lengths.argsort(dim=1), some, dim=1):
+    for columns in torch.split(lengths.argsort(dim=1), width, dim=1):
         chosen = indices.gather(1, columns).flatten()
         longest = ids.shape[1] if scoring == "all" else int(lengths.gather(1, columns).max())
         rows, seen = ids[chosen, :longest], real[chosen, :longest]
@@ -304,10 +307,10 @@ def _answer_losses(
 
 
 def embed_video(model: BlipModel, frames: Tensor) -> tuple[Tensor, Tensor]:
-    """Clips of F frames each [V, F, 3, S, S] -> states of all their tokens [V, F * N, D] and vectors [V, E].
+    """States of all tokens [V, F * N, D] and vectors [V, E] of clips of F frames [V, F, 3, S, S].
 
-    The states take the place of image_embeds. The vector is the mean of the frames', taken before it is brought to
-    unit length (original: eval_retrieval_video.py).
+    The states serve as image_embeds. A vector is the normalised mean of those of the frames before normalisation
+    (original: eval_retrieval_video.py).
     """
     model.require("vision_proj")
     embeds = model.encode_image(frames.flatten(0, 1))

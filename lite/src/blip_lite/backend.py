@@ -45,7 +45,7 @@ class Backend(Protocol):
 
     @property
     def default_batch_size(self) -> int:
-        """Number of images per batch when the caller gives none."""
+        """Number of images per batch by default."""
         ...
 
     @property

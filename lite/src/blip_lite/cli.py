@@ -1,4 +1,4 @@
-"""`blip-lite caption|ask|match`: exported models on the command line. `blip` does more, with the same flags."""
+"""`blip-lite caption|ask|match`: exported models on the command line."""
 
 from __future__ import annotations
 
@@ -18,25 +18,24 @@ if TYPE_CHECKING:
 
     from blip_lite.model import Model
 
-Opened = tuple[str, "Image"]
-Describe = Callable[["Model", Sequence[Opened], argparse.Namespace], Iterable[list[list[str]]]]
-BATCH = 8
+# rows of cells for each of a batch of images
+Describe = Callable[["Model", list["Image"], argparse.Namespace], Iterable[list[list[str]]]]
 
 
 class _Parser(argparse.ArgumentParser):
-    """What is wrong with the arguments is one line, as every error."""
+    """Reports wrong arguments as a UsageError, printed as one line like all errors."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; '{self.prog} -h' lists all flags")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program; returns its exit code: 0 done, 1 some inputs failed, 2 usage, 3 model, 4 environment."""
-    given = sys.argv[1:] if argv is None else argv
+    """Run the program; return the exit code: 0 done, 1 some inputs failed, 2 usage, 3 model, 4 environment."""
+    arguments = sys.argv[1:] if argv is None else argv
     try:
-        return _run(_parser().parse_args(given))
+        return _run(_parser().parse_args(arguments))
     except BlipError as error:
-        if "--debug" in given:
+        if "--debug" in arguments:
             traceback.print_exc()
         print(f"blip-lite: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
@@ -53,22 +52,22 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(metavar="VERB", required=True)
     caption = _verb(verbs, "caption", "describe images", _captions)
-    caption.add_argument("--beams", type=_beams, default=3, help="1 is greedy")
-    caption.add_argument("--prompt", help="text the caption goes on from")
+    caption.add_argument("--beams", type=_beams, default=3, help="beam width; 1 is greedy")
+    caption.add_argument("--prompt", help="start of the caption")
     ask = _verb(verbs, "ask", "answer questions about images", _answers)
-    ask.add_argument("-q", "--question", action="append", required=True, help="may be given again")
-    ask.add_argument("--answers", type=_closed, help="the only answers allowed: a,b,c")
+    ask.add_argument("-q", "--question", action="append", required=True, help="repeatable")
+    ask.add_argument("--answers", type=_closed, help="allowed answers: a,b,c")
     match = _verb(verbs, "match", "score texts against images: itm is a probability, itc a cosine", _matches)
-    match.add_argument("-t", "--text", action="append", required=True, help="may be given again")
+    match.add_argument("-t", "--text", action="append", required=True, help="repeatable")
     return parser
 
 
-def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, what: str, describe: Describe) -> _Parser:
-    verb = verbs.add_parser(name, help=what, description=what)
+def _verb(verbs: argparse._SubParsersAction[_Parser], name: str, purpose: str, describe: Describe) -> _Parser:
+    verb = verbs.add_parser(name, help=purpose, description=purpose)
     verb.add_argument("inputs", nargs="+", metavar="INPUT", help="image files and folders")
-    verb.add_argument("-m", "--model", help="a folder that `blip export` wrote; default BLIP_MODEL, else tiny")
-    verb.add_argument("--threads", type=_threads, help="default: the physical cores")
-    verb.add_argument("--debug", action="store_true", help="tracebacks")
+    verb.add_argument("-m", "--model", help="exported folder; default BLIP_MODEL, else tiny")
+    verb.add_argument("--threads", type=_threads, help="number of CPU threads; default: the physical cores")
+    verb.add_argument("--debug", action="store_true", help="show tracebacks")
     verb.set_defaults(describe=describe)
     return verb
 
@@ -88,28 +87,29 @@ def _threads(text: str) -> int:
 def _closed(text: str) -> list[str]:
     answers = [answer.strip() for answer in text.split(",") if answer.strip()]
     if not answers:
-        raise argparse.ArgumentTypeError(f"'{text}' holds no answer; must be a,b,c")
+        raise argparse.ArgumentTypeError(f"'{text}' contains no answer; must be a,b,c")
     return answers
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from blip_lite.image import read
     from blip_lite.onnx_backend import load
 
     keys = list(_files(arguments.inputs))
     if not keys:
         raise UsageError("no images found")
     model = load(arguments.model, threads=arguments.threads)
-    failed = 0
-    for start in range(0, len(keys), BATCH):
-        good: list[Opened] = []
-        for key in keys[start : start + BATCH]:
+    failed, size = 0, model.default_batch_size
+    for start in range(0, len(keys), size):
+        opened: list[tuple[str, Image]] = []
+        for key in keys[start : start + size]:
             try:
-                good.append((key, _read(key)))
+                opened.append((key, read(key)))
             except UnreadableImage as error:
                 print(error, file=sys.stderr)
                 failed += 1
-        rows = arguments.describe(model, good, arguments) if good else []
-        for (key, _), cells in zip(good, rows, strict=True):
+        rows = arguments.describe(model, [image for _, image in opened], arguments) if opened else []
+        for (key, _), cells in zip(opened, rows, strict=True):
             for row in cells:
                 print("\t".join(" ".join(cell.split()) for cell in (row if len(keys) == 1 else [key, *row])))
         sys.stdout.flush()
@@ -117,46 +117,42 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _files(inputs: Iterable[str]) -> Iterator[str]:
-    """Files as they are given; of folders the images in them, in byte order, hidden names left out."""
+    """Files as given; images in folders, in byte order, without hidden names."""
     from blip_lite.image import EXTENSIONS
 
-    for one in inputs:
-        if not Path(one).is_dir():
-            yield one
+    for name in inputs:
+        if not Path(name).is_dir():
+            yield name
             continue
-        found = (path for path in Path(one).rglob("*") if path.suffix.lower() in EXTENSIONS)
-        files = (path.relative_to(one) for path in found if _may_be_image(path))
-        kept = (path for path in files if not any(name.startswith(".") for name in path.parts))
-        yield from (str(Path(one) / path) for path in sorted(kept, key=os.fsencode))
+        candidates = (path for path in Path(name).rglob("*") if path.suffix.lower() in EXTENSIONS)
+        files = (path.relative_to(name) for path in candidates if _may_be_image(path))
+        visible = (path for path in files if not any(part.startswith(".") for part in path.parts))
+        yield from (str(Path(name) / path) for path in sorted(visible, key=os.fsencode))
 
 
 def _may_be_image(path: Path) -> bool:
-    """A file, or what will be told to be none; not a folder, nor a pipe, which would be waited for."""
+    """Whether to read a path: files and broken links, which are reported; not folders, nor pipes, which would block."""
     return os.path.isfile(path) or not os.path.exists(path)
 
 
-def _read(key: str) -> Image:
-    from blip_lite.image import read
+def _captions(model: Model, images: list[Image], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
+    from blip_lite.decoding import make_decoding
 
-    return read(key)
-
-
-def _captions(model: Model, good: Sequence[Opened], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
-    found = model.caption([image for _, image in good], beams=arguments.beams, prompt=arguments.prompt)
-    return [[[one.text]] for one in found]
+    captions = model.caption_batch(images, make_decoding(beams=arguments.beams), prompt=arguments.prompt)
+    return [[[caption.text]] for caption in captions]
 
 
-def _answers(model: Model, good: Sequence[Opened], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
-    asked = arguments.question
-    for _, image in good:
-        found = model.answer([image] * len(asked), asked, answers=arguments.answers)
-        yield [[question, one.text] for question, one in zip(asked, found, strict=True)]
+def _answers(model: Model, images: list[Image], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
+    questions = arguments.question
+    for image in images:
+        answers = model.answer_batch([image] * len(questions), questions, answers=arguments.answers)
+        yield [[question, answer.text] for question, answer in zip(questions, answers, strict=True)]
 
 
-def _matches(model: Model, good: Sequence[Opened], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
-    found = model.match([image for _, image in good], arguments.text)
-    assert found.itm is not None and found.itc is not None
-    for itm, itc in zip(found.itm, found.itc, strict=True):
+def _matches(model: Model, images: list[Image], arguments: argparse.Namespace) -> Iterable[list[list[str]]]:
+    scores = model.match_batch(images, arguments.text)
+    assert scores.itm is not None and scores.itc is not None, "match computes both by default"
+    for itm, itc in zip(scores.itm, scores.itc, strict=True):
         yield [
             [text, f"{a:.4f}", f"{b:.4f}"]
             for text, a, b in zip(arguments.text, itm.tolist(), itc.tolist(), strict=True)

@@ -1,8 +1,7 @@
-"""Values that describe a model: its parts, its sizes, its family. No torch, no files.
+"""Model configs: family, sizes, image normalisation, vocabulary and special ids. No torch, no files.
 
-A config is all that is needed to build a network of the right shape and to prepare its inputs: image
-normalisation, vocabulary and special ids belong to it, so that a model with another normalisation or
-a cut vocabulary is an ordinary model. Changed with `dataclasses.replace`, stored as JSON beside the weights.
+A config suffices to build the network and to prepare its inputs. Change it with `dataclasses.replace`; it is stored as
+JSON beside the weights.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FamilySpec:
-    """What a family is made of. `encoder_reads` / `decoder_reads` name the cross-attended sequence."""
+    """Parts of a family. `encoder_reads` and `decoder_reads` name the sequence for cross-attention."""
 
     encoder_reads: Literal["image", "two images"] | None
     decoder_reads: Literal["image", "encoder"] | None
     matching: bool = False  # vision_proj, text_proj, itm_head, temperature
-    shared: bool = False  # encoder takes all but self-attention from the decoder
+    shared: bool = False  # encoder and decoder share all weights but those of self-attention
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -63,10 +62,10 @@ def families_with(capability: str) -> list[Family]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VisionConfig:
-    """The image tower: ViT, optionally on top of a convolutional stem (`blip.model.stem`)."""
+    """Image encoder: a ViT, optionally after a convolutional stem."""
 
     image_size: int = 384  # pixels, square
-    patch_size: int = 16  # pixels per token and side, the stem's stride included
+    patch_size: int = 16  # pixels per token and side, including the stride of the stem
     width: int = 768
     num_layers: int = 12
     num_heads: int = 12
@@ -74,7 +73,7 @@ class VisionConfig:
     drop_path: float = 0.0  # original: 0.1 for VQA, NLVR2 and every large model
     norm_eps: float = 1e-6
     stem: Stem = "none"
-    class_tokens: int = 0  # with a stem: how many of its guesses join the image tokens
+    class_tokens: int = 0  # with a stem: number of its top classes added as image tokens
 
     def __post_init__(self) -> None:
         _check_width(self.width, self.num_heads, "vision")
@@ -87,13 +86,13 @@ class VisionConfig:
 
     @property
     def num_tokens(self) -> int:
-        """Image tokens with the class token."""
+        """Number of image tokens, including the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextConfig:
-    """The one text transformer (BERT layout) and its vocabulary's special ids."""
+    """Text transformer (BERT layout) and the special ids of its vocabulary."""
 
     vocab_size: int = 30524  # 30,522 word pieces, [DEC], [ENC]
     width: int = 768
@@ -119,7 +118,7 @@ class TextConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BlipConfig:
-    """A whole model. `vocab` is the bundled vocabulary's name or a file name beside the weights."""
+    """A complete model. `vocab` is the name of the bundled vocabulary or a file name beside the weights."""
 
     family: Family = "caption"
     vision: VisionConfig = field(default_factory=VisionConfig)
@@ -148,7 +147,7 @@ class BlipConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> BlipConfig:
-        """Inverse of `to_dict`; unknown keys are errors with the nearest known name."""
+        """Inverse of `to_dict`. Raises UnknownKey with the most similar known name."""
         return from_values(cls, values)
 
 
@@ -158,9 +157,9 @@ def with_image_size(config: BlipConfig, image_size: int) -> BlipConfig:
 
 
 def from_values(cls: type[T], values: Mapping[str, Any], prefix: str = "") -> T:
-    """A dataclass from plain values as YAML and JSON give them: nested mappings, lists, numbers written as text.
+    """Build a dataclass from YAML or JSON values: nested mappings, lists, numbers possibly written as text.
 
-    Unknown keys and values of a wrong type are ConfigErrors that name the key and the nearest known one.
+    Raises ConfigError for values of a wrong type and UnknownKey for unknown keys.
     """
     names = [f.name for f in dataclasses.fields(cls) if f.init]  # type: ignore[arg-type]
     hints = get_type_hints(cls)
@@ -176,7 +175,7 @@ def _coerced(value: Any, hint: Any, key: str) -> Any:
         if value is None and type(None) in args:
             return None
         options = [a for a in args if a is not type(None)]
-        # a list or mapping goes to the member made for it, anything else to the first that takes it
+        # lists prefer a member for lists; everything else goes to the first member that accepts it
         options.sort(key=lambda a: (get_origin(a) is None) == isinstance(value, list | tuple))
         for i, option in enumerate(options):
             try:
@@ -225,7 +224,7 @@ def _check_width(width: int, num_heads: int, part: str) -> None:
 BASE_VISION = VisionConfig()
 LARGE_VISION = VisionConfig(width=1024, num_layers=24, num_heads=16, mlp_width=4096, drop_path=0.1)
 
-# The image size that the published files of each family were made for (blip-spec 2.3, 4.6).
+# Image size of the published checkpoints of each family (blip-spec 2.3, 4.6).
 PUBLISHED_IMAGE_SIZE: dict[str, int] = {
     "features": 224,
     "caption": 384,
@@ -245,7 +244,7 @@ def published_config(family: Family, size: Literal["base", "large"] = "base") ->
 
 
 def random_tiny_config(family: Family = "pretrain") -> BlipConfig:
-    """A very small model with the real vocabulary, for tests of behaviour without files."""
+    """A very small model with the real vocabulary, for tests without files."""
     return BlipConfig(
         family=family,
         vision=VisionConfig(image_size=32, width=32, num_layers=2, num_heads=2, mlp_width=64),

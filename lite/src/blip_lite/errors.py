@@ -1,22 +1,22 @@
-"""Every failure that this package raises on purpose.
+"""Exceptions that the packages raise deliberately.
 
 BlipError
-├── ConfigError (ValueError)          a config field, flag or file that cannot be used
-│   └── UnknownKey                    no such field; near names are suggested
-├── UsageError (ValueError)           no inputs, an output that exists, flags that exclude each other
-├── CheckpointError (RuntimeError)    weights that cannot be found, read or placed
-│   ├── UnknownModel                  no such name; near names are suggested
+├── ConfigError (ValueError)          invalid config field, flag or file
+│   └── UnknownKey                    unknown field; a similar name is suggested
+├── UsageError (ValueError)           no inputs, existing output, conflicting flags
+├── CheckpointError (RuntimeError)    weights that cannot be found, read or assigned
+│   ├── UnknownModel                  unknown name; a similar name is suggested
 │   ├── CheckpointMismatch            missing or unexpected keys, wrong shapes
-│   ├── ChecksumMismatch              the file is not the one recorded
-│   ├── MissingPart                   the model lacks the head that the call needs
+│   ├── ChecksumMismatch              the file differs from the recorded one
+│   ├── MissingPart                   the model does not support the call
 │   └── OfflineError                  a download is needed but not allowed
-├── UnreadableImage (ValueError)      one input file; batches go on without it
-├── BadRecord (ValueError)            one row of a data source
-├── EnvironmentProblem (RuntimeError) device, disk or memory is not what was asked for
+├── UnreadableImage (ValueError)      one unusable input; batches continue without it
+├── BadRecord (ValueError)            one unusable row of a data source
+├── EnvironmentProblem (RuntimeError) device, disk or memory not available
 │   └── MissingExtra (ImportError)    an optional dependency is not installed
-└── TrainingDiverged (ArithmeticError) a loss or gradient is no longer finite
+└── TrainingDiverged (ArithmeticError) a loss or gradient is not finite
 
-Messages are one line: what failed, where, what is allowed or what to do.
+Messages are one line: what failed, where, and what is allowed or what to do.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from difflib import get_close_matches
 
 
 class BlipError(Exception):
-    """Base of all deliberate failures; `exit_code` is what the command line returns."""
+    """Base class; `exit_code` is the exit code of the command line."""
 
     exit_code = 1
 
@@ -36,13 +36,13 @@ class ConfigError(BlipError, ValueError):
 
 
 class UnknownKey(ConfigError):
-    """`key` is the dotted name that no config has."""
+    """`key` is the unknown dotted name."""
 
     def __init__(self, key: str, known: Iterable[str]) -> None:
         prefix, _, name = key.rpartition(".")
-        near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-        dotted = f"{prefix}.{near[0]}" if near and prefix else "".join(near)
-        super().__init__(f"unknown key '{key}'" + (f"; did you mean '{dotted}'?" if near else ""))
+        similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
+        dotted = f"{prefix}.{similar[0]}" if similar and prefix else "".join(similar)
+        super().__init__(f"unknown key '{key}'" + (f"; did you mean '{dotted}'?" if similar else ""))
         self.key = key
 
 
@@ -79,18 +79,18 @@ class OfflineError(CheckpointError):
 
 
 class UnreadableImage(BlipError, ValueError):
-    """One input that is not a usable image. `key` names the input, `reason` says why."""
+    """One input that is not a usable image: its key and the reason."""
 
     def __init__(self, key: str, reason: str) -> None:
         super().__init__(f"{key}: {reason}")
         self.key, self.reason = key, reason
 
     def __reduce__(self) -> tuple[type[UnreadableImage], tuple[str, str]]:
-        return type(self), (self.key, self.reason)  # so that it survives a worker process
+        return type(self), (self.key, self.reason)  # for pickling between processes
 
 
 class BadRecord(BlipError, ValueError):
-    """One row of a data source that cannot be used; `where` is file and row, `key` the row's key if it has one."""
+    """One unusable row of a data source. where: file and row; key: the row's key, if it has one."""
 
     def __init__(self, where: str, reason: str, key: str | None = None) -> None:
         super().__init__(f"{where}: {reason}")
@@ -113,6 +113,6 @@ class TrainingDiverged(BlipError, ArithmeticError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" when a known name is near, else an empty string."""
-    near = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{near[0]}'?" if near else ""
+    """ "; did you mean 'x'?" if a known name is similar, else an empty string."""
+    similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean '{similar[0]}'?" if similar else ""

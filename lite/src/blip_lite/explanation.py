@@ -105,7 +105,7 @@ def _is_special(token: str) -> bool:
 
 
 def draw_overlay(image: Image.Image, grid: Floats, size: int | None = None) -> Image.Image:
-    """The image with the map [h, w] in colour over it, more opaque where it is higher.
+    """The image with the map [h, w] in colour over it; opacity rises with the map.
 
     size: number of pixels of the longer side; None = unchanged.
     """

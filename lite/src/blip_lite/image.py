@@ -1,7 +1,7 @@
-"""Image files to RGB pictures, and pictures to the model's input.
+"""Image files to RGB images, and RGB images to model input.
 
-Reading never trusts a file: the format is found by its first bytes, the size is checked from the header before
-anything is decoded, and every failure is an `UnreadableImage` with one reason.
+Files are not trusted: the first bytes determine the format, the size in the header is checked before decoding, and
+every failure raises `UnreadableImage` with its reason.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ EXTENSIONS = (
     ".hif",
 )
 
-_BYTES_PER_PIXEL = 8  # 16-bit RGBA, the largest usual one: bounds the file size by the pixel limit
+_BYTES_PER_PIXEL = 8  # 16-bit RGBA, the largest common pixel: limits the file size by the pixel limit
 _FILE_ALLOWANCE = 64 << 20  # metadata, thumbnails, later frames
 _PLUGINS = {
     "JPEG": "PIL.JpegImagePlugin",
@@ -61,7 +61,7 @@ _PLUGINS = {
     "JPEG 2000": "PIL.Jpeg2KImagePlugin",
 }
 _ORIENTATION = 0x0112
-_TURNS = {
+_TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -75,42 +75,42 @@ _TURNS = {
 def read(
     source: str | os.PathLike[str] | bytes | BinaryIO, *, key: str | None = None, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The first frame of an image file as RGB: upright by EXIF, alpha over white, 16 bits scaled to 8.
+    """Read the first frame of an image file as RGB: upright by EXIF, alpha over white, 16 bits scaled to 8.
 
-    `key` names the input in errors (default: the path). Reads JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP, JPEG 2000,
-    and HEIC with the extra `heif` (`MissingExtra` without it). Anything else, a damaged file and more than
-    `max_pixels` pixels raise `UnreadableImage`. Pillow's own settings are neither used nor changed.
+    Formats: JPEG, PNG, WebP, AVIF, TIFF, GIF, BMP, JPEG 2000, and HEIC with pillow-heif (else `MissingExtra`). Raises
+    `UnreadableImage` for other formats, damaged files and more than `max_pixels` pixels. key: name of the input in
+    errors; None = the path. Pillow's global settings are neither used nor changed.
     """
     key = _key(source) if key is None else key
     data = _bytes(source, key, max_pixels * _BYTES_PER_PIXEL + _FILE_ALLOWANCE)
     if not data:
         raise UnreadableImage(key, "empty file (0 bytes)")
-    kind = sniff.kind(data)
-    if kind not in _PLUGINS and kind != "HEIC":
-        raise UnreadableImage(key, sniff.describe(data))
-    check_size(key, sniff.size(data, kind), max_pixels)
+    file_format = sniff.image_format(data)
+    if file_format not in _PLUGINS and file_format != "HEIC":
+        raise UnreadableImage(key, sniff.explain_not_image(data))
+    check_size(key, sniff.decoded_size(data, file_format), max_pixels)
     try:
-        image = _open(data, kind, key)
+        image = _open(data, file_format, key)
         check_size(key, image.size, max_pixels)
-        if kind == "TIFF":
+        if file_format == "TIFF":
             _load_tiff(image, key, max_pixels)
         image.load()
         check_size(key, image.size, max_pixels)
-        turn = _TURNS.get(_orientation(image))
-        picture = to_rgb(image)
+        transpose = _TRANSPOSE.get(_orientation(image))
+        rgb = to_rgb(image)
     except (UnreadableImage, MissingExtra):
         raise
     except Exception as error:  # decoders raise almost any type on damaged files
-        raise UnreadableImage(key, sniff.why(data, kind, error)) from error
-    return picture if turn is None else picture.transpose(turn)
+        raise UnreadableImage(key, sniff.explain_decode_error(data, file_format, error)) from error
+    return rgb if transpose is None else rgb.transpose(transpose)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """RGB picture of an image of any Pillow mode: alpha over white, 16-bit and float values scaled to 8 bits."""
+    """Convert an image of any Pillow mode to RGB: alpha over white, 16-bit and float values scaled to 8 bits."""
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _from_numbers(image)
+        return _scale_to_rgb(image)
     if image.mode == "RGB" and "transparency" not in image.info:
-        return image if type(image) is Image.Image else image.copy()  # a copy lets go of the file's bytes
+        return image if type(image) is Image.Image else image.copy()  # a copy releases the file's bytes
     if not image.has_transparency_data:
         return image.convert("RGB")
     if image.mode in ("La", "RGBa"):
@@ -126,8 +126,8 @@ def prepare(
 ) -> NDArray[np.float32]:
     """Return pixel_values [B,3,S,S] float32: bicubic resize to a square (aspect ratio not kept), scaled, normalised.
 
-    Equal to the original's Resize, ToTensor, Normalize bit for bit. Images should be RGB, as `read` returns them;
-    other modes get Pillow's plain conversion, which drops alpha.
+    Equal to the original's Resize, ToTensor, Normalize bit for bit. Images should be RGB, as `read` returns them; other
+    modes are converted by Pillow, which drops alpha.
     """
     values = np.empty((len(images), 3, size, size), dtype=np.float32)
     for i, image in enumerate(images):
@@ -149,7 +149,7 @@ def normalize(pixels: NDArray[np.uint8], *, mean: Sequence[float], std: Sequence
 def square(image: Image.Image, size: int) -> Image.Image:
     """Resize to `size` pixels square, bicubic, with the order of passes of Pillow 13 under every Pillow.
 
-    Each pass rounds and clips to 8 bits, so the order shows in the pixels; before 13 Pillow always resized the width
+    Each pass rounds and clips to 8 bits, so the order changes pixels; before version 13 Pillow always resized the width
     first. An image of that size is returned itself.
     """
     width, height = image.size
@@ -168,7 +168,7 @@ def _key(source: object) -> str:
 
 
 def _bytes(source: str | os.PathLike[str] | bytes | BinaryIO, key: str, limit: int) -> bytes:
-    """The whole file, or the reason why there is none."""
+    """Contents of the file. Raises UnreadableImage."""
     if isinstance(source, bytes | bytearray | memoryview):
         data = bytes(source)
     elif isinstance(source, str | os.PathLike):
@@ -176,7 +176,7 @@ def _bytes(source: str | os.PathLike[str] | bytes | BinaryIO, key: str, limit: i
     else:
         data = source.read(limit + 1)
         if not isinstance(data, bytes):
-            raise UnreadableImage(key, "file object gives text; open it in mode 'rb'")
+            raise UnreadableImage(key, "file object returns text; open it in mode 'rb'")
     if len(data) > limit:
         raise UnreadableImage(key, _too_big(len(data), limit))
     return data
@@ -218,28 +218,28 @@ def check_size(key: str, size: tuple[int, int] | None, max_pixels: int) -> None:
         )
 
 
-def _open(data: bytes, kind: str, key: str) -> Image.Image:
-    """Header only. The plugin is called directly: `Image.open` applies Pillow's global pixel limit instead of ours."""
-    if kind == "HEIC":
+def _open(data: bytes, file_format: str, key: str) -> Image.Image:
+    """Read the header. Calls the plugin directly, as `Image.open` applies Pillow's global pixel limit."""
+    if file_format == "HEIC":
         try:
             plugin: Any = importlib.import_module("pillow_heif")
         except ImportError as error:
-            raise MissingExtra(f'{key} is HEIC; reading it needs an extra: pip install "blip-vlm[heif]"') from error
+            raise MissingExtra(f"{key} is HEIC; reading it needs a package: pip install pillow-heif") from error
         return cast(Image.Image, plugin.HeifImageFile(io.BytesIO(data), ""))
-    importlib.import_module(_PLUGINS[kind])
-    factory: Any = Image.OPEN[kind.upper().replace("JPEG 2000", "JPEG2000")][0]
+    importlib.import_module(_PLUGINS[file_format])
+    factory: Any = Image.OPEN[file_format.upper().replace("JPEG 2000", "JPEG2000")][0]
     return cast(Image.Image, factory(io.BytesIO(data), ""))
 
 
 def _load_tiff(image: Any, key: str, max_pixels: int) -> None:
-    """Loads after a check of the tile, which is allocated whole; this plugin alone asks Pillow's global limit."""
+    """Load after checking the size of tiles, each of which is allocated; this plugin checks Pillow's global limit."""
     for size in (image.tag_v2.get(322), image.tag_v2.get(323)), getattr(image, "_tile_size", image.size):
         if all(isinstance(side, int) for side in size):
             check_size(key, size, max_pixels)
     if Image.MAX_IMAGE_PIXELS is None or image.width * image.height <= Image.MAX_IMAGE_PIXELS:
         image.load()
         return
-    with warnings.catch_warnings():  # not safe among threads, so only where it matters
+    with warnings.catch_warnings():  # not thread-safe, so only if needed
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         image.load()
 
@@ -247,12 +247,12 @@ def _load_tiff(image: Any, key: str, max_pixels: int) -> None:
 def _orientation(image: Image.Image) -> int:
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # damaged EXIF is no reason to lose the picture
+    except Exception:  # damaged EXIF must not make the image unreadable
         return 1
 
 
-def _from_numbers(image: Image.Image) -> Image.Image:
-    """Grey levels of 16 or 32 bits, or floats, to RGB. The white level is the least usual one above all values."""
+def _scale_to_rgb(image: Image.Image) -> Image.Image:
+    """Convert 16-bit, 32-bit or float grey levels to RGB; white is the smallest common maximum above all values."""
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
         bits = _sample_bits(image)
@@ -265,11 +265,11 @@ def _from_numbers(image: Image.Image) -> Image.Image:
         grey = grey.round() if white <= 255 else np.floor(grey)
     grey = grey.astype(np.uint8)
     clear = image.info.get("transparency")
-    if isinstance(clear, int):  # the one grey level that means transparent
+    if isinstance(clear, int):  # the grey level that is transparent
         grey = np.where(np.asarray(image) == clear, np.uint8(255), grey)
     return Image.fromarray(grey).convert("RGB")
 
 
 def _sample_bits(image: Image.Image) -> int:
-    bits = getattr(image, "tag_v2", {}).get(258, 16)  # TIFF BitsPerSample: 12-bit scans come as I;16
+    bits = getattr(image, "tag_v2", {}).get(258, 16)  # TIFF BitsPerSample: 12-bit scans have mode I;16
     return int(bits[0] if isinstance(bits, tuple) else bits)

@@ -155,7 +155,7 @@ class Model(Generic[B_co]):
         """Describe images: a Caption for one image, a list for a sequence.
 
         Args:
-            images: one image or several; see `ImageLike`. An array [N, H, W, 3] gives a list.
+            images: one image or several; see `ImageLike`. An array [N, H, W, 3] returns a list.
             prompt: start of the caption, not part of the result; None = the model's own.
             seed: sampling depends on this and the image's key alone; None = different each time.
             batch_size: images per batch; None = what suits the device.

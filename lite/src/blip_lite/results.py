@@ -1,4 +1,4 @@
-"""What calls give back: frozen values whose `to_dict` is the record of the command line (`blip schema NAME`)."""
+"""Results of `Model` calls: frozen values; `to_dict` returns the fields of a record of the command line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ErrorResult:
-    """In place of a result where an input failed and the caller asked for records."""
+    """Replaces the result of an input that failed, with on_error="record"."""
 
     key: str
     type: str
@@ -25,7 +25,7 @@ class ErrorResult:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption. `score` is the mean log-probability of its tokens, the end included (at most 0)."""
+    """A caption. `score`: mean log-probability of its tokens, including the end token (at most 0)."""
 
     text: str
     score: float
@@ -36,7 +36,7 @@ class Caption:
 
     @classmethod
     def best_of(cls, captions: Sequence[Caption]) -> Caption:
-        """The first, with the others as alternatives."""
+        """The first caption, with the others as alternatives."""
         return replace(captions[0], alternatives=tuple(captions[1:]))
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Caption:
 
 @dataclass(frozen=True, slots=True)
 class ScoredText:
-    """A text and the mean log-probability of its tokens, the end included."""
+    """A text and the mean log-probability of its tokens, including the end token."""
 
     text: str
     score: float
@@ -54,7 +54,7 @@ class ScoredText:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and, where several were asked for, the others."""
+    """The best answer; the others, if several were requested, are `alternatives`."""
 
     text: str
     score: float
@@ -68,7 +68,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Whether a statement is true of two images; `score` is the chance that it is."""
+    """Whether a statement is true of two images. `score`: probability that it is true."""
 
     value: bool
     score: float
@@ -79,7 +79,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class MatchResult:
-    """Chance of a match (ITM) and cosine (ITC), each [N, M], or [N] for pairs; None where not asked for."""
+    """Match probability (ITM) and cosine (ITC), each [N, M], or [N] for pairs; None if not requested."""
 
     itm: NDArray[np.float32] | None
     itc: NDArray[np.float32] | None
@@ -93,7 +93,7 @@ class MatchResult:
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """Vectors [N, D] float32."""
+    """Vectors [N, D] float32, or [N, T, D] of all tokens. `kind`: image, text or multimodal."""
 
     vectors: NDArray[np.float32]
     kind: str
@@ -115,9 +115,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A photo that was found. `score` orders: the cosine `itc`, or after a second look the logit of a match + cosine.
+    """A photo found by a search.
 
-    `path` is the photo's path, or its number in what was given; `itm` the chance of a match where it was asked for.
+    path: the photo's path, or its index in the input. score: the order of hits: the cosine `itc`, or after re-ranking
+    the match logit + cosine. itm: match probability, if it was computed.
     """
 
     rank: int

@@ -1,7 +1,7 @@
-"""What the first bytes of an image file say: its format, its size, its declared length, and why it cannot be read.
+"""Headers of image files: format, size, declared length, and reasons for files that cannot be read.
 
-Sizes are read here, before a decoder sees the file, for the formats whose decoder may allocate by another
-number than the one that Pillow reports (WebP canvas, JPEG 2000 code stream, AVIF and HEIC items, GIF frames).
+Sizes are read before decoding for formats whose decoder may allocate more than the size that Pillow reports (WebP
+canvas, JPEG 2000 code stream, AVIF and HEIC items, GIF frames).
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _OTHERS = (
 )
 
 
-def kind(data: bytes) -> str:
-    """Name of the image format by the first bytes, or an empty string."""
+def image_format(data: bytes) -> str:
+    """Image format by the first bytes, or an empty string."""
     for start, name in _STARTS:
         if data.startswith(start):
             return name
@@ -57,8 +57,8 @@ def kind(data: bytes) -> str:
     return ""
 
 
-def describe(data: bytes) -> str:
-    """Reason for a file that is no image."""
+def explain_not_image(data: bytes) -> str:
+    """Reason why a file is not an image."""
     text = data[:64].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     for start, name in _OTHERS:
         if text.startswith(start.lower()):
@@ -71,38 +71,38 @@ def describe(data: bytes) -> str:
     return f"not an image (first bytes: {data[:8].hex(' ')} '{shown}')"
 
 
-def size(data: bytes, kind: str) -> tuple[int, int] | None:
-    """(width, height) that a decoder might allocate; None where Pillow's own reading of the header is enough."""
+def decoded_size(data: bytes, file_format: str) -> tuple[int, int] | None:
+    """(width, height) that a decoder may allocate; None if the size that Pillow reads is enough."""
     try:
-        if kind == "WebP":
+        if file_format == "WebP":
             return _webp_size(data)
-        if kind == "JPEG 2000":
+        if file_format == "JPEG 2000":
             return _largest(_code_streams(data))
-        if kind in ("AVIF", "HEIC"):
+        if file_format in ("AVIF", "HEIC"):
             return _largest(_item_sizes(data))
-        if kind == "GIF":
+        if file_format == "GIF":
             return _gif_size(data)
-        if kind == "PNG" and data[12:16] == b"IHDR":
+        if file_format == "PNG" and data[12:16] == b"IHDR":
             return struct.unpack_from(">II", data, 16)
-    except (struct.error, IndexError):  # cut within the header: the decoder will say so
+    except (struct.error, IndexError):  # truncated header: the decoder reports it
         pass
     return None
 
 
-def why(data: bytes, kind: str, error: BaseException) -> str:
-    """Reason for an image that failed to decode: cut short, or damaged."""
-    wanted = _declared_length(data, kind)
-    if wanted is not None and wanted > len(data):
-        return f"truncated image (read {len(data)} of {wanted} bytes)"
+def explain_decode_error(data: bytes, file_format: str, error: BaseException) -> str:
+    """Reason why an image cannot be decoded: truncated or damaged."""
+    length = _declared_length(data, file_format)
+    if length is not None and length > len(data):
+        return f"truncated image (read {len(data)} of {length} bytes)"
     if isinstance(error, MemoryError):
-        return f"{kind} image does not fit in memory"
+        return f"{file_format} image does not fit in memory"
     text = " ".join(str(error).split())
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"more pixels than Pillow allows ({text[:120]})"
-    lacks_end = (kind == "JPEG" and b"\xff\xd9" not in data[-64:]) or (kind == "GIF" and b"\x3b" not in data[-4:])
-    if "truncat" in text.lower() or lacks_end:
+    has_end = {"JPEG": b"\xff\xd9" in data[-64:], "GIF": b"\x3b" in data[-4:]}
+    if "truncat" in text.lower() or not has_end.get(file_format, True):
         return f"truncated image (ends after {len(data)} bytes)"
-    return f"damaged {kind} image ({text[:120] or type(error).__name__})"
+    return f"damaged {file_format} image ({text[:120] or type(error).__name__})"
 
 
 def _largest(sizes: list[tuple[int, int]]) -> tuple[int, int] | None:
@@ -121,7 +121,7 @@ def _webp_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _gif_size(data: bytes) -> tuple[int, int] | None:
-    """Canvas and first frame: a frame that leaves the canvas enlarges it."""
+    """Size of the canvas, enlarged by a first frame that exceeds it."""
     width, height, flags = struct.unpack_from("<HHB", data, 6)
     at = 13 + (3 << (flags & 7) + 1 if flags & 0x80 else 0)
     while data[at] == 0x21:  # extensions before the first frame
@@ -136,7 +136,7 @@ def _gif_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _code_streams(data: bytes) -> list[tuple[int, int]]:
-    """Image sizes of the SIZ segments: what OpenJPEG allocates, whatever the JP2 header box says."""
+    """Image sizes in the SIZ segments: OpenJPEG allocates these, not the size in the JP2 header box."""
     boxed = [start for name, start, _ in _boxes(data) if name == b"jp2c"]
     sizes = []
     for at in [0] if data.startswith(b"\xff\x4f") else boxed:
@@ -146,7 +146,7 @@ def _code_streams(data: bytes) -> list[tuple[int, int]]:
 
 
 def _item_sizes(data: bytes) -> list[tuple[int, int]]:
-    """Every image size property in the metadata: tiles, thumbnails and the whole."""
+    """All image size properties in the metadata: tiles, thumbnails and the full image."""
     sizes = []
     for name, start, end in _boxes(data):
         at = data.find(b"ispe", start, end) if name in (b"meta", b"moov") else -1
@@ -157,7 +157,7 @@ def _item_sizes(data: bytes) -> list[tuple[int, int]]:
 
 
 def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """(type, content start, end) of the outer boxes of AVIF, HEIC and JP2; the last end may lie beyond the data."""
+    """(type, content start, end) of the outer boxes of AVIF, HEIC and JP2; the last end may be beyond the data."""
     at = 0
     while at + 8 <= len(data):
         length, name = struct.unpack_from(">I4s", data, at)
@@ -169,19 +169,19 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         at = max(end, at + head)
 
 
-def _declared_length(data: bytes, kind: str) -> int | None:
-    """Bytes that the file must have by its own headers (at least), where the format says so."""
+def _declared_length(data: bytes, file_format: str) -> int | None:
+    """Minimum file size by its own headers, if the format declares it."""
     try:
-        if kind == "WebP":
+        if file_format == "WebP":
             return 8 + int(struct.unpack_from("<I", data, 4)[0])
-        if kind == "BMP":
+        if file_format == "BMP":
             return int(struct.unpack_from("<I", data, 2)[0])
-        if kind == "PNG":
+        if file_format == "PNG":
             at = 8
             while at + 8 <= len(data) and data[at + 4 : at + 8] != b"IEND":
                 at += 12 + int(struct.unpack_from(">I", data, at)[0])
             return at + 12
-        if kind in ("AVIF", "HEIC") or (kind == "JPEG 2000" and data[:4] != b"\xff\x4f\xff\x51"):
+        if file_format in ("AVIF", "HEIC") or (file_format == "JPEG 2000" and data[:4] != b"\xff\x4f\xff\x51"):
             return max((end for _, _, end in _boxes(data)), default=None)
     except struct.error:
         pass

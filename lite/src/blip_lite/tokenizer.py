@@ -1,8 +1,8 @@
-"""Texts to ids and back: BERT word pieces with BLIP's two extra tokens, and the original's text clean-up.
+"""Tokenizer: BERT word pieces with BLIP's two extra tokens, and the original's text clean-up.
 
-The vocabulary file lists word pieces, one per line, and the id of a piece is its line number from 0. Special ids
-([CLS], [SEP], [DEC], [ENC], …) come from `TextConfig`; they may lie beyond the file's last line. Special tokens
-that a user types are plain text here, unlike in the original.
+The vocabulary file lists word pieces, one per line; the id of a piece is its line number from 0. Special ids ([CLS],
+[SEP], [DEC], [ENC], …) come from `TextConfig` and may be beyond the last line. Special tokens typed by a user are
+plain text, unlike in the original.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Tokenizer:
         if config.vocab == BUNDLED:
             path = Path(__file__).parent / "assets" / f"{BUNDLED}-vocab.txt"
         elif folder is None:
-            raise ConfigError(f"vocab '{config.vocab}': must be '{BUNDLED}' where there is no model folder")
+            raise ConfigError(f"vocab '{config.vocab}': must be '{BUNDLED}' without a model folder")
         else:
             path = Path(folder) / config.vocab
         try:
@@ -90,16 +90,16 @@ class Tokenizer:
         return cls(pieces[:-1] if pieces[-1] == "" else pieces, config.text)
 
     def __len__(self) -> int:
-        """Number of ids, special ones included (the model's V)."""
+        """Number of ids, including special ones (the model's V)."""
         return self.config.vocab_size
 
     def word_ids(self, text: str) -> list[int]:
-        """Ids of the word pieces of a text, no special ones but [UNK]."""
-        text = text.encode("utf-8", "ignore").decode("utf-8")  # lone surrogates are no text
+        """Ids of the word pieces of a text, without special ids except [UNK]."""
+        text = text.encode("utf-8", "ignore").decode("utf-8")  # drops lone surrogates
         return list(self._words.encode(text, add_special_tokens=False).ids)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """[DEC] and the words: what generation starts from."""
+        """Ids that generation starts from: [DEC] and the word pieces of the prompt."""
         return [self.config.dec_id, *self.word_ids(prompt)]
 
     def arrays(
@@ -110,9 +110,9 @@ class Tokenizer:
         max_length: int | None = None,
         padding: Literal["longest", "max_length"] = "longest",
     ) -> Arrays:
-        """`[first] words [SEP]` per text, padded on the right.
+        """Encode texts as `[first] words [SEP]`, padded on the right.
 
-        Longer rows are cut to `max_length` (default: the positions that the model has) and keep [SEP].
+        max_length: longer rows are cut and keep [SEP]; None = the model's number of positions.
         """
         if isinstance(texts, str):
             raise TypeError("texts must be a sequence of str, not one str")
@@ -130,16 +130,16 @@ class Tokenizer:
         return Arrays(input_ids, attention_mask)
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
-        """The piece of each id as the vocabulary writes it; special ids as `[CLS]` and so on."""
+        """Word pieces as in the vocabulary; special ids as `[CLS]` and so on."""
         return [self._piece(int(i)) for i in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids without the special ones, with the original's clean-up of blanks."""
+        """Text of ids without special ids, with the original's clean-up of spaces."""
         known = len(self._pieces)
         words = " ".join(self._pieces[i] for i in map(int, ids) if i not in self._special and 0 <= i < known)
         text = words.replace(" ##", "").strip()
-        for written, wanted in _CLEAN_UP:
-            text = text.replace(written, wanted)
+        for old, new in _CLEAN_UP:
+            text = text.replace(old, new)
         return text
 
     def _piece(self, i: int) -> str:
@@ -149,13 +149,13 @@ class Tokenizer:
 
 
 def clean_caption(text: str, max_words: int = 50) -> str:
-    """Lower case, most punctuation to blanks, at most `max_words` words. Source: BLIP data/utils.py pre_caption."""
+    """Lower-case a text and replace most punctuation by spaces. Source: BLIP data/utils.py pre_caption."""
     text = _SPACES.sub(" ", _CAPTION_MARKS.sub(" ", text.lower()))
     return " ".join(text.rstrip("\n").strip(" ").split(" ")[:max_words])
 
 
 def clean_question(text: str, max_words: int = 50) -> str:
-    """Like `clean_caption`, but the marks are deleted and blanks kept. Source: BLIP data/utils.py pre_question."""
+    """Like `clean_caption`, but delete punctuation and keep spaces. Source: BLIP data/utils.py pre_question."""
     return " ".join(_CAPTION_MARKS.sub("", text.lower()).rstrip(" ").split(" ")[:max_words])
 
 

@@ -331,9 +331,9 @@ def _extension(ref: ImageRef, data: bytes, where: str) -> str:
     ending = os.path.splitext(name)[1].lower()
     if ending in EXTENSIONS:
         return ending
-    kind = sniff.kind(data)
+    kind = sniff.image_format(data)
     if kind not in _SUFFIXES:
-        raise BadRecord(where, sniff.describe(data) if data else "empty image (0 bytes)")
+        raise BadRecord(where, sniff.explain_not_image(data) if data else "empty image (0 bytes)")
     return _SUFFIXES[kind]
 
 

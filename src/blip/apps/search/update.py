@@ -179,7 +179,7 @@ class Updater:
         size = model.config.vision.image_size
         if self.identity is None:
             self.identity = identity.identity_of(model, identity.load(self.db))
-        return model.embed_image([picture.images[size] for picture in pictures]).vectors, self.identity
+        return model.embed_image_batch([picture.images[size] for picture in pictures]).vectors, self.identity
 
     def _caption(self, batch: Sequence[Content], new: dict[bytes, Sequence[Picture]]) -> dict[bytes, str]:
         """Captions by hash, of stills that are new or have none yet."""
@@ -196,7 +196,7 @@ class Updater:
         if model is None:
             return {}
         size = model.config.vision.image_size
-        captions = model.caption([picture.images[size] for picture in stills.values()])
+        captions = model.caption_batch([picture.images[size] for picture in stills.values()])
         return {digest: caption.text for digest, caption in zip(stills, captions, strict=True)}
 
     def _insert_picture(self, digest: bytes, picture: Picture) -> int:
