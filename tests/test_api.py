@@ -1,4 +1,4 @@
-"""`blip.load` and the model it returns, as a Python user writes it."""
+"""`blip.load` and the model it returns, as Python users call them."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def model() -> Model:
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Path:
+def photo(tmp_path: Path) -> Path:
     rng = np.random.RandomState(0)
     Image.fromarray(rng.randint(0, 256, (40, 50, 3), dtype=np.uint8)).save(tmp_path / "a.png")
     return tmp_path / "a.png"
 
 
-def pictures(count: int) -> list[Image.Image]:
+def images(count: int) -> list[Image.Image]:
     rng = np.random.RandomState(1)
     return [Image.fromarray(rng.randint(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(count)]
 
 
-def test_importing_costs_no_torch_and_names_what_there_is() -> None:
+def test_importing_does_not_import_torch() -> None:
     code = "import sys, blip; assert 'torch' not in sys.modules; print(sorted(blip.__all__) == blip.__all__)"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     for name in blip.__all__:
@@ -45,101 +45,100 @@ def test_importing_costs_no_torch_and_names_what_there_is() -> None:
         blip.lod  # noqa: B018
 
 
-def test_one_in_one_out_a_sequence_in_a_list_out(model: Model, picture: Path) -> None:
-    one = model.caption(picture)
-    assert isinstance(one, Caption) and one.score <= 0 and len(one.tokens) == len(one.logprobs)
-    assert model.caption([picture, str(picture)]) == [one, one]
-    assert list(model.caption_iter(iter([picture]))) == [one]
+def test_an_image_returns_a_caption_and_a_sequence_a_list(model: Model, photo: Path) -> None:
+    caption = model.caption(photo)
+    assert isinstance(caption, Caption) and caption.score <= 0 and len(caption.tokens) == len(caption.logprobs)
+    assert model.caption([photo, str(photo)]) == [caption, caption]
+    assert list(model.caption_iter(iter([photo]))) == [caption]
 
 
-def test_every_kind_of_picture_gives_the_same_caption(model: Model, picture: Path) -> None:
-    image = Image.open(picture)
+def test_every_image_type_has_the_same_caption(model: Model, photo: Path) -> None:
+    image = Image.open(photo)
     array = np.asarray(image)
     tensor = torch.from_numpy(array.copy()).permute(2, 0, 1)
-    with open(picture, "rb") as file:
-        forms = [str(picture), image, array, tensor, tensor / 255, picture.read_bytes(), io.BytesIO(file.read())]
-    found = {model.caption(form).text for form in forms}
-    assert found == {model.caption(picture).text}
+    with open(photo, "rb") as file:
+        forms = [str(photo), image, array, tensor, tensor / 255, photo.read_bytes(), io.BytesIO(file.read())]
+    assert {model.caption(form).text for form in forms} == {model.caption(photo).text}
 
 
-def test_a_result_depends_on_its_own_input_alone(model: Model) -> None:
-    images = pictures(7)
+def test_a_result_does_not_depend_on_other_inputs(model: Model) -> None:
+    photos = images(7)
     for options in ({}, {"beams": 1}, {"beams": 4, "num_captions": 3}, {"sample": True, "temperature": 3.0}):
-        alone = [model.caption([image], **options, batch_size=1)[0] for image in images]
-        if options.get("sample"):  # the key, here the place in the list, is part of the seed
-            alone = list(model.caption(images, **options, batch_size=1))
-        together = model.caption(images, **options, batch_size=7)
+        alone = [model.caption([image], **options, batch_size=1)[0] for image in photos]
+        if options.get("sample"):  # the key, here the index, is part of the seed
+            alone = list(model.caption(photos, **options, batch_size=1))
+        together = model.caption(photos, **options, batch_size=7)
         assert [c.text for c in together] == [c.text for c in alone]
         assert [c.score for c in together] == pytest.approx([c.score for c in alone], abs=1e-4)
 
 
-def test_seeds_repeat_and_none_is_fresh(model: Model) -> None:
-    image = pictures(1)[0]
+def test_equal_seeds_repeat_and_none_differs(model: Model) -> None:
+    image = images(1)[0]
     drawn = [model.caption(image, sample=True, temperature=5.0, seed=seed).text for seed in (1, 1, 2)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert len({model.caption(image, sample=True, temperature=5.0, seed=None).text for _ in range(3)}) > 1
 
 
-def test_the_global_generator_is_left_alone(model: Model) -> None:
+def test_the_global_generator_is_not_used(model: Model) -> None:
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    model.caption(pictures(1)[0], sample=True)
+    model.caption(images(1)[0], sample=True)
     assert torch.equal(torch.rand(1), expected)
 
 
 def test_match_and_embed_agree(model: Model) -> None:
-    images, texts = pictures(2), ["a cat", "two dogs run on grass", "sea"]
-    found = model.match(images, texts)
-    assert found.itm.shape == found.itc.shape == (2, 3) and len(found.best()) == 2
-    cosines = model.embed_image(images).similarity(model.embed_text(texts))
-    assert np.allclose(cosines, found.itc, atol=1e-5)
-    pairs = model.match(images, texts[:2], pairs=True)
-    assert np.allclose(pairs.itm, np.diag(found.itm[:, :2]), atol=1e-5)
-    assert model.match(images, texts, head="itc").itm is None
-    assert model.embed_multimodal(images, texts[:2]).vectors.shape == (2, 32)
-    assert model.embed_image(images, tokens=True).vectors.shape == (2, 5, 32)
+    photos, texts = images(2), ["a cat", "two dogs run on grass", "sea"]
+    scores = model.match(photos, texts)
+    assert scores.itm.shape == scores.itc.shape == (2, 3) and len(scores.best()) == 2
+    cosines = model.embed_image(photos).similarity(model.embed_text(texts))
+    assert np.allclose(cosines, scores.itc, atol=1e-5)
+    pairs = model.match(photos, texts[:2], pairs=True)
+    assert np.allclose(pairs.itm, np.diag(scores.itm[:, :2]), atol=1e-5)
+    assert model.match(photos, texts, head="itc").itm is None
+    assert model.embed_multimodal(photos, texts[:2]).vectors.shape == (2, 32)
+    assert model.embed_image(photos, tokens=True).vectors.shape == (2, 5, 32)
 
 
-def test_failures_raise_or_are_recorded_in_place(model: Model, picture: Path) -> None:
-    broken = picture.with_name("broken.jpg")
-    broken.write_bytes(b"no picture")
+def test_unreadable_images_raise_or_are_recorded(model: Model, photo: Path) -> None:
+    broken = photo.with_name("broken.jpg")
+    broken.write_bytes(b"not an image")
     with pytest.raises(UnreadableImage) as caught:
-        model.caption([picture, broken])
+        model.caption([photo, broken])
     assert caught.value.key == str(broken)
-    found = model.caption([picture, broken, picture], on_error="record")
-    assert isinstance(found[1], ErrorResult) and found[0] == found[2]
+    first, second, third = model.caption([photo, broken, photo], on_error="record")
+    assert isinstance(second, ErrorResult) and first == third
 
 
-def test_a_model_says_what_it_cannot_do() -> None:
+def test_unsupported_calls_name_the_families_that_support_them() -> None:
     vqa = blip.load_random("vqa")
     with pytest.raises(MissingPart, match="cannot caption; models of the family caption or pretrain can"):
-        vqa.caption(pictures(1))
+        vqa.caption(images(1))
     with pytest.raises(UnknownModel, match="did you mean 'caption-base'"):
         blip.load("caption-bas")
     assert "answer" in vqa.capabilities
 
 
-def test_saved_models_load_equal(model: Model, tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "mine")
     again = blip.load(tmp_path / "mine", device="cpu")
     assert again.config == model.config
-    image = pictures(1)[0]
+    image = images(1)[0]
     assert again.caption(image) == model.caption(image)
 
 
-def test_threads_are_served_one_after_the_other(model: Model) -> None:
-    images, found = pictures(4), {}
+def test_threads_can_share_a_model(model: Model) -> None:
+    photos, texts = images(4), {}
 
     def work(i: int) -> None:
-        found[i] = model.caption(images[i]).text
+        texts[i] = model.caption(photos[i]).text
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert [found[i] for i in range(4)] == [c.text for c in model.caption(images)]
+    assert [texts[i] for i in range(4)] == [c.text for c in model.caption(photos)]
 
 
 def test_names_are_known_without_loading() -> None:
@@ -157,7 +156,7 @@ def test_the_bundled_model_captions_matches_and_embeds() -> None:
     assert tiny.backend.dtype == torch.float32
 
 
-def test_a_statement_is_judged_about_two_images_in_order() -> None:
+def test_the_order_of_the_two_images_of_a_statement_matters() -> None:
     model = blip.load_random("nlvr")
     red, blue = Image.new("RGB", (40, 40), "red"), Image.new("RGB", (40, 40), "blue")
     verdict = model.compare(red, blue, "The left image is red.")
@@ -165,24 +164,24 @@ def test_a_statement_is_judged_about_two_images_in_order() -> None:
     assert verdict.score != model.compare(blue, red, "The left image is red.").score
 
 
-def test_a_hugging_face_column_of_images_is_taken(model: Model, picture: Path) -> None:
-    decoded = [Image.open(picture)]  # Image()
-    undecoded = [{"bytes": picture.read_bytes(), "path": None}, {"bytes": None, "path": str(picture)}]  # decode=False
-    wanted = model.caption(picture)
-    assert model.caption(decoded) == [wanted]
-    assert model.caption(undecoded) == [wanted, wanted]
-    assert model.caption(undecoded[0]) == wanted
+def test_an_image_column_of_datasets_is_accepted(model: Model, photo: Path) -> None:
+    decoded = [Image.open(photo)]  # Image()
+    undecoded = [{"bytes": photo.read_bytes(), "path": None}, {"bytes": None, "path": str(photo)}]  # decode=False
+    expected = model.caption(photo)
+    assert model.caption(decoded) == [expected]
+    assert model.caption(undecoded) == [expected, expected]
+    assert model.caption(undecoded[0]) == expected
     assert model.embed_image(undecoded).vectors.shape == (2, 16)
 
 
-def test_what_is_no_image_is_named(model: Model) -> None:
+def test_unsupported_image_types_are_named(model: Model) -> None:
     with pytest.raises(UnreadableImage, match="unsupported image type NoneType; pass a path"):
         model.caption([None])
     first, second = model.caption([None, {"bytes": None, "path": None}], on_error="record")
     assert first.reason.startswith("unsupported image type NoneType") and second.reason == "empty file (0 bytes)"
 
 
-def test_what_does_not_fit_together_is_one_line() -> None:
+def test_wrong_arguments_are_one_line() -> None:
     model = blip.load_random()
     photo = np.zeros((8, 8, 3), np.uint8)
     with pytest.raises(UsageError, match="2 images and 1 text; counts must match"):

@@ -1,4 +1,4 @@
-"""Ranked answers, matches, retrieval and videos against the original's recorded results, and by hand."""
+"""Ranked answers, matches, retrieval and videos equal the original's recorded results and direct computation."""
 
 from __future__ import annotations
 
@@ -77,40 +77,42 @@ def test_questions_and_answers_become_the_ids_of_the_original() -> None:
     assert torch.equal(learned.attention_mask, recorded["train.answer_mask"])
 
 
-def test_first_tokens_of_answers_are_as_likely_as_in_the_original() -> None:
+def test_probabilities_of_first_tokens_equal_the_original() -> None:
     recorded, embeds = tensors("vqa"), vqa().encode_image(images(5))
     states, mask = inference.question_states(vqa(), tokenizer(), embeds, TEXTS["questions"])
     logits = vqa().decode(torch.full((5, 1), 4000), None, states, mask)[:, 0]
     assert_close(logits, recorded["rank.first_logits"], **LOGITS)
-    found = ranked(20)
-    in_list_order = found.first.gather(1, found.indices.argsort(dim=1))
+    result = ranked(20)
+    in_list_order = result.first.gather(1, result.indices.argsort(dim=1))
     assert_close(in_list_order, recorded["rank.prob_first_token"], atol=1e-7, rtol=1e-4)
 
 
 @pytest.mark.parametrize("k", [1, 8, 20])
 def test_ranked_answers_equal_the_original(k: int) -> None:
-    recorded, found = tensors("vqa"), ranked(k)
-    assert_close(found.first.sort(dim=1).values, recorded[f"rank.k{k}.topk_probs"].sort(dim=1).values, **EXACT)
+    recorded, result = tensors("vqa"), ranked(k)
+    assert_close(result.first.sort(dim=1).values, recorded[f"rank.k{k}.topk_probs"].sort(dim=1).values, **EXACT)
     ids = recorded["rank.answer_ids"]
     for row in range(5):
         theirs = recorded[f"rank.k{k}.topk_ids"][row].tolist()
         scores = dict(zip(theirs, recorded[f"rank.k{k}.log_probs_sum"][row].tolist(), strict=True))
-        ours = dict(zip(found.indices[row].tolist(), found.scores[row].tolist(), strict=True))
+        ours = dict(zip(result.indices[row].tolist(), result.scores[row].tolist(), strict=True))
         best = int(recorded[f"rank.k{k}.max_ids"][row])
-        if k == 1:  # which of the answers that begin alike is kept is arbitrary
-            assert ids[found.indices[row, 0], 1] == ids[best, 1]
+        if k == 1:  # which of the answers with the same first token is kept is arbitrary
+            assert ids[result.indices[row, 0], 1] == ids[best, 1]
         else:
             assert set(ours) == set(theirs)
-            assert found.indices[row, 0] == best
-        for place in ours.keys() & scores.keys():
-            assert ours[place] == pytest.approx(scores[place], rel=1e-5)
+            assert result.indices[row, 0] == best
+        for index in ours.keys() & scores.keys():
+            assert ours[index] == pytest.approx(scores[index], rel=1e-5)
 
 
 def test_generated_answers_equal_the_original() -> None:
     recorded, texts, embeds = tensors("vqa"), values("vqa"), vqa().encode_image(images(5))
     decoding = Beam(num_beams=3, max_length=10, min_length=1)
     batch = inference.answer(vqa(), tokenizer(), embeds, TEXTS["questions"], decoding, attend_padding=True)
-    scores = recorded["generate.sequences_scores"].tolist()  # their length counts [DEC] and not [SEP]: ours, by chance
+    scores = recorded[
+        "generate.sequences_scores"
+    ].tolist()  # their length counts [DEC] instead of [SEP], which is the same number
     for i, (best, *_) in enumerate(batch):
         assert [4000, *best.ids] == [int(id) for id in recorded["generate.ids"][i] if id != 0]
         assert best.text == texts["generate.answers"][i]
@@ -123,23 +125,23 @@ def test_generated_answers_equal_the_original() -> None:
 
 
 @pytest.mark.parametrize("scoring", ["nll", "valid", "all"])
-def test_answers_are_scored_as_if_each_stood_alone(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = ranked(8, scoring)
+def test_each_answer_is_scored_as_if_it_were_alone(scoring: Scoring, monkeypatch: pytest.MonkeyPatch) -> None:
+    result = ranked(8, scoring)
     states, mask = inference.question_states(vqa(), tokenizer(), vqa().encode_image(images(5)), TEXTS["questions"])
     ids, real = answer_list()
     smoothing = 0.0 if scoring == "nll" else 0.1
     for row in range(5):
-        for place, score in zip(found.indices[row].tolist(), found.scores[row].tolist(), strict=True):
-            one, seen = ids[place][None], real[place][None]
-            logits = vqa().decode(one, seen, states[row][None], mask[row][None])
-            labels = one.masked_fill(seen == 0, -100)
+        for index, score in zip(result.indices[row].tolist(), result.scores[row].tolist(), strict=True):
+            answer, answer_mask = ids[index][None], real[index][None]
+            logits = vqa().decode(answer, answer_mask, states[row][None], mask[row][None])
+            labels = answer.masked_fill(answer_mask == 0, -100)
             loss = lm_loss(logits, labels, smoothing, "none", "all" if scoring == "all" else "valid")
             assert -score == pytest.approx(float(loss), rel=1e-5)
-        assert found.scores[row].tolist() == sorted(found.scores[row].tolist(), reverse=True)
-    monkeypatch.setattr(inference, "ANSWERS_PER_PASS", 3)  # and whatever shares a pass with it
-    in_parts = ranked(8, scoring)
-    assert torch.equal(in_parts.indices, found.indices)
-    assert_close(in_parts.scores, found.scores, **EXACT)
+        assert result.scores[row].tolist() == sorted(result.scores[row].tolist(), reverse=True)
+    monkeypatch.setattr(inference, "ANSWERS_PER_PASS", 3)
+    in_passes = ranked(8, scoring)
+    assert torch.equal(in_passes.indices, result.indices)
+    assert_close(in_passes.scores, result.scores, **EXACT)
 
 
 def test_ranking_does_not_depend_on_the_other_questions() -> None:
@@ -150,15 +152,15 @@ def test_ranking_does_not_depend_on_the_other_questions() -> None:
         assert_close(alone.scores[0], together.scores[row], **EXACT)
 
 
-def test_more_candidates_than_answers_are_all_answers_and_none_is_an_error() -> None:
+def test_k_beyond_the_list_keeps_all_answers_and_k_of_0_is_an_error() -> None:
     assert ranked(500).indices.shape == (5, 20)
     with pytest.raises(ConfigError, match=r"k 0 of 20 answers: both must be at least 1"):
         ranked(0)
 
 
-def test_answers_that_do_not_begin_as_the_decoder_was_trained_are_refused() -> None:
+def test_answers_without_dec_are_refused() -> None:
     answers, embeds = tokenizer().encode(["red"]), vqa().encode_image(images(1))
-    with pytest.raises(ConfigError, match=r"must begin with \[DEC\]"):
+    with pytest.raises(ConfigError, match=r"must start with \[DEC\]"):
         inference.rank_answers(vqa(), tokenizer(), embeds, ["what?"], answers)
 
 
@@ -177,19 +179,19 @@ def test_match_logits_equal_the_original() -> None:
         pairs = [inference.match_logits(retrieval(), embeds[i : i + 1], encoded, [i]) for i in range(4)]
         assert_close(torch.cat(pairs), recorded[name], **HIDDEN)
     encoded = tokenizer().encode(TEXTS["captions"][:5], max_length=35)
-    every = [inference.match_logits(retrieval(), embeds[i : i + 1], encoded) for i in range(3)]
-    assert_close(torch.stack(every), recorded["itm_logits_all"], **HIDDEN)
+    combinations = [inference.match_logits(retrieval(), embeds[i : i + 1], encoded) for i in range(3)]
+    assert_close(torch.stack(combinations), recorded["itm_logits_all"], **HIDDEN)
 
 
 @pytest.mark.parametrize("pairs", [True, False])
 def test_matches_equal_the_original(pairs: bool) -> None:
     recorded, texts = tensors("itm"), TEXTS["captions"][: 4 if pairs else 5]
     embeds = retrieval().encode_image(images(4 if pairs else 3))
-    found = inference.match(retrieval(), tokenizer(), embeds, texts, first="cls", pairs=pairs)
+    matches = inference.match(retrieval(), tokenizer(), embeds, texts, first="cls", pairs=pairs)
     logits = recorded["itm_logits" if pairs else "itm_logits_all"]
-    assert_close(found.itm, logits.softmax(dim=-1)[..., 1], **HIDDEN)
+    assert_close(matches.itm, logits.softmax(dim=-1)[..., 1], **HIDDEN)
     cosines = recorded["itc_sim"]
-    assert_close(found.itc if pairs else found.itc[:, :4], cosines.diagonal() if pairs else cosines[:3], **HIDDEN)
+    assert_close(matches.itc if pairs else matches.itc[:, :4], cosines.diagonal() if pairs else cosines[:3], **HIDDEN)
 
 
 def test_features_equal_the_original() -> None:
@@ -218,16 +220,16 @@ def test_cosines_of_retrieval_equal_the_original() -> None:
 
 @pytest.mark.parametrize("case", ["k4", "k8", "k12", "random"])
 def test_recalls_of_the_score_matrices_equal_the_original(case: str) -> None:
-    recorded, numbers = tensors("retrieval_eval"), values("retrieval_eval")
-    owner = np.array([numbers["txt2img"][str(text)] for text in range(24)])
-    assert [np.flatnonzero(owner == image).tolist() for image in range(12)] == list(numbers["img2txt"].values())
+    recorded, expected = tensors("retrieval_eval"), values("retrieval_eval")
+    owner = np.array([expected["txt2img"][str(text)] for text in range(24)])
+    assert [np.flatnonzero(owner == image).tolist() for image in range(12)] == list(expected["img2txt"].values())
     to_texts = recalls(recorded[f"{case}.score_i2t"].numpy(), owner)
     to_images = recalls(recorded[f"{case}.score_t2i"].numpy().T, owner)
     ours = {name: (to_texts if name.startswith("txt") else to_images)[name] for name in to_texts if name != "r_mean"}
     ours["r_mean"] = (ours["txt_r_mean"] + ours["img_r_mean"]) / 2
     ranked_rows = {"k4": 4, "k8": 8, "k12": 12, "random": 24}[case]
-    for name, theirs in numbers[f"{case}.metrics"].items():
-        # where not all of the first n have a score, the original's order of the others is chance
+    for name, theirs in expected[f"{case}.metrics"].items():
+        # if fewer than n have a score, the original's order of the others is random
         if ranked_rows >= 10 or (name[-1].isdigit() and int(name.partition("_r")[2]) <= ranked_rows):
             assert ours[name] == pytest.approx(theirs), name
 
@@ -264,7 +266,7 @@ def test_frames_are_normalised_as_in_the_original() -> None:
     recorded, config = tensors("video"), oracle_config("retrieval")
     for frame, expected in zip(recorded["norm.frames"], recorded["norm.out"], strict=True):
         pixels = frame.permute(1, 2, 0).numpy()
-        for top in (0, 1):  # the two largest squares of 6 x 5 pixels, which no resize touches
+        for top in (0, 1):  # the two largest squares of 6 x 5 pixels, which are not resized
             square = Image.fromarray(pixels[top : top + 5])
             values_ = prepare([square], size=5, mean=config.image_mean, std=config.image_std)[0]
             assert_close(values_, expected[:, top : top + 5], atol=1e-6, rtol=1e-5)

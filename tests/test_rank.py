@@ -23,7 +23,7 @@ def images() -> list[Image.Image]:
     return [Image.fromarray(rng.randint(0, 256, (32, 40, 3), dtype=np.uint8)) for _ in range(11)]
 
 
-def test_by_cosine_then_by_logit_and_cosine(model: blip.Model, images: list[Image.Image]) -> None:
+def test_hits_are_ordered_by_cosine_then_by_logit_and_cosine(model: blip.Model, images: list[Image.Image]) -> None:
     cosines = model.match(images, "a cat").itc[:, 0]
     plain = model.rank("a cat", images, rerank=0)
     assert [int(hit.path) for hit in plain] == np.argsort(-cosines).tolist()
@@ -38,7 +38,7 @@ def test_by_cosine_then_by_logit_and_cosine(model: blip.Model, images: list[Imag
     assert np.allclose([hit.itm for hit in hits[:5]], chances, atol=1e-4)
 
 
-def test_a_photo_is_a_query_too(model: blip.Model, images: list[Image.Image], tmp_path: Path) -> None:
+def test_a_photo_can_be_the_query(model: blip.Model, images: list[Image.Image], tmp_path: Path) -> None:
     paths = [tmp_path / f"{i}.png" for i in range(3)]
     for path, image in zip(paths, images, strict=False):
         image.save(path)
@@ -48,7 +48,7 @@ def test_a_photo_is_a_query_too(model: blip.Model, images: list[Image.Image], tm
     assert hits[0].to_dict()["rank"] == 1
 
 
-def test_what_cannot_be_ranked(model: blip.Model, images: list[Image.Image]) -> None:
+def test_empty_lists_and_wrong_arguments(model: blip.Model, images: list[Image.Image]) -> None:
     assert model.rank("a cat", []) == []
     with pytest.raises(UsageError, match="rerank -1; must be at least 0"):
         model.rank("a cat", images, rerank=-1)

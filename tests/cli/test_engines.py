@@ -85,7 +85,7 @@ def assert_equal(first: Any, second: Any) -> None:
         ("random-tiny", {}, TorchBackend),
     ],
 )
-def test_the_engine_suits_what_is_asked(name: str, options: dict[str, Any], backend: type) -> None:
+def test_the_engine_supports_what_is_requested(name: str, options: dict[str, Any], backend: type) -> None:
     assert type(api.open_model(name, **options).backend) is backend
 
 

@@ -1,4 +1,4 @@
-"""The searches over numpy find what those over torch find, which equals the original (tests/model/test_decoding.py)."""
+"""Searches on numpy equal those on torch, which equal the original (tests/model/test_generation.py)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from blip.model import generation
-from blip_lite.beam_search import Floats, Ids, generate
+from blip_lite.arrays import Floats, Ids
+from blip_lite.beam_search import generate
 from blip_lite.config import TextConfig
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 from blip_lite.errors import ConfigError, UsageError
@@ -31,7 +32,7 @@ DECODINGS: list[Decoding] = [
 
 
 class Table:
-    """Scores drawn from the image and its whole text so far: any row that is mixed up gets others."""
+    """A stepper whose random scores depend on the image and its ids so far, so that mixed-up rows are noticed."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -59,16 +60,16 @@ class Table:
 
 
 class Tensors:
-    """The same table for the searches over torch."""
+    """The same stepper for the searches on torch."""
 
     def __init__(self, seed: int) -> None:
         self.table = Table(seed)
 
     def __getattr__(self, name: str) -> Any:
         def call(*arguments: Any) -> Any:
-            plain = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments]
-            found = getattr(self.table, name)(*plain)
-            return None if found is None else torch.from_numpy(found)
+            arrays = [a.numpy() if isinstance(a, torch.Tensor) else a for a in arguments]
+            result = getattr(self.table, name)(*arrays)
+            return None if result is None else torch.from_numpy(result)
 
         return call
 
@@ -79,14 +80,14 @@ def test_ids_and_scores_equal_those_of_torch(decoding: Decoding, seed: int) -> N
     prompt = np.array([[22, 5], [22, 6], [22, 6], [22, 9]])
     ours = generate(Table(seed), prompt, decoding, TEXT)
     theirs = generation.generate(Tensors(seed), torch.from_numpy(prompt), decoding, TEXT)
-    assert [[one.ids for one in row] for row in ours] == [[one.ids for one in row] for row in theirs]
-    for mine, other in zip(ours, theirs, strict=True):
-        for a, b in zip(mine, other, strict=True):
+    assert [[text.ids for text in row] for row in ours] == [[text.ids for text in row] for row in theirs]
+    for our_row, their_row in zip(ours, theirs, strict=True):
+        for a, b in zip(our_row, their_row, strict=True):
             assert a.logprobs == pytest.approx(b.logprobs, abs=1e-5)
 
 
 @pytest.mark.parametrize("decoding", [Greedy(), Beam(num_captions=2)], ids=str)
-def test_an_image_alone_gives_what_it_gives_among_others(decoding: Decoding) -> None:
+def test_results_do_not_depend_on_other_images(decoding: Decoding) -> None:
     class Alone(Table):
         def start(self, prompt: Ids, max_length: int) -> Floats:
             self.rows = [(2, *row) for row in prompt.tolist()]
@@ -95,14 +96,14 @@ def test_an_image_alone_gives_what_it_gives_among_others(decoding: Decoding) -> 
     prompt = np.array([[22, 5], [22, 6], [22, 7]])
     together = generate(Table(1), prompt, decoding, TEXT)
     alone = generate(Alone(1), prompt[2:], decoding, TEXT)
-    assert [one.ids for one in alone[0]] == [one.ids for one in together[2]]
+    assert [text.ids for text in alone[0]] == [text.ids for text in together[2]]
 
 
-def test_no_images_give_no_texts() -> None:
+def test_no_images_return_no_texts() -> None:
     assert generate(Table(0), np.zeros((0, 2), dtype=np.int64), Beam(), TEXT) == []
 
 
-def test_what_cannot_be_searched_is_refused() -> None:
+def test_unsupported_decodings_are_refused() -> None:
     prompt = np.array([[22, 5]])
     with pytest.raises(UsageError, match="sampling is not supported with onnxruntime"):
         generate(Table(0), prompt, Nucleus(), TEXT)

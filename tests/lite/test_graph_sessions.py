@@ -1,4 +1,4 @@
-"""The stepper over the bundled graphs scores as the stepper over torch, whatever comes and goes."""
+"""The stepper on the bundled graphs computes the scores of the stepper on torch, whichever rows are kept."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def torch_model() -> blip.Model:
 
 
 def steppers(sessions: GraphSessions, model: blip.Model, images: int) -> tuple[GraphStepper, TextStepper]:
-    """Both over the same made-up images."""
+    """Both steppers on the same random image states."""
     source = np.random.default_rng(0).standard_normal((images, 9, model.config.vision.width), dtype=np.float32)
     with torch.inference_mode():
         cross = model.backend.module.decoder.cross_keys_values(torch.from_numpy(source))
@@ -37,7 +37,7 @@ def steppers(sessions: GraphSessions, model: blip.Model, images: int) -> tuple[G
     )
 
 
-def alike(ours: np.ndarray, theirs: torch.Tensor) -> bool:
+def close(ours: np.ndarray, theirs: torch.Tensor) -> bool:
     return ours.dtype == np.float32 and ours.shape == theirs.shape and np.abs(ours - theirs.numpy()).max() < TOLERANCE
 
 
@@ -45,27 +45,27 @@ def alike(ours: np.ndarray, theirs: torch.Tensor) -> bool:
 def test_scores_equal_those_of_torch(sessions: GraphSessions, torch_model: blip.Model) -> None:
     ours, theirs = steppers(sessions, torch_model, images=3)
     prompt = np.array([[10000, 7], [10000, 9], [10000, 11]])
-    assert alike(ours.start(prompt, 9), theirs.start(torch.from_numpy(prompt), 9))
+    assert close(ours.start(prompt, 9), theirs.start(torch.from_numpy(prompt), 9))
     ours.expand(2)
     theirs.expand(2)
     for ids, rows in (([5, 6, 7, 8, 9, 10], [1, 0, 3, 3, 4, 5]), ([11, 12, 13, 14, 15, 16], [0, 0, 2, 3, 5, 4])):
-        assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
+        assert close(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
         ours.reorder(np.array(rows))
         theirs.reorder(torch.tensor(rows))
     ours.keep(np.array([0, 2]), np.array([1, 0, 4, 4]))
     theirs.keep(torch.tensor([0, 2]), torch.tensor([1, 0, 4, 4]))
     ids = [20, 21, 22, 23]
-    assert alike(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
+    assert close(ours.step(np.array(ids)), theirs.step(torch.tensor(ids)))
 
 
-def test_a_fork_leaves_the_other_where_it_was(sessions: GraphSessions, torch_model: blip.Model) -> None:
+def test_a_fork_does_not_change_the_original(sessions: GraphSessions, torch_model: blip.Model) -> None:
     stepper, _ = steppers(sessions, torch_model, images=2)
     stepper.start(np.array([[10000], [10000]]), 9)
-    wanted = stepper.fork().step(np.array([5, 6]))
+    expected = stepper.fork().step(np.array([5, 6]))
     other = stepper.fork()
     other.expand(3)
     other.step(np.arange(6))
-    np.testing.assert_array_equal(stepper.step(np.array([5, 6])), wanted)
+    np.testing.assert_array_equal(stepper.step(np.array([5, 6])), expected)
 
 
 def test_sessions_are_opened_when_first_used(sessions: GraphSessions) -> None:

@@ -1,4 +1,4 @@
-"""Reading image files and preparing pictures."""
+"""Image files are read as RGB or refused with a reason, and prepared as the original does."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ FORMATS = {
 }
 
 
-def picture(width: int = 40, height: int = 30) -> Image.Image:
-    """A smooth picture: left to right red, top to bottom green."""
+def gradient(width: int = 40, height: int = 30) -> Image.Image:
+    """An image with red rising to the right and green rising downwards."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, 0 * x + 60], axis=2).astype(np.uint8))
 
 
-def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
+def encode(image: Image.Image, file_format: str, **options: Any) -> bytes:
     file = io.BytesIO()
-    image.save(file, kind, **options)
+    image.save(file, file_format, **options)
     return file.getvalue()
 
 
@@ -52,90 +52,90 @@ def reason(source: Any, **options: Any) -> str:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A PNG whose header promises that size."""
+    """A PNG whose header declares that size."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     crc = zlib.crc32(b"IHDR" + head)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + b"IHDR" + head + struct.pack(">I", crc)
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
-def test_every_format_reads_from_path_bytes_and_file(kind: str, tmp_path: Path) -> None:
-    data = saved(picture(), kind)
-    (tmp_path / "p").write_bytes(data)  # the name says nothing
+@pytest.mark.parametrize("file_format", FORMATS.values())
+def test_every_format_reads_from_path_bytes_and_file(file_format: str, tmp_path: Path) -> None:
+    data = encode(gradient(), file_format)
+    (tmp_path / "p").write_bytes(data)  # no extension
     for source in (tmp_path / "p", str(tmp_path / "p"), data, io.BytesIO(data)):
         image = read(source)
         assert image.mode == "RGB" and image.size == (40, 30)
-        assert np.abs(np.asarray(image, int) - np.asarray(picture(), int)).mean() < 8
+        assert np.abs(np.asarray(image, int) - np.asarray(gradient(), int)).mean() < 8
 
 
-def test_heic_reads_with_the_extra() -> None:
+def test_heic_is_read_with_pillow_heif() -> None:
     heif = pytest.importorskip("pillow_heif")
     file = io.BytesIO()
-    heif.from_pillow(picture()).save(file)
+    heif.from_pillow(gradient()).save(file)
     assert read(file.getvalue()).size == (40, 30)
     assert "truncated image (read 300 of" in reason(file.getvalue()[:300])
 
 
-def test_heic_without_the_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_heic_without_pillow_heif_names_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
-    with pytest.raises(MissingExtra, match=r'a.heic is HEIC.*pip install "blip-vlm\[heif\]"'):
+    with pytest.raises(MissingExtra, match=r"a.heic is HEIC.*pip install pillow-heif"):
         read(data, key="a.heic")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_orientation_is_applied(kind: str, orientation: int) -> None:
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_orientation_is_applied(file_format: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # the turn that the camera made
-    turned = picture() if orientation == 1 else picture().transpose(Image.Transpose(undo[orientation]))
-    image = read(saved(turned, kind, exif=exif))
+    undo = {2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}  # how the camera turned the image
+    rotated = gradient() if orientation == 1 else gradient().transpose(Image.Transpose(undo[orientation]))
+    image = read(encode(rotated, file_format, exif=exif))
     assert image.size == (40, 30)
-    assert np.abs(np.asarray(image, int) - np.asarray(picture(), int)).mean() < 8
+    assert np.abs(np.asarray(image, int) - np.asarray(gradient(), int)).mean() < 8
 
 
-def test_damaged_exif_does_not_lose_the_picture() -> None:
-    data = saved(picture(), "JPEG", exif=b"Exif\0\0garbage that is no TIFF header")
+def test_damaged_exif_is_ignored() -> None:
+    data = encode(gradient(), "JPEG", exif=b"Exif\0\0not a TIFF header")
     assert read(data).size == (40, 30)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF"])
-def test_alpha_becomes_white(kind: str, mode: str) -> None:
-    image = picture().convert(mode)
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+def test_alpha_becomes_white(file_format: str, mode: str) -> None:
+    image = gradient().convert(mode)
     image.putalpha(Image.new("L", image.size, 0))
-    options = {"lossless": True} if kind == "WEBP" else {}
-    assert np.asarray(read(saved(image, kind, **options))).min() == 255
+    options = {"lossless": True} if file_format == "WEBP" else {}
+    assert np.asarray(read(encode(image, file_format, **options))).min() == 255
 
 
 def test_transparent_palette_becomes_white_and_the_rest_stays() -> None:
     image = Image.new("P", (4, 1))
     image.putpalette([10, 20, 30, 40, 50, 60])
     image.putdata([0, 1, 0, 1])
-    for kind in ("GIF", "PNG"):
-        pixels = np.asarray(read(saved(image, kind, transparency=1)))
+    for file_format in ("GIF", "PNG"):
+        pixels = np.asarray(read(encode(image, file_format, transparency=1)))
         assert pixels[0].tolist() == [[10, 20, 30], [255] * 3] * 2
 
 
 def test_transparent_rgb_and_grey_png_levels_become_white() -> None:
-    rgb = saved(Image.new("RGB", (2, 2), (9, 8, 7)), "PNG", transparency=(9, 8, 7))
-    grey = saved(Image.new("L", (2, 2), 9), "PNG", transparency=9)
-    deep = saved(Image.fromarray(np.full((2, 2), 900, np.uint16)), "PNG", transparency=900)
+    rgb = encode(Image.new("RGB", (2, 2), (9, 8, 7)), "PNG", transparency=(9, 8, 7))
+    grey = encode(Image.new("L", (2, 2), 9), "PNG", transparency=9)
+    deep = encode(Image.fromarray(np.full((2, 2), 900, np.uint16)), "PNG", transparency=900)
     assert [np.asarray(read(data)).min() for data in (rgb, grey, deep)] == [255] * 3
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF", "JPEG2000"])
-def test_sixteen_bits_are_scaled(kind: str) -> None:
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF", "JPEG2000"])
+def test_sixteen_bits_are_scaled(file_format: str) -> None:
     levels = np.array([[0, 255, 256, 32768, 65535]] * 5, dtype=np.uint16)
-    grey = np.asarray(read(saved(Image.fromarray(levels), kind)))
+    grey = np.asarray(read(encode(Image.fromarray(levels), file_format)))
     assert grey[0, :, 0].tolist() == [0, 0, 1, 128, 255]
 
 
 @pytest.mark.parametrize("values", [[0, 0.5, 1], [0, 127.5, 255], [0, 32767.5, 65535], [-4, 5e6, 1e7]])
 def test_float_images_are_scaled_by_their_range(values: list[float]) -> None:
     image = Image.fromarray(np.array([values], dtype=np.float32))
-    assert np.asarray(read(saved(image, "TIFF")))[0, :, 0].tolist() in ([0, 128, 255], [0, 127, 255])
+    assert np.asarray(read(encode(image, "TIFF")))[0, :, 0].tolist() in ([0, 128, 255], [0, 127, 255])
 
 
 def test_integer_and_damaged_float_values_convert() -> None:
@@ -147,17 +147,17 @@ def test_integer_and_damaged_float_values_convert() -> None:
 def test_cmyk_equals_the_plain_conversion() -> None:
     oracle = tensors("transforms")
     image = Image.fromarray(oracle["src.cmyk_noise_24x18"].numpy(), mode="CMYK")
-    assert np.array_equal(np.asarray(read(saved(image, "TIFF"))), oracle["rgb.cmyk_noise_24x18"].numpy())
+    assert np.array_equal(np.asarray(read(encode(image, "TIFF"))), oracle["rgb.cmyk_noise_24x18"].numpy())
 
 
-@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
-def test_animations_give_their_first_frame(kind: str) -> None:
+@pytest.mark.parametrize("file_format", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_the_first_frame_of_an_animation_is_read(file_format: str) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    data = saved(frames[0], kind, save_all=True, append_images=frames[1:])
+    data = encode(frames[0], file_format, save_all=True, append_images=frames[1:])
     assert np.abs(np.asarray(read(data), int)[0, 0] - [255, 0, 0]).max() < 8
 
 
-def test_missing_empty_folder_and_text_mode_have_their_reasons(tmp_path: Path) -> None:
+def test_paths_and_files_that_are_not_images_have_reasons(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "a.txt").write_text("plain")
     assert reason(tmp_path / "none.jpg") == "no such file"
@@ -181,22 +181,24 @@ def test_other_files_are_named(data: bytes, words: str) -> None:
     assert words in reason(data)
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
-def test_files_cut_short_are_called_truncated(kind: str) -> None:
+@pytest.mark.parametrize("file_format", FORMATS.values())
+def test_truncated_files_are_reported_as_truncated(file_format: str) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
-    data = saved(noise, kind)
+    data = encode(noise, file_format)
     for length in (len(data) // 2, len(data) * 3 // 4):
-        why = reason(data[:length], key="k")
-        assert why.startswith("truncated image (") or (kind == "TIFF" and why.startswith("damaged TIFF image"))
+        message = reason(data[:length], key="k")
+        assert message.startswith("truncated image (") or (
+            file_format == "TIFF" and message.startswith("damaged TIFF image")
+        )
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
-def test_damage_anywhere_gives_a_picture_or_a_reason(kind: str) -> None:
-    data, random = saved(picture(), kind), np.random.default_rng(1)
+@pytest.mark.parametrize("file_format", FORMATS.values())
+def test_damaged_files_are_read_or_refused_with_a_reason(file_format: str) -> None:
+    data, random = encode(gradient(), file_format), np.random.default_rng(1)
     for _ in range(40):
         broken = bytearray(data)
-        for at in random.integers(4, len(data), 4):
-            broken[at] = random.integers(0, 256)
+        for position in random.integers(4, len(data), 4):
+            broken[position] = random.integers(0, 256)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -205,23 +207,26 @@ def test_damage_anywhere_gives_a_picture_or_a_reason(kind: str) -> None:
                 assert "\n" not in error.reason
 
 
-@pytest.mark.parametrize("kind", FORMATS.values())
-def test_pixel_limit_holds_for_every_format(kind: str) -> None:
-    assert reason(saved(picture(), kind), max_pixels=1199) == "40x30 is 0.0012 megapixels; at most 0.001199 allowed"
-    assert read(saved(picture(), kind), max_pixels=1200).size == (40, 30)
+@pytest.mark.parametrize("file_format", FORMATS.values())
+def test_pixel_limit_holds_for_every_format(file_format: str) -> None:
+    assert (
+        reason(encode(gradient(), file_format), max_pixels=1199)
+        == "40x30 is 0.0012 megapixels; at most 0.001199 allowed"
+    )
+    assert read(encode(gradient(), file_format), max_pixels=1200).size == (40, 30)
 
 
-def test_pixel_limit_is_ours_and_not_the_global_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pixel_limit_replaces_pillows_global_one(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "allowed" in reason(png_of_size(20_000, 20_000))
     assert "allowed" in reason(png_of_size(2**31 - 1, 2**31 - 1))
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read(saved(picture(), "PNG")).size == (40, 30)
+        assert read(encode(gradient(), "PNG")).size == (40, 30)
     assert Image.MAX_IMAGE_PIXELS == 100
 
 
-def test_pixel_limit_sees_tiff_tiles() -> None:
+def test_pixel_limit_covers_tiff_tiles() -> None:
     tags = {256: 8, 257: 8, 258: 8, 259: 8, 262: 1, 277: 1, 322: 60_000, 323: 60_000, 324: 200, 325: 20}
     entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
     data = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(200)
@@ -232,20 +237,20 @@ def test_large_tiff_is_read_without_pillows_warning(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert read(saved(picture(), "TIFF")).size == (40, 30)
+        assert read(encode(gradient(), "TIFF")).size == (40, 30)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    assert reason(saved(picture(), "TIFF")).startswith("more pixels than Pillow allows")
+    assert reason(encode(gradient(), "TIFF")).startswith("more pixels than Pillow allows")
 
 
-def test_pixel_limit_sees_frames_beyond_the_canvas() -> None:
-    data = bytearray(saved(Image.new("P", (8, 8)), "GIF"))
+def test_pixel_limit_covers_frames_beyond_the_canvas() -> None:
+    data = bytearray(encode(Image.new("P", (8, 8)), "GIF"))
     at = data.index(b"\x2c", 13)
     data[at + 5 : at + 9] = struct.pack("<HH", 60_000, 60_000)
     assert "60000x60000" in reason(bytes(data))
 
 
-def test_pixel_limit_sees_the_jpeg2000_code_stream() -> None:
-    data = bytearray(saved(picture(), "JPEG2000"))
+def test_pixel_limit_covers_the_jpeg2000_code_stream() -> None:
+    data = bytearray(encode(gradient(), "JPEG2000"))
     at = data.index(b"\xff\x4f\xff\x51")
     data[at + 8 : at + 16] = struct.pack(">II", 50_000, 50_000)
     assert "50000x50000" in reason(bytes(data))
@@ -291,9 +296,9 @@ def test_palette_file_equals_the_original() -> None:
     oracle = tensors("transforms")
     image = Image.fromarray(oracle["src.p_palette_36x24"].numpy(), mode="P")
     image.putpalette(oracle["src.p_palette_table"].flatten().tolist())
-    values = prepare([read(saved(image, "PNG"))], size=48, mean=CLIP_MEAN, std=CLIP_STD)
+    values = prepare([read(encode(image, "PNG"))], size=48, mean=CLIP_MEAN, std=CLIP_STD)
     assert torch.equal(values[0], oracle["out48.p_palette_36x24"])
 
 
-def test_prepare_of_nothing_is_an_empty_batch() -> None:
+def test_preparing_no_images_returns_an_empty_batch() -> None:
     assert prepare([], size=32, mean=CLIP_MEAN, std=CLIP_STD).shape == (0, 3, 32, 32)

@@ -1,4 +1,4 @@
-"""Ids and texts equal the original tokenizer's."""
+"""Ids and texts equal those of the original tokenizer."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tokenizer() -> Tokenizer:
 
 
 def cut_vocabulary(folder: Path, lines: int) -> Path:
-    """The first lines of the bundled vocabulary as a file of its own."""
+    """The first lines of the bundled vocabulary as a file."""
     bundled = ASSETS / "bert-base-uncased-vocab.txt"
     (folder / "vocab.txt").write_text("\n".join(bundled.read_text("utf-8").split("\n")[:lines]) + "\n", "utf-8")
     return folder
@@ -108,7 +108,7 @@ def test_long_texts_are_cut_to_the_model(tokenizer: Tokenizer) -> None:
         tokenizer.encode(["a"], max_length=513)
 
 
-def test_no_texts_and_odd_texts_encode(tokenizer: Tokenizer) -> None:
+def test_no_texts_and_unusual_texts_are_encoded(tokenizer: Tokenizer) -> None:
     assert tokenizer.encode([]).input_ids.shape == (0, 0)
     assert tokenizer.encode(["", "\ud800", "\0"]).input_ids.tolist() == [[101, 102]] * 3
     with pytest.raises(TypeError, match="sequence"):
@@ -144,11 +144,11 @@ def test_wrong_vocabularies_are_refused(tmp_path: Path) -> None:
         Tokenizer.from_config(config, cut_vocabulary(tmp_path, 5000))
     with pytest.raises(CheckpointError, match=r"\[UNK\] must be line 100"):
         Tokenizer.from_config(config, cut_vocabulary(tmp_path, 50))
-    with pytest.raises(ConfigError, match="no model folder"):
+    with pytest.raises(ConfigError, match="without a model folder"):
         Tokenizer.from_config(config)
 
 
-def test_survives_a_worker_process(tokenizer: Tokenizer) -> None:
+def test_tokenizers_can_be_pickled(tokenizer: Tokenizer) -> None:
     assert pickle.loads(pickle.dumps(tokenizer)).prompt_ids("a dog") == tokenizer.prompt_ids("a dog")
 
 
