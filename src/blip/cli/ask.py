@@ -68,7 +68,7 @@ def ask(
     Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
     """
     closed = o.closed_answers(answer.answers, answer.mode)
-    asked: list[Question] = [(line, None) for line in o.texts_of(question, questions, "--questions")]
+    asked: list[Question] = [(line, None) for line in o.read_texts(question, questions, "--questions")]
     found = run.inputs(inputs)
     if pair is not None:
         return _judge(found, pair, [line for line, _ in asked], model, run)

@@ -36,7 +36,7 @@ class DecodingFlags:
     top_p: Annotated[float, option(min=0.0, max=1.0, help="Probability mass to sample from (with --sample).")] = 0.9
     top_k: Annotated[int, option(min=0, help="Tokens to sample from, 0 for all (with --sample).")] = 50
     temperature: Annotated[float, option(min=0.01, help="Temperature (with --sample).")] = 1.0
-    seed: o.Seed = 0
+    seed: Annotated[int, option(help="Random seed for sampling.")] = 0
     max_length: Annotated[
         int | None, option(min=2, help="Maximum tokens with prompt, start and end.", default="20")
     ] = None

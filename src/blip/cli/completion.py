@@ -12,9 +12,7 @@ from blip.cli.run import COMPLETION
 
 
 @command
-def completion(
-    shell: Annotated[Literal["bash", "zsh", "fish"], argument("SHELL", help="bash, zsh or fish.")],
-) -> int:
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], argument("SHELL", help="bash, zsh or fish.")]) -> int:
     """Print the completion script of a shell.
 
     Example: source <(blip completion bash)

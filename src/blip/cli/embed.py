@@ -40,7 +40,7 @@ def embed(
 
     Example: blip embed photos/ -o photos.npz
     """
-    lines = o.texts_of(text, texts)
+    lines = o.read_texts(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
     if kind == "text" and (inputs or run.from_file or run.resume):

@@ -204,7 +204,7 @@ def _evaluate(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
     from blip.eval.run import run
 
     default = o.ANSWERER if task == "vqa" else o.BUNDLED
-    o.notice(flags.model, default, flags.quiet)
+    o.note_default(flags.model, default, flags.quiet)
     model = api.load(
         o.model_name(flags.model, default),
         device=flags.device,

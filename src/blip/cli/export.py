@@ -43,7 +43,7 @@ def export(
     """
     if parts is not None and to not in GRAPHS:
         raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
-    o.notice(model, o.BUNDLED, quiet)
+    o.note_default(model, o.BUNDLED, quiet)
     name = o.model_name(model)
     if to in GRAPHS:
         from blip.apps.export.folder import ExportOptions

@@ -77,7 +77,7 @@ class IndexOptions(o.Machine):
         named = self.model or (None if known is not None else os.environ.get("BLIP_MODEL"))
         name = named or (o.BUNDLED if known is None else known.model)
         if name == o.BUNDLED:
-            o.notice(named, o.BUNDLED, self.quiet)
+            o.note_default(named, o.BUNDLED, self.quiet)
         size = self.image_size or (known.image_size if known is not None and not named else None)
         return api.open_model(
             name,

@@ -40,7 +40,7 @@ def match(
     Example: blip match cat.jpg -t 'a cat' -t 'a dog'
     """
     found = run.inputs(inputs)
-    wanted = _texts_of(found, o.texts_of(text, texts), pairs)
+    wanted = _texts_of(found, o.read_texts(text, texts), pairs)
     batch_run = BatchRun(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))
     if not batch_run.must_write():
         return 0

@@ -1,4 +1,4 @@
-"""Flags that several verbs share, and what they mean in one place."""
+"""Flags that several verbs share, and what they stand for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blip.cli.commands import COLUMNS, DECODING, DEVICE, GENERAL, INPUT, OUTPUT, argument, option
+from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, argument, option
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -49,8 +49,6 @@ ModelNames = Annotated[
 ]
 Text = Annotated[tuple[str, ...], option("-t", "--text", metavar="TEXT", help="A text (repeatable).")]
 Texts = Annotated[Path | None, option(metavar="FILE", help="Texts from a file, one per line.")]
-Seed = Annotated[int, option(group=DECODING, help="Random seed for sampling.")]
-
 Recursive = Annotated[
     bool, option("--recursive/--no-recursive", group=INPUT, help="Do not search folders recursively.")
 ]
@@ -59,93 +57,57 @@ Glob = Annotated[
     tuple[str, ...],
     option("-g", "--glob", metavar="PATTERN", group=INPUT, help="Only paths that match; ! negates (repeatable)."),
 ]
-Ext = Annotated[
-    str | None,
-    option(metavar="LIST", group=INPUT, help="File extensions to read in folders, e.g. jpg,mp4.", default="images"),
-]
-FromFile = Annotated[Path | None, option(metavar="FILE", group=INPUT, help="Read inputs from a file, one per line.")]
-Null = Annotated[bool, option("-0", group=INPUT, help="Inputs on standard input are separated by NUL.")]
 Limit = Annotated[int | None, option(min=1, group=INPUT, help="Maximum number of inputs.")]
-Shard = Annotated[
-    str | None, option(metavar="I/N", group=INPUT, help="Every N-th input, starting at the I-th (from 0).")
-]
-Frames = Annotated[int | None, option(min=1, group=INPUT, help="Frames per video, evenly spaced.", default="8")]
-Fps = Annotated[
-    float | None, option(min=0.001, max=1000, group=INPUT, help="Frames per second to sample (instead of --frames).")
-]
 Root = Annotated[Path | None, option(metavar="DIR", group=INPUT, help="Folder that paths in tables are relative to.")]
 UrlTimeout = Annotated[float, option(min=0.1, group=INPUT, help="Timeout for a URL in seconds.")]
 MaxMegapixels = Annotated[float, option(min=0.0, group=INPUT, help="Refuse images of more megapixels.")]
 Workers = Annotated[
     int | None, option(min=1, group=INPUT, help="Threads that read images.", default="the cores, at most 4")
 ]
-
 ImageColumn = Annotated[str, option(group=COLUMNS, help="Column of the image path.")]
 TextColumn = Annotated[
     str | None, option(group=COLUMNS, help="Column of the text or texts.", default="caption, captions, ...")
 ]
 KeyColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the key.")]
-QuestionColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the question.")]
-AnswerColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the answer or answers.")]
-SentenceColumn = Annotated[str | None, option(group=COLUMNS, help="Column of the sentence about two images.")]
-LabelColumn = Annotated[str | None, option(group=COLUMNS, help="Column of true or false.")]
 SkipBad = Annotated[bool, option(group=COLUMNS, help="Report invalid rows and skip them.")]
-
-Output = Annotated[
-    Path | None,
-    option("-o", "--output", metavar="FILE", group=OUTPUT, help="File to write; its extension selects the format."),
-]
-Format = Annotated[
-    str | None, option(group=OUTPUT, help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text")
-]
 AsJson = Annotated[bool, option("--json", group=OUTPUT, help="Same as --format jsonl.")]
 Json = Annotated[bool, option("--json", group=OUTPUT, help="Print one JSON record per line.")]
 Overwrite = Annotated[bool, option(group=OUTPUT, help="Replace existing output.")]
 SkipExisting = Annotated[
     bool | None,
-    option(
-        "--skip-existing/--no-skip-existing", group=OUTPUT, help="Leave existing output as it is, instead of failing."
-    ),
+    option("--skip-existing/--no-skip-existing", group=OUTPUT, help="Keep existing output instead of failing."),
 ]
-Resume = Annotated[bool, option(group=OUTPUT, help="Continue an interrupted .jsonl output.")]
-
 Device = Annotated[str, option(envvar="BLIP_DEVICE", group=DEVICE, help="auto, cpu, cuda, cuda:N or mps.")]
 DType = Annotated[str, option(envvar="BLIP_DTYPE", group=DEVICE, help="auto, fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, option(envvar="BLIP_THREADS", min=1, group=DEVICE, help="Number of CPU threads.")]
-BatchSize = Annotated[
-    int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
-]
 ImageSize = Annotated[int | None, option(min=16, group=DEVICE, help="Image size in pixels.", default="the model's")]
 EngineName = Annotated[
     Literal["auto", "torch", "onnx"],
-    option("--engine", metavar="NAME", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
+    option("--engine", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
 ]
-Compile = Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")]
-
-Strict = Annotated[bool, option(group=GENERAL, help="Stop at the first failed input.")]
-DryRun = Annotated[bool, option(group=GENERAL, help="List inputs, model, device and outputs, and exit.")]
+BatchSize = Annotated[
+    int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
+]
 Offline = Annotated[bool, option(group=GENERAL, help="Never use the network.")]
 OfflineOrOnline = Annotated[
-    bool | None,
-    option("--offline/--online", group=GENERAL, help="Never use the network, or use it in spite of BLIP_OFFLINE."),
+    bool | None, option("--offline/--online", group=GENERAL, help="Never use the network, or ignore BLIP_OFFLINE.")
 ]
 NoProgress = Annotated[bool, option(group=GENERAL, help="Hide the progress line.")]
 Quiet = Annotated[bool, option("-q", "--quiet", group=GENERAL, help="Hide notes and the summary.")]
 
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
 BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
-
-
 STOPPED = {"interrupted": 130, "terminated": 143}  # exit codes
+ExistingPolicy = Literal["error", "skip", "overwrite"]
 
 
 def model_name(name: str | None, default: str = BUNDLED) -> str:
-    """The model that `-m` or its absence means."""
+    """Return the model that -m names, else BLIP_MODEL, else `default`."""
     return name or os.environ.get("BLIP_MODEL") or default
 
 
-def notice(name: str | None, default: str, quiet: bool) -> None:
-    """Says in one line that nobody has named a model and a bundled one is used."""
+def note_default(name: str | None, default: str, quiet: bool) -> None:
+    """Note that a bundled model is used, if the user has named none."""
     if not (name or os.environ.get("BLIP_MODEL")):
         better, size = BETTER[default]
         text = f"published checkpoints are far better: -m {better} ({size}, downloaded once)"
@@ -156,9 +118,6 @@ def default_workers() -> int:
     return min(4, os.cpu_count() or 1)
 
 
-ExistingPolicy = Literal["error", "skip", "overwrite"]
-
-
 def parse_existing(skip_existing: bool | None, overwrite: bool) -> ExistingPolicy:
     """Return what to do with an output file that exists."""
     if skip_existing and overwrite:
@@ -167,7 +126,7 @@ def parse_existing(skip_existing: bool | None, overwrite: bool) -> ExistingPolic
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """One line on standard error."""
+    """Print a line on standard error."""
     if not quiet:
         print(text, file=sys.stderr)
 
@@ -188,26 +147,31 @@ class Machine:
 class Reading(Machine):
     """Flags of every verb that reads images one after the other."""
 
-    workers: Workers = None
-    max_megapixels: MaxMegapixels = 200.0
+    group = INPUT
     recursive: Recursive = True
     hidden: Hidden = False
     glob: Glob = ()
-    ext: Ext = None
-    from_file: FromFile = None
+    ext: Annotated[
+        str | None, option(metavar="LIST", help="File extensions to read in folders, e.g. jpg,mp4.", default="images")
+    ] = None
+    from_file: Annotated[Path | None, option(metavar="FILE", help="Read inputs from a file, one per line.")] = None
+    null: Annotated[bool, option("-0", help="Inputs on standard input are separated by NUL.")] = False
     limit: Limit = None
-    shard: Shard = None
-    frames: Frames = None
-    fps: Fps = None
-    null: Null = False
+    shard: Annotated[str | None, option(metavar="I/N", help="Every N-th input, starting at the I-th (from 0).")] = None
+    frames: Annotated[int | None, option(min=1, help="Frames per video, evenly spaced.", default="8")] = None
+    fps: Annotated[
+        float | None, option(min=0.001, max=1000, help="Frames per second to sample (instead of --frames).")
+    ] = None
     root: Root = None
     url_timeout: UrlTimeout = 20.0
-    strict: Strict = False
-    dry_run: DryRun = False
+    max_megapixels: MaxMegapixels = 200.0
+    workers: Workers = None
+    strict: Annotated[bool, option(group=GENERAL, help="Stop at the first failed input.")] = False
+    dry_run: Annotated[bool, option(group=GENERAL, help="List inputs, model, device and outputs, and exit.")] = False
     no_progress: NoProgress = False
 
     def inputs(self, named: Sequence[str]) -> list[Sample]:
-        """All inputs that the arguments name."""
+        """Return the inputs that the arguments name."""
         from blip.io.inputs import find_inputs
         from blip.io.readers import Columns
         from blip.io.video import frame_inputs
@@ -236,15 +200,20 @@ class Reading(Machine):
 class Run(Reading):
     """Flags of every verb that writes a record for each image."""
 
-    output: Output = None
-    format: Format = None
+    group = OUTPUT
+    output: Annotated[
+        Path | None, option("-o", "--output", metavar="FILE", help="File to write; its extension selects the format.")
+    ] = None
+    format: Annotated[str | None, option(help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text")] = (
+        None
+    )
     json: AsJson = False
     skip_existing: SkipExisting = None
     overwrite: Overwrite = False
-    resume: Resume = False
+    resume: Annotated[bool, option(help="Continue an interrupted .jsonl output.")] = False
     batch_size: BatchSize = None
     engine: EngineName = "auto"
-    compile: Compile = False
+    compile: Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")] = False
 
     @property
     def existing(self) -> ExistingPolicy:
@@ -257,10 +226,10 @@ class Run(Reading):
         return "jsonl" if self.json else self.format
 
     def load(self, name: str | None, default: str = BUNDLED, *, needs: Sequence[str]) -> Model:
-        """Load the model for these calls; notes that it is a bundled one if the user has named none."""
+        """Load the model for these calls; a bundled default is noted."""
         from blip import api
 
-        notice(name, default, self.quiet)
+        note_default(name, default, self.quiet)
         return api.open_model(
             model_name(name, default),
             engine=self.engine,
@@ -274,7 +243,7 @@ class Run(Reading):
         )
 
     def default_batch_size(self, model: Model) -> int:
-        """What the user has said, else what suits the device."""
+        """Return --batch-size, else the default of the model's device."""
         return self.batch_size or model.default_batch_size
 
 
@@ -282,18 +251,19 @@ class Run(Reading):
 class Columns:
     """Flags of every verb that reads rows with columns."""
 
+    group = COLUMNS
     root: Root = None
     image_column: ImageColumn = "image"
     text_column: TextColumn = None
     key_column: KeyColumn = None
-    question_column: QuestionColumn = None
-    answer_column: AnswerColumn = None
-    sentence_column: SentenceColumn = None
-    label_column: LabelColumn = None
+    question_column: Annotated[str | None, option(help="Column of the question.")] = None
+    answer_column: Annotated[str | None, option(help="Column of the answer or answers.")] = None
+    sentence_column: Annotated[str | None, option(help="Column of the sentence about two images.")] = None
+    label_column: Annotated[str | None, option(help="Column of true or false.")] = None
     skip_bad: SkipBad = False
 
     def reading(self) -> dict[str, Any]:
-        """The fields of `blip.data.sources.Reading` that were given."""
+        """Return the given fields of `blip.data.sources.Reading`."""
         given = {
             "root": None if self.root is None else str(self.root),
             "image": None if self.image_column == Columns.image_column else self.image_column,
@@ -317,8 +287,8 @@ def _shard(text: str | None) -> tuple[int, int] | None:
     return int(first), int(count)
 
 
-def texts_of(texts: Sequence[str], file: Path | None, flag: str = "--texts") -> list[str]:
-    """Texts given one by one and those of a file, one a line."""
+def read_texts(texts: Sequence[str], file: Path | None, flag: str = "--texts") -> list[str]:
+    """Return texts given one by one, and the lines of a file that are not blank."""
     if file is None:
         return list(texts)
     try:
@@ -342,7 +312,7 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
     if file.suffix == ".json":
         lines = _json_list(file)
     elif file.is_file() or file.suffix == ".txt":
-        lines = texts_of((), file, "--answers")
+        lines = read_texts((), file, "--answers")
     else:
         lines = answers.split(",")
     closed = list(dict.fromkeys(line.strip() for line in lines if line.strip()))
