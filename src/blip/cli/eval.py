@@ -162,7 +162,7 @@ def _evaluation(task: str, flags: Flags) -> Any:
     beam = {"num_beams": flags.beams, **{name: n for name, n in lengths.items() if n is not None}}
     answers = o.closed_answers(flags.answers, flags.mode) or []
     k = {} if flags.k is None else {"k": flags.k}
-    caption = {"max_length": 20, "min_length": 5, **beam}
+    caption: dict[str, float] = {"max_length": 20, "min_length": 5, **beam}
     if task == "nocaps":
         caption["repetition_penalty"] = 1.1
     captions = {"name": task, "decoding": caption, "prompt": flags.prompt, "meteor_spice": flags.meteor_spice}
