@@ -12,7 +12,7 @@ from blip.data import known_datasets
 from tests.cli.conftest import Blip
 from tests.data.test_img2dataset import uvx  # noqa: F401
 from tests.data.test_known_datasets import Host, home, host  # noqa: F401
-from tests.data.test_sources import png, sample, write_json, write_tar
+from tests.data.test_sources import png, tar_sample, write_json, write_tar
 
 
 @pytest.fixture
@@ -82,10 +82,10 @@ def test_get_fetches_tells_what_failed_and_what_is_left_to_do(blip: Blip, coco: 
 
 def test_get_asks_once_and_remembers_the_folder(blip: Blip, coco: Path, host: Host) -> None:  # noqa: F811
     assert blip("datasets", "get", "coco", "--to", coco, "--only", "val,test", "-q").code == 0
-    assert host.asked == ["datasets/coco_karpathy_val.json", "datasets/coco_karpathy_test.json"]
+    assert host.requested == ["datasets/coco_karpathy_val.json", "datasets/coco_karpathy_test.json"]
     again = blip("datasets", "get", "coco", "--only", "test", "-q")
     assert (again.code, again.out, again.err) == (0, f"{coco}/coco_karpathy_test.json\n", "")
-    assert len(host.asked) == 2 and known_datasets.resolve("coco", "test")[1] == coco / "images"
+    assert len(host.requested) == 2 and known_datasets.resolve("coco", "test")[1] == coco / "images"
 
 
 def test_get_offline_names_address_and_place(blip: Blip, tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_convert_prints_what_it_wrote(blip: Blip, table: Path, tmp_path: Path) -
 
 
 def test_convert_to_a_folder_names_what_it_cannot_hold(blip: Blip, tmp_path: Path) -> None:
-    shard = write_tar(tmp_path / "s.tar", sample("a", caption="x", split="dev"))
+    shard = write_tar(tmp_path / "s.tar", tar_sample("a", caption="x", split="dev"))
     said = blip("datasets", "convert", shard, "-o", tmp_path / "o")
     assert said.err.startswith("columns left out, which a folder cannot store: split\n")
 

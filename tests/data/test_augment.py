@@ -62,7 +62,7 @@ def test_legacy_autocontrast_whitens_channels_without_black() -> None:
     assert augment.auto_contrast(image).min() == 0
 
 
-def test_warps_that_push_everything_out_leave_the_fill() -> None:
+def test_warps_that_move_everything_out_leave_the_fill() -> None:
     assert (augment.translate_x(PATTERN, 500.0) == augment.FILL).all()
     assert (augment.translate_y(PATTERN, -500.0) == augment.FILL).all()
 

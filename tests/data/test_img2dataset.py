@@ -12,7 +12,7 @@ import pytest
 
 from blip.data import img2dataset
 from blip_lite.errors import EnvironmentProblem, UsageError
-from tests.data.test_sources import png, sample, write_json, write_tar
+from tests.data.test_sources import png, tar_sample, write_json, write_tar
 
 # Stands in for uvx: writes a shard of all addresses without 'gone' in them, and a report, as img2dataset does.
 STAND_IN = f"""#!{sys.executable}
@@ -62,15 +62,15 @@ def listed(path: Path) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
-def test_addresses_and_texts_are_listed_on_one_line_each(tmp_path: Path, name: str) -> None:
+def test_urls_and_texts_are_listed_on_separate_lines(tmp_path: Path, name: str) -> None:
     text = json.dumps(ROWS) if name.endswith("json") else "\n".join(map(json.dumps, ROWS))
     (tmp_path / name).write_text(text)
-    made = img2dataset.write_list([str(tmp_path / name)], tmp_path / "out")
-    assert (made.rows, made.bad, made.has_texts, made.path) == (2, 2, True, tmp_path / "out/urls.csv")
-    assert listed(made.path) == [("http://a.example/1.jpg", 'a, "b" c'), ("http://a.example/2,.jpg", "first")]
+    url_list = img2dataset.write_list([str(tmp_path / name)], tmp_path / "out")
+    assert (url_list.rows, url_list.bad, url_list.has_texts, url_list.path) == (2, 2, True, tmp_path / "out/urls.csv")
+    assert listed(url_list.path) == [("http://a.example/1.jpg", 'a, "b" c'), ("http://a.example/2,.jpg", "first")]
 
 
-def test_tables_and_plain_lines_are_lists_too(tmp_path: Path) -> None:
+def test_tables_and_text_files_are_lists(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     (tmp_path / "a.csv").write_text("URL,TEXT\nhttp://a/1,x\n")
     parquet.write_table(arrow.table({"URL": ["http://a/2"], "TEXT": ["y"]}), tmp_path / "a.parquet")
@@ -80,11 +80,11 @@ def test_tables_and_plain_lines_are_lists_too(tmp_path: Path) -> None:
         ("http://a/2", "y"),
     ]
     (tmp_path / "a.txt").write_text("http://a/3\n\nhttp://a/4\n")
-    made = img2dataset.write_list([str(tmp_path / "a.txt")], tmp_path)
-    assert listed(made.path) == [("http://a/3", ""), ("http://a/4", "")] and not made.has_texts
+    url_list = img2dataset.write_list([str(tmp_path / "a.txt")], tmp_path)
+    assert listed(url_list.path) == [("http://a/3", ""), ("http://a/4", "")] and not url_list.has_texts
 
 
-def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
+def test_a_list_without_urls_is_rejected(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": "a.png"}])
     with pytest.raises(UsageError, match=r"a\.json: no URLs in column 'url'"):
         img2dataset.write_list([str(path)], tmp_path / "out")
@@ -95,9 +95,9 @@ def test_a_list_without_addresses_is_refused(tmp_path: Path) -> None:
         img2dataset.write_list([str(tmp_path / "none.txt")], tmp_path / "out")
 
 
-def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) -> None:
-    made = img2dataset.UrlList(path=tmp_path / "o/urls.csv", rows=1, has_texts=True, bad=0)
-    call = img2dataset.command(made, image_size=224, processes=2)
+def test_the_command_keeps_opt_outs_and_requests_shards(tmp_path: Path, uvx: Path) -> None:
+    url_list = img2dataset.UrlList(path=tmp_path / "o/urls.csv", rows=1, has_texts=True, bad=0)
+    call = img2dataset.command(url_list, image_size=224, processes=2)
     assert call == [
         "uvx",
         "img2dataset",
@@ -118,39 +118,39 @@ def test_the_call_keeps_opt_outs_and_asks_for_shards(tmp_path: Path, uvx: Path) 
     )
 
 
-def test_a_missing_runner_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_runner_names_the_program_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    made = img2dataset.UrlList(path=tmp_path / "urls.csv", rows=1, has_texts=True, bad=0)
+    url_list = img2dataset.UrlList(path=tmp_path / "urls.csv", rows=1, has_texts=True, bad=0)
     with pytest.raises(EnvironmentProblem, match=r"uvx: not installed; install uv .*, or use --runner 'pipx run'"):
-        img2dataset.command(made)
+        img2dataset.command(url_list)
     with pytest.raises(EnvironmentProblem, match="pipx run: not installed"):
-        img2dataset.command(made, runner="pipx run")
+        img2dataset.command(url_list, runner="pipx run")
 
 
-def test_the_shards_that_were_written_are_counted(tmp_path: Path, uvx: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_written_shards_are_counted(tmp_path: Path, uvx: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [{"url": f"http://a/{name}.jpg", "caption": name} for name in ("1", "gone", "2")]
-    made = img2dataset.write_list([str(write_json(tmp_path / "a.json", rows))], tmp_path / "o")
-    img2dataset.run(img2dataset.command(made))
+    url_list = img2dataset.write_list([str(write_json(tmp_path / "a.json", rows))], tmp_path / "o")
+    img2dataset.run(img2dataset.command(url_list))
     assert capfd.readouterr() == ("", "downloading\n")
-    found = img2dataset.read_shards(tmp_path / "o")
-    assert (found.spec, found.images, found.reasons) == (
+    shards = img2dataset.read_shards(tmp_path / "o")
+    assert (shards.spec, shards.images, shards.reasons) == (
         f"{tmp_path}/o/00000.tar",
         2,
         {"HTTP Error 404: Not Found": 1},
     )
 
 
-def test_a_failing_program_is_an_error_of_the_environment(tmp_path: Path, uvx: Path) -> None:
-    made = img2dataset.write_list([str(write_json(tmp_path / "a.json", ROWS))], tmp_path / "broken")
+def test_a_failing_program_is_an_environment_problem(tmp_path: Path, uvx: Path) -> None:
+    url_list = img2dataset.write_list([str(write_json(tmp_path / "a.json", ROWS))], tmp_path / "broken")
     with pytest.raises(EnvironmentProblem, match="img2dataset ended with 3; its messages are above"):
-        img2dataset.run(img2dataset.command(made))
+        img2dataset.run(img2dataset.command(url_list))
     with pytest.raises(EnvironmentProblem, match="img2dataset wrote no shards"):
         img2dataset.read_shards(tmp_path)
 
 
 def test_specs_name_all_shards_and_only_those(tmp_path: Path) -> None:
     for i in (0, 1, 2):
-        write_tar(tmp_path / f"0000{i}.tar", sample("a", caption="x"))
+        write_tar(tmp_path / f"0000{i}.tar", tar_sample("a", caption="x"))
     (tmp_path / "00000_stats.json").write_text("[]")
     assert img2dataset.read_shards(tmp_path) == img2dataset.Shards(
         spec=f"{tmp_path}/{{00000..00002}}.tar", images=3, reasons={}

@@ -1,4 +1,4 @@
-"""Known data sets: their names stand for files once they lie somewhere; what is missing says what to run."""
+"""Known data sets: names resolve to fetched files; errors name the command to run."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from blip_lite.errors import ConfigError, UsageError
 
 
 class Host(ThreadingHTTPServer):
-    """Serves `files` by path; `statuses` are answers for paths, `asked` what was asked for."""
+    """Serves `files` by path; `statuses` are the responses for paths, `requested` records the paths."""
 
     files: dict[str, bytes]
     statuses: dict[str, int]
-    asked: list[str]
+    requested: list[str]
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path = self.path.removeprefix("/")
-        self.server.asked.append(path)
+        self.server.requested.append(path)
         status = self.server.statuses.get(path, 200 if path in self.server.files else 404)
         body = self.server.files.get(path, b"") if status == 200 else b""
         self.send_response(status)
@@ -48,7 +48,7 @@ def host(monkeypatch: pytest.MonkeyPatch) -> Iterator[Host]:
     for name in ("BLIP_OFFLINE", "HF_HUB_OFFLINE", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with Host(("127.0.0.1", 0), Handler) as server:
-        server.files, server.statuses, server.asked = {}, {}, []
+        server.files, server.statuses, server.requested = {}, {}, []
         monkeypatch.setattr(known_datasets, "HOST", f"http://127.0.0.1:{server.server_port}")
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
@@ -63,14 +63,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
-def lay(folder: Path, *names: str, rows: Any = ({"image": "a.jpg"},)) -> Path:
+def write_files(folder: Path, *names: str, rows: Any = ({"image": "a.jpg"},)) -> Path:
     folder.mkdir(exist_ok=True)
     for name in names:
         (folder / name).write_text(json.dumps(list(rows)))
     return folder
 
 
-def test_every_file_of_the_original_has_its_address() -> None:
+def test_every_file_of_the_original_has_its_url() -> None:
     # data/*.py and README.md of the original; LAVIS for scoring VQA without a server
     names = {file.name for entry in ENTRIES for file in entry.files}
     assert {
@@ -123,8 +123,10 @@ def test_paths_pass_unchanged(spec: str | Path) -> None:
     assert resolve(spec, "test") == ([str(spec)], None)
 
 
-def test_a_remembered_name_stands_for_its_files_and_images(tmp_path: Path) -> None:
-    folder = lay(tmp_path / "data", "coco_karpathy_train.json", "coco_karpathy_val.json", "coco_karpathy_test.json")
+def test_a_recorded_name_resolves_to_its_files_and_images(tmp_path: Path) -> None:
+    folder = write_files(
+        tmp_path / "data", "coco_karpathy_train.json", "coco_karpathy_val.json", "coco_karpathy_test.json"
+    )
     remember("coco", folder)
     files = [str(folder / f"coco_karpathy_{split}.json") for split in ("train", "val", "test")]
     assert resolve("coco", "test") == (files[2:], folder / "images")
@@ -132,14 +134,14 @@ def test_a_remembered_name_stands_for_its_files_and_images(tmp_path: Path) -> No
     assert resolve("coco")[0] == files
 
 
-def test_the_folder_in_the_argument_wins_over_the_remembered_one(tmp_path: Path) -> None:
+def test_the_folder_in_the_argument_has_precedence(tmp_path: Path) -> None:
     remember("flickr30k", tmp_path / "old")
-    folder = lay(tmp_path / "new one", "flickr30k_val.json")
+    folder = write_files(tmp_path / "new one", "flickr30k_val.json")
     assert resolve(f"flickr30k:{folder}", "val") == ([str(folder / "flickr30k_val.json")], folder)
     assert resolve(f"flickr30k@val:{folder}", "test")[0] == [str(folder / "flickr30k_val.json")]
 
 
-def test_remembered_folders_are_absolute_and_kept_apart(
+def test_recorded_folders_are_absolute_and_separate(
     tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -158,21 +160,21 @@ def test_remembered_folders_are_absolute_and_kept_apart(
         ("ccs-filtered", "train", "lists URLs; 'blip datasets fetch-images ccs-filtered -o DIR'"),
     ],
 )
-def test_what_is_missing_says_what_to_run(tmp_path: Path, spec: str, split: str, reason: str) -> None:
-    lay(tmp_path, "coco_karpathy_val.json")
+def test_missing_files_name_the_command_to_run(tmp_path: Path, spec: str, split: str, reason: str) -> None:
+    write_files(tmp_path, "coco_karpathy_val.json")
     with pytest.raises(UsageError, match=reason):
         resolve(spec.replace("DIR", str(tmp_path)), split)
 
 
-def test_a_folder_named_like_a_set_is_pointed_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(lay(tmp_path))
+def test_a_folder_named_like_a_data_set_is_mentioned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_files(tmp_path))
     (tmp_path / "vqa").mkdir()
     with pytest.raises(UsageError, match=r"write \./vqa for your folder of that name"):
         resolve("vqa", "val")
 
 
-def test_side_files_are_found_or_named(tmp_path: Path) -> None:
-    lay(tmp_path, "answer_list.json")
+def test_side_files_are_returned_or_reported(tmp_path: Path) -> None:
+    write_files(tmp_path, "answer_list.json")
     assert side_file(f"vqa:{tmp_path}", "answer_list.json") == tmp_path / "answer_list.json"
     with pytest.raises(UsageError, match=r"has no file answers\.json; 'blip datasets info NAME'"):
         side_file(f"vqa:{tmp_path}", "answers.json")
@@ -180,12 +182,12 @@ def test_side_files_are_found_or_named(tmp_path: Path) -> None:
         side_file(f"vqa:{tmp_path}", "vqa_val_eval.json")
 
 
-def test_unknown_names_suggest() -> None:
+def test_unknown_names_get_a_suggestion() -> None:
     with pytest.raises(UsageError, match="unknown data set 'flickr'; did you mean 'flickr30k'"):
         split_files("flickr", "val", "x")
 
 
-def test_a_damaged_registry_is_named(home: Path) -> None:
+def test_a_damaged_registry_is_reported(home: Path) -> None:
     home.mkdir()
     (home / "datasets.json").write_text("[")
     with pytest.raises(ConfigError, match=r"datasets.json: cannot be read .*; remove it"):
@@ -202,7 +204,7 @@ def test_the_tree_shows_files_and_images() -> None:
     ]
 
 
-def test_files_arrive_with_hash_and_rows_and_are_not_fetched_twice(tmp_path: Path, host: Host) -> None:
+def test_files_are_fetched_once_with_hash_and_rows(tmp_path: Path, host: Host) -> None:
     file = File(path="datasets/a.json", schema="", split="val", rows=2)
     host.files["datasets/a.json"] = json.dumps([{"image": "1"}, {"image": "2"}]).encode()
     (first,) = obtain([file], tmp_path)
@@ -210,26 +212,26 @@ def test_files_arrive_with_hash_and_rows_and_are_not_fetched_twice(tmp_path: Pat
     assert first.note.startswith(f"SHA-256 {fetch.sha256_of(first.path)[:12]}… is recorded beside it")
     assert first.note.endswith(", 2 rows")
     (again,) = obtain([file], tmp_path)
-    assert (again.problem, again.note, host.asked) == ("", "", ["datasets/a.json"])
+    assert (again.problem, again.note, host.requested) == ("", "", ["datasets/a.json"])
 
 
-def test_a_count_that_was_not_published_is_noted(tmp_path: Path, host: Host) -> None:
+def test_an_unexpected_row_count_is_noted(tmp_path: Path, host: Host) -> None:
     host.files["datasets/a.json"] = b'[{"image": "1"}]'
-    (one,) = obtain([File(path="datasets/a.json", schema="", rows=5000)], tmp_path)
-    assert one.note.endswith("; 1 rows, but 5,000 were published")
+    (name,) = obtain([File(path="datasets/a.json", schema="", rows=5000)], tmp_path)
+    assert name.note.endswith("; 1 rows, but 5,000 were published")
 
 
-def test_a_refused_file_does_not_keep_the_others(tmp_path: Path, host: Host) -> None:
+def test_a_refused_file_does_not_stop_the_others(tmp_path: Path, host: Host) -> None:
     host.files |= {f"datasets/{name}.json": b"[]" for name in "abc"}
     host.statuses["datasets/a.json"] = 403
-    found = list(obtain([File(path=f"datasets/{name}.json", schema="") for name in "abc"], tmp_path))
-    assert [one.path.is_file() for one in found] == [False, True, True]
-    assert "the server answers HTTP 403" in found[0].problem and found[1].problem == ""
+    results = list(obtain([File(path=f"datasets/{name}.json", schema="") for name in "abc"], tmp_path))
+    assert [name.path.is_file() for name in results] == [False, True, True]
+    assert "the server answers HTTP 403" in results[0].problem and results[1].problem == ""
 
 
-def test_offline_nothing_is_asked_for(tmp_path: Path, host: Host) -> None:
-    (one,) = obtain([File(path="datasets/a.json", schema="")], tmp_path, offline=True)
-    assert "--offline is set" in one.problem and host.asked == []
+def test_nothing_is_requested_offline(tmp_path: Path, host: Host) -> None:
+    (name,) = obtain([File(path="datasets/a.json", schema="")], tmp_path, offline=True)
+    assert "--offline is set" in name.problem and host.requested == []
 
 
 def test_a_changed_file_is_a_problem(tmp_path: Path, host: Host) -> None:
@@ -237,13 +239,13 @@ def test_a_changed_file_is_a_problem(tmp_path: Path, host: Host) -> None:
     file = File(path="datasets/a.json", schema="")
     list(obtain([file], tmp_path))
     (tmp_path / "a.json").write_text("[1]")
-    (one,) = obtain([file], tmp_path)
-    assert "recorded at the download was" in one.problem
+    (name,) = obtain([file], tmp_path)
+    assert "recorded at the download was" in name.problem
 
 
-def test_an_unreachable_host_is_tried_long_only_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_host_is_retried_for_the_first_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_datasets, "HOST", "http://127.0.0.1:9")
     monkeypatch.setattr(fetch, "RETRIES", 1)
     monkeypatch.setattr(fetch.time, "sleep", lambda _: None)
-    found = list(obtain([File(path=f"{name}.json", schema="") for name in "ab"], tmp_path, offline=False))
-    assert ["after 2 attempts" in found[0].problem, "after 1 attempt " in found[1].problem] == [True, True]
+    results = list(obtain([File(path=f"{name}.json", schema="") for name in "ab"], tmp_path, offline=False))
+    assert ["after 2 attempts" in results[0].problem, "after 1 attempt " in results[1].problem] == [True, True]

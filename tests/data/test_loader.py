@@ -13,7 +13,7 @@ from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
 
 
 class Numbers:
-    """Samples that show what they were asked for; index 13 fails if `bad`."""
+    """Samples that return their reference; index 13 fails if `bad`."""
 
     def __init__(self, length: int, bad: bool = False) -> None:
         self.length, self.bad = length, bad
@@ -56,10 +56,10 @@ def test_order_depends_on_seed_and_step_only() -> None:
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("drop_last", [True, False])
 def test_ranks_in_order_make_up_the_batch_of_one_process(shuffle: bool, drop_last: bool) -> None:
-    one = EpochSampler(22, 8, shuffle=shuffle, drop_last=drop_last)
+    whole = EpochSampler(22, 8, shuffle=shuffle, drop_last=drop_last)
     ranks = [EpochSampler(22, 8, rank=r, world_size=4, shuffle=shuffle, drop_last=drop_last) for r in range(4)]
-    for step in range(3 * one.steps_in(0)):
-        assert [i for rank in ranks for i in rank.batch(step)] == one.batch(step)
+    for step in range(3 * whole.steps_in(0)):
+        assert [i for rank in ranks for i in rank.batch(step)] == whole.batch(step)
 
 
 def test_the_last_batch_is_short_or_dropped() -> None:
@@ -72,38 +72,38 @@ def test_the_last_batch_is_short_or_dropped() -> None:
     ("length", "batch", "world", "reason"),
     [(3, 4, 1, "only 3 samples"), (8, 0, 1, "positive multiple"), (8, 6, 4, "multiple of the 4 processes")],
 )
-def test_batch_sizes_that_cannot_be_are_refused(length: int, batch: int, world: int, reason: str) -> None:
+def test_invalid_batch_sizes_are_rejected(length: int, batch: int, world: int, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         EpochSampler(length, batch, world_size=world)
 
 
-def test_epochs_of_other_lengths_have_every_sample_once_and_are_asked_for_once() -> None:
-    asked: list[int] = []
+def test_epochs_of_different_lengths_have_every_sample_once() -> None:
+    requested: list[int] = []
 
     def length(epoch: int) -> int:
-        asked.append(epoch)
+        requested.append(epoch)
         return (8, 12)[epoch % 2]
 
     sampler = EpochSampler(length, 4, seed=1)
-    assert asked == [0]
+    assert requested == [0]
     assert [sampler.epoch(step) for step in range(8)] == [0, 0, 1, 1, 1, 2, 2, 3]
     assert [sampler.steps_in(epoch) for epoch in range(3)] == [2, 3, 2]
     assert [sampler.first_step(epoch) for epoch in range(4)] == [0, 2, 5, 7]
     assert sorted(i for step in (2, 3, 4) for i in sampler.batch(step)) == list(range(12))
     assert {ref.epoch for ref in sampler.refs(4)} == {1}
-    assert asked == [0, 1, 2, 3]
+    assert requested == [0, 1, 2, 3]
     resumed = EpochSampler(length, 4, seed=1)
     assert [resumed.refs(step) for step in (4, 5, 6)] == [sampler.refs(step) for step in (4, 5, 6)]
 
 
-def test_parts_of_epochs_of_other_lengths_make_up_their_batches() -> None:
+def test_parts_of_epochs_of_different_lengths_make_up_their_batches() -> None:
     lengths = lambda epoch: (8, 12)[epoch % 2]  # noqa: E731
     whole, parts = EpochSampler(lengths, 4), EpochSampler(lengths, 4, parts=2)
     assert [parts.batch(2 * s) + parts.batch(2 * s + 1) for s in range(7)] == [whole.batch(s) for s in range(7)]
     assert [ref.epoch for ref in parts.refs(5)] == [1, 1]
 
 
-def test_an_epoch_without_a_batch_is_named() -> None:
+def test_an_epoch_without_a_batch_is_an_error() -> None:
     sampler = EpochSampler(lambda epoch: 8 - 5 * epoch, 4)
     with pytest.raises(ConfigError, match="batch size 4: the data has only 3 samples in epoch 1"):
         sampler.batch(2)
@@ -124,7 +124,7 @@ def test_batches_are_the_same_for_any_number_of_workers(workers: int) -> None:
     assert list(batches(Numbers(17), collate, sampler, 2, workers, stop_step=11)) == expected
 
 
-def test_batches_go_on_without_end_when_none_is_given() -> None:
+def test_batches_are_endless_without_stop_step() -> None:
     endless = batches(Numbers(17), collate, EpochSampler(17, 4), 5, 1)
     assert [next(endless)[0] for _ in range(9)] == list(range(5, 14))
     endless.close()
@@ -145,7 +145,7 @@ def test_workers_leave_the_global_generator_alone_and_have_one_thread() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_spawned_workers_give_the_same_batches() -> None:
+def test_spawned_workers_return_the_same_batches() -> None:
     sampler = EpochSampler(9, 3, seed=2)
     here = list(batches(Numbers(9), collate, sampler, 0, 0, stop_step=2))
     assert list(batches(Numbers(9), collate, sampler, 0, 1, stop_step=2, start_method="spawn")) == here

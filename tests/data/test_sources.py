@@ -35,12 +35,12 @@ def write_tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
     return path
 
 
-def sample(name: str, shade: int = 0, **fields: Any) -> list[tuple[str, bytes]]:
+def tar_sample(name: str, shade: int = 0, **fields: Any) -> list[tuple[str, bytes]]:
     return [(f"{name}.png", png(shade)), (f"{name}.json", json.dumps(fields).encode())]
 
 
 def texts(source: SampleList) -> list[tuple[str, ...]]:
-    return [record.texts for record in source.samples]
+    return [sample.texts for sample in source.samples]
 
 
 def write_json(path: Path, rows: Any) -> Path:
@@ -48,9 +48,9 @@ def write_json(path: Path, rows: Any) -> Path:
     return path
 
 
-def test_shards_of_a_brace_range_follow_each_other(tmp_path: Path) -> None:
+def test_shards_of_a_brace_range_are_read_in_order(tmp_path: Path) -> None:
     for i in range(3):
-        write_tar(tmp_path / f"s-0{i}.tar", sample(f"k{i}", i * 9, captions=[f"A {i}.", "b"], split="dev"))
+        write_tar(tmp_path / f"s-0{i}.tar", tar_sample(f"k{i}", i * 9, captions=[f"A {i}.", "b"], split="dev"))
     source = open_source(f"{tmp_path}/s-{{00..02}}.tar")
     assert texts(source) == [(f"A {i}.", "b") for i in range(3)]
     assert [r.key for r in source.samples] == [f"s-0{i}.tar/k{i}" for i in range(3)]
@@ -63,21 +63,21 @@ def test_shards_take_texts_from_txt_members_line_by_line(tmp_path: Path) -> None
     assert texts(open_source(path)) == [("one", "two"), ()]
 
 
-def test_records_survive_pickling_and_read_their_bytes(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "s.tar", sample("a", 7, caption="x"))
+def test_samples_can_be_pickled_and_read_their_bytes(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", tar_sample("a", 7, caption="x"))
     (tmp_path / "photo.png").write_bytes(png(9))
     source = pickle.loads(pickle.dumps(open_source([path, tmp_path])))
-    assert [record.image.read_bytes() for record in source.samples] == [png(7), png(9)]
+    assert [sample.image.read_bytes() for sample in source.samples] == [png(7), png(9)]
 
 
 @pytest.mark.parametrize("column", ["caption", "captions", "text", "texts"])
 @pytest.mark.parametrize("value", ["A dog.", ["A dog.", " two"]])
 def test_json_lists_hold_one_text_or_several_under_any_known_name(tmp_path: Path, column: str, value: Any) -> None:
     path = write_json(tmp_path / "a.json", [{"image": "x/1.jpg", column: value, "image_id": "coco_9"}])
-    record = open_source(path, root="/images")[0]
-    assert record.texts == ((value,) if isinstance(value, str) else tuple(value))
-    assert (record.key, record.image.path) == ("x/1.jpg", Path("/images/x/1.jpg"))
-    assert record.fields == {"image_id": "coco_9"}
+    sample = open_source(path, root="/images")[0]
+    assert sample.texts == ((value,) if isinstance(value, str) else tuple(value))
+    assert (sample.key, sample.image.path) == ("x/1.jpg", Path("/images/x/1.jpg"))
+    assert sample.fields == {"image_id": "coco_9"}
 
 
 def test_paths_in_a_table_are_relative_to_it_and_absolute_ones_stay(tmp_path: Path) -> None:
@@ -86,14 +86,14 @@ def test_paths_in_a_table_are_relative_to_it_and_absolute_ones_stay(tmp_path: Pa
     assert [r.image.path for r in source.samples] == [tmp_path / "a.jpg", Path("/photos/b.jpg")]
 
 
-def test_jsonl_csv_and_tsv_hold_the_same_records(tmp_path: Path) -> None:
+def test_jsonl_csv_and_tsv_hold_the_same_samples(tmp_path: Path) -> None:
     rows = '{"image": "1.png", "texts": ["a, b", "c"]}', '{"image": "2.png", "texts": ["d"]}'
     (tmp_path / "a.jsonl").write_text("\n\n".join(rows))
     (tmp_path / "a.csv").write_text('image,texts\n1.png,"[""a, b"", ""c""]"\n2.png,d\n')
     (tmp_path / "a.tsv").write_text('image\ttexts\n1.png\t"[""a, b"", ""c""]"\n2.png\td\n')
-    found = [open_source(tmp_path / name) for name in ("a.jsonl", "a.csv", "a.tsv")]
-    assert [texts(source) for source in found] == [[("a, b", "c"), ("d",)]] * 3
-    assert [source[1].image.path for source in found] == [tmp_path / "2.png"] * 3
+    sources = [open_source(tmp_path / name) for name in ("a.jsonl", "a.csv", "a.tsv")]
+    assert [texts(source) for source in sources] == [[("a, b", "c"), ("d",)]] * 3
+    assert [source[1].image.path for source in sources] == [tmp_path / "2.png"] * 3
 
 
 def test_parquet_holds_paths_or_image_bytes(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_parquet_holds_paths_or_image_bytes(tmp_path: Path) -> None:
     assert (inside[0].texts, inside[0].image.read_bytes()) == (("c",), png(4))
 
 
-def test_folders_have_a_text_a_line_beside_each_image(tmp_path: Path) -> None:
+def test_folders_have_text_files_beside_images(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     for name in ("b.png", "sub/a.png", ".hidden.png"):
         (tmp_path / name).write_bytes(png())
@@ -115,10 +115,10 @@ def test_folders_have_a_text_a_line_beside_each_image(tmp_path: Path) -> None:
     assert [(r.key, r.texts) for r in source.samples] == [("b.png", ()), ("sub/a.png", ("one", "two"))]
 
 
-def test_named_columns_are_taken_and_others_left_alone(tmp_path: Path) -> None:
+def test_chosen_columns_are_used_and_others_kept(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"file": "1.jpg", "alt": "x", "caption": "y", "id": 12}])
-    record = open_source(path, image_column="file", text_column="alt", key_column="id")[0]
-    assert (record.key, record.texts, record.fields) == ("12", ("x",), {"caption": "y", "id": 12})
+    sample = open_source(path, image_column="file", text_column="alt", key_column="id")[0]
+    assert (sample.key, sample.texts, sample.fields) == ("12", ("x",), {"caption": "y", "id": 12})
 
 
 BAD_ROWS = [
@@ -150,15 +150,15 @@ def test_bad_rows_name_file_and_row_or_are_listed(tmp_path: Path, row: Any, reas
         ([("b.png", png()), ("b.json", b"[1]")], "not a JSON object but list"),
     ],
 )
-def test_bad_samples_of_a_shard_are_named(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
-    path = write_tar(tmp_path / "s.tar", [*sample("a", caption="x"), *members])
+def test_bad_samples_of_a_shard_are_reported(tmp_path: Path, members: list[tuple[str, bytes]], reason: str) -> None:
+    path = write_tar(tmp_path / "s.tar", [*tar_sample("a", caption="x"), *members])
     with pytest.raises(BadRecord, match=rf"s\.tar/b: .*{reason}"):
         open_source(path)
     assert len(open_source(path, skip_bad=True).skipped) == 1
 
 
-def test_a_cut_shard_gives_its_good_samples_with_skip_bad(tmp_path: Path) -> None:
-    path = write_tar(tmp_path / "s.tar", [*sample("a", caption="x"), *sample("b", caption="y")])
+def test_a_truncated_shard_keeps_its_good_samples_with_skip_bad(tmp_path: Path) -> None:
+    path = write_tar(tmp_path / "s.tar", [*tar_sample("a", caption="x"), *tar_sample("b", caption="y")])
     path.write_bytes(path.read_bytes()[: 5 * 512 + 10])
     with pytest.raises(BadRecord, match=r"s\.tar: not a readable tar"):
         open_source(path)
@@ -168,13 +168,13 @@ def test_a_cut_shard_gives_its_good_samples_with_skip_bad(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("name", "reason"), [("a.tar", "no such file"), ("a", "no such file"), ("a.xyz", "not a data source")]
 )
-def test_what_cannot_be_a_source_is_refused(tmp_path: Path, name: str, reason: str) -> None:
+def test_other_files_are_rejected(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "a.xyz").write_text("")
     with pytest.raises(UsageError, match=reason):
         open_source(tmp_path / name)
 
 
-def test_a_source_without_records_says_why(tmp_path: Path) -> None:
+def test_a_source_without_samples_reports_its_first_bad_row(tmp_path: Path) -> None:
     path = write_json(tmp_path / "a.json", [{"image": 1}])
     with pytest.raises(UsageError, match=r"holds no samples; first of 1 bad rows: .*a\.json:1"):
         open_source(path, skip_bad=True)
@@ -189,9 +189,9 @@ def test_sources_are_concatenated_in_order(tmp_path: Path) -> None:
 
 
 def test_a_missing_image_fails_when_it_is_read(tmp_path: Path) -> None:
-    record = open_source(write_json(tmp_path / "a.json", [{"image": "gone.jpg", "caption": "x"}]))[0]
+    sample = open_source(write_json(tmp_path / "a.json", [{"image": "gone.jpg", "caption": "x"}]))[0]
     with pytest.raises(UnreadableImage, match=r"gone\.jpg"):
-        record.image.read_bytes()
+        sample.image.read_bytes()
 
 
 def test_a_source_is_read_once_per_run_whatever_its_checks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

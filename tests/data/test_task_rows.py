@@ -66,9 +66,9 @@ def test_nlvr_pairs_without_a_draw_keep_their_order(tmp_path: Path) -> None:
 
 
 def training_items(source: SampleList, prompt: str) -> list[list[Any]]:
-    """What the tasks' own data set makes of each row, with the prompt that collation puts before it."""
+    """Return each row as the task's data set does, with the prompt that collation adds."""
 
-    def seen(record: Sample, image: ImageRef, seed: int) -> Any:
+    def seen(sample: Sample, image: ImageRef, seed: int) -> Any:
         return number(image)
 
     data = TrainingImages(source, cast(ImageLoader, seen), 1, 30)
@@ -97,10 +97,10 @@ def test_coco_ids_are_read_from_file_names(tmp_path: Path) -> None:
 
 def test_retrieval_texts_equal_the_original(tmp_path: Path) -> None:
     expected = ORACLE["coco.retrieval_eval"]
-    found = task_rows.retrieval_texts(listed(tmp_path, expected["annotation"]))
-    assert list(found.texts) == expected["text"]
-    assert {str(i): owner for i, owner in enumerate(found.text_to_image)} == expected["txt2img"]
-    assert {str(i): list(texts) for i, texts in enumerate(found.image_to_texts)} == expected["img2txt"]
+    result = task_rows.retrieval_texts(listed(tmp_path, expected["annotation"]))
+    assert list(result.texts) == expected["text"]
+    assert {str(i): owner for i, owner in enumerate(result.text_to_image)} == expected["txt2img"]
+    assert {str(i): list(texts) for i, texts in enumerate(result.image_to_texts)} == expected["img2txt"]
 
 
 def test_nocaps_ids_are_numbers(tmp_path: Path) -> None:
@@ -131,14 +131,14 @@ def test_the_first_row_of_an_id_is_kept() -> None:
         ({"images": ["a0.png"]}, "1 images; a pair needs two"),
     ],
 )
-def test_bad_nlvr_rows_name_file_and_row(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
-    record = listed(tmp_path, [{**ORACLE["nlvr.annotation"][0], **change}])[0]
+def test_bad_nlvr_rows_report_file_and_row(tmp_path: Path, change: dict[str, Any], reason: str) -> None:
+    sample = listed(tmp_path, [{**ORACLE["nlvr.annotation"][0], **change}])[0]
     with pytest.raises(BadRecord, match=rf"rows\.json:1: {reason}"):
-        task_rows.image_pair(record)
+        task_rows.image_pair(sample)
 
 
 @pytest.mark.parametrize("change", [{"answer": []}, {"answer": 3}, {"question": None}])
-def test_bad_vqa_rows_name_file_and_row(tmp_path: Path, change: dict[str, Any]) -> None:
-    record = listed(tmp_path, [{**ORACLE["vqa.annotation"][0], **change}])[0]
+def test_bad_vqa_rows_report_file_and_row(tmp_path: Path, change: dict[str, Any]) -> None:
+    sample = listed(tmp_path, [{**ORACLE["vqa.annotation"][0], **change}])[0]
     with pytest.raises(BadRecord, match=r"rows\.json:1: "):
-        task_rows.question(record)
+        task_rows.question(sample)

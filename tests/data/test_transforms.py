@@ -21,7 +21,7 @@ def test_crops_are_those_of_the_original(seed: int, min_scale: float, box: list[
     assert list(crop_box(120, 90, min_scale, torch.Generator().manual_seed(seed))) == box
 
 
-def test_an_image_too_thin_for_any_crop_gives_its_centre() -> None:
+def test_an_image_too_thin_for_any_crop_is_cropped_at_its_centre() -> None:
     assert list(crop_box(200, 4, 0.5, torch.Generator().manual_seed(0))) == values("transforms")["crop_params_thin"]
     assert crop_box(4, 200, 0.5, torch.Generator().manual_seed(0)) == (97, 0, 5, 4)
 
@@ -47,8 +47,8 @@ def test_the_transform_depends_on_the_seed_alone() -> None:
     first = [TRANSFORM(PICTURE, seed) for seed in range(4)]
     torch.manual_seed(1)
     np.random.seed(1)
-    again = [TRANSFORM(PICTURE, seed) for seed in range(4)]
-    assert torch.equal(torch.stack(first), torch.stack(again))
+    repeated = [TRANSFORM(PICTURE, seed) for seed in range(4)]
+    assert torch.equal(torch.stack(first), torch.stack(repeated))
     assert not torch.equal(first[0], first[1])
 
 

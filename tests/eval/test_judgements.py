@@ -28,7 +28,7 @@ def expert(tmp_path: Path) -> Path:
 
 def test_both_forms_are_read(expert: Path) -> None:
     found = read_judgements(expert)
-    assert [(one.text, one.ratings, one.own) for one in found] == [
+    assert [(one.text, one.ratings, one.same_photo) for one in found] == [
         ("a blue wall", (1, 1, 2), False),
         ("a green wall", (2, 3, 3), False),
         ("a red wall", (4, 4, 4), True),

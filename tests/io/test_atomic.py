@@ -1,4 +1,4 @@
-"""Files appear whole or not at all."""
+"""Files and folders appear complete or not at all."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_mode_and_links_are_kept(tmp_path: Path) -> None:
     assert (tmp_path / "o").stat().st_mode & 0o777 == 0o640
 
 
-def test_full_disk_and_impossible_paths_are_environment_problems(tmp_path: Path) -> None:
+def test_full_disk_and_invalid_paths_are_environment_problems(tmp_path: Path) -> None:
     with pytest.raises(EnvironmentProblem, match=r"o: no space left"), atomic_path(tmp_path / "o"):
         raise OSError(errno.ENOSPC, "full")
     (tmp_path / "file").touch()
@@ -58,7 +58,7 @@ def test_long_names_fit(tmp_path: Path) -> None:
     assert len(os.listdir(tmp_path)) == 1
 
 
-def test_a_writer_that_puts_its_own_file_there_does_not_choose_who_may_read_it(tmp_path: Path) -> None:
+def test_mode_is_that_of_the_target_even_if_the_writer_replaces_the_file(tmp_path: Path) -> None:
     plain, target = tmp_path / "plain", tmp_path / "weights.safetensors"
     plain.write_bytes(b"")
     with atomic_path(target) as temporary:
@@ -99,7 +99,7 @@ def test_overwrite_replaces_a_folder_with_its_mark(tmp_path: Path) -> None:
     assert [path.name for path in output.iterdir()] == ["new"] and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_what_was_there_comes_back_when_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_old_folder_is_restored_if_it_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "out"
     output.mkdir()
     (output / "config.json").write_text("{}")
@@ -116,7 +116,7 @@ def test_what_was_there_comes_back_when_it_cannot_be_replaced(tmp_path: Path, mo
     assert (output / "config.json").read_text() == "{}" and [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_link_stays_and_the_working_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_is_kept_and_the_working_folder_is_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link, folder = tmp_path / "link", tmp_path / "folder"
     folder.mkdir()
     link.symlink_to(folder)

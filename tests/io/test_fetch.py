@@ -17,11 +17,11 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves CONTENT at every path; the fields say how badly."""
+    """Serves CONTENT at every path, with the faults that the fields set."""
 
     content = CONTENT
-    cut_after: list[int]  # one entry per coming answer that breaks off after so many bytes
-    statuses: list[int]  # one entry per coming answer that is an error
+    cut_after: list[int]  # bytes after which each of the next responses breaks off
+    statuses: list[int]  # error statuses of the next responses
     etag = '"1"'
     ranges: list[str | None]
     url = ""
@@ -31,13 +31,13 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        server, wanted = self.server, self.headers.get("Range")
-        server.ranges.append(wanted)
+        server, names = self.server, self.headers.get("Range")
+        server.ranges.append(names)
         if server.statuses:
             self.send_error(server.statuses.pop(0))
             return
         fresh = self.headers.get("If-Range", server.etag) == server.etag
-        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted and fresh else 0
+        start = int(names.removeprefix("bytes=").removesuffix("-")) if names and fresh else 0
         body = server.content[start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
@@ -100,7 +100,7 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
-def test_file_arrives_whole_with_its_hash(server: Server, tmp_path: Path) -> None:
+def test_file_is_complete_and_its_hash_recorded(server: Server, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     path = get(server, tmp_path / "sub" / "a.pth", progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == CONTENT
@@ -109,13 +109,13 @@ def test_file_arrives_whole_with_its_hash(server: Server, tmp_path: Path) -> Non
     assert names(path.parent) == {"a.pth", "a.pth.sha256"}
 
 
-def test_cut_connection_is_resumed(server: Server, tmp_path: Path) -> None:
+def test_interrupted_connection_is_resumed(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100_000, 50_000]
     assert get(server, tmp_path / "a.pth").read_bytes() == CONTENT
     assert server.ranges == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_next_run_goes_on_where_the_last_stopped(server: Server, tmp_path: Path) -> None:
+def test_next_run_resumes_the_download(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100_000]
     with pytest.raises(EnvironmentProblem, match="run again to resume"):
         get(server, tmp_path / "a.pth", retries=0)
@@ -123,7 +123,7 @@ def test_next_run_goes_on_where_the_last_stopped(server: Server, tmp_path: Path)
     assert server.ranges == [None, "bytes=100000-"]
 
 
-def test_changed_file_is_fetched_anew(server: Server, tmp_path: Path) -> None:
+def test_changed_file_is_downloaded_again(server: Server, tmp_path: Path) -> None:
     server.cut_after = [100_000]
     with pytest.raises(EnvironmentProblem):
         get(server, tmp_path / "a.pth", retries=0)
@@ -131,26 +131,26 @@ def test_changed_file_is_fetched_anew(server: Server, tmp_path: Path) -> None:
     assert get(server, tmp_path / "a.pth").read_bytes() == CONTENT[::-1]
 
 
-def test_server_without_etag_starts_over(server: Server, tmp_path: Path) -> None:
+def test_download_without_etag_restarts(server: Server, tmp_path: Path) -> None:
     server.etag, server.cut_after = "", [100_000]
     assert get(server, tmp_path / "a.pth").read_bytes() == CONTENT
     assert server.ranges == [None, None]
 
 
-def test_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
+def test_busy_server_is_retried(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     assert get(server, tmp_path / "a.pth").read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
-def test_refusal_is_final(server: Server, tmp_path: Path, status: int) -> None:
+def test_client_errors_are_not_retried(server: Server, tmp_path: Path, status: int) -> None:
     server.statuses = [status]
     with pytest.raises(CheckpointError, match=f"HTTP {status}"):
         get(server, tmp_path / "a.pth")
     assert len(server.ranges) == 1 and names(tmp_path) == set()
 
 
-def test_wrong_hash_keeps_nothing(server: Server, tmp_path: Path) -> None:
+def test_download_with_wrong_hash_is_deleted(server: Server, tmp_path: Path) -> None:
     with pytest.raises(ChecksumMismatch, match="the download was deleted"):
         get(server, tmp_path / "a.pth", sha256="0" * 64)
     assert names(tmp_path) == set()
@@ -160,7 +160,7 @@ def test_known_hash_is_accepted(server: Server, tmp_path: Path) -> None:
     assert get(server, tmp_path / "a.pth", sha256=SHA256).is_file()
 
 
-def test_changed_cache_is_noticed(server: Server, tmp_path: Path) -> None:
+def test_changed_cached_file_is_an_error(server: Server, tmp_path: Path) -> None:
     path = get(server, tmp_path / "a.pth")
     path.write_bytes(CONTENT[:-1] + b"x")
     with pytest.raises(ChecksumMismatch, match="recorded at the download"):
@@ -173,7 +173,7 @@ def test_cached_file_needs_no_server(server: Server, tmp_path: Path) -> None:
     assert len(server.ranges) == 1
 
 
-def test_two_at_once_download_once(server: Server, tmp_path: Path) -> None:
+def test_two_concurrent_calls_download_once(server: Server, tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(lambda _: get(server, tmp_path / "a.pth"), range(4)))
     assert len(set(paths)) == 1 and len(server.ranges) == 1
@@ -194,7 +194,7 @@ def test_unreachable_server_is_an_environment_problem(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a.pth", "file:///etc/passwd"])
-def test_other_schemes_are_refused(tmp_path: Path, url: str) -> None:
+def test_other_schemes_are_rejected(tmp_path: Path, url: str) -> None:
     with pytest.raises(ConfigError, match="must start with http"):
         fetch.fetch(url, tmp_path / "a.pth")
 
@@ -205,7 +205,7 @@ def test_folder_that_cannot_be_written_is_an_environment_problem(server: Server,
         get(server, tmp_path / "file" / "a.pth")
 
 
-def test_removing_frees_everything(server: Server, tmp_path: Path) -> None:
+def test_remove_deletes_all_files_of_a_download(server: Server, tmp_path: Path) -> None:
     path = get(server, tmp_path / "a.pth")
     assert fetch.remove(path) > len(CONTENT)
     assert list(tmp_path.iterdir()) == []
@@ -222,15 +222,15 @@ def test_hub_files_are_fetched_once_and_then_cached(tmp_path: Path) -> None:
         thread = threading.Thread(target=hub.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         endpoint = f"http://127.0.0.1:{hub.server_port}"
-        wanted = [["config.json"], ["model.safetensors", "pytorch_model.bin"]]
+        names = [["config.json"], ["model.safetensors", "pytorch_model.bin"]]
         try:
-            folder = fetch.fetch_hub("org/name", wanted, offline=False, cache=tmp_path, endpoint=endpoint)
+            folder = fetch.fetch_hub("org/name", names, offline=False, cache=tmp_path, endpoint=endpoint)
         finally:
             hub.shutdown()
             thread.join()
     assert {path.name for path in folder.iterdir()} == {"config.json", "pytorch_model.bin"}
-    assert fetch.fetch_hub("org/name", wanted, offline=True, cache=tmp_path) == folder
-    assert fetch.is_in_hub_cache("org/name", wanted, tmp_path)
+    assert fetch.fetch_hub("org/name", names, offline=True, cache=tmp_path) == folder
+    assert fetch.is_in_hub_cache("org/name", names, tmp_path)
 
 
 def test_cache_folders_follow_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_cache_folders_follow_the_environment(monkeypatch: pytest.MonkeyPatch, t
 @pytest.mark.parametrize(
     "url", ["https://h/a.pth", "https://h/../..", "https://h/", "https://h/.pth", "https://h/a b*.pth?x"]
 )
-def test_file_names_of_urls_are_plain_and_differ(url: str) -> None:
+def test_file_names_of_urls_are_safe_and_unique(url: str) -> None:
     name = fetch.file_name_of(url)
     assert Path(name).name == name and not name.startswith(".") and "*" not in name
     assert name != fetch.file_name_of(url.replace("//h", "//other"))

@@ -1,4 +1,4 @@
-"""What arguments name, in which order, under which keys."""
+"""Inputs of the command line: order, keys, lists, shards, tables, videos, URLs."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def tar(path: Path, files: dict[str, bytes]) -> Path:
 
 
 def keys(*args: str, **how: object) -> list[str]:
-    return [one.key for one in find_inputs(args, **how)]  # type: ignore[arg-type]
+    return [sample.key for sample in find_inputs(args, **how)]  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A tree: hidden names, a text, names on both sides of '/' in byte order."""
+    """A tree with hidden names, a text file, and names on both sides of '/' in byte order."""
     monkeypatch.chdir(tmp_path)
     for name in ("b.jpg", "a/z.PNG", "a.jpg", "a/é.webp", ".h/x.jpg", ".x.jpg", "notes.txt", "a/deep/q.tif"):
         path = tmp_path / "photos" / name
@@ -54,21 +54,21 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_folders_are_walked_in_byte_order_without_hidden_names(photos: Path) -> None:
-    wanted = ["photos/a.jpg", "photos/a/deep/q.tif", "photos/a/z.PNG", "photos/a/é.webp", "photos/b.jpg"]
-    assert keys("photos/") == keys("photos") == wanted
-    assert keys(str(photos)) == [f"{photos}{key[6:]}" for key in wanted]
+    expected = ["photos/a.jpg", "photos/a/deep/q.tif", "photos/a/z.PNG", "photos/a/é.webp", "photos/b.jpg"]
+    assert keys("photos/") == keys("photos") == expected
+    assert keys(str(photos)) == [f"{photos}{key[6:]}" for key in expected]
     assert keys("photos", recursive=False) == ["photos/a.jpg", "photos/b.jpg"]
     assert keys("photos", hidden=True)[:2] == ["photos/.h/x.jpg", "photos/.x.jpg"]
 
 
-def test_extensions_and_globs_choose(photos: Path) -> None:
+def test_extensions_and_globs_select_files(photos: Path) -> None:
     assert keys("photos", exts=["png", ".TIF"]) == ["photos/a/deep/q.tif", "photos/a/z.PNG"]
     assert keys("photos", globs=["*.jpg"]) == ["photos/a.jpg", "photos/b.jpg"]
     assert keys("photos", globs=["!a/"]) == ["photos/a.jpg", "photos/b.jpg"]
     assert keys("photos", globs=["a/**", "!deep"]) == ["photos/a/z.PNG", "photos/a/é.webp"]
 
 
-def test_globs_follow_their_rules() -> None:
+def test_glob_patterns() -> None:
     assert glob_allows("x/y/cat1.jpg", ["cat[0-9].*"]) and not glob_allows("x/cats.jpg", ["cat[0-9].*"])
     assert glob_allows("x/y/c.jpg", ["x/**/c.jpg"]) and glob_allows("x/c.jpg", ["x/**/c.jpg"])
     assert not glob_allows("x/y/c.jpg", ["x/*.jpg"]) and glob_allows("c.jpg", ["?.jpg"])
@@ -77,7 +77,7 @@ def test_globs_follow_their_rules() -> None:
 def test_named_files_keep_their_key_and_order(photos: Path) -> None:
     names = ["photos/b.jpg", "./photos/a.jpg", "photos/notes.txt", "missing.jpg"]
     inputs = find_inputs(names)
-    assert [one.key for one in inputs] == names
+    assert [sample.key for sample in inputs] == names
     assert inputs[0].read().size == (4, 3)
     with pytest.raises(UnreadableImage, match=r"^missing.jpg: no such file$"):
         inputs[3].read()
@@ -99,7 +99,7 @@ def test_duplicates_are_numbered_with_one_warning(photos: Path) -> None:
     assert len(warned) == 1
 
 
-def test_limit_cuts_before_shards_which_are_the_whole(photos: Path) -> None:
+def test_limit_applies_before_shard_and_shards_cover_all_inputs(photos: Path) -> None:
     whole = keys("photos", limit=3)
     assert whole == keys("photos")[:3]
     assert [keys("photos", limit=3, shard=(i, 2)) for i in (0, 1)] == [whole[0::2], whole[1::2]]
@@ -108,7 +108,7 @@ def test_limit_cuts_before_shards_which_are_the_whole(photos: Path) -> None:
             keys("photos", **wrong)
 
 
-def test_nothing_found_is_an_error_that_says_where(photos: Path) -> None:
+def test_no_inputs_is_an_error_that_names_the_folder(photos: Path) -> None:
     with pytest.raises(UsageError, match=r"no inputs found in photos; looked for \.gif"):
         keys("photos", exts=["gif"])
     with pytest.raises(UsageError, match="no inputs given"):
@@ -130,24 +130,24 @@ def test_lists_come_from_standard_input_and_files(photos: Path) -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
-def test_names_that_are_no_text_have_readable_keys(tmp_path: Path) -> None:
+def test_names_in_other_encodings_have_valid_keys(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"\xff.jpg")).write_bytes(png())
-    (one,) = find_inputs([tmp_path])
-    assert one.key.endswith("/\ufffd.jpg") and one.read().size == (4, 3)
+    (sample,) = find_inputs([tmp_path])
+    assert sample.key.endswith("/\ufffd.jpg") and sample.read().size == (4, 3)
 
 
-def test_links_are_followed_but_not_in_circles(photos: Path) -> None:
+def test_links_are_followed_but_loops_are_not(photos: Path) -> None:
     (photos / "a" / "loop").symlink_to(photos)
     (photos / "c").symlink_to(photos / "a" / "deep")
     assert [key for key in keys("photos") if "loop" in key or "/c/" in key] == ["photos/c/q.tif"]
 
 
-def test_what_is_no_file_never_hides_the_files_beside_it(photos: Path) -> None:
-    before = [one.key for one in find_inputs([photos])]
+def test_broken_links_and_pipes_do_not_hide_other_files(photos: Path) -> None:
+    before = [sample.key for sample in find_inputs([photos])]
     (photos / "loop.d").symlink_to("loop.d")
     (photos / "other").symlink_to("loop.d")
     os.mkfifo(photos / "pipe.jpg")
-    assert [one.key for one in find_inputs([photos])] == before
+    assert [sample.key for sample in find_inputs([photos])] == before
 
 
 def test_braces_expand() -> None:
@@ -156,27 +156,27 @@ def test_braces_expand() -> None:
     assert expand_braces("{2..0}") == ["2", "1", "0"] and expand_braces("{..}") == ["{..}"]
 
 
-def test_shards_give_members_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shard_members_are_read_by_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     sample = {"000.png": png(), "000.txt": b"a cat\n", "000.json": b'{"url": "http://h/x", "sha": 1}'}
     tar(tmp_path / "cc-0.tar", sample)
     tar(tmp_path / "cc-1.tar", {"./d/7.png": png("blue"), "._8.png": b"", "9.cls": b"1"})
     inputs = find_inputs(["cc-{0..1}.tar"])
-    assert [one.key for one in inputs] == ["cc-0.tar/000", "cc-1.tar/d/7"]
+    assert [sample.key for sample in inputs] == ["cc-0.tar/000", "cc-1.tar/d/7"]
     assert (inputs[0].texts, inputs[0].fields) == (("a cat",), {"url": "http://h/x"})
     assert (inputs[1].texts, inputs[1].fields) == ((), {})
     again = pickle.loads(pickle.dumps(inputs[1]))
     assert again.read().getpixel((0, 0)) == (0, 0, 255) and again.path is None
 
 
-def test_cut_shards_keep_their_good_members(tmp_path: Path) -> None:
+def test_truncated_shards_keep_their_good_members(tmp_path: Path) -> None:
     path = tar(tmp_path / "s.tar", {"0.png": png(), "1.png": bytes(5000)})
     path.write_bytes(path.read_bytes()[:3000])
     first, second, third = find_inputs([path])
     assert first.read().size == (4, 3)
-    for one, reason in ((second, "truncated shard"), (third, "not a readable tar file")):
+    for sample, reason in ((second, "truncated shard"), (third, "not a readable tar file")):
         with pytest.raises(UnreadableImage, match=rf"^{path}.*: {reason}"):
-            one.read()
+            sample.read()
 
 
 def test_missing_and_compressed_shards_are_usage_errors(tmp_path: Path) -> None:
@@ -201,7 +201,7 @@ def manifest(folder: Path, name: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.csv", "m.tsv"])
-def test_manifests_give_keys_paths_and_columns(name: str, tmp_path: Path) -> None:
+def test_tables_have_keys_paths_and_columns(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
     first, second = find_inputs([manifest(tmp_path, name)])
     assert (first.key, first.texts, first.fields) == ("k1", ("x", "y"), {}) and first.read().size == (4, 3)
@@ -209,11 +209,11 @@ def test_manifests_give_keys_paths_and_columns(name: str, tmp_path: Path) -> Non
     assert find_inputs([tmp_path / name], columns=Columns(roots=(Path("/r"),)))[1].path == Path("/r/b.png")
 
 
-def test_parquet_manifests_hold_paths_or_bytes(tmp_path: Path) -> None:
+def test_parquet_tables_hold_paths_or_bytes(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"image": ["a.png"], "text": ["t"]}), tmp_path / "p.parquet")
-    (one,) = find_inputs([tmp_path / "p.parquet"])
-    assert one.path == tmp_path / "a.png" and one.texts == ("t",)
+    (sample,) = find_inputs([tmp_path / "p.parquet"])
+    assert sample.path == tmp_path / "a.png" and sample.texts == ("t",)
     cells = [{"bytes": png(), "path": "x"}, {"bytes": png("blue"), "path": "y"}]
     parquet.write_table(arrow.table({"image": cells, "key": ["r", "b"]}), tmp_path / "q.parquet", row_group_size=1)
     red, blue = find_inputs([tmp_path / "q.parquet"])
@@ -230,9 +230,9 @@ def test_bad_rows_are_inputs_that_fail(tmp_path: Path) -> None:
         "no image path in column 'image'",
         "is a URL; download it first",
     )
-    for one, reason in zip(inputs[1:], reasons, strict=True):
+    for sample, reason in zip(inputs[1:], reasons, strict=True):
         with pytest.raises(UnreadableImage, match=reason):
-            one.read()
+            sample.read()
     assert inputs[1].key == f"{tmp_path}/m.jsonl:2"
 
 
@@ -245,7 +245,7 @@ def test_bad_rows_are_inputs_that_fail(tmp_path: Path) -> None:
         ("m.parquet", "x", "not a readable Parquet file"),
     ],
 )
-def test_files_that_are_no_manifests_are_usage_errors(name: str, text: str, reason: str, tmp_path: Path) -> None:
+def test_invalid_tables_are_usage_errors(name: str, text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(UsageError, match=reason):
         keys(str(tmp_path / name))
@@ -255,7 +255,7 @@ def two_frames(path: Path, *, key: str) -> list[Sample]:
     return [Sample(key=f"{key}#t={time}", images=(ImageRef(path),)) for time in ("0.500", "1.500")]
 
 
-def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
+def test_named_videos_are_expanded_to_frames(photos: Path) -> None:
     (photos / "V.MP4").touch()
     assert keys("photos/V.MP4", "photos/a.jpg", video=two_frames) == [
         "photos/V.MP4#t=0.500",
@@ -270,14 +270,14 @@ def test_videos_give_their_frames_where_videos_are_wanted(photos: Path) -> None:
 def test_videos_in_folders_are_found_by_their_extension_only(photos: Path) -> None:
     (photos / "V.MP4").touch()
     assert not [key for key in keys("photos", video=two_frames) if "V.MP4" in key]
-    found = keys("photos", exts=["mp4", "png"], video=two_frames)
-    assert found == ["photos/V.MP4#t=0.500", "photos/V.MP4#t=1.500", "photos/a/z.PNG"]
+    listed = keys("photos", exts=["mp4", "png"], video=two_frames)
+    assert listed == ["photos/V.MP4#t=0.500", "photos/V.MP4#t=1.500", "photos/a/z.PNG"]
 
 
-def test_videos_of_manifests_keep_the_key_and_columns_of_their_row(tmp_path: Path) -> None:
+def test_videos_in_tables_keep_the_key_and_columns_of_their_row(tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text('{"key": "k", "image": "v.webm", "text": "a cat"}\n')
     inputs = find_inputs([tmp_path / "m.jsonl"], video=two_frames)
-    assert [one.key for one in inputs] == ["k#t=0.500", "k#t=1.500"]
+    assert [sample.key for sample in inputs] == ["k#t=0.500", "k#t=1.500"]
     assert inputs[1].texts == ("a cat",) and inputs[1].path == tmp_path / "v.webm"
 
 
@@ -299,16 +299,16 @@ def server() -> Iterator[str]:
 
 
 def test_urls_are_fetched_when_read(server: str) -> None:
-    good, gone = find_inputs([f"{server}/a.png", f"{server}/none"])
+    good, missing = find_inputs([f"{server}/a.png", f"{server}/none"])
     assert good.key == f"{server}/a.png" and good.read().size == (4, 3)
     with pytest.raises(UnreadableImage, match="HTTP 404"):
-        gone.read()
+        missing.read()
     with pytest.raises(UnreadableImage, match="download of more than"):
         Url(f"{server}/a.png", max_bytes=10).read()
     with pytest.raises(UnreadableImage, match="download failed"):
         Url("http://127.0.0.1:9/a.png", timeout=2).read()
 
 
-def test_offline_refuses_urls(server: str) -> None:
+def test_urls_are_rejected_offline(server: str) -> None:
     with pytest.raises(OfflineError, match="--offline is set"):
         keys(f"{server}/a.png", offline=True)

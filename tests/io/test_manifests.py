@@ -1,4 +1,4 @@
-"""JSON lists are read a part at a time, with the values and errors that reading them whole would give."""
+"""Tables row by row: JSON lists are read in parts, with the values and errors of a complete read."""
 
 from __future__ import annotations
 
@@ -22,22 +22,20 @@ def values(path: Path) -> list[Any]:
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 1000])
-def test_parts_of_any_size_give_the_whole_list(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_parts_of_any_size_equal_the_complete_list(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_JSON_CHARACTERS", size)
     path = tmp_path / "a.json"
     path.write_text(TRICKY, encoding="utf-8")
     whole = json.loads(TRICKY.removeprefix("\ufeff"))
     kinds = {int: "int", str: "str", list: "list"}
     assert values(path) == [
-        one if isinstance(one, dict) else f"not a JSON object but {kinds[type(one)]}" for one in whole
+        value if isinstance(value, dict) else f"not a JSON object but {kinds[type(value)]}" for value in whole
     ]
     assert [row.where for row in manifests.rows(path)] == [f"{path}:{i}" for i in range(1, 7)]
 
 
 @pytest.mark.parametrize("size", [5, 1000])
-def test_a_list_cut_anywhere_is_an_error_with_its_line(
-    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_truncated_list_is_an_error_with_its_line(tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(manifests, "_JSON_CHARACTERS", size)
     path = tmp_path / "a.json"
     text = TRICKY.removeprefix("\ufeff").rstrip()
@@ -60,14 +58,14 @@ def test_a_list_cut_anywhere_is_an_error_with_its_line(
         ('{"images": []}', "must be a JSON list"),
     ],
 )
-def test_what_is_no_list_names_line_and_reason(tmp_path: Path, text: str, reason: str) -> None:
+def test_invalid_lists_name_line_and_reason(tmp_path: Path, text: str, reason: str) -> None:
     path = tmp_path / "a.json"
     path.write_text(text)
     with pytest.raises(UsageError, match=reason):
         values(path)
 
 
-def test_a_long_list_is_not_read_to_its_end_for_its_first_rows(tmp_path: Path) -> None:
+def test_first_rows_do_not_need_the_rest_of_the_list(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('[{"image": "a"}, ' + " " * manifests._JSON_CHARACTERS + "no JSON")
     rows = manifests.rows(path)
@@ -85,14 +83,14 @@ def test_the_image_column_may_have_another_name_or_be_missing(tmp_path: Path) ->
     ]
 
 
-def test_parquet_keeps_image_bytes_of_any_column_in_the_file(tmp_path: Path) -> None:
+def test_parquet_image_bytes_are_read_on_demand(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"photo": [b"1", b"2"], "image": ["a", "b"]}), tmp_path / "a.parquet")
     _, second = manifests.rows(tmp_path / "a.parquet", "photo")
     assert second.values["image"] == "b" and second.values["photo"].read() == b"2"
 
 
-def test_an_image_column_of_hugging_face_gives_bytes_or_the_file_that_it_names(tmp_path: Path) -> None:
+def test_hugging_face_image_column_holds_bytes_or_a_path(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     kind = arrow.struct([("bytes", arrow.binary()), ("path", arrow.string())])
     rows = [{"bytes": b"1", "path": "gone.jpg"}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]

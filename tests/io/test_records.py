@@ -1,4 +1,4 @@
-"""Record files: formats, resuming, what a failure leaves."""
+"""Record files: formats, resuming, content after a failure."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def failed(key: str) -> dict[str, Any]:
 
 
 def write(path: Path | None, *batches: list[dict[str, Any]], schema: str = "caption/1", **how: Any) -> str:
-    """What the file or the stream holds afterwards."""
+    """Return the content of the file or stream afterwards."""
     stream = how.pop("stream", None) or io.StringIO()
     with open_records(path, schema=schema, stream=stream, **how) as out:
         for batch in batches:
@@ -40,7 +40,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_values_have_six_digits_and_no_gaps() -> None:
+def test_values_have_six_digits_and_no_missing_entries() -> None:
     record = {"b": np.float32(0.1), "a": -1 / 3, "none": None, "nan": float("nan"), "v": np.ones(2), "p": Path("x")}
     assert to_json(record) == '{"b":0.1,"a":-0.333333,"v":[1.0,1.0],"p":"x"}'
     assert clean({"t": "é\n", "l": [None, 1]}) == {"t": "é\n", "l": [None, 1]}
@@ -51,7 +51,7 @@ def test_text_is_tab_separated_when_piped() -> None:
     assert write(None, [caption("a.jpg", "tab\there\nline"), failed("b.jpg")]) == "a.jpg\ttab here line\n"
 
 
-def test_text_of_one_input_is_the_bare_value() -> None:
+def test_text_of_a_single_input_is_the_value_only() -> None:
     assert write(None, [caption("a.jpg")], single=True) == "a dog\n"
 
 
@@ -137,7 +137,7 @@ def test_an_interrupted_run_keeps_its_records(tmp_path: Path) -> None:
     assert "a dog" in (tmp_path / "o.csv").read_text()
 
 
-def test_existing_files_are_refused_skipped_or_replaced(tmp_path: Path) -> None:
+def test_existing_files_are_rejected_skipped_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     assert must_write(path) and must_write(None)
     path.write_text("old\n")
@@ -171,7 +171,7 @@ def test_resume_redoes_keys_with_too_few_records(tmp_path: Path) -> None:
     assert len(path.read_text().splitlines()) == 2
 
 
-def test_resume_refuses_other_records_and_formats(tmp_path: Path) -> None:
+def test_resume_rejects_other_records_and_formats(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
     write(path, [caption("a")])
     before = path.read_text()

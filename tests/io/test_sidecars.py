@@ -1,4 +1,4 @@
-"""Texts beside images: where they go and what they leave alone."""
+"""Sidecar files: their paths, and the files and content that they keep."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def image(folder: Path, name: str = "a.jpg") -> Sample:
     return Sample(key=f"photos/{name}", images=(ImageRef(folder / name),))
 
 
-def test_text_lies_beside_the_image_which_stays(tmp_path: Path) -> None:
-    one = image(tmp_path)
-    assert Sidecars(prefix="<", suffix=">").write(one, "é") == tmp_path / "a.txt"
+def test_text_is_written_beside_the_image_which_is_unchanged(tmp_path: Path) -> None:
+    sample = image(tmp_path)
+    assert Sidecars(prefix="<", suffix=">").write(sample, "é") == tmp_path / "a.txt"
     assert (tmp_path / "a.txt").read_text("utf-8") == "<é>\n" and (tmp_path / "a.jpg").read_bytes() == b"pixels"
     assert Sidecars().path(image(tmp_path, "scan.2024")).name == "scan.2024.txt"
 
 
-def test_folder_mirrors_the_tree_and_cannot_be_left(tmp_path: Path) -> None:
+def test_folder_mirrors_the_tree_and_contains_all_paths(tmp_path: Path) -> None:
     sidecars = Sidecars(folder=tmp_path)
     shard = TarMember(Path("s.tar"), "d/1.png", 0, 0)
     for key, place in (
@@ -42,16 +42,16 @@ def test_folder_mirrors_the_tree_and_cannot_be_left(tmp_path: Path) -> None:
         Sidecars().path(Sample(key="s.tar/d/1", images=(ImageRef(shard),)))
 
 
-def test_existing_ones_are_skipped_refused_replaced_or_extended(tmp_path: Path) -> None:
-    one = image(tmp_path)
-    assert Sidecars().wanted(one)
+def test_existing_files_are_skipped_rejected_replaced_or_extended(tmp_path: Path) -> None:
+    sample = image(tmp_path)
+    assert Sidecars().must_write(sample)
     (tmp_path / "a.txt").write_text("old")
-    assert not Sidecars().wanted(one)
+    assert not Sidecars().must_write(sample)
     with pytest.raises(UsageError, match=r"a.txt exists; use --skip-existing"):
-        Sidecars(existing="error").wanted(one)
-    Sidecars(existing="append").write(one, "new")
+        Sidecars(existing="error").must_write(sample)
+    Sidecars(existing="append").write(sample, "new")
     assert (tmp_path / "a.txt").read_text() == "old\nnew\n"
-    Sidecars(existing="overwrite").write(one, "new")
+    Sidecars(existing="overwrite").write(sample, "new")
     assert (tmp_path / "a.txt").read_text() == "new\n"
 
 
@@ -61,7 +61,7 @@ def test_xmp_holds_the_description() -> None:
     assert b"<dc:description>" in xmp("x") and b'xml:lang="x-default"' in xmp("x")
 
 
-def test_xmp_keeps_what_others_wrote(tmp_path: Path) -> None:
+def test_xmp_keeps_other_content(tmp_path: Path) -> None:
     old = xmp("old").replace(
         b'rdf:about=""', b'rdf:about="" xmlns:dt="http://darktable.sf.net/" dt:stars="5"'
     )  # a setting of another program
@@ -73,7 +73,7 @@ def test_xmp_keeps_what_others_wrote(tmp_path: Path) -> None:
     assert b"new\nmore" in (tmp_path / "a.xmp").read_bytes()
 
 
-def test_files_that_are_no_xmp_are_left_alone() -> None:
+def test_other_files_are_not_changed() -> None:
     for old, reason in ((b"<a/>", "not XMP"), (b"binary", "not XML")):
         with pytest.raises(BadRecord, match=reason):
             xmp("x", old)

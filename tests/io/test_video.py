@@ -1,4 +1,4 @@
-"""Which frames of a clip are read, how they are turned, and what broken clips say."""
+"""Frames of a clip: numbers, rotation, and the errors of damaged clips."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def grey(number: int) -> Image.Image:
 def write_clip(
     path: Path, codec: str = "libx264", *, frames: int = 60, options: dict[str, str] | None = None, **how: Any
 ) -> Path:
-    """A clip of 25 frames a second (or `rate`), a key frame every 12, of growing brightness or the `pictures` given."""
+    """Write a clip of 25 (or `rate`) frames per second, a key frame every 12, of rising brightness or `pictures`."""
     with av.open(str(path), "w", format=how.get("format"), options=options or {}) as file:
         file.metadata["title"] = "TITLE"
         stream: Any = file.add_stream(codec, rate=how.get("rate", 25))
@@ -62,7 +62,7 @@ def write_clip(
 
 
 def damage(path: Path) -> Path:
-    """Spoils a frame or two between the second key frame and the third."""
+    """Damage a frame or two between the second and the third key frame."""
     with av.open(str(path)) as file:
         packet = [p for p in file.demux(video=0) if p.size][14]
     data = bytearray(path.read_bytes())
@@ -73,22 +73,22 @@ def damage(path: Path) -> Path:
 
 
 def number(image: Image.Image) -> int:
-    """Which frame of `write_clip` it is."""
+    """Return the number of a frame of `write_clip`."""
     return round(float(np.asarray(image).mean()) / STEP)
 
 
 def seen(path: Path, *args: Any) -> list[int]:
-    return [number(one.read()) for one in frame_inputs(path, *args)]
+    return [number(sample.read()) for sample in frame_inputs(path, *args)]
 
 
 def reason(path: Path) -> str:
-    """Why the clip cannot be read, by number and as inputs: one of them, that fails."""
+    """Return the reason why a clip cannot be read, which is the same by number and as the only input."""
     with pytest.raises(UnreadableImage) as by_number:
         read_frames(path, 8)
-    (one,) = frame_inputs(path)
+    (sample,) = frame_inputs(path)
     with pytest.raises(UnreadableImage) as by_time:
-        one.read()
-    assert by_number.value.key == by_time.value.key == one.key == str(path)
+        sample.read()
+    assert by_number.value.key == by_time.value.key == sample.key == str(path)
     assert by_number.value.reason == by_time.value.reason and "\n" not in by_time.value.reason
     return by_time.value.reason
 
@@ -101,7 +101,7 @@ def clip(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _silence(capfd: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """The decoder's own messages never reach the terminal."""
+    """Check that messages of the decoder do not reach the terminal."""
     yield
     assert capfd.readouterr().err == ""
 
@@ -123,7 +123,7 @@ def test_other_strategies_are_errors() -> None:
 
 
 @pytest.mark.parametrize(("name", "codec"), CONTAINERS)
-def test_frames_of_every_container_are_those_of_the_numbers(name: str, codec: str, tmp_path: Path) -> None:
+def test_frames_of_every_container_have_the_requested_numbers(name: str, codec: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / name, codec)
     assert [number(image) for image in read_frames(path, 8)] == [0, 7, 14, 21, 28, 35, 42, 49]
     assert [number(image) for image in read_frames(path, 4, strategy="linspace")] == [0, 20, 39, 59]
@@ -139,26 +139,27 @@ def test_frames_are_the_same_in_any_order(name: str, codec: str, tmp_path: Path)
     assert [frames[i].read_image() for i in order] == [in_order[i] for i in order]
 
 
-def test_short_clips_give_the_first_frame_as_in_the_original(tmp_path: Path) -> None:
+def test_short_clips_repeat_the_first_frame_as_in_the_original(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.mp4", frames=3)
     assert [number(image) for image in read_frames(path, 8)] == [0] * 8
     assert [number(image) for image in read_frames(path, 3, strategy="linspace")] == [0, 1, 2]
-    one = write_clip(tmp_path / "one.mkv", frames=1)
-    assert [number(image) for image in read_frames(one, 2, strategy="linspace")] == [0, 0]
+    sample = write_clip(tmp_path / "one.mkv", frames=1)
+    assert [number(image) for image in read_frames(sample, 2, strategy="linspace")] == [0, 0]
 
 
 def test_inputs_have_the_time_in_their_keys(clip: Path) -> None:
-    assert [one.key for one in frame_inputs(clip, 4)] == [f"{clip}#t={t}" for t in ("0.300", "0.900", "1.500", "2.100")]
-    assert [one.key for one in frame_inputs(clip, fps=1, key="k")] == ["k#t=0.000", "k#t=1.000", "k#t=2.000"]
+    times = ("0.300", "0.900", "1.500", "2.100")
+    assert [sample.key for sample in frame_inputs(clip, 4)] == [f"{clip}#t={time}" for time in times]
+    assert [sample.key for sample in frame_inputs(clip, fps=1, key="k")] == ["k#t=0.000", "k#t=1.000", "k#t=2.000"]
 
 
-def test_inputs_are_the_middles_of_equal_parts_or_so_many_a_second(clip: Path) -> None:
+def test_inputs_are_the_middles_of_equal_parts_or_at_a_rate(clip: Path) -> None:
     assert seen(clip, 4) == [7, 22, 37, 52]
     assert seen(clip, 8, 5) == [0, 5, 10, 15, 20, 25, 30, 35, 40, 45, 50, 55]
     assert seen(clip, 8, 12.5)[:4] == [0, 2, 4, 6]
 
 
-def test_as_many_a_second_as_the_clip_has_are_all_its_frames(tmp_path: Path) -> None:
+def test_the_clips_own_rate_yields_all_frames(tmp_path: Path) -> None:
     assert seen(write_clip(tmp_path / "v.mp4", rate=30), 8, 30) == list(range(60))
 
 
@@ -168,34 +169,35 @@ def test_times_after_the_end_are_errors(clip: Path) -> None:
         Frame(clip, 9000).read_image()
 
 
-def test_few_frames_give_few_inputs(tmp_path: Path) -> None:
+def test_a_clip_with_few_frames_has_few_inputs(tmp_path: Path) -> None:
     assert seen(write_clip(tmp_path / "v.mp4", frames=3)) == [0, 1, 2]
     assert seen(write_clip(tmp_path / "v.mkv", frames=1)) == [0]
 
 
-def test_slow_clips_have_frames_of_some_seconds(tmp_path: Path) -> None:
+def test_slow_clips_have_frames_of_several_seconds(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.avi", "mpeg4", frames=20, rate=Fraction(1, 4))
-    assert [one.key.partition("#t=")[2] for one in frame_inputs(path, 4)] == ["10.000", "30.000", "50.000", "70.000"]
+    times = [sample.key.partition("#t=")[2] for sample in frame_inputs(path, 4)]
+    assert times == ["10.000", "30.000", "50.000", "70.000"]
     assert seen(path, 4) == [2, 7, 12, 17] and seen(path, 8, 0.1) == [0, 2, 5, 7, 10, 12, 15, 17]
 
 
 def test_inputs_can_be_sent_to_another_process(clip: Path) -> None:
-    one = frame_inputs(clip, 1)[0]
-    assert pickle.loads(pickle.dumps(one)).read().tobytes() == one.read().tobytes() and one.path is None
+    sample = frame_inputs(clip, 1)[0]
+    assert pickle.loads(pickle.dumps(sample)).read().tobytes() == sample.read().tobytes() and sample.path is None
 
 
 @pytest.mark.parametrize("mirror", [False, True])
 @pytest.mark.parametrize("turn", [0, 90, 180, 270])
-def test_pictures_are_turned_as_the_container_says(turn: int, mirror: bool, tmp_path: Path) -> None:
+def test_frames_are_rotated_by_the_display_matrix(turn: int, mirror: bool, tmp_path: Path) -> None:
     stored = Image.new("RGB", (64, 48), "blue")
     stored.paste("yellow", (0, 0, 32, 48))
     stored.paste("red", (0, 0, 32, 24))
     path = write_clip(tmp_path / "v.mov", pictures=[stored] * 3, turn=turn, mirror=mirror)
-    wanted = stored.rotate(turn, expand=True)
-    wanted = ImageOps.mirror(wanted) if mirror else wanted
-    for found in (read_frames(path, 1)[0], frame_inputs(path)[1].read()):
-        assert found.size == wanted.size
-        assert np.abs(np.asarray(found, float) - np.asarray(wanted, float)).mean() < 8
+    expected = stored.rotate(turn, expand=True)
+    expected = ImageOps.mirror(expected) if mirror else expected
+    for image in (read_frames(path, 1)[0], frame_inputs(path)[1].read()):
+        assert image.size == expected.size
+        assert np.abs(np.asarray(image, float) - np.asarray(expected, float)).mean() < 8
 
 
 def test_a_damaged_part_fails_its_own_frames(clip: Path) -> None:
@@ -218,7 +220,7 @@ def test_damage_before_a_later_key_frame_does_not_matter(tmp_path: Path) -> None
         read_frames(path, 8)
 
 
-def test_frames_that_the_decoder_makes_up_are_failures(tmp_path: Path) -> None:
+def test_frames_that_the_decoder_invents_are_errors(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.flv", "flv")
     data = bytearray(path.read_bytes())
     data[len(data) // 2 : len(data) // 2 + 8] = b"\xaa" * 8
@@ -227,7 +229,7 @@ def test_frames_that_the_decoder_makes_up_are_failures(tmp_path: Path) -> None:
         read_frames(path, 60)
 
 
-def test_a_clip_that_stops_early_is_as_long_as_what_is_there(tmp_path: Path) -> None:
+def test_a_truncated_clip_ends_at_its_last_frame(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.mkv")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     numbers = [number(image) for image in read_frames(path, 3, strategy="linspace")]
@@ -235,30 +237,30 @@ def test_a_clip_that_stops_early_is_as_long_as_what_is_there(tmp_path: Path) -> 
     assert all(n <= numbers[-1] for n in seen(path))
 
 
-def test_broken_clips_say_why_in_one_line(tmp_path: Path) -> None:
+def test_damaged_clips_have_a_reason_of_one_line(tmp_path: Path) -> None:
     whole = write_clip(tmp_path / "v.mp4").read_bytes()
     path = tmp_path / "w.mp4"
-    for data, wanted in (
+    for data, expected in (
         (b"", "empty file (0 bytes)"),
         (b"no video" * 99, "damaged or not a video (Invalid data"),
         (whole[: len(whole) // 2], "damaged or not a video ("),
     ):
         path.write_bytes(data)
-        assert reason(path).startswith(wanted)
+        assert reason(path).startswith(expected)
     assert reason(tmp_path / "none.mp4") == "no such file"
 
 
-def test_a_header_of_more_than_there_is_fails_the_number_of_frames_but_not_those_there(tmp_path: Path) -> None:
+def test_a_header_with_too_many_frames_does_not_lose_the_existing_ones(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.mp4", options={"movflags": "faststart"})
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(UnreadableImage, match=rf"^{path}: cannot be decoded"):
         read_frames(path, 8)
     inputs = frame_inputs(path)
-    shown = [number(one.read()) for one in inputs[:6]]
+    shown = [number(sample.read()) for sample in inputs[:6]]
     assert len(inputs) == 8 and shown == sorted(set(shown)) and 6 <= shown[-1] < 40
 
 
-def test_files_without_usable_pictures_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_usable_frames_have_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with av.open(str(tmp_path / "sound.mp4"), "w") as file:
         sound = file.add_stream("aac", rate=16000)
         silence = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
@@ -283,7 +285,7 @@ def test_odd_names_and_titles_do_not_matter(clip: Path, monkeypatch: pytest.Monk
     assert number(read_frames(odd, 1, strategy="linspace")[0]) == 0 and len(seen(odd)) == 8
 
 
-def test_without_the_extra_its_install_line_is_shown(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_install_command_is_shown(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
     for call in (read_frames, frame_inputs):
         with pytest.raises(MissingExtra, match=r'v.mp4 is a video; video input needs an extra: pip install "blip-vlm'):

@@ -144,7 +144,7 @@ def caption(
     batch_run = BatchRun(schema="caption/1", flags=flags, show=to_stdout)
     if not batch_run.must_write():
         return 0
-    images = [image for image in listed if sidecars is None or sidecars.wanted(image)]
+    images = [image for image in listed if sidecars is None or sidecars.must_write(image)]
     if run.dry_run:
         return batch_run.dry_run(images, model)
     if not images:

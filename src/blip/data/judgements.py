@@ -16,14 +16,14 @@ RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
 
 @dataclass(frozen=True, slots=True)
 class RatedCaption:
-    """A caption of a photo with its human ratings; `own`: the caption was written for that photo."""
+    """A caption of a photo with its human ratings; `same_photo`: the caption was written for it."""
 
     key: str
     image: ImageRef
     text: str
     ratings: tuple[float, ...]
     where: str
-    own: bool = False
+    same_photo: bool = False
 
 
 def read_judgements(path: Path, texts: Path | None = None, root: Path | None = None) -> list[RatedCaption]:
@@ -65,8 +65,8 @@ def _from_line(where: str, fields: list[str], captions: Mapping[str, str], root:
         ratings = tuple(float(x) for x in values)
     except ValueError as error:
         raise BadRecord(where, f"rating {values}: must be numbers") from error
-    own = caption.partition("#")[0] == image
-    return RatedCaption(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, own)
+    same_photo = caption.partition("#")[0] == image
+    return RatedCaption(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, same_photo)
 
 
 def _tokens(path: Path) -> Iterator[tuple[str, str]]:

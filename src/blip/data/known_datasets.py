@@ -123,17 +123,17 @@ def resolve(spec: str | os.PathLike[str], split: str | None = None) -> tuple[lis
     A split in the argument has precedence over `split`; without either, all splits. Several are joined by `+`. A name
     has precedence over a path: write ./coco for a folder of that name. Raises `UsageError`.
     """
-    found = named(spec)
-    if found is None:
+    dataset = named(spec)
+    if dataset is None:
         return [os.fspath(spec)], None
-    if URLS in found.splits:
+    if URLS in dataset.splits:
         raise UsageError(
-            f"data set '{found.name}' lists URLs; 'blip datasets fetch-images {found.name} -o DIR' fetches the images "
-            "and prints the data argument to use"
+            f"data set '{dataset.name}' lists URLs; 'blip datasets fetch-images {dataset.name} -o DIR' fetches the "
+            "images and prints the data argument to use"
         )
-    folder, own = _parse(found, spec)
-    paths = split_files(found.name, own or split or "+".join(found.splits), folder)
-    return [str(path) for path in paths], folder / found.image_root
+    folder, own_split = _parse(dataset, spec)
+    paths = split_files(dataset.name, own_split or split or "+".join(dataset.splits), folder)
+    return [str(path) for path in paths], folder / dataset.image_root
 
 
 def resolve_all(specs: Sequence[str], roots: Sequence[Path] = ()) -> tuple[list[str], tuple[Path, ...], bool]:
@@ -142,7 +142,7 @@ def resolve_all(specs: Sequence[str], roots: Sequence[Path] = ()) -> tuple[list[
     Without `roots`, a table given next to a data set has its images in its own folder. Raises `UsageError`.
     """
     known = [named(spec) for spec in specs]
-    if videos := next((found for found in known if found is not None and found.has_videos), None):
+    if videos := next((dataset for dataset in known if dataset is not None and dataset.has_videos), None):
         raise UsageError(f"data set '{videos.name}' holds videos; 'blip eval video-retrieval' reads them")
     names: list[str] = []
     folders = list(roots)
@@ -151,34 +151,34 @@ def resolve_all(specs: Sequence[str], roots: Sequence[Path] = ()) -> tuple[list[
         names += [name for path in paths for name in expand_name(path)]
         if not roots and any(known):
             folders.append(root or Path(spec).parent)
-    return names, tuple(dict.fromkeys(folders)), all(found is None or found.has_texts for found in known)
+    return names, tuple(dict.fromkeys(folders)), all(dataset is None or dataset.has_texts for dataset in known)
 
 
 def url_lists(spec: str | os.PathLike[str]) -> list[str]:
     """Return the URL lists of an argument: those of a data set, or the path unchanged. Raises `UsageError`."""
-    found = named(spec)
-    if found is None or URLS not in found.splits:
+    dataset = named(spec)
+    if dataset is None or URLS not in dataset.splits:
         return [os.fspath(spec)]
-    return [str(path) for path in split_files(found.name, URLS, _parse(found, spec)[0])]
+    return [str(path) for path in split_files(dataset.name, URLS, _parse(dataset, spec)[0])]
 
 
 def split_files(name: str, split: str, folder: str | os.PathLike[str]) -> list[Path]:
     """Return the files of one split, or of several joined by `+`. Raises `UsageError` for unknown or missing ones."""
-    found = find(name)
+    dataset = find(name)
     for part in split.split("+"):
-        if part not in found.splits:
-            raise UsageError(f"data set '{name}' has no split '{part}'; must be one of {', '.join(found.splits)}")
+        if part not in dataset.splits:
+            raise UsageError(f"data set '{name}' has no split '{part}'; must be one of {', '.join(dataset.splits)}")
     parts = split.split("+")
-    return [_existing(found, file, Path(folder)) for part in parts for file in found.files if file.split == part]
+    return [_existing(dataset, file, Path(folder)) for part in parts for file in dataset.files if file.split == part]
 
 
 def side_file(spec: str | os.PathLike[str], file_name: str) -> Path:
     """Return a file of a data set that is not a split: ground truth, answer list. Raises `UsageError`."""
-    found = named(spec)
-    file = next((f for f in found.files if f.name == file_name), None) if found else None
-    if found is None or file is None:
+    dataset = named(spec)
+    file = next((f for f in dataset.files if f.name == file_name), None) if dataset else None
+    if dataset is None or file is None:
         raise UsageError(f"'{os.fspath(spec)}' has no file {file_name}; 'blip datasets info NAME' lists its files")
-    return _existing(found, file, _parse(found, spec)[0])
+    return _existing(dataset, file, _parse(dataset, spec)[0])
 
 
 def remember(name: str, folder: str | os.PathLike[str]) -> None:
@@ -193,15 +193,15 @@ def remembered(name: str) -> Path | None:
     return Path(folder) if folder else None
 
 
-def chosen_files(found: DataSet, only: Sequence[str] = ()) -> list[File]:
+def chosen_files(dataset: DataSet, only: Sequence[str] = ()) -> list[File]:
     """Return the files of the given splits or names, by default all. Raises `UsageError` for unknown ones."""
     for name in only:
-        if all(name not in (file.split, file.name) for file in found.files):
-            allowed = ", ".join((*found.splits, *(file.name for file in found.files)))
+        if all(name not in (file.split, file.name) for file in dataset.files):
+            allowed = ", ".join((*dataset.splits, *(file.name for file in dataset.files)))
             raise UsageError(
-                f"--only {name}: data set '{found.name}' has no such split or file; must be one of {allowed}"
+                f"--only {name}: data set '{dataset.name}' has no such split or file; must be one of {allowed}"
             )
-    return [file for file in found.files if not only or file.split in only or file.name in only]
+    return [file for file in dataset.files if not only or file.split in only or file.name in only]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -249,32 +249,32 @@ def _describe_new(file: File, path: Path) -> str:
     return note + (f", {rows:,} rows" if rows == file.rows else f"; {rows:,} rows, but {file.rows:,} were published")
 
 
-def tree(found: DataSet, folder: str | os.PathLike[str]) -> list[str]:
+def tree(dataset: DataSet, folder: str | os.PathLike[str]) -> list[str]:
     """Return the expected folder layout, one line per file or folder of images."""
-    width = max(len(photos.folder) for photos in found.photos) + 3 if found.photos else 0
-    entries = [file.name for file in found.files]
-    entries += [f"{photos.folder + '/':<{width}}{photos.what}: {photos.where}" for photos in found.photos]
+    width = max(len(photos.folder) for photos in dataset.photos) + 3 if dataset.photos else 0
+    entries = [file.name for file in dataset.files]
+    entries += [f"{photos.folder + '/':<{width}}{photos.what}: {photos.where}" for photos in dataset.photos]
     marks = ["├── "] * (len(entries) - 1) + ["└── "]
     return [f"{os.fspath(folder).rstrip('/')}/", *(mark + entry for mark, entry in zip(marks, entries, strict=True))]
 
 
-def _parse(found: DataSet, spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
+def _parse(dataset: DataSet, spec: str | os.PathLike[str]) -> tuple[Path, str | None]:
     """Return the folder of a data set and the splits in the argument. Raises `UsageError` if it is not fetched."""
     match = _SPEC.fullmatch(os.fspath(spec))
     split, folder = match.group(2, 3) if match else (None, None)
-    path = Path(folder).expanduser() if folder else remembered(found.name)
+    path = Path(folder).expanduser() if folder else remembered(dataset.name)
     if path is None:
-        hint = f" (write ./{found.name} for your folder of that name)" if os.path.exists(found.name) else ""
+        hint = f" (write ./{dataset.name} for your folder of that name)" if os.path.exists(dataset.name) else ""
         raise UsageError(
-            f"data set '{found.name}' is not fetched; 'blip datasets get {found.name} --to DIR' fetches it{hint}"
+            f"data set '{dataset.name}' is not fetched; 'blip datasets get {dataset.name} --to DIR' fetches it{hint}"
         )
     return path, split
 
 
-def _existing(found: DataSet, file: File, folder: Path) -> Path:
+def _existing(dataset: DataSet, file: File, folder: Path) -> Path:
     path = folder / file.name
     if not path.is_file():
-        raise UsageError(f"{path}: no such file; 'blip datasets get {found.name} --to {folder}' fetches it")
+        raise UsageError(f"{path}: no such file; 'blip datasets get {dataset.name} --to {folder}' fetches it")
     return path
 
 

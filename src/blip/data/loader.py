@@ -162,7 +162,7 @@ def batches(
         for step, refs in steps:
             yield step, fetch.batch(refs)
         return
-    num_workers = min(num_workers, cores())  # more are no faster, and torch warns about them
+    num_workers = min(num_workers, cores())  # more do not help, and torch warns about them
     loader: DataLoader[Any] = DataLoader(
         fetch,
         batch_size=None,

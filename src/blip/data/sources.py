@@ -95,7 +95,7 @@ def open_source(
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """How a user's data are read: column names, folders of the images, handling of bad rows.
+    """Options for reading a user's data: column names, folders of the images, handling of bad rows.
 
     root, image, text, key: as for `open_source`. question, answer, sentence, label: columns of VQA and NLVR2 that
     replace the original's names. skip_bad: bad rows, and rows whose image file is missing, are listed in a warning and

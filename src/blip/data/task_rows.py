@@ -76,14 +76,14 @@ def merged_by_image(source: Source) -> SampleList:
 def retrieval_texts(source: Source, max_words: int = 30) -> RetrievalTexts:
     """Return texts and their images for retrieval evaluation: one image per sample."""
     texts: list[str] = []
-    owners: list[int] = []
+    image_of: list[int] = []
     groups: list[tuple[int, ...]] = []
     for i in range(len(source)):
-        own = [clean_caption(text, max_words) for text in source[i].texts]
-        groups.append(tuple(range(len(texts), len(texts) + len(own))))
-        texts += own
-        owners += [i] * len(own)
-    return RetrievalTexts(tuple(texts), tuple(owners), tuple(groups))
+        cleaned = [clean_caption(text, max_words) for text in source[i].texts]
+        groups.append(tuple(range(len(texts), len(texts) + len(cleaned))))
+        texts += cleaned
+        image_of += [i] * len(cleaned)
+    return RetrievalTexts(tuple(texts), tuple(image_of), tuple(groups))
 
 
 def question(sample: Sample, max_words: int = 50) -> Question:

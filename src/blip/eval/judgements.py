@@ -54,7 +54,7 @@ class JudgementsEval:
         model.require("itm_head")
         groups: dict[object, list[int]] = {}
         for i, one in enumerate(judged):
-            if not one.own:
+            if not one.same_photo:
                 groups.setdefault(one.image, []).append(i)
         numbered = list(groups.values())
         refs = ((n, judged[group[0]].image, judged[group[0]].where) for n, group in enumerate(numbered))
@@ -72,7 +72,7 @@ class JudgementsEval:
     def score(self, judged: Sequence[RatedCaption], predictions: Sequence[Row]) -> Report:
         """Correlations of predictions' `itm` and `itc` with the ratings, captions found by `key` and `text`."""
         given = {(p["key"], p["text"]): p for p in predictions}
-        rated = [one for one in judged if not one.own and (one.key, one.text) in given]
+        rated = [one for one in judged if not one.same_photo and (one.key, one.text) in given]
         rows: list[Row] = []
         for one in rated:
             scores = {head: float(given[one.key, one.text][head]) for head in HEADS}
@@ -91,7 +91,7 @@ class JudgementsEval:
                 for row, one in zip(rows, rated, strict=True)
             ]
             measures |= _correlations(head, stats) if stats else {}
-        own = sum(one.own for one in judged)
+        own = sum(one.same_photo for one in judged)
         skipped = {"own captions": f"{own} captions rated with their own photo"} if own else {}
         return Report(
             measures=measures,

@@ -35,7 +35,7 @@ class Photos:
         return self.read(((i, source[i].image, source[i].where or source[i].key) for i in chosen), model)
 
     def read(self, refs: Iterable[tuple[int, ImageRef, str]], model: BlipModel) -> Iterator[tuple[list[int], Tensor]]:
-        """Yield batches as `batches` does, for (index, image, where it is listed)."""
+        """Yield batches as `batches` does, for (index, image, file and row)."""
         config, weight = model.config, model.vision.cls_token
 
         def read(item: tuple[int, ImageRef, str]) -> tuple[int, Tensor | BadRecord]:

@@ -27,7 +27,7 @@ _SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # compressed ones 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InputOptions(ListOptions):
-    """How inputs are found. `video` lists the frames of a video file: (path, key=key)."""
+    """Options for finding inputs. `video` lists the frames of a video file: (path, key=key)."""
 
     columns: Columns = field(default_factory=Columns)
     null: bool = False  # lists are NUL separated

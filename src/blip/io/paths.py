@@ -18,7 +18,7 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}|\{([^{}]*,[^{}]*)\}")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListOptions:
-    """Which files of a folder are listed; the fields are the flags of the same names."""
+    """Selection of the files of a folder; the fields are the flags of the same names."""
 
     recursive: bool = True
     hidden: bool = False

@@ -27,7 +27,7 @@ ReadResult = Sample | BadRecord
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Columns:
-    """Which columns a reader uses. `text` None: the first of `TEXT_COLUMNS` that a row has; a row may have no text.
+    """The columns that a reader uses. `text` None: the first of `TEXT_COLUMNS` that a row has; a row may have no text.
 
     roots: folders that image paths are relative to (default: the table's folder); the first that has the file counts.
     image, text: in shards also the endings of the members to use, such as `input.jpg` and `caption.txt`. With both

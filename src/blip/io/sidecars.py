@@ -40,7 +40,7 @@ class Sidecars:
             raise UsageError(f"{sample.key}: is not a file, so it cannot have a sidecar; use --sidecar-dir DIR")
         return _with_extension(sample.path, self.extension)
 
-    def wanted(self, sample: Sample) -> bool:
+    def must_write(self, sample: Sample) -> bool:
         """Whether the sidecar is to be written; raises `UsageError` if an existing file is an error."""
         path = self.path(sample)
         if self.existing in ("overwrite", "append") or not path.exists():
