@@ -1,4 +1,4 @@
-"""Made-up files in each layout, written by the tests; every weight is another random number."""
+"""Files in each layout, written by the tests with different random numbers for all weights."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def flax_state() -> State:
 
 
 def bert_state() -> State:
-    """The names of the published file: with `bert.`, gamma and beta, and all that BLIP does not take."""
+    """Names of the published file: with `bert.`, gamma and beta, and the tensors that BLIP does not use."""
     width, mlp = 16, 24
     shapes: dict[str, tuple[int, ...]] = {
         "bert.embeddings.word_embeddings.weight": (PIECES, width),
@@ -151,7 +151,7 @@ def bert_state() -> State:
 
 
 def plain(state: State) -> State:
-    """The same as the encoder alone saves it: no `bert.`, weight and bias, no head."""
+    """The same as saved by the encoder class: without `bert.`, with weight and bias, no head."""
     return {
         name.removeprefix("bert.").replace("gamma", "weight").replace("beta", "bias"): tensor
         for name, tensor in state.items()
@@ -184,7 +184,7 @@ def text_of(path: Path | str, config: BlipConfig = SMALL) -> State:
 
 
 def timm_forward(w: State, pixels: Tensor) -> Tensor:
-    """A ViT spelled out with timm's tensors: the fused rows are q, k, v, each head by head."""
+    """A ViT computed with timm's tensors: the fused rows are q, k, v, each by head."""
     x = F.conv2d(pixels, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"], stride=16).flatten(2).mT
     x = torch.cat([w["cls_token"].expand(len(x), 1, D), x], dim=1) + w["pos_embed"]
     for i in range(2):
@@ -200,7 +200,7 @@ def timm_forward(w: State, pixels: Tensor) -> Tensor:
 
 
 def flax_forward(w: State, pixels: Tensor) -> Tensor:
-    """The same with Flax's tensors as Flax uses them: inputs times kernels, heads as an axis of their own."""
+    """The same with Flax's tensors: inputs times kernels, heads as a separate axis."""
     patches = pixels.unfold(2, 16, 16).unfold(3, 16, 16)  # [B, C, rows, columns, h, w]
     x = torch.einsum("bcijhw,hwcd->bijd", patches, w["embedding/kernel"]).flatten(1, 2) + w["embedding/bias"]
     x = torch.cat([w["cls"].expand(len(x), 1, D), x], dim=1) + w["Transformer/posembed_input/pos_embedding"]
@@ -221,7 +221,7 @@ def flax_forward(w: State, pixels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_timm_file_gives_each_tensor_of_the_tower(tmp_path: Path, suffix: str) -> None:
+def test_timm_file_has_each_tensor_of_the_tower(tmp_path: Path, suffix: str) -> None:
     theirs = timm_state()
     ours = vision_of(write(tmp_path / f"a{suffix}", theirs))
     assert set(ours) == {name for name in expected_shapes(SMALL) if name.startswith("vision.")}
@@ -235,7 +235,7 @@ def test_timm_file_gives_each_tensor_of_the_tower(tmp_path: Path, suffix: str) -
 
 
 @pytest.mark.parametrize("prefix", ["", "opt/target/"])
-def test_flax_file_gives_each_tensor_of_the_tower_in_our_order_of_axes(tmp_path: Path, prefix: str) -> None:
+def test_flax_file_has_each_tensor_of_the_tower_in_torch_order_of_axes(tmp_path: Path, prefix: str) -> None:
     theirs = flax_state()
     optimizer = {} if not prefix else {"opt/state/step": torch.tensor(3.0)}
     path = write_npz(tmp_path / "a.npz", {prefix + name: tensor for name, tensor in theirs.items()} | optimizer)
@@ -258,7 +258,7 @@ def test_flax_file_gives_each_tensor_of_the_tower_in_our_order_of_axes(tmp_path:
 
 
 @pytest.mark.parametrize("layout", ["timm", "flax"])
-def test_tower_computes_what_the_files_tensors_compute(tmp_path: Path, layout: str) -> None:
+def test_tower_computes_the_same_as_the_tensors_of_the_file(tmp_path: Path, layout: str) -> None:
     theirs = timm_state() if layout == "timm" else flax_state()
     path = write(tmp_path / ("a.pth" if layout == "timm" else "a.npz"), theirs)
     model = BlipModel(SMALL).eval()
@@ -321,14 +321,14 @@ def test_shared_tensors_are_one_under_both_names(tmp_path: Path) -> None:
     assert ours["encoder.blocks.0.attn.q.weight"] is not ours["decoder.blocks.0.attn.q.weight"]
 
 
-def test_bare_encoder_gives_the_same_without_the_head(tmp_path: Path) -> None:
+def test_encoder_file_has_the_same_tensors_without_the_head(tmp_path: Path) -> None:
     whole = text_of(write(tmp_path / "whole.bin", bert_state()))
     bare = text_of(write(tmp_path / "bare.bin", plain(bert_state())))
     assert set(whole) - set(bare) == {name for name in whole if "lm_head" in name}
     assert all(torch.equal(tensor, whole[name]) for name, tensor in bare.items())
 
 
-def test_model_keeps_its_own_rows_for_new_words_and_what_the_files_lack(tmp_path: Path) -> None:
+def test_new_words_and_missing_tensors_keep_their_initial_values(tmp_path: Path) -> None:
     vision = write(tmp_path / "a.npz", flax_state())
     text = write(tmp_path / "a.safetensors", bert_state())
     model = BlipModel(SMALL)
@@ -348,9 +348,7 @@ def test_model_keeps_its_own_rows_for_new_words_and_what_the_files_lack(tmp_path
     assert sum(".cross" in name for name in random) == 2 * 2 * 10  # encoder and decoder, two layers
 
 
-def test_names_of_what_was_not_asked_for_are_returned_and_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_names_of_random_tensors_are_returned_and_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     model = BlipModel(SMALL)
     with caplog.at_level(logging.INFO):
         random = start_backbones(model, None, write(tmp_path / "a.bin", bert_state()))
@@ -360,7 +358,7 @@ def test_names_of_what_was_not_asked_for_are_returned_and_logged(
 
 
 @pytest.mark.parametrize("family", ["caption", "retrieval", "vqa", "nlvr", "features"])
-def test_other_families_take_the_parts_that_they_have(tmp_path: Path, family: Family) -> None:
+def test_other_families_load_their_parts(tmp_path: Path, family: Family) -> None:
     config = replace(SMALL, family=family, text=replace(SMALL.text, nlvr_merge_from=1))
     vision, text = write(tmp_path / "a.pth", timm_state()), write(tmp_path / "a.bin", bert_state())
     random = start_backbones(BlipModel(config), vision, text)
@@ -400,7 +398,7 @@ def test_text_towers_compute_what_bert_computes(tmp_path: Path) -> None:
         torch.testing.assert_close(hidden[real], expected.hidden_states[-1][real], atol=1e-5, rtol=0)
         logits = model.decoder.logits(model.decoder(ids, mask))[..., :PIECES]
         torch.testing.assert_close(logits[real], expected.logits[real], atol=1e-5, rtol=0)
-    assert float(expected.logits[real].std()) > 0.3  # tells words apart, or agreement would mean little
+    assert float(expected.logits[real].std()) > 0.3  # depends on the words, or agreement would prove little
 
 
 @pytest.mark.parametrize(
@@ -523,7 +521,7 @@ def test_bert_comes_from_the_hubs_cache(tmp_path: Path) -> None:
     assert "encoder.embed.word.weight" in text_of(BERT)
 
 
-def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+def test_missing_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnknownModel, match="unknown image tower 'deit-bse'; did you mean 'deit-base'"):
         backbone_state(SMALL, vision="deit-bse", text=None)
     with pytest.raises(CheckpointError, match=r"a\.npz: no such file"):

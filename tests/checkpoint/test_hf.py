@@ -1,4 +1,4 @@
-"""Folders written for Transformers: its processor and classes open them and say what we say, from photo to text."""
+"""Folders written for Transformers: its processor and classes compute the same results, from photo to text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 PHOTOS = [EXAMPLES / name for name in ("chelsea.png", "coffee.png", "rocket.jpg", "camera.png")]
 QUESTION = "What's the Cat doing on the café's table?"
 
-Opened = tuple[Model, Any, Any]  # ours, their processor, their model
+Opened = tuple[Model, Any, Any]  # model of this package, processor and model of Transformers
 Open = Callable[[Family], Opened]
 
 
@@ -52,36 +52,36 @@ def test_captions_are_the_same(opened: Open, pictures: list[Image.Image]) -> Non
     ids = theirs.generate(**given, max_length=20, min_length=5, num_beams=1, do_sample=False)
     new = ids[:, len(ours.tokenizer.prompt_ids(ours.config.prompt)) :]
     words = [processor.tokenizer.convert_ids_to_tokens(row) for row in new]
-    said = [tuple(row[: row.index("[SEP]") + 1] if "[SEP]" in row else row) for row in words]
-    assert said == [caption.tokens for caption in ours.caption(PHOTOS, beams=1)]
-    assert len(set(said)) > 1
+    texts = [tuple(row[: row.index("[SEP]") + 1] if "[SEP]" in row else row) for row in words]
+    assert texts == [caption.tokens for caption in ours.caption(PHOTOS, beams=1)]
+    assert len(set(texts)) > 1
 
 
 def test_answers_are_the_same(opened: Open, pictures: list[Image.Image]) -> None:
     ours, processor, theirs = opened("vqa")
     given = processor(images=pictures, text=[QUESTION] * len(pictures), return_tensors="pt")
-    # one beam: with more, theirs divides scores by another length than the original (test_transformers_parity)
+    # one beam: with more, Transformers normalises scores by another length (test_transformers_parity)
     ids = theirs.generate(**given, max_length=10, min_length=1, num_beams=1, do_sample=False)
-    said = processor.batch_decode(ids, skip_special_tokens=True)
-    assert said == [answer.text for answer in ours.answer(PHOTOS, QUESTION, beams=1)]
+    texts = processor.batch_decode(ids, skip_special_tokens=True)
+    assert texts == [answer.text for answer in ours.answer(PHOTOS, QUESTION, beams=1)]
 
 
-def test_cosines_are_the_same_and_match_scores_with_the_token_of_the_original(
+def test_cosines_and_match_scores_with_the_token_of_the_original_are_the_same(
     opened: Open, pictures: list[Image.Image]
 ) -> None:
     ours, processor, theirs = opened("retrieval")
-    found = ours.match(PHOTOS, "a cat")
+    match = ours.match(PHOTOS, "a cat")
     given = processor(images=pictures, text=["a cat"] * len(pictures), return_tensors="pt")
     with torch.no_grad():
         cosines = theirs(**given, use_itm_head=False).itm_score[:, 0]
         given["input_ids"][:, 0] = processor.tokenizer.convert_tokens_to_ids("[ENC]")
-        chances = theirs(**given).itm_score.softmax(dim=-1)[:, 1]
-    np.testing.assert_allclose(cosines, found.itc[:, 0], atol=1e-5)
-    np.testing.assert_allclose(chances, found.itm[:, 0], atol=1e-5)
+        probs = theirs(**given).itm_score.softmax(dim=-1)[:, 1]
+    np.testing.assert_allclose(cosines, match.itc[:, 0], atol=1e-5)
+    np.testing.assert_allclose(probs, match.itm[:, 0], atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", CLASSES)
-def test_the_folder_loads_here_and_is_the_same_model(kind: Family, tmp_path: Path) -> None:
+def test_the_folder_loads_as_the_same_model(kind: Family, tmp_path: Path) -> None:
     model = blip.load_random(kind)
     model.save(tmp_path, "hf")
     again = blip.load(tmp_path)
@@ -90,7 +90,7 @@ def test_the_folder_loads_here_and_is_the_same_model(kind: Family, tmp_path: Pat
         assert name == "temperature" or torch.equal(tensor, again.backend.module.state_dict()[name])
 
 
-def test_a_vocabulary_of_its_own_is_written_and_read(tmp_path: Path) -> None:
+def test_a_custom_vocabulary_is_written_and_read(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from blip.checkpoint import files

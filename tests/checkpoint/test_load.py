@@ -50,10 +50,10 @@ def test_saved_folder_loads_with_equal_weights(tmp_path: Path, family: Family) -
     assert all(torch.equal(tensor, state[name]) for name, tensor in again.model.state_dict().items())
 
 
-def test_a_model_build_on_meta_has_the_shapes_of_one_with() -> None:
+def test_a_model_on_meta_has_the_shapes_of_a_real_one() -> None:
     model = build_on_meta(SMALL)
-    wanted = {name: tensor.shape for name, tensor in BlipModel(SMALL).state_dict().items()}
-    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == wanted
+    expected = {name: tensor.shape for name, tensor in BlipModel(SMALL).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == expected
     assert all(tensor.is_meta for tensor in model.state_dict().values())
 
 
@@ -124,8 +124,8 @@ def test_training_state_comes_with_the_model(tmp_path: Path) -> None:
     config = replace(SMALL, family="retrieval", proj_width=16)
     state = BlipModel(config).state_dict()
     parts = ("vision", "encoder", "text_proj")
-    twins = {f"momentum.{name}": tensor for name, tensor in state.items() if name.startswith(parts)}
-    training = {**twins, "queue_ptr": torch.zeros(1), "image_queue": torch.zeros(16, 8)}
+    momentum = {f"momentum.{name}": tensor for name, tensor in state.items() if name.startswith(parts)}
+    training = {**momentum, "queue_ptr": torch.zeros(1), "image_queue": torch.zeros(16, 8)}
     files.write_original(tmp_path / "a.pth", state, config, training)
     loaded = load(tmp_path / "a.pth", image_size=64)
     assert loaded.training.keys() == training.keys() and loaded.config.family == "retrieval"
@@ -163,7 +163,7 @@ def test_uncached_hub_model_offline_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.pth", "./missing", "a/b/c", "model_base.pth"])
-def test_missing_path_is_no_unknown_model(name: str) -> None:
+def test_missing_path_is_not_an_unknown_model(name: str) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         load(name)
 
@@ -179,7 +179,7 @@ def test_cached_file_of_another_family_is_refused(tmp_path: Path) -> None:
         load("vqa-base", offline=True)
 
 
-def test_catalogue_name_wins_over_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catalogue_name_takes_precedence_over_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "random-tiny").mkdir()
     assert locate("random-tiny").entry is not None
@@ -192,7 +192,7 @@ def test_imported_name_is_found() -> None:
     assert load("mine").config == loaded.config
 
 
-def test_file_that_is_no_blip_model_is_refused(tmp_path: Path) -> None:
+def test_file_that_is_not_a_blip_model_is_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
     with pytest.raises(CheckpointMismatch, match="not BLIP weights"):
         load(tmp_path / "a.safetensors")

@@ -1,7 +1,7 @@
-"""Our models against the classes of the installed Transformers: same weights, same numbers, both ways.
+"""Models compared with the classes of the installed Transformers: same weights, same numbers, in both directions.
 
 Full depth (12 image and 12 text layers) at a small width, so that a test takes a second; once more at the real size.
-Where Transformers departs from the original, the test names the option that makes the two comparable.
+If Transformers differs from the original, the test names the option that makes the two comparable.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ QUESTIONS = ["where?", "what is the woman on the left side of the red car holdin
 
 @dataclass(frozen=True)
 class Pair:
-    """One set of weights in both forms, each in evaluation mode."""
+    """The same weights in a model of this package and one of Transformers, both in evaluation mode."""
 
     ours: BlipModel
     theirs: Any
@@ -61,7 +61,7 @@ class Pair:
 
 
 def small_config(family: Family) -> BlipConfig:
-    """Unequal widths where Transformers allows them: its answer decoder is as wide as the image tower."""
+    """Unequal widths if Transformers supports them: its answer decoder is as wide as the image tower."""
     width = 64 if family == "vqa" else 48
     return BlipConfig(
         family=family,
@@ -72,9 +72,9 @@ def small_config(family: Family) -> BlipConfig:
 
 
 def shake(module: nn.Module) -> None:
-    """Random weights with outputs that vary: fresh ones (std 0.02, or 1e-10) say one word, whatever the image.
+    """Random weights with varied outputs: initial ones (std 0.02, or 1e-10) repeat one word for all images.
 
-    What the sublayers add is kept small, else the words so far are lost on the way up through twelve layers.
+    Residual branches are scaled down, or the previous words would be lost after twelve layers.
     """
     generator = torch.Generator().manual_seed(11)
     with torch.no_grad():
@@ -85,12 +85,12 @@ def shake(module: nn.Module) -> None:
             elif parameter.dim() < 2 or "embed" in name:
                 parameter.copy_(0.2 * noise)
             else:
-                added = name.endswith(("out.weight", "output.dense.weight", "projection.weight", "fc2.weight"))
-                parameter.copy_((0.3 if added else 1.0) * noise / parameter[0].numel() ** 0.5)
+                residual = name.endswith(("out.weight", "output.dense.weight", "projection.weight", "fc2.weight"))
+                parameter.copy_((0.3 if residual else 1.0) * noise / parameter[0].numel() ** 0.5)
 
 
 def make_ends_likely(bias: Tensor, word: Tensor, sep_id: int) -> None:
-    """Without training [SEP] is one of 30,524; so raised, some texts end early and others run to the full length."""
+    """Raise the score of [SEP], so that some texts end early and others reach the full length."""
     with torch.no_grad():
         bias[sep_id] += 4.2 * float(word.norm(dim=1).mean())
 
@@ -113,7 +113,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pairs:
 
 
 def their_config(config: BlipConfig) -> Any:
-    """Sizes only: eps, text heads (8) and ids keep the defaults of the class, as in published files."""
+    """Sizes only: eps, text heads (8) and ids are the class defaults, as in published files."""
     from transformers import BlipConfig as TheirConfig
 
     vision, text = config.vision, config.text
@@ -137,7 +137,7 @@ def their_config(config: BlipConfig) -> Any:
 
 
 def from_theirs(theirs: Any, folder: Path) -> Pair:
-    """A model of Transformers, saved by it and loaded by us."""
+    """A model saved by Transformers and loaded by this package."""
     shake(theirs.eval())
     if hasattr(theirs, "text_decoder"):
         decoder = theirs.text_decoder
@@ -148,7 +148,7 @@ def from_theirs(theirs: Any, folder: Path) -> Pair:
 
 
 def to_theirs(ours: BlipModel, folder: Path) -> Pair:
-    """A model of ours, written by us and opened by Transformers, which must miss nothing and leave nothing."""
+    """A model written by this package and opened by Transformers, without missing or unexpected keys."""
     import transformers
 
     shake(ours)
@@ -162,7 +162,7 @@ def to_theirs(ours: BlipModel, folder: Path) -> Pair:
 
 
 def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
-    """Largest difference, relative to the largest value: rounding of both libraries through all layers."""
+    """Compare the largest difference, relative to the largest value; it is rounding of both libraries."""
     assert ours.shape == theirs.shape
     assert float((ours - theirs).abs().max()) <= tolerance * float(theirs.abs().max())
 
@@ -173,7 +173,7 @@ def assert_close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> None:
 @BOTH_WAYS
 @pytest.mark.parametrize("family", CLASSES)
 def test_configs_agree(pair: Pairs, family: Family, direction: Direction) -> None:
-    """What no difference in numbers would show at this size; the widths of heads here are none of the published."""
+    """Settings whose differences would not show at this size; the head widths here are not the published ones."""
     both = pair(family, direction)
     (vision, text), theirs = (both.config.vision, both.config.text), both.theirs.config
     assert (vision.norm_eps, text.norm_eps) == (theirs.vision_config.layer_norm_eps, theirs.text_config.layer_norm_eps)
@@ -194,9 +194,9 @@ def test_image_states_of_every_layer_are_equal(pair: Pairs, direction: Direction
         theirs = both.theirs.vision_model(both.images(), output_hidden_states=True)
     for hook in hooks:
         hook.remove()
-    assert len(seen) == 12 and len(theirs.hidden_states) == 13  # theirs begins with the embeddings
-    for ours, wanted in zip(seen, theirs.hidden_states[1:], strict=True):
-        assert_close(ours, wanted)
+    assert len(seen) == 12 and len(theirs.hidden_states) == 13  # theirs starts with the embeddings
+    for ours, expected in zip(seen, theirs.hidden_states[1:], strict=True):
+        assert_close(ours, expected)
     assert_close(last, theirs.last_hidden_state)
 
 
@@ -215,7 +215,7 @@ def test_image_states_at_another_size_are_equal(pair: Pairs, direction: Directio
 def test_text_and_fused_states_are_equal(pair: Pairs, family: Family, direction: Direction) -> None:
     both = pair(family, direction)
     ids, mask = both.tokenizer.encode(TEXTS, first="enc")
-    real = mask.bool()  # nothing reads the states of padding
+    real = mask.bool()  # states of padding are not used
     with torch.no_grad():
         image_embeds = both.ours.encode_image(both.images())
         alone = both.theirs.text_encoder(ids, attention_mask=mask).last_hidden_state
@@ -231,12 +231,12 @@ def test_text_and_fused_states_are_equal(pair: Pairs, family: Family, direction:
 @BOTH_WAYS
 @pytest.mark.parametrize("first", ["cls", "enc"])
 def test_match_scores_are_equal(pair: Pairs, first: First, direction: Direction) -> None:
-    """Transformers takes the ids as they come, with [CLS]; the original was trained with [ENC] (blip-spec 7.3)."""
+    """Transformers uses the ids of the caller, with [CLS]; the original was trained with [ENC] (blip-spec 7.3)."""
     both = pair("retrieval", direction)
-    encoded = both.tokenizer.encode(TEXTS, first=first)  # theirs padded and masked, ours cut: the same numbers
+    encoded = both.tokenizer.encode(TEXTS, first=first)  # padded and masked there, without padding here
     with torch.no_grad():
         image_embeds = both.ours.encode_image(both.images())
-        found = inference.match(both.ours, both.tokenizer, image_embeds, TEXTS, first=first)
+        captions = inference.match(both.ours, both.tokenizer, image_embeds, TEXTS, first=first)
         for i, image in enumerate(both.images().split(1)):
             logits = both.theirs(
                 input_ids=encoded.input_ids,
@@ -244,7 +244,7 @@ def test_match_scores_are_equal(pair: Pairs, first: First, direction: Direction)
                 pixel_values=image.expand(3, -1, -1, -1),
             ).itm_score
             assert_close(inference.match_logits(both.ours, image_embeds[i : i + 1], encoded), logits)
-            assert_close(found.itm[i], logits.softmax(dim=-1)[:, 1])
+            assert_close(captions.itm[i], logits.softmax(dim=-1)[:, 1])
 
 
 @BOTH_WAYS
@@ -253,9 +253,9 @@ def test_cosines_are_equal(pair: Pairs, direction: Direction) -> None:
     ids, mask = both.tokenizer.encode(TEXTS)  # [CLS], in both
     with torch.no_grad():
         image_embeds = both.ours.encode_image(both.images())
-        found = inference.match(both.ours, both.tokenizer, image_embeds, TEXTS)
+        captions = inference.match(both.ours, both.tokenizer, image_embeds, TEXTS)
         theirs = both.theirs(input_ids=ids, attention_mask=mask, pixel_values=both.images(), use_itm_head=False)
-    assert_close(found.itc, theirs.itm_score)
+    assert_close(captions.itc, theirs.itm_score)
     assert float(theirs.itm_score.std()) > 0.01
 
 
@@ -274,7 +274,7 @@ def test_caption_logits_are_equal(pair: Pairs, direction: Direction) -> None:
 
 @BOTH_WAYS
 def test_caption_loss_is_equal(pair: Pairs, direction: Direction) -> None:
-    """Label smoothing is 0.1 in the original and 0 by default in Transformers; the config has to say so."""
+    """Label smoothing is 0.1 in the original and 0 by default in Transformers; the config must set it."""
     both = pair("caption", direction)
     ids, mask = both.tokenizer.encode(TEXTS, first="dec")
     labels = ids.masked_fill(mask == 0, -100)
@@ -285,7 +285,7 @@ def test_caption_loss_is_equal(pair: Pairs, direction: Direction) -> None:
 
 
 def their_options(decoding: Decoding) -> dict[str, Any]:
-    """The arguments of their `generate` for one of our decodings."""
+    """Arguments of their `generate` for a decoding."""
     options = {name: getattr(decoding, name) for name in ("max_length", "min_length", "repetition_penalty")}
     if isinstance(decoding, Beam):
         names = ("num_beams", "length_penalty", "early_stopping")
@@ -296,14 +296,14 @@ def their_options(decoding: Decoding) -> dict[str, Any]:
 
 
 def new_ids(rows: Tensor, prompt: int, sep_id: int = 102) -> list[tuple[int, ...]]:
-    """Generated ids up to the first [SEP]: beyond it lies padding, which their beam search writes as [SEP]."""
-    found = [row[prompt:] for row in rows.tolist()]
-    return [tuple(ids[: ids.index(sep_id) + 1] if sep_id in ids else ids) for ids in found]
+    """Generated ids up to the first [SEP]; the rest is padding, which their beam search fills with [SEP]."""
+    generated = [row[prompt:] for row in rows.tolist()]
+    return [tuple(ids[: ids.index(sep_id) + 1] if sep_id in ids else ids) for ids in generated]
 
 
 def their_captions(both: Pair, images: Tensor, decoding: Decoding, prompt: str) -> list[tuple[int, ...]]:
     ids = both.tokenizer.prompt_ids(prompt)
-    # they replace the first id by [DEC] and drop the last one, which is [SEP] after a tokenizer
+    # they replace the first id by [DEC] and drop the last one, the tokenizer's [SEP]
     given = torch.tensor([[101, *ids[1:], 102]] * len(images))
     return new_ids(both.theirs.generate(images, input_ids=given, **their_options(decoding)), len(ids))
 
@@ -327,41 +327,41 @@ def their_captions(both: Pair, images: Tensor, decoding: Decoding, prompt: str) 
     ids=["greedy", "greedy with penalty", "beams", "beams with penalties"],
 )
 def test_captions_are_equal(pair: Pairs, decoding: Decoding, direction: Direction) -> None:
-    """Beam scores are divided by the new ids there, by all ids in the original: `length_norm`."""
+    """Beam scores are divided by the number of new ids there, of all ids in the original: `length_norm`."""
     both = pair("caption", direction)
     images = both.images(6)
-    found = inference.caption(both.ours, both.tokenizer, images, decoding)
-    ours = [row[0].ids for row in found]
+    captions = inference.caption(both.ours, both.tokenizer, images, decoding)
+    ours = [row[0].ids for row in captions]
     assert ours == their_captions(both, images, decoding, both.config.prompt)
-    assert len(set(ours)) > 1  # else the test says little
+    assert len(set(ours)) > 1  # else the test would prove little
 
 
 @pytest.mark.parametrize(
     "decoding", [Greedy(min_length=0), Beam(length_norm="new", early_stopping=True)], ids=["greedy", "beams"]
 )
 def test_captions_without_prompt_are_equal(pair: Pairs, decoding: Decoding) -> None:
-    """No prompt is their default: [DEC] alone."""
+    """Their default prompt is empty: [DEC] only."""
     both = pair("caption", "from transformers")
-    found = inference.caption(both.ours, both.tokenizer, both.images(), decoding, prompt="")
+    captions = inference.caption(both.ours, both.tokenizer, both.images(), decoding, prompt="")
     theirs = both.theirs.generate(both.images(), **their_options(decoding))
-    assert [row[0].ids for row in found] == new_ids(theirs, 1)
+    assert [row[0].ids for row in captions] == new_ids(theirs, 1)
 
 
 def test_caption_scores_are_equal(pair: Pairs) -> None:
-    """Without penalties their beam score is our mean log-probability of the new ids."""
+    """Without penalties their beam score is the mean log-probability of the new ids."""
     both, decoding = pair("caption", "to transformers"), Beam(length_norm="new", early_stopping=True)
-    found = inference.caption(both.ours, both.tokenizer, both.images(), decoding)
+    captions = inference.caption(both.ours, both.tokenizer, both.images(), decoding)
     given = torch.tensor([[*both.tokenizer.prompt_ids(both.config.prompt), 102]] * 3)
     options = their_options(decoding) | {"return_dict_in_generate": True, "output_scores": True}
     theirs = both.theirs.generate(both.images(), input_ids=given, **options)
-    assert_close(torch.tensor([row[0].score for row in found]), theirs.sequences_scores)
+    assert_close(torch.tensor([row[0].score for row in captions]), theirs.sequences_scores)
 
 
 def test_beam_searches_stop_at_the_same_length(pair: Pairs) -> None:
     both = pair("caption", "to transformers")
     images, decoding = both.images(16), Beam(length_norm="new", repetition_penalty=1.1)
-    found = inference.caption(both.ours, both.tokenizer, images, decoding)
-    assert [row[0].ids for row in found] == their_captions(both, images, decoding, both.config.prompt)
+    captions = inference.caption(both.ours, both.tokenizer, images, decoding)
+    assert [row[0].ids for row in captions] == their_captions(both, images, decoding, both.config.prompt)
 
 
 @pytest.mark.parametrize("seed", [0, 7])
@@ -379,7 +379,7 @@ def test_sampled_captions_are_equal_for_equal_seeds(pair: Pairs, seed: int) -> N
 
 
 def questions(both: Pair, texts: list[str]) -> dict[str, Tensor]:
-    """[ENC] first, as the original; in Transformers it is for the caller to put it there."""
+    """[ENC] first, as in the original; in Transformers the caller has to insert it."""
     ids, mask = both.tokenizer.encode(texts, first="enc")
     return {"input_ids": ids, "attention_mask": mask}
 
@@ -395,7 +395,7 @@ def questions(both: Pair, texts: list[str]) -> dict[str, Tensor]:
     ids=["greedy", "beams", "more beams"],
 )
 def test_answers_are_equal(pair: Pairs, decoding: Decoding, direction: Direction) -> None:
-    """They look at the padding of shorter questions too, as the original; ours only when asked (blip-spec 7.6)."""
+    """They attend to the padding of shorter questions, as the original; here that is an option (blip-spec 7.6)."""
     both = pair("vqa", direction)
     images = both.images(len(QUESTIONS))
     with torch.no_grad():
@@ -411,7 +411,7 @@ def test_answers_are_equal(pair: Pairs, decoding: Decoding, direction: Direction
     )
     theirs = both.theirs.generate(**questions(both, QUESTIONS), pixel_values=images, **their_options(decoding))
     assert padded == new_ids(theirs, 1)
-    assert padded != masked  # else the test says little
+    assert padded != masked  # else the test would prove little
 
 
 @BOTH_WAYS
@@ -429,16 +429,16 @@ def test_answer_to_one_question_is_equal_with_its_mask(pair: Pairs, direction: D
 def test_answer_logits_and_loss_are_equal(pair: Pairs, direction: Direction) -> None:
     """Questions of one length: their answer decoder ignores the mask of padded ones (see hf_comparison.json)."""
     both = pair("vqa", direction)
-    asked = questions(both, ["what is that?", "where is he?", "who is it?"])
-    assert asked["attention_mask"].all()
+    question = questions(both, ["what is that?", "where is he?", "who is it?"])
+    assert question["attention_mask"].all()
     ids, mask = both.tokenizer.encode(["yes", "on the table", "two men"], first="dec")
     labels = ids.masked_fill(mask == 0, -100)
     with torch.no_grad():
         image_embeds = both.ours.encode_image(both.images())
-        states = both.ours.fuse(asked["input_ids"], asked["attention_mask"], image_embeds)
+        states = both.ours.fuse(question["input_ids"], question["attention_mask"], image_embeds)
         logits = both.theirs.text_decoder(ids, attention_mask=mask, encoder_hidden_states=states).logits
         loss = both.theirs(
-            **asked, pixel_values=both.images(), labels=labels, decoder_input_ids=ids, decoder_attention_mask=mask
+            **question, pixel_values=both.images(), labels=labels, decoder_input_ids=ids, decoder_attention_mask=mask
         ).loss
         assert_close(both.ours.decode(ids, mask, states)[mask.bool()], logits[mask.bool()])
         assert_close(both.ours.lm_loss(ids, mask, labels, states), loss)
@@ -457,10 +457,10 @@ def test_half_precision_folder_loads_with_the_stored_values(pair: Pairs, tmp_pat
     assert torch.equal(ours.vision.blocks[3].attn.v.weight, fused[-len(fused) // 3 :])
 
 
-def test_their_image_processor_reads_our_folder_and_gives_our_pixels(tmp_path: Path) -> None:
-    """Their Pillow backend; the default one resizes tensors and differs by some grey levels (blip-spec 7.16).
+def test_their_image_processor_computes_equal_pixels(tmp_path: Path) -> None:
+    """With their Pillow backend; the default one resizes tensors and differs by some grey levels (blip-spec 7.16).
 
-    No tall pictures: there ours has the order of passes of Pillow 13, theirs that of the installed one.
+    No tall images: this package resizes them in the order of passes of Pillow 13, theirs in that of the installed one.
     """
     processing = pytest.importorskip("transformers.models.blip.image_processing_pil_blip")
     config = small_config("caption")
@@ -473,17 +473,17 @@ def test_their_image_processor_reads_our_folder_and_gives_our_pixels(tmp_path: P
     assert_close(ours, theirs)
 
 
-def test_class_defaults_are_those_we_read_configs_with(pair: Pairs) -> None:
-    """Published config.json files state only what differs from these."""
+def test_class_defaults_equal_the_recorded_ones(pair: Pairs) -> None:
+    """Published config.json files contain only what differs from these."""
     import transformers
 
     recorded = values("hf_comparison")["defaults"]
     for cls in (transformers.BlipTextConfig, transformers.BlipVisionConfig):
-        wanted = recorded[cls.__name__]
-        assert {name: getattr(cls(), name) for name in wanted} == wanted
+        expected = recorded[cls.__name__]
+        assert {name: getattr(cls(), name) for name in expected} == expected
 
 
-# What was recorded of Transformers 5.23.0 with the oracle's weights (no Transformers needed) -------------------------
+# Results recorded from Transformers 5.23.0 with the oracle's weights (needs no Transformers) -----
 
 RECORDED = values("hf_comparison")
 BEAM_RUNS = [run["run"] for run in RECORDED["caption_generation"] if run["num_beams"] > 1]
@@ -495,11 +495,11 @@ def oracle_captions(number: int, **changes: Any) -> list[inference.Hypothesis]:
     images = tensors("inputs")["images"][slice(*run["images"])]
     vocabulary = (ASSETS / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer(vocabulary.splitlines()[:4000], oracle_config("caption").text)
-    found = inference.caption(oracle_model("caption"), tokenizer, images, Beam(**options, **changes))
-    return [row[0] for row in found]
+    captions = inference.caption(oracle_model("caption"), tokenizer, images, Beam(**options, **changes))
+    return [row[0] for row in captions]
 
 
-def test_recorded_defaults_are_ours() -> None:
+def test_recorded_defaults_equal_the_constants() -> None:
     text, vision = (RECORDED["defaults"][f"Blip{part}Config"] for part in ("Text", "Vision"))
     assert (text["num_attention_heads"], text["layer_norm_eps"]) == (hf.HF_TEXT_HEADS, hf.HF_TEXT_EPS)
     assert (vision["num_attention_heads"], vision["layer_norm_eps"]) == (hf.HF_VISION_HEADS, hf.HF_VISION_EPS)
@@ -509,9 +509,9 @@ def test_recorded_defaults_are_ours() -> None:
 
 @pytest.mark.parametrize("number", BEAM_RUNS)
 def test_recorded_beam_captions_are_those_of_the_new_length_norm(number: int) -> None:
-    """Equal to the original's but in one of 60 (run 17, image 1), where the lengths decide."""
+    """Equal to the original's except for 1 of 60 (run 17, image 1), which depends on the length norm."""
     run, original = RECORDED["caption_generation"][number], values("caption")["runs"][number]["ids"]
-    ours = [(*PROMPT, *found.ids) for found in oracle_captions(number, length_norm="new")]
+    ours = [(*PROMPT, *caption.ids) for caption in oracle_captions(number, length_norm="new")]
     for i, (ids, equal) in enumerate(zip(ours, run["equal"], strict=True)):
         recorded = original[i] if equal else run["hf_ids"][str(i)]
         assert ids == tuple(id_ for id_ in recorded if id_ != 0)
@@ -520,13 +520,13 @@ def test_recorded_beam_captions_are_those_of_the_new_length_norm(number: int) ->
 def test_recorded_beam_scores_are_those_of_either_length_norm() -> None:
     recorded = RECORDED["caption_beam_scores_run8"]
     new = oracle_captions(8, length_norm="new")
-    assert [found.score for found in new] == pytest.approx(recorded["this_release"], abs=1e-5)
-    total = [sum(found.logprobs) / (len(PROMPT) + len(found.ids) - (found.ids[-1] == 102)) for found in new]
+    assert [caption.score for caption in new] == pytest.approx(recorded["this_release"], abs=1e-5)
+    total = [sum(c.logprobs) / (len(PROMPT) + len(c.ids) - (c.ids[-1] == 102)) for c in new]
     assert total == pytest.approx(recorded["original"], abs=1e-5)
 
 
 def test_recorded_loss_differences_are_the_mask_that_they_ignore() -> None:
-    """Their answer decoder looks at padded question states. Ours does only without the mask."""
+    """Their answer decoder attends to padded question states; this package only without the mask."""
     model, vqa = oracle_model("vqa"), tensors("vqa")
     recorded = {entry["what"]: entry["max_abs_difference"] for entry in RECORDED["comparisons"]}
 
@@ -538,11 +538,11 @@ def test_recorded_loss_differences_are_the_mask_that_they_ignore() -> None:
         )
         return float((with_mask - without).detach().abs().max())
 
-    found = difference("xmask", "input_ids", "attention_mask", vqa["xmask.states"], vqa["xmask.mask"])
-    assert found == pytest.approx(recorded["vqa: decoder loss with a masked encoder state (xmask.loss)"], abs=1e-4)
+    measured = difference("xmask", "input_ids", "attention_mask", vqa["xmask.states"], vqa["xmask.mask"])
+    assert measured == pytest.approx(recorded["vqa: decoder loss with a masked encoder state (xmask.loss)"], abs=1e-4)
     states, mask = (vqa[f"train.question_{name}"].repeat_interleave(vqa["train.n"], 0) for name in ("states", "mask"))
-    found = difference("train", "answer_ids", "answer_mask", states, mask)
-    assert found == pytest.approx(recorded["vqa: answer losses"], abs=1e-4)
+    measured = difference("train", "answer_ids", "answer_mask", states, mask)
+    assert measured == pytest.approx(recorded["vqa: answer losses"], abs=1e-4)
 
 
 # Real size -----------------------------------------------------------------------------------------------------------
@@ -550,8 +550,8 @@ def test_recorded_loss_differences_are_the_mask_that_they_ignore() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", CLASSES)
-def test_real_size_gives_equal_numbers_both_ways(family: Family, tmp_path: Path) -> None:
-    """ViT-B at 384 pixels, written by us, opened by Transformers, saved by it, loaded by us."""
+def test_real_size_is_equal_in_both_directions(family: Family, tmp_path: Path) -> None:
+    """ViT-B at 384 pixels, written here, opened and saved by Transformers, loaded here."""
     pytest.importorskip("transformers")
     config = with_image_size(published_config(family), 384)
     both = to_theirs(BlipModel(config).eval(), tmp_path / "ours")
@@ -565,11 +565,11 @@ def test_real_size_gives_equal_numbers_both_ways(family: Family, tmp_path: Path)
             image_embeds = model.encode_image(both.images(2))
             assert_close(image_embeds, theirs)
             if family == "caption":
-                wanted = both.theirs.text_decoder(ids, attention_mask=mask, encoder_hidden_states=theirs).logits
-                assert_close(model.decode(ids, mask, image_embeds)[mask.bool()], wanted[mask.bool()])
+                expected = both.theirs.text_decoder(ids, attention_mask=mask, encoder_hidden_states=theirs).logits
+                assert_close(model.decode(ids, mask, image_embeds)[mask.bool()], expected[mask.bool()])
             else:
-                wanted = both.theirs.text_encoder(ids, attention_mask=mask, encoder_hidden_states=theirs)[0]
-                assert_close(model.fuse(ids, mask, image_embeds)[mask.bool()], wanted[mask.bool()])
+                expected = both.theirs.text_encoder(ids, attention_mask=mask, encoder_hidden_states=theirs)[0]
+                assert_close(model.fuse(ids, mask, image_embeds)[mask.bool()], expected[mask.bool()])
     if family == "caption":
-        found = inference.caption(again, both.tokenizer, both.images(2), Greedy())
-        assert [row[0].ids for row in found] == their_captions(both, both.images(2), Greedy(), config.prompt)
+        captions = inference.caption(again, both.tokenizer, both.images(2), Greedy())
+        assert [row[0].ids for row in captions] == their_captions(both, both.images(2), Greedy(), config.prompt)

@@ -1,4 +1,4 @@
-"""Decoding against every run recorded from the original, and against plain slow twins."""
+"""Decoding compared with all runs recorded from the original, and with plain slow implementations."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def test_ids_and_texts_equal_the_original(number: int) -> None:
     run, prompt = RUNS[number], tokenizer().prompt_ids("a picture of ")
     generator = torch.Generator().manual_seed(run["seed"]) if run.get("sample") else None
     images = tensors("inputs")["images"][slice(*run["images"])]
-    found = inference.caption(oracle_model("caption"), tokenizer(), images, make_decoding(run), generator=generator)
-    flat = [hypothesis for row in found for hypothesis in row]
+    results = inference.caption(oracle_model("caption"), tokenizer(), images, make_decoding(run), generator=generator)
+    flat = [hypothesis for row in results for hypothesis in row]
     assert len(flat) == len(run["ids"])
     for hypothesis, ids, text in zip(flat, run["ids"], run["captions"], strict=True):
         assert [*prompt, *hypothesis.ids] == [i for i in ids if i != 0]
@@ -61,17 +61,17 @@ def scores_of(ids: torch.Tensor, image: int) -> torch.Tensor:
     return model.decode(ids, None, embeds)[:, -1]
 
 
-def test_sampling_chances_equal_the_original_step_by_step() -> None:
+def test_sampling_probabilities_equal_the_original_step_by_step() -> None:
     recorded = tensors("caption")
     ids, decoding = recorded["nucleus.ids"], Nucleus(max_length=12, min_length=5)
     for t in range(4, ids.shape[1]):
         scores = process(scores_of(ids[:, :t], 0), ids[:, :t], decoding, 102)
         probs = nucleus_probs(scores, decoding.top_p, decoding.top_k)
         assert int((probs > 0).sum()) == int(recorded["nucleus.kept_counts"][t - 4, 0])
-        chances, chosen = probs.topk(50)
+        top_probs, chosen = probs.topk(50)
         kept = int((probs > 0).sum())
         assert chosen[0, :kept].tolist() == recorded["nucleus.step_ids"][t - 4, 0, :kept].tolist()
-        torch.testing.assert_close(chances[0], recorded["nucleus.step_probs"][t - 4, 0], atol=1e-5, rtol=1e-3)
+        torch.testing.assert_close(top_probs[0], recorded["nucleus.step_probs"][t - 4, 0], atol=1e-5, rtol=1e-3)
 
 
 def test_greedy_scores_equal_the_original_step_by_step() -> None:
@@ -98,7 +98,7 @@ def test_a_result_depends_on_its_own_image_alone(decoding: Decoding) -> None:
         assert [h.score for h in alone] == pytest.approx([h.score for h in together[i]], abs=1e-4)
 
 
-def test_prompts_of_different_length_go_in_one_batch() -> None:
+def test_prompts_of_different_lengths_in_one_batch() -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:3]
     prompts = ["a picture of ", "", "the man "]
     together = inference.caption(model, tokenizer(), images, Beam(), prompt=prompts)
@@ -139,22 +139,22 @@ def test_new_length_norm_divides_by_the_new_ids() -> None:
     total = inference.caption(model, tokenizer(), images, Beam())
     new = inference.caption(model, tokenizer(), images, Beam(length_norm="new"))
     hf = values("hf_comparison")
-    assert hf  # where the two differ is recorded there; here: both end with the end token or at the full length
+    assert hf  # records the differences; here: both end with the end token or at the full length
     for row in total + new:
         assert row[0].ids[-1] == 102 or len(row[0].ids) == 16
 
 
-def test_a_stepper_serves_the_answer_decoder_with_its_question_mask() -> None:
+def test_a_stepper_uses_the_question_mask_of_the_answer_decoder() -> None:
     vqa, model = tensors("vqa"), oracle_model("vqa")
     stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(vqa["xmask.states"]), vqa["xmask.mask"])
     start = torch.full((3, 1), 4000)
     scores = stepper.start(start, 4)
     expected = model.decode(start, None, vqa["xmask.states"], vqa["xmask.mask"])[:, -1]
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-5)
-    found = generate(
+    results = generate(
         TextStepper(model.decoder, model.decoder.cross_keys_values(vqa["xmask.states"])),
         start,
         Beam(max_length=6, min_length=1),
         model.config.text,
     )
-    assert len(found) == 3
+    assert len(results) == 3

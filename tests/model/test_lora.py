@@ -1,4 +1,4 @@
-"""Low-rank additions: they start as nothing, and merged weights compute what the adapted model does."""
+"""Low-rank adapters: they are initialised to zero, and merged weights compute the same."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EVERYWHERE = Lora(rank=3, alpha=6.0, targets=("*.q", "*.k", "*.v", "*.out", "*.f
 
 
 def adapted(family: Family, lora: Lora) -> BlipModel:
-    """A model whose additions are not zero."""
+    """A model with adapters that are not zero."""
     model = random_tiny(family).model
     torch.manual_seed(0)
     add_lora(model, lora)
@@ -33,19 +33,19 @@ def outputs(model: BlipModel) -> list[torch.Tensor]:
     torch.manual_seed(1)
     pixels, ids = torch.randn(2, 3, 32, 32), torch.randint(1000, 2000, (2, 5))
     embeds = model.encode_image(pixels)
-    found = [embeds]
+    results = [embeds]
     if model.config.family == "nlvr":
-        return [*found, model.reason(ids, None, embeds, embeds.flip(0))]
+        return [*results, model.reason(ids, None, embeds, embeds.flip(0))]
     source = embeds
     if hasattr(model, "encoder"):
         source = model.fuse(ids, None, embeds)
-        found.append(source)
+        results.append(source)
     if hasattr(model, "decoder"):
-        found.append(model.decode(ids, None, source if model.config.family == "vqa" else embeds))
-    return found
+        results.append(model.decode(ids, None, source if model.config.family == "vqa" else embeds))
+    return results
 
 
-def test_additions_start_as_nothing() -> None:
+def test_adapters_do_not_change_the_model_at_first() -> None:
     model = random_tiny("pretrain").model
     before = outputs(model)
     add_lora(model, EVERYWHERE)
@@ -64,11 +64,11 @@ def test_merged_weights_compute_the_same(family: Family) -> None:
         assert (ours - old).abs().max() > 1e-3
 
 
-def test_by_default_queries_and_values_of_all_attentions_have_additions() -> None:
+def test_by_default_queries_and_values_of_all_attentions_have_adapters() -> None:
     model = adapted("pretrain", Lora())
-    found = {name for name, module in model.named_modules() if isinstance(module, LoraLinear)}
-    assert {name.rpartition(".")[2] for name in found} == {"q", "v"}
-    assert len(found) == 2 * (2 + 2 * 3)  # two blocks each: vision, decoder's own, encoder's own, the shared cross
+    names = {name for name, module in model.named_modules() if isinstance(module, LoraLinear)}
+    assert {name.rpartition(".")[2] for name in names} == {"q", "v"}
+    assert len(names) == 2 * (2 + 2 * 3)  # two blocks: vision; self-attention twice and shared cross-attention
 
 
 def test_a_layer_that_two_parts_share_stays_shared() -> None:
@@ -79,14 +79,14 @@ def test_a_layer_that_two_parts_share_stays_shared() -> None:
     assert len([name for name, _ in model.named_parameters() if name.endswith(NAMES)]) == 2 * 2
 
 
-def test_parts_that_are_frozen_have_none() -> None:
+def test_frozen_parts_have_no_adapters() -> None:
     model = random_tiny("caption").model
     add_lora(model, Lora(), skip=("vision.",))
     assert not any(isinstance(module, LoraLinear) for module in model.vision.modules())
     assert any(isinstance(module, LoraLinear) for module in model.decoder.modules())
 
 
-def test_targets_that_fit_nothing_and_ranks_that_cannot_be_are_refused() -> None:
+def test_targets_without_match_and_invalid_ranks_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"lora\.targets \*\.query: match no trainable linear layer"):
         add_lora(random_tiny("caption").model, Lora(targets=("*.query",)))
     with pytest.raises(ConfigError, match=r"lora\.rank 0: must be 1 or more"):

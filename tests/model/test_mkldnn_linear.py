@@ -1,4 +1,4 @@
-"""Packed weights: the same numbers, the same state, and a plain model where they cannot be had."""
+"""Packed weights: equal outputs and state; unsupported devices and failed self-tests use plain weights."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from tests.oracle_files import oracle_model, tensors
 CPU = torch.device("cpu")
 CLOSE = {"atol": 1e-5, "rtol": 1e-5}
 needs_operators = pytest.mark.skipif(
-    not mkldnn_linear.supports(CPU, torch.float32), reason="this torch or processor has none"
+    not mkldnn_linear.supports(CPU, torch.float32), reason="not supported by this torch or processor"
 )
 needs_bfloat16 = pytest.mark.skipif(
-    not mkldnn_linear.supports(CPU, torch.bfloat16), reason="this torch or processor has none"
+    not mkldnn_linear.supports(CPU, torch.bfloat16), reason="not supported by this torch or processor"
 )
 
 
@@ -41,18 +41,19 @@ def no_gradients() -> Iterator[None]:
 
 
 def outputs(model: BlipModel) -> list[Tensor]:
-    """Of every role that the model has."""
+    """Outputs of all parts of the model."""
     core, embeds = tensors("core"), model.encode_image(tensors("inputs")["images"][:4])
     ids, mask = core["text.input_ids"], core["text.attention_mask"]
-    found = [embeds]
+    results = [embeds]
     if hasattr(model, "encoder"):
-        found += [model.encode_text(ids, mask), model.fuse(ids, mask, embeds)]
+        results += [model.encode_text(ids, mask), model.fuse(ids, mask, embeds)]
     if hasattr(model, "decoder"):
-        found.append(model.decode(ids, mask, embeds[..., : model.decoder.blocks[0].cross.k.in_features]))
-    return found
+        results.append(model.decode(ids, mask, embeds[..., : model.decoder.blocks[0].cross.k.in_features]))
+    return results
 
 
 def copies(model: BlipModel) -> int:
+    """Number of packed weights."""
     return sum(
         m.packed is not None and m.packed._weight is not None for m in model.modules() if isinstance(m, Packable)
     )
@@ -60,34 +61,34 @@ def copies(model: BlipModel) -> int:
 
 @needs_operators
 @pytest.mark.parametrize("family", ["caption", "retrieval", "pretrain"])
-def test_outputs_equal_the_plain_ones(family: Family) -> None:
+def test_outputs_equal_those_of_plain_weights(family: Family) -> None:
     model = oracle_model(family)
     plain = outputs(model)
     pack(model)
-    assert copies(model) == 0  # until they are needed
+    assert copies(model) == 0  # created at first use
     assert_close(outputs(model), plain, **CLOSE)
     assert copies(model) > 0
 
 
 @needs_operators
-def test_captions_equal_the_plain_ones() -> None:
+def test_captions_equal_those_of_plain_weights() -> None:
     torch.manual_seed(0)
     model = BlipModel(random_tiny_config("caption")).eval()
     tokenizer, pixels = Tokenizer.from_config(model.config), torch.randn(3, 3, 32, 32)
     plain = inference.caption(model, tokenizer, pixels, Beam(num_captions=3))
     pack(model)
-    found = inference.caption(model, tokenizer, pixels, Beam(num_captions=3))
-    assert [[h.ids for h in row] for row in found] == [[h.ids for h in row] for row in plain]
+    results = inference.caption(model, tokenizer, pixels, Beam(num_captions=3))
+    assert [[h.ids for h in row] for row in results] == [[h.ids for h in row] for row in plain]
 
 
 @needs_bfloat16
-def test_bfloat16_is_as_near_as_plain_bfloat16() -> None:
+def test_bfloat16_is_as_exact_as_plain_bfloat16() -> None:
     model = oracle_model("caption")
     exact = outputs(model)
     plain = [y.float() for y in outputs_in_bfloat16(model)]
     pack(model)
-    found = [y.float() for y in outputs_in_bfloat16(model)]
-    for a, b, c in zip(found, plain, exact, strict=True):
+    results = [y.float() for y in outputs_in_bfloat16(model)]
+    for a, b, c in zip(results, plain, exact, strict=True):
         assert (a - c).abs().mean() < 1.2 * (b - c).abs().mean() + 1e-6
 
 
@@ -99,23 +100,23 @@ def outputs_in_bfloat16(model: BlipModel) -> list[Tensor]:
 
 @needs_operators
 @pytest.mark.parametrize("gelu", [False, True])
-def test_rows_need_not_lie_in_one_piece(gelu: bool) -> None:
+def test_inputs_need_not_be_contiguous(gelu: bool) -> None:
     layer, x = Linear(20, 7), torch.randn(3, 5, 40)
     plain = [layer(part, gelu=gelu) for part in (x[..., :20], x[:, -1, ::2], x[:, :1, 20:])]
     pack(layer)
     assert_close([layer(part, gelu=gelu) for part in (x[..., :20], x[:, -1, ::2], x[:, :1, 20:])], plain, **CLOSE)
 
 
-def wrong(*_: Any) -> Tensor:
+def wrong_shape(*_: Any) -> Tensor:
     return torch.zeros(5, 37)
 
 
-def refuses(*_: Any) -> Tensor:
+def raises(*_: Any) -> Tensor:
     raise RuntimeError("not built in")
 
 
 @pytest.mark.parametrize("operator", ["_linear", "_reorder"])
-@pytest.mark.parametrize("broken", [wrong, refuses])
+@pytest.mark.parametrize("broken", [wrong_shape, raises])
 def test_operators_that_fail_the_self_test_are_not_used(
     operator: str, broken: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,7 +133,7 @@ def test_operators_that_fail_the_self_test_are_not_used(
         mkldnn_linear._works.cache_clear()
 
 
-def test_other_devices_and_types_stay_plain() -> None:
+def test_other_devices_and_dtypes_are_not_packed() -> None:
     assert not mkldnn_linear.supports(torch.device("meta"), torch.float32)
     assert not mkldnn_linear.supports(CPU, torch.float64)
     layer = Linear(4, 3).double()
@@ -140,7 +141,7 @@ def test_other_devices_and_types_stay_plain() -> None:
     assert layer(torch.ones(2, 4).double()).dtype == torch.float64
 
 
-def test_state_and_parameters_stay_as_they_are() -> None:
+def test_state_and_parameters_do_not_change() -> None:
     model = oracle_model("pretrain")
     before, names = model.state_dict(), [n for n, _ in model.named_parameters()]
     pack(model)
@@ -151,7 +152,7 @@ def test_state_and_parameters_stay_as_they_are() -> None:
 
 
 @needs_operators
-def test_copies_of_a_model_bring_no_packed_weights() -> None:
+def test_copies_of_a_model_have_no_packed_weights() -> None:
     layer = Linear(4, 3)
     pack(layer)
     expected = layer(torch.ones(1, 4))
@@ -177,7 +178,7 @@ def test_changed_weights_are_noticed() -> None:
 
 
 @needs_operators
-def test_with_gradients_a_packed_model_is_plain() -> None:
+def test_packed_weights_are_not_used_with_gradients() -> None:
     model = oracle_model("caption").train()
     pack(model)
     with torch.enable_grad():
@@ -188,7 +189,7 @@ def test_with_gradients_a_packed_model_is_plain() -> None:
 
 @pytest.mark.parametrize("queries", [1, 3, 100])
 def test_attention_in_blocks_is_attention(queries: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blip.model.layers.BLOCK", 1000)  # less than an image, or several
+    monkeypatch.setattr("blip.model.layers.BLOCK", 1000)  # less than one image, or several
     q, k, v = torch.randn(5, 2, queries, 8), torch.randn(5, 2, 30, 8), torch.randn(5, 2, 30, 8)
     assert_close(blockwise(q, k, v), F.scaled_dot_product_attention(q, k, v), **CLOSE)
 

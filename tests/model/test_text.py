@@ -120,7 +120,7 @@ def test_cross_mask_equals_the_original() -> None:
         assert_close(loss, vqa[f"xmask.{name}"], atol=0, rtol=1e-5)
 
 
-def test_nlvr_twin_equals_the_original() -> None:
+def test_nlvr_encoder_equals_the_original() -> None:
     nlvr, model = tensors("nlvr"), oracle_model("nlvr")
     images = tensors("inputs")["images"]
     first, second = model.encode_image(images[:3]), model.encode_image(images[3:6])
@@ -140,8 +140,8 @@ def test_the_first_token_alone_is_the_same_token() -> None:
     model = oracle_model("retrieval")
     ids, mask, embeds = inputs_and_embeds()
     cross = model.encoder.cross_keys_values(embeds)
-    for looked in (None, cross):
-        everything = model.encoder(ids, mask, cross=looked)
-        first = model.encoder(ids, mask, cross=looked, first_only=True)
+    for source in (None, cross):
+        everything = model.encoder(ids, mask, cross=source)
+        first = model.encoder(ids, mask, cross=source, first_only=True)
         assert first.shape == (4, 1, 32)
         assert_close(first, everything[:, :1], **HIDDEN)
