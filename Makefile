@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test lint words types format test-slow docs bench release-check clean
+.PHONY: help demo test lint words types format test-slow docs generated bench release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -44,6 +44,9 @@ test-slow: .venv/.dev .venv/.ray .venv/.browser .venv/.web  ## tests that train 
 docs: .venv/.dev .venv/.web  ## the documentation site, in site/, with the model in the browser at site/try/
 	$(BIN)/python -m mkdocs build --strict -q
 	$(BIN)/blip export -m tiny --to web -o site/try
+
+generated: .venv/.dev  ## write generated files again: the layer diagram
+	$(BIN)/python docs/_generate.py
 
 bench: .venv/.bench  ## side by side with the installed peer
 	$(BIN)/python -m benchmarks

@@ -1,8 +1,9 @@
-"""The site: it builds strictly, its commands and snippets run and print what it says they print."""
+"""The documentation site: it builds strictly, its commands and snippets run and print the stated output."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
@@ -27,7 +28,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(p for p in DOCS.rglob("*.md") if "decisions" not in p.parts)
 FENCE = re.compile(r"^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PRINTS = "prints"
-# why a block is not run here; readers see the same words as its title
+# reasons why a block is not run here, shown to readers as its title
 NOT_RUN = {
     "installs",
     "needs a download",
@@ -36,6 +37,7 @@ NOT_RUN = {
     "needs a container engine",
     "needs npm",
     "runs until stopped",
+    "for example",
     "the original",
     "LAVIS",
     "Transformers",
@@ -64,7 +66,7 @@ def page_id(page: Path) -> str:
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What the pages take for granted: a folder with photos, two of them at hand, a few captions and texts."""
+    """Working folder of the pages: a folder of photos, two of them beside it, a few captions and texts."""
     photos = tmp_path / "photos"
     photos.mkdir()
     for path in (ROOT / "examples").glob("*.[pj][np]g"):
@@ -135,6 +137,26 @@ def test_commands_within_sentences_exist(page: Path) -> None:
             assert verb == "--version" or verb == "VERB" or flags <= known_flags(verb), command
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_command_pages_have_two_examples(verb: str) -> None:
+    page = DOCS / "commands" / f"{'index-verb' if verb == 'index' else verb}.md"
+    examples = [block for block in blocks(page) if block.language == "bash"]
+    assert len(examples) >= 2 and f"<!-- options of {verb} -->" in page.read_text("utf-8")
+
+
+def test_the_layer_diagram_is_that_of_the_import_contract() -> None:
+    pytest.importorskip("mkdocs")
+    spec = importlib.util.spec_from_file_location("_generate", DOCS / "_generate.py")
+    assert spec is not None and spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    assert generate.DIAGRAM.read_text("utf-8") == generate.diagram(), "run 'make generated'"
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
+
+
 def test_the_first_page_lists_the_extras_there_are() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     table = (DOCS / "index.md").read_text("utf-8").partition("| extra |")[2].partition("```")[0]
@@ -171,7 +193,11 @@ def test_the_site_builds_strictly_and_asks_nothing_of_the_network(tmp_path: Path
     assert done.returncode == 0, done.stderr
     for verb in VERBS:
         name = "index-verb" if verb == "index" else verb
-        assert f"Usage: blip {verb}" in (tmp_path / "site" / "commands" / f"{name}.html").read_text("utf-8")
+        page = (tmp_path / "site" / "commands" / f"{name}.html").read_text("utf-8")
+        flags = {flag for flag in known_flags(verb) - {"--help", "--debug"} if flag.startswith("-")}
+        names = {flag.removeprefix("--no-").lstrip("-") for flag in flags}
+        missing = {name for name in names if not re.search(rf"-(no-|\[no-\])?{name}\b", page)}
+        assert not missing, f"{verb}: {missing}"
     assert "retrieval-flickr-large" in (tmp_path / "site" / "checkpoints.html").read_text("utf-8")
     api = (tmp_path / "site" / "api.html").read_text("utf-8")
     for call in re.findall(r"^\| `([a-z_]+)\(", (DOCS / "api.md").read_text("utf-8"), re.MULTILINE):
