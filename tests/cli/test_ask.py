@@ -100,7 +100,7 @@ def test_without_a_name_the_bundled_answerer_is_used(blip: Blip, photos: Path) -
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ((), "no questions; give -q QUESTION, --questions FILE, or a manifest with a column question"),
+        ((), "no questions; give -q QUESTION, --questions FILE, or a table with a column question"),
         (("-q", "x", "--mode", "guess"), "--mode guess; must be generate or rank"),
         (("-q", "x", "--mode", "rank"), "--mode rank needs the answers to choose from"),
         (("-q", "x", "--mode", "generate", "--answers", "a,b"), "--answers with --mode generate; must be used with"),

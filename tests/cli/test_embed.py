@@ -39,7 +39,7 @@ def test_texts_pairs_states_and_half_precision(blip: Blip, photos: Path, tmp_pat
     args = (photos / "a.png", photos / "b.jpg", *RANDOM)
     said = blip("embed", *args, "--kind", "multimodal", "-t", "a cat", "--json")
     assert [json.loads(x)["dim"] for x in said.out.splitlines()] == [32, 32]
-    assert "not made to be compared" in said.err
+    assert "not comparable" in said.err
     blip("embed", *args, "--tokens", "--vector-dtype", "fp16", "-o", tmp_path / "t.npz")
     found = np.load(tmp_path / "t.npz")["vectors"]
     assert found.shape == (2, 5, 32) and found.dtype == np.float16
@@ -75,7 +75,7 @@ def test_a_dry_run_lists_and_embeds_nothing(blip: Blip, photos: Path, monkeypatc
         (("--kind", "text", "-t", "x"), "--kind text with images or --resume; must be texts alone"),
         (("-t", "x"), "--kind image takes no texts"),
         (("--vector-dtype", "fp8"), "--vector-dtype fp8; must be fp32 or fp16"),
-        (("--kind", "multimodal", "-t", "x", "-t", "y"), "1 images and 2 texts; must be as many, or one text"),
+        (("--kind", "multimodal", "-t", "x", "-t", "y"), "1 image and 2 texts; must be one text, or one per image"),
     ],
 )
 def test_what_is_wrong_is_one_line(blip: Blip, photos: Path, args: tuple[str, ...], message: str) -> None:

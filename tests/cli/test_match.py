@@ -49,7 +49,7 @@ def test_pairs_and_texts_of_a_manifest(blip: Blip, photos: Path, tmp_path: Path)
 def test_what_is_missing_or_wrong_is_one_line(blip: Blip, photos: Path) -> None:
     for args, message in (
         ((photos / "a.png",), f"no texts for {photos}/a.png; give -t TEXT"),
-        ((photos / "a.png", "-t", "x", "-t", "y", "--pairs"), "--pairs; 1 images and 2 texts must be as many"),
+        ((photos / "a.png", "-t", "x", "-t", "y", "--pairs"), "--pairs; 1 image and 2 texts, their numbers must match"),
         ((photos / "a.png", "-t", "x", "--head", "both2"), "--head both2; must be itm, itc or both"),
     ):
         said = blip("match", *args, *RANDOM)

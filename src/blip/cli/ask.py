@@ -16,6 +16,7 @@ from blip_lite.errors import UsageError
 if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip_lite.model import Model
+    from blip_lite.results import Answer, Verdict
 
 RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
 Question = tuple[str, Any]  # its text, and its id where a manifest gives one
@@ -68,101 +69,89 @@ def ask(
     Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
     """
     closed = o.closed_answers(answer.answers, answer.mode)
-    asked: list[Question] = [(line, None) for line in o.read_texts(question, questions, "--questions")]
-    found = run.inputs(inputs)
+    given: list[Question] = [(line, None) for line in o.read_texts(question, questions, "--questions")]
+    samples = run.inputs(inputs)
     if pair is not None:
-        return _judge(found, pair, [line for line, _ in asked], model, run)
-    wanted = {one.key: asked or _own(one) for one in found}
-    if not any(wanted.values()):
-        raise UsageError("no questions; give -q QUESTION, --questions FILE, or a manifest with a column question")
-    found = [one if wanted[one.key] else _unasked(one) for one in found]
-    batch_run = BatchRun(schema="answer/1", flags=run, per_key=max(len(own) for own in wanted.values()))
-    if not batch_run.must_write():
+        return _compare(samples, pair, [line for line, _ in given], model, run)
+    by_key = {sample.key: given or _own_question(sample) for sample in samples}
+    if not any(by_key.values()):
+        raise UsageError("no questions; give -q QUESTION, --questions FILE, or a table with a column question")
+    samples = [sample if by_key[sample.key] else _without_question(sample) for sample in samples]
+    batch_run = BatchRun(schema="answer/1", flags=run, per_key=max(len(own) for own in by_key.values()))
+    if not batch_run.is_needed(samples, o.model_name(model, o.ANSWERER)):
         return 0
-    if run.dry_run:
-        return batch_run.dry_run(found, o.model_name(model, o.ANSWERER))
     name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model
     loaded = run.load(name, o.ANSWERER, needs=["answer"])
     decoding = {"beams": answer.beams, "max_length": answer.max_length, "min_length": answer.min_length}
-    how = decoding if closed is None else {"k": answer.k}
-    answerer = _Answerer(loaded, wanted, {"answers": closed, "top": answer.top, **how})
-    return batch_run.run(found, len(found), loaded, answerer)
+    options: dict[str, Any] = {"answers": closed, "top": answer.top, **({"k": answer.k} if closed else decoding)}
+
+    def describe(batch: DecodedBatch) -> Sequence[list[Record]]:
+        pairs = [(image, line) for sample, image in batch for line, _ in by_key[sample.key]]
+        answers = iter(loaded.answer_batch([image for image, _ in pairs], [line for _, line in pairs], **options))
+        return [
+            [
+                _record(sample, line, next(answers), loaded, question_id=question_id)
+                for line, question_id in by_key[sample.key]
+            ]
+            for sample, _ in batch
+        ]
+
+    return batch_run.run(samples, loaded, describe)
 
 
-def _judge(found: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
-    """Records of statements about each input and the second image."""
+def _compare(samples: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
+    """Judge statements about each input and the second image."""
     from blip_lite.image import read
 
     if not statements:
         raise UsageError("--pair: no statement; give -q 'The left image shows a dog'")
     batch_run = BatchRun(schema="answer/1", flags=run, per_key=len(statements))
-    if not batch_run.must_write():
+    if not batch_run.is_needed(samples, o.model_name(model)):
         return 0
-    if run.dry_run:
-        return batch_run.dry_run(found, model)
     name = "random-tiny-nlvr" if o.model_name(model) == RANDOM else model
     loaded = replace(run, quiet=True).load(name, needs=["compare"])  # no bundled model can
     second = read(pair)
 
-    def describe(good: DecodedBatch) -> Sequence[list[Record]]:
+    def describe(batch: DecodedBatch) -> Sequence[list[Record]]:
         return [
-            [
-                {
-                    "schema": "answer/1",
-                    "key": one.key,
-                    "pair": str(pair),
-                    "question": line,
-                    **loaded.compare(image, second, line).to_dict(),
-                    "model": loaded.name,
-                }
-                for line in statements
-            ]
-            for one, image in good
+            [_record(sample, line, loaded.compare(image, second, line), loaded, pair=str(pair)) for line in statements]
+            for sample, image in batch
         ]
 
-    return batch_run.run(found, len(found), loaded, describe)
+    return batch_run.run(samples, loaded, describe)
 
 
-def _own(one: Sample) -> list[Question]:
-    """The question of an input's manifest row, if there is one."""
-    line = one.fields.get("question")
-    return [(line, one.fields.get("question_id"))] if isinstance(line, str) and line.strip() else []
+def _record(
+    sample: Sample,
+    question: str,
+    result: Answer | Verdict,
+    model: Model,
+    *,
+    pair: str | None = None,
+    question_id: Any = None,
+) -> Record:
+    return {
+        "schema": "answer/1",
+        "key": sample.key,
+        "pair": pair,
+        "question": question,
+        **result.to_dict(),
+        "question_id": question_id,
+        "model": model.name,
+    }
 
 
-def _unasked(one: Sample) -> Sample:
-    """The input as one that fails when it is read, as a broken row does by itself."""
+def _own_question(sample: Sample) -> list[Question]:
+    """Return the question of an input's table row, if it has one."""
+    line = sample.fields.get("question")
+    return [(line, sample.fields.get("question_id"))] if isinstance(line, str) and line.strip() else []
+
+
+def _without_question(sample: Sample) -> Sample:
+    """Return a sample that fails when it is read, unless it does so anyway."""
     from blip.io.byte_sources import MissingSource
     from blip.io.samples import ImageRef
 
-    return (
-        one
-        if isinstance(one.image.source, MissingSource)
-        else replace(one, images=(ImageRef(MissingSource(one.key, "no question in its row")),))
-    )
-
-
-@dataclass
-class _Answerer:
-    """The records of a few images: one for each question of each."""
-
-    model: Model
-    wanted: dict[str, list[Question]]
-    how: dict[str, Any]
-
-    def __call__(self, good: DecodedBatch) -> Sequence[list[Record]]:
-        pairs = [(image, line) for one, image in good for line, _ in self.wanted[one.key]]
-        found = iter(self.model.answer_batch([image for image, _ in pairs], [line for _, line in pairs], **self.how))
-        return [
-            [
-                {
-                    "schema": "answer/1",
-                    "key": one.key,
-                    "question": line,
-                    **next(found).to_dict(),
-                    "question_id": number,
-                    "model": self.model.name,
-                }
-                for line, number in self.wanted[one.key]
-            ]
-            for one, _ in good
-        ]
+    if isinstance(sample.image.source, MissingSource):
+        return sample
+    return replace(sample, images=(ImageRef(MissingSource(sample.key, "no question in its row")),))

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blip.cli import options as o
-from blip.cli.output import plural
+from blip.cli.output import plural, print_lines
 from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 
 if TYPE_CHECKING:
@@ -36,30 +36,29 @@ class BatchRun:
     show: bool = True  # False: no records are written, only sidecars
     select: Callable[[Sample, list[Record]], list[Record]] = lambda sample, rows: rows  # the records to write
 
-    def must_write(self) -> bool:
-        """Return False if the output exists and is to be skipped."""
+    def is_needed(self, inputs: Sequence[Sample], model: str) -> bool:
+        """Return False if the output exists and is to be skipped, or if --dry-run only lists the inputs."""
         from blip.io.records import format_of, must_write
 
         flags = self.flags
         format_of(flags.output, flags.record_format)
-        if must_write(flags.output, existing=flags.existing, resume=flags.resume):
-            return True
-        o.note(f"{flags.output} exists, nothing to do", flags.quiet)
-        return False
+        if not must_write(flags.output, existing=flags.existing, resume=flags.resume):
+            o.note(f"{flags.output} exists, nothing to do", flags.quiet)
+            return False
+        if flags.dry_run:
+            print_lines(sample.key for sample in inputs)
+            where = flags.output if flags.output is not None else "standard output" if self.show else "sidecars"
+            o.note(f"{plural(len(inputs), 'input')}, model {model}, device {flags.device}, to {where}")
+        return not flags.dry_run
 
-    def dry_run(self, inputs: Sequence[Sample], model: str | None) -> int:
-        """Print the inputs, model, device and output of the run."""
-        for sample in inputs:
-            print(sample.key)
-        output = self.flags.output
-        where = output if output is not None else "standard output" if self.show else "sidecars"
-        o.note(f"{plural(len(inputs), 'input')}, model {o.model_name(model)}, device {self.flags.device}, to {where}")
-        return 0
+    def run(self, inputs: Sequence[Sample], model: Model, describe: Describe, *, listed: int | None = None) -> int:
+        """Process all inputs in batches and write their records in order; return the exit code.
 
-    def run(self, inputs: Sequence[Sample], listed: int, model: Model, describe: Describe) -> int:
-        """Process all inputs in batches and write their records in order; return the exit code."""
+        listed: number of inputs with those that need nothing, by default that of `inputs`.
+        """
         from blip.signals import stop_on_signal
 
+        listed = len(inputs) if listed is None else listed
         quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
         start, failed, done = time.perf_counter(), 0, 0
         with ExitStack() as stack:

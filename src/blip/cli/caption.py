@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 from blip.cli import options as o
 from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
+from blip.cli.output import plural
 from blip.cli.settings import configurable
 from blip_lite.decoding import to_record
 from blip_lite.errors import UsageError
@@ -142,28 +143,26 @@ def caption(
     to_stdout = sidecars is None or run.output is not None or run.record_format is not None
     flags = replace(run, skip_existing=None, overwrite=False) if sidecars else run  # they are about sidecars then
     batch_run = BatchRun(schema="caption/1", flags=flags, show=to_stdout)
-    if not batch_run.must_write():
+    samples = [sample for sample in listed if sidecars is None or sidecars.must_write(sample)]
+    if not batch_run.is_needed(samples, o.model_name(model)):
         return 0
-    images = [image for image in listed if sidecars is None or sidecars.must_write(image)]
-    if run.dry_run:
-        return batch_run.dry_run(images, model)
-    if not images:
-        o.note(f"{len(listed)} inputs, all have their texts", run.quiet)
+    if not samples:
+        o.note(f"{plural(len(listed), 'input')}, all have their texts", run.quiet)
         return 0
     loaded = run.load(model, needs=["sample" if decode.sample else "caption"])
     judge = None if itm_model is None else replace(run, image_size=None, compile=False).load(itm_model, needs=["match"])
     if summary:
-        images = _by_video(images)
-        batch_run.select = _Summary(images)
+        samples = _by_video(samples)
+        batch_run.select = _Summary(samples)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
     decoding = decode.decoding(loaded, prompt, num_captions)
     describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars)
-    return batch_run.run(images, len(listed), loaded, describe)
+    return batch_run.run(samples, loaded, describe, listed=len(listed))
 
 
 @dataclass
 class _Captioner:
-    """The record of each of a few images; sidecars are written on the way."""
+    """Makes the record of each image, and writes its sidecar."""
 
     model: Model
     judge: Model | None
@@ -171,35 +170,32 @@ class _Captioner:
     prompt: str | None
     keep_prompt: bool
     seed: int
-    beside: Sidecars | None
+    sidecars: Sidecars | None
 
-    def __call__(self, good: DecodedBatch) -> list[list[Record]]:
-        captions = self.model.caption_batch(
-            [image for _, image in good],
-            self.decoding,
-            prompt=self.prompt,
-            seed=self.seed,
-            keys=[one.key for one, _ in good],
-        )
-        return [[self.record(one, image, found)] for (one, image), found in zip(good, captions, strict=True)]
+    def __call__(self, batch: DecodedBatch) -> list[list[Record]]:
+        images, keys = [image for _, image in batch], [sample.key for sample, _ in batch]
+        captions = self.model.caption_batch(images, self.decoding, prompt=self.prompt, seed=self.seed, keys=keys)
+        return [[self._record(sample, image, c)] for (sample, image), c in zip(batch, captions, strict=True)]
 
-    def record(self, one: Sample, image: Image, found: Caption) -> Record:
-        texts = [found, *found.alternatives]
-        itm = None if self.judge is None else self.judge.match_batch([image], [c.text for c in texts], head="itm").itm
-        scores = [None] * len(texts) if itm is None else [float(s) for s in itm[0]]
-        text = self.kept(found.text)
-        if self.beside is not None:
-            self.beside.write(one, text)
-        others = [
-            {"text": self.kept(c.text), "score": c.score, **({} if s is None else {"itm": s})}
-            for c, s in zip(texts[1:], scores[1:], strict=True)
+    def _record(self, sample: Sample, image: Image, caption: Caption) -> Record:
+        candidates = [caption, *caption.alternatives]
+        texts = [self._text(candidate.text) for candidate in candidates]
+        scores: list[float | None] = [None] * len(candidates)
+        if self.judge is not None:
+            itm = self.judge.match_batch([image], [c.text for c in candidates], head="itm").itm
+            scores = scores if itm is None else [float(score) for score in itm[0]]
+        if self.sidecars is not None:
+            self.sidecars.write(sample, texts[0])
+        alternatives = [
+            {"text": text, "score": c.score, **({} if itm is None else {"itm": itm})}
+            for text, c, itm in zip(texts[1:], candidates[1:], scores[1:], strict=True)
         ]
         return {
             "schema": "caption/1",
-            "key": one.key,
-            "text": text,
-            "score": found.score,
-            "alternatives": others or None,
+            "key": sample.key,
+            "text": texts[0],
+            "score": caption.score,
+            "alternatives": alternatives or None,
             "itm": scores[0],
             "model": self.model.name,
             "params": to_record(self.decoding),
@@ -207,34 +203,35 @@ class _Captioner:
             "height": image.height,
         }
 
-    def kept(self, text: str) -> str:
-        """With the prompt before it, where that is wanted."""
+    def _text(self, text: str) -> str:
+        """Return the caption, after its prompt with --keep-prompt."""
         if not self.keep_prompt:
             return text
         prompt = (self.model.config.prompt if self.prompt is None else self.prompt).rstrip()
         return f"{prompt} {text}" if prompt else text
 
 
-def _by_video(inputs: Sequence[Sample]) -> list[Sample]:
-    """The inputs, but frames of a video under the key of the video."""
+def _by_video(samples: Sequence[Sample]) -> list[Sample]:
+    """Give frames the key of their video."""
     from blip.io.video import Frame
 
-    return [replace(i, key=i.key.rpartition("#t=")[0]) if isinstance(i.image.source, Frame) else i for i in inputs]
+    return [replace(s, key=s.key.rpartition("#t=")[0]) if isinstance(s.image.source, Frame) else s for s in samples]
 
 
 class _Summary:
-    """Of the records of a key the best: by the chance of a match where there is one, else by its score."""
+    """Selects the best record of each key: by its match score or, without one, by its score."""
 
-    def __init__(self, inputs: Sequence[Sample]) -> None:
-        self.left = Counter(one.key for one in inputs)
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self.remaining = Counter(sample.key for sample in samples)
         self.best: dict[str, Record] = {}
 
-    def __call__(self, one: Sample, rows: list[Record]) -> list[Record]:
-        """The record when all are known, which may be that of a failure; nothing before."""
+    def __call__(self, sample: Sample, rows: list[Record]) -> list[Record]:
+        """Return the best record after the last of a key, nothing before; the best may be that of a failure."""
         (row,) = rows
-        self.left[one.key] -= 1
-        self.best[one.key] = max(self.best.get(one.key, row), row, key=_quality)
-        return [] if self.left[one.key] else [self.best.pop(one.key)]
+        key = sample.key
+        self.remaining[key] -= 1
+        self.best[key] = max(self.best.get(key, row), row, key=_quality)
+        return [] if self.remaining[key] else [self.best.pop(key)]
 
 
 def _quality(row: Record) -> float:

@@ -1,4 +1,4 @@
-"""`blip match`: how well texts fit images."""
+"""`blip match`: score texts against images."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from blip.cli import options as o
 from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import option
+from blip.cli.output import plural
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
+Head = Literal["itm", "itc", "both"]
+
 
 @configurable
 def match(
@@ -25,9 +28,7 @@ def match(
     text: o.Text = (),
     texts: o.Texts = None,
     model: o.ModelName = None,
-    head: Annotated[
-        Literal["itm", "itc", "both"], option(help="itm (match probability), itc (cosine) or both.")
-    ] = "both",
+    head: Annotated[Head, option(help="itm (match probability), itc (cosine) or both.")] = "both",
     sort: Annotated[bool, option(help="Sort the texts of each image, best first.")] = False,
     top: Annotated[int | None, option("-n", "--top", min=1, help="Only the N best texts of each image.")] = None,
     threshold: Annotated[float | None, option(help="Only pairs with an itm (or itc) of at least X.")] = None,
@@ -39,42 +40,41 @@ def match(
 
     Example: blip match cat.jpg -t 'a cat' -t 'a dog'
     """
-    found = run.inputs(inputs)
-    wanted = _texts_of(found, o.read_texts(text, texts), pairs)
-    batch_run = BatchRun(schema="match/1", flags=run, per_key=max(len(lines) for lines in wanted.values()))
-    if not batch_run.must_write():
+    samples = run.inputs(inputs)
+    numbered = _number_texts(samples, o.read_texts(text, texts), pairs)
+    batch_run = BatchRun(schema="match/1", flags=run, per_key=max(len(lines) for lines in numbered.values()))
+    if not batch_run.is_needed(samples, o.model_name(model)):
         return 0
-    if run.dry_run:
-        return batch_run.dry_run(found, model)
     loaded = run.load(model, needs=["match"])
 
-    def describe(good: DecodedBatch) -> list[list[Record]]:
-        rows = [_rows(loaded, one.key, image, wanted[one.key], head, max_text_length) for one, image in good]
-        return [_chosen(r, sort, top, threshold) for r in rows]
+    def describe(batch: DecodedBatch) -> list[list[Record]]:
+        rows = [_score(loaded, s.key, image, numbered[s.key], head, max_text_length) for s, image in batch]
+        return [_select(r, sort, top, threshold) for r in rows]
 
-    return batch_run.run(found, len(found), loaded, describe)
+    return batch_run.run(samples, loaded, describe)
 
 
-def _texts_of(inputs: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
-    """Numbered texts of each input: all of them, its own one, or those of its manifest row."""
+def _number_texts(samples: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
+    """Return the texts of each input by key, with their indices: all lines, line i for input i, or its own texts."""
     if pairs and lines:
-        if len(lines) != len(inputs):
-            raise UsageError(f"--pairs; {len(inputs)} images and {len(lines)} texts must be as many")
-        return {one.key: [(i, line)] for i, (one, line) in enumerate(zip(inputs, lines, strict=True))}
+        if len(lines) != len(samples):
+            counts = f"{plural(len(samples), 'image')} and {plural(len(lines), 'text')}"
+            raise UsageError(f"--pairs; {counts}, their numbers must match")
+        return {sample.key: [(i, lines[i])] for i, sample in enumerate(samples)}
     if lines:
-        return {one.key: list(enumerate(lines)) for one in inputs}
-    found = {one.key: list(enumerate(one.texts)) for one in inputs}
-    missing = next((key for key, own in found.items() if not own), None)
-    if missing is not None:
-        raise UsageError(f"no texts for {missing}; give -t TEXT, --texts FILE, or a manifest with a column text")
-    return found
+        return {sample.key: list(enumerate(lines)) for sample in samples}
+    numbered = {sample.key: list(enumerate(sample.texts)) for sample in samples}
+    for key, texts in numbered.items():
+        if not texts:
+            raise UsageError(f"no texts for {key}; give -t TEXT, --texts FILE, or a table with a column text")
+    return numbered
 
 
-def _rows(
-    model: Model, key: str, image: Image, texts: list[tuple[int, str]], head: str, max_length: int
+def _score(
+    model: Model, key: str, image: Image, texts: list[tuple[int, str]], head: Head, max_length: int
 ) -> list[Record]:
-    lines = [text for _, text in texts]
-    scores = model.match_batch([image], lines, head=head, max_text_length=max_length)  # type: ignore[arg-type]
+    """Return a record for each text of an image."""
+    scores = model.match_batch([image], [text for _, text in texts], head=head, max_text_length=max_length)
     return [
         {
             "schema": "match/1",
@@ -89,9 +89,14 @@ def _rows(
     ]
 
 
-def _chosen(rows: list[Record], sort: bool, top: int | None, threshold: float | None) -> list[Record]:
+def _select(rows: list[Record], sort: bool, top: int | None, threshold: float | None) -> list[Record]:
+    """Return the rows that are asked for, by itm or, without it, by itc."""
+
+    def score(row: Record) -> float:
+        return float(row["itc"] if row["itm"] is None else row["itm"])
+
     if threshold is not None:
-        rows = [row for row in rows if (row["itm"] if row["itm"] is not None else row["itc"]) >= threshold]
+        rows = [row for row in rows if score(row) >= threshold]
     if sort or top:
-        rows = sorted(rows, key=lambda row: -(row["itm"] if row["itm"] is not None else row["itc"]))
+        rows = sorted(rows, key=score, reverse=True)
     return rows[:top]
