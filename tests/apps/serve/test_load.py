@@ -9,11 +9,11 @@ import httpx2
 import psutil
 
 from benchmarks.serve import REFUSED, Client, Load, closed_loop, open_loop
-from tests.apps.serve.conftest import RANDOM, Served, serving
+from tests.apps.serve.conftest import RANDOM, TIMEOUT, Served, serving
 
 
 async def overload(served: Served) -> tuple[Load, Load, Load]:
-    async with httpx2.AsyncClient(timeout=60, limits=httpx2.Limits(max_connections=None)) as http:
+    async with httpx2.AsyncClient(timeout=TIMEOUT, limits=httpx2.Limits(max_connections=None)) as http:
         client = Client(served.url, http)
         await client.record_expected()
         base = await closed_loop(client, 8, 1.5)

@@ -214,18 +214,19 @@ SLOW = {"images": [TEXT] * 64, "beams": 32, "max_length": 90, "min_length": 90}
 def test_a_crashed_worker_is_replaced_and_sigterm_drains(tmp_path: Path) -> None:
     with serving(tmp_path, *RANDOM, "--timeout", "600") as served, ThreadPoolExecutor(2) as pool:
         started = served.processes()
-        answer = pool.submit(served.post, "caption", SLOW)
-        _wait_in_flight(served, 64)
-        _worker(served).kill()
-        lost = answer.result()
+        lost_request = pool.submit(served.post, "caption", SLOW)
+        worker = _worker(served)
+        _wait_until_computing(worker)
+        worker.kill()
+        lost = lost_request.result()
         assert error_of(lost)[:2] == (503, "worker_lost") and "retry-after" in lost.headers
         assert served.post("caption", {"image": TEXT}).status_code == 200  # by the new worker
 
         started += served.processes()
-        answers = [pool.submit(served.post, "caption", SLOW | {"images": [TEXT] * 16}) for _ in range(2)]
+        requests = [pool.submit(served.post, "caption", SLOW | {"images": [TEXT] * 16}) for _ in range(2)]
         _wait_in_flight(served, 32)
         assert served.stop() == 0
-        assert [len(answer.result().json()) for answer in answers] == [16, 16]
+        assert [len(request.result().json()) for request in requests] == [16, 16]
         assert all_gone(started)
         assert served.log.read_text().count("\n") == 1  # the address only
 
@@ -263,6 +264,14 @@ def test_header_size_is_limited(server: Served) -> None:
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=TIMEOUT) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\nX-Large: " + b"a" * 100_000)
         assert raw.recv(100).startswith(b"HTTP/1.1 400 ")
+
+
+def _wait_until_computing(worker: psutil.Process) -> None:
+    """Wait until an idle worker has used CPU time."""
+    idle, end = worker.cpu_times().user, time.monotonic() + TIMEOUT
+    while worker.cpu_times().user < idle + 0.2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _wait_in_flight(served: Served, images: int) -> None:
