@@ -72,7 +72,7 @@ def _ours_captions(model: BlipModel, p: Pair, pixels: Tensor, decoding: Decoding
     def call() -> list[list[int]]:
         generator = torch.Generator().manual_seed(0) if isinstance(decoding, Nucleus) else None
         with torch.inference_mode():
-            found = inference.caption(model, p.tokenizer, pixels, decoding, generator=generator)
+            found = inference.caption(model, p.tokenizer, model.encode_image(pixels), decoding, generator=generator)
         return [list(texts[0].ids) for texts in found]
 
     return call

@@ -72,6 +72,6 @@ def parts(name: str, count: int, rounds: int = 3) -> dict[str, float]:
     pixels, runs = p.photos(count, DTYPES[name]), []
     for _ in range(rounds + 1):
         with torch.inference_mode(), stopwatch() as watch:
-            inference.caption(p.ours, p.tokenizer, pixels, BEAM)
+            inference.caption(p.ours, p.tokenizer, p.ours.encode_image(pixels), BEAM)
         runs.append(watch.seconds)
     return {part: 1e3 * statistics.median(run[part] for run in runs[1:]) for part in runs[0]}

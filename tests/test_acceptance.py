@@ -209,7 +209,9 @@ def test_a6_caption_of_transformers_at_another_size() -> None:
     pixel_values = pixels(of, DEMO_OF_TRANSFORMERS, 500)[..., :496, :496]
     decoding = Greedy(min_length=0, max_length=20)
     with torch.no_grad():
-        found = inference.caption(of.backend.module, of.backend.tokenizer, pixel_values, decoding, prompt="")
+        found = inference.caption(
+            of.backend.module, of.backend.tokenizer, of.backend.module.encode_image(pixel_values), decoding, prompt=""
+        )
     assert found[0][0].ids == (1037, 2450, 3564, 2006, 1996, 3509, 2007, 1037, 3899, 102)
 
 

@@ -29,26 +29,6 @@ SCORES_PER_PASS = 1 << 25  # limits the memory for scoring answers: tokens times
 def caption(
     model: BlipModel,
     tokenizer: Tokenizer,
-    pixel_values: Tensor,
-    decoding: Decoding,
-    *,
-    prompt: str | Sequence[str] | None = None,
-    seeds: Sequence[int] | None = None,
-    generator: torch.Generator | None = None,
-) -> list[list[Hypothesis]]:
-    """Captions of pixel_values [B, 3, S, S]: `decoding.num_captions` per image, best first.
-
-    prompt: one for all images or one per image, not part of the texts; None = the model's own. seeds, generator: see
-    `blip.model.generation.generate`.
-    """
-    return caption_embeds(
-        model, tokenizer, model.encode_image(pixel_values), decoding, prompt=prompt, seeds=seeds, generator=generator
-    )
-
-
-def caption_embeds(
-    model: BlipModel,
-    tokenizer: Tokenizer,
     image_embeds: Tensor,
     decoding: Decoding,
     *,
@@ -56,7 +36,11 @@ def caption_embeds(
     seeds: Sequence[int] | None = None,
     generator: torch.Generator | None = None,
 ) -> list[list[Hypothesis]]:
-    """`caption` from image_embeds [B, N, D]."""
+    """Captions of image_embeds [B, N, D]: `decoding.num_captions` per image, best first.
+
+    prompt: one for all images or one per image, not part of the texts; None = the model's own. seeds, generator: see
+    `blip.model.generation.generate`.
+    """
     model.require("decoder")
     prompt = model.config.prompt if prompt is None else prompt
     prompts = [prompt] * len(image_embeds) if isinstance(prompt, str) else list(prompt)

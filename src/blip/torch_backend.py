@@ -84,7 +84,7 @@ class TorchBackend:
             return inference.caption(
                 self.module,
                 self.tokenizer,
-                self._pixels(images),
+                self.module.encode_image(self._pixels(images)),
                 decoding,
                 prompt=prompt,
                 seeds=seeds,
@@ -109,11 +109,10 @@ class TorchBackend:
             ranked = inference.rank_answers(self.module, self.tokenizer, image_embeds, questions, encoded, k=k)
         return RankedAnswers(ranked.indices.cpu().numpy(), _numpy(ranked.scores))
 
-    def statement_probability(self, first: Images, second: Images, statements: Sequence[str]) -> list[float]:
+    def statement_probability(self, images: Images, statement: str) -> float:
         with self._lock, torch.inference_mode():
-            pixels = self._pixels(first), self._pixels(second)
-            result: list[float] = inference.reason(self.module, self.tokenizer, *pixels, statements).tolist()
-        return result
+            first, second = self._pixels(images).chunk(2)
+            return float(inference.reason(self.module, self.tokenizer, first, second, [statement]))
 
     def match(self, images: Images, texts: Sequence[str], pairs: bool, head: Head, max_length: int) -> MatchResult:
         if head == "itc":

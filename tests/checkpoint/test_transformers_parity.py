@@ -330,7 +330,7 @@ def test_captions_are_equal(pair: Pairs, decoding: Decoding, direction: Directio
     """Beam scores are divided by the number of new ids there, of all ids in the original: `length_norm`."""
     both = pair("caption", direction)
     images = both.images(6)
-    captions = inference.caption(both.ours, both.tokenizer, images, decoding)
+    captions = inference.caption(both.ours, both.tokenizer, both.ours.encode_image(images), decoding)
     ours = [row[0].ids for row in captions]
     assert ours == their_captions(both, images, decoding, both.config.prompt)
     assert len(set(ours)) > 1  # else the test would prove little
@@ -342,7 +342,7 @@ def test_captions_are_equal(pair: Pairs, decoding: Decoding, direction: Directio
 def test_captions_without_prompt_are_equal(pair: Pairs, decoding: Decoding) -> None:
     """Their default prompt is empty: [DEC] only."""
     both = pair("caption", "from transformers")
-    captions = inference.caption(both.ours, both.tokenizer, both.images(), decoding, prompt="")
+    captions = inference.caption(both.ours, both.tokenizer, both.ours.encode_image(both.images()), decoding, prompt="")
     theirs = both.theirs.generate(both.images(), **their_options(decoding))
     assert [row[0].ids for row in captions] == new_ids(theirs, 1)
 
@@ -350,7 +350,7 @@ def test_captions_without_prompt_are_equal(pair: Pairs, decoding: Decoding) -> N
 def test_caption_scores_are_equal(pair: Pairs) -> None:
     """Without penalties their beam score is the mean log-probability of the new ids."""
     both, decoding = pair("caption", "to transformers"), Beam(length_norm="new", early_stopping=True)
-    captions = inference.caption(both.ours, both.tokenizer, both.images(), decoding)
+    captions = inference.caption(both.ours, both.tokenizer, both.ours.encode_image(both.images()), decoding)
     given = torch.tensor([[*both.tokenizer.prompt_ids(both.config.prompt), 102]] * 3)
     options = their_options(decoding) | {"return_dict_in_generate": True, "output_scores": True}
     theirs = both.theirs.generate(both.images(), input_ids=given, **options)
@@ -360,7 +360,7 @@ def test_caption_scores_are_equal(pair: Pairs) -> None:
 def test_beam_searches_stop_at_the_same_length(pair: Pairs) -> None:
     both = pair("caption", "to transformers")
     images, decoding = both.images(16), Beam(length_norm="new", repetition_penalty=1.1)
-    captions = inference.caption(both.ours, both.tokenizer, images, decoding)
+    captions = inference.caption(both.ours, both.tokenizer, both.ours.encode_image(images), decoding)
     assert [row[0].ids for row in captions] == their_captions(both, images, decoding, both.config.prompt)
 
 
@@ -368,7 +368,13 @@ def test_beam_searches_stop_at_the_same_length(pair: Pairs) -> None:
 def test_sampled_captions_are_equal_for_equal_seeds(pair: Pairs, seed: int) -> None:
     both = pair("caption", "from transformers")
     images, decoding = both.images(4), Nucleus()
-    ours = inference.caption(both.ours, both.tokenizer, images, decoding, generator=torch.Generator().manual_seed(seed))
+    ours = inference.caption(
+        both.ours,
+        both.tokenizer,
+        both.ours.encode_image(images),
+        decoding,
+        generator=torch.Generator().manual_seed(seed),
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         theirs = their_captions(both, images, decoding, both.config.prompt)
@@ -495,7 +501,8 @@ def oracle_captions(number: int, **changes: Any) -> list[inference.Hypothesis]:
     images = tensors("inputs")["images"][slice(*run["images"])]
     vocabulary = (ASSETS / "bert-base-uncased-vocab.txt").read_text(encoding="utf-8")
     tokenizer = Tokenizer(vocabulary.splitlines()[:4000], oracle_config("caption").text)
-    captions = inference.caption(oracle_model("caption"), tokenizer, images, Beam(**options, **changes))
+    model = oracle_model("caption")
+    captions = inference.caption(model, tokenizer, model.encode_image(images), Beam(**options, **changes))
     return [row[0] for row in captions]
 
 
@@ -571,5 +578,5 @@ def test_real_size_is_equal_in_both_directions(family: Family, tmp_path: Path) -
                 expected = both.theirs.text_encoder(ids, attention_mask=mask, encoder_hidden_states=theirs)[0]
                 assert_close(model.fuse(ids, mask, image_embeds)[mask.bool()], expected[mask.bool()])
     if family == "caption":
-        captions = inference.caption(again, both.tokenizer, both.images(2), Greedy())
+        captions = inference.caption(again, both.tokenizer, again.encode_image(both.images(2)), Greedy())
         assert [row[0].ids for row in captions] == their_captions(both, both.images(2), Greedy(), config.prompt)

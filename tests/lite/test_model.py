@@ -94,9 +94,6 @@ def test_batch_methods_take_opened_images(ours: Model) -> None:
     assert ours.caption_batch(images, decoding) == ours.caption(PHOTOS[:2], beams=1)
     assert np.array_equal(ours.embed_image_batch(images).vectors, ours.embed_image(PHOTOS[:2]).vectors)
     assert np.array_equal(ours.match_batch(images, TEXTS).itm, ours.match(PHOTOS[:2], TEXTS).itm)
-    assert np.array_equal(ours.match_logits_batch(images, TEXTS), ours.match_logits(PHOTOS[:2], TEXTS))
-    fused = ours.embed_multimodal_batch(images, TEXTS[:2]).vectors
-    assert np.array_equal(fused, ours.embed_multimodal(PHOTOS[:2], TEXTS[:2]).vectors)
 
 
 def test_images_of_any_type(ours: Model) -> None:

@@ -47,7 +47,8 @@ def test_ids_and_texts_equal_the_original(number: int) -> None:
     run, prompt = RUNS[number], tokenizer().prompt_ids("a picture of ")
     generator = torch.Generator().manual_seed(run["seed"]) if run.get("sample") else None
     images = tensors("inputs")["images"][slice(*run["images"])]
-    results = inference.caption(oracle_model("caption"), tokenizer(), images, make_decoding(run), generator=generator)
+    model = oracle_model("caption")
+    results = inference.caption(model, tokenizer(), model.encode_image(images), make_decoding(run), generator=generator)
     flat = [hypothesis for row in results for hypothesis in row]
     assert len(flat) == len(run["ids"])
     for hypothesis, ids, text in zip(flat, run["ids"], run["captions"], strict=True):
@@ -91,9 +92,9 @@ def test_greedy_scores_equal_the_original_step_by_step() -> None:
 @pytest.mark.parametrize("decoding", [Greedy(), Beam(), Nucleus(), Nucleus(num_captions=3), Beam(num_captions=2)])
 def test_a_result_depends_on_its_own_image_alone(decoding: Decoding) -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:5]
-    together = inference.caption(model, tokenizer(), images, decoding, seeds=[3, 1, 4, 1, 5])
+    together = inference.caption(model, tokenizer(), model.encode_image(images), decoding, seeds=[3, 1, 4, 1, 5])
     for i, seed in enumerate([3, 1, 4, 1, 5]):
-        alone = inference.caption(model, tokenizer(), images[i : i + 1], decoding, seeds=[seed])[0]
+        alone = inference.caption(model, tokenizer(), model.encode_image(images[i : i + 1]), decoding, seeds=[seed])[0]
         assert [h.ids for h in alone] == [h.ids for h in together[i]]
         assert [h.score for h in alone] == pytest.approx([h.score for h in together[i]], abs=1e-4)
 
@@ -101,15 +102,15 @@ def test_a_result_depends_on_its_own_image_alone(decoding: Decoding) -> None:
 def test_prompts_of_different_lengths_in_one_batch() -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:3]
     prompts = ["a picture of ", "", "the man "]
-    together = inference.caption(model, tokenizer(), images, Beam(), prompt=prompts)
+    together = inference.caption(model, tokenizer(), model.encode_image(images), Beam(), prompt=prompts)
     for i, prompt in enumerate(prompts):
-        alone = inference.caption(model, tokenizer(), images[i : i + 1], Beam(), prompt=prompt)
+        alone = inference.caption(model, tokenizer(), model.encode_image(images[i : i + 1]), Beam(), prompt=prompt)
         assert alone[0][0].ids == together[i][0].ids
 
 
 def test_the_score_is_the_mean_log_probability_of_the_new_tokens() -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:1]
-    best = inference.caption(model, tokenizer(), images, Beam(repetition_penalty=1.2))[0][0]
+    best = inference.caption(model, tokenizer(), model.encode_image(images), Beam(repetition_penalty=1.2))[0][0]
     ids = torch.tensor([[*tokenizer().prompt_ids("a picture of "), *best.ids]])
     logprobs = model.decode(ids, None, model.encode_image(images))[0, :-1].log_softmax(-1)
     expected = logprobs.gather(1, ids[0, 1:, None])[3:, 0]
@@ -119,10 +120,12 @@ def test_the_score_is_the_mean_log_probability_of_the_new_tokens() -> None:
 
 def test_blocked_ngrams_and_banned_words_do_not_occur() -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:3]
-    plain = [row[0].ids for row in inference.caption(model, tokenizer(), images, Greedy(min_length=18))]
+    plain = [
+        row[0].ids for row in inference.caption(model, tokenizer(), model.encode_image(images), Greedy(min_length=18))
+    ]
     banned = (plain[0][1],)
     decoding = Greedy(min_length=18, no_repeat_ngram=2, banned=(banned,))
-    for row in inference.caption(model, tokenizer(), images, decoding):
+    for row in inference.caption(model, tokenizer(), model.encode_image(images), decoding):
         pairs = list(zip(row[0].ids, row[0].ids[1:], strict=False))
         assert len(set(pairs)) == len(pairs)
         assert banned[0] not in row[0].ids
@@ -130,14 +133,15 @@ def test_blocked_ngrams_and_banned_words_do_not_occur() -> None:
 
 def test_a_prompt_that_fills_the_length_is_refused() -> None:
     images = tensors("inputs")["images"][:1]
+    model = oracle_model("caption")
     with pytest.raises(ConfigError, match="max_length 4: must exceed the 4 ids of the prompt"):
-        inference.caption(oracle_model("caption"), tokenizer(), images, Beam(max_length=4, min_length=1))
+        inference.caption(model, tokenizer(), model.encode_image(images), Beam(max_length=4, min_length=1))
 
 
 def test_new_length_norm_divides_by_the_new_ids() -> None:
     model, images = oracle_model("caption"), tensors("inputs")["images"][:6]
-    total = inference.caption(model, tokenizer(), images, Beam())
-    new = inference.caption(model, tokenizer(), images, Beam(length_norm="new"))
+    total = inference.caption(model, tokenizer(), model.encode_image(images), Beam())
+    new = inference.caption(model, tokenizer(), model.encode_image(images), Beam(length_norm="new"))
     hf = values("hf_comparison")
     assert hf  # records the differences; here: both end with the end token or at the full length
     for row in total + new:

@@ -75,9 +75,9 @@ def test_captions_equal_those_of_plain_weights() -> None:
     torch.manual_seed(0)
     model = BlipModel(random_tiny_config("caption")).eval()
     tokenizer, pixels = Tokenizer.from_config(model.config), torch.randn(3, 3, 32, 32)
-    plain = inference.caption(model, tokenizer, pixels, Beam(num_captions=3))
+    plain = inference.caption(model, tokenizer, model.encode_image(pixels), Beam(num_captions=3))
     pack(model)
-    results = inference.caption(model, tokenizer, pixels, Beam(num_captions=3))
+    results = inference.caption(model, tokenizer, model.encode_image(pixels), Beam(num_captions=3))
     assert [[h.ids for h in row] for row in results] == [[h.ids for h in row] for row in plain]
 
 
@@ -195,5 +195,5 @@ def test_attention_in_blocks_is_attention(queries: int, monkeypatch: pytest.Monk
 
 
 def test_loaded_models_are_packed() -> None:
-    module = blip.load("tiny", device="cpu").module
+    module = blip.load("tiny", device="cpu").backend.module
     assert all(m.packed is not None for m in module.modules() if isinstance(m, Packable))

@@ -84,8 +84,8 @@ class Backend(Protocol):
         """The best of a closed list, encoded with first="dec"; `k` are kept after their first token."""
         ...
 
-    def statement_probability(self, first: Images, second: Images, statements: Sequence[str]) -> Sequence[float]:
-        """Probability that each statement is true of its two images."""
+    def statement_probability(self, images: Images, statement: str) -> float:
+        """Probability that a statement is true of two images."""
         ...
 
     def match(self, images: Images, texts: Sequence[str], pairs: bool, head: Head, max_length: int) -> MatchResult:

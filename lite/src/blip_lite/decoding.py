@@ -6,7 +6,7 @@ Semantics are those of the original (`generate` of transformers 4.15). Lengths c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from blip_lite.errors import ConfigError
@@ -15,8 +15,8 @@ Banned = tuple[tuple[int, ...], ...]  # sequences of ids
 
 
 @dataclass(frozen=True, kw_only=True)
-class Greedy:
-    """The most probable token at each step."""
+class _Constraints:
+    """Settings of every decoding."""
 
     max_length: int = 20
     min_length: int = 5
@@ -25,7 +25,14 @@ class Greedy:
     banned: Banned = ()
 
     def __post_init__(self) -> None:
-        _check(self)
+        _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0")
+        _check("no_repeat_ngram", self.no_repeat_ngram, self.no_repeat_ngram >= 0, "0 (off) or more")
+        _check("banned", self.banned, all(self.banned), "sequences of at least one id")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greedy(_Constraints):
+    """The most probable token at each step."""
 
     @property
     def num_captions(self) -> int:
@@ -33,29 +40,25 @@ class Greedy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nucleus:
+class Nucleus(_Constraints):
     """Sampling from the `top_k` most probable tokens, limited to the smallest set whose probabilities reach `top_p`."""
 
     top_p: float = 0.9
     top_k: int = 50  # the original's silent default; 0 = off
     temperature: float = 1.0
-    max_length: int = 20
-    min_length: int = 5
     repetition_penalty: float = 1.1  # fixed in the original
     num_captions: int = 1
-    no_repeat_ngram: int = 0
-    banned: Banned = ()
 
     def __post_init__(self) -> None:
-        _check(self)
-        _check_range("top_p", self.top_p, 0 <= self.top_p <= 1, "from 0 to 1")
-        _check_range("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check_range("temperature", self.temperature, self.temperature > 0, "above 0")
-        _check_range("num_captions", self.num_captions, self.num_captions >= 1, "1 or more")
+        super().__post_init__()
+        _check("top_p", self.top_p, 0 <= self.top_p <= 1, "from 0 to 1")
+        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
+        _check("temperature", self.temperature, self.temperature > 0, "above 0")
+        _check("num_captions", self.num_captions, self.num_captions >= 1, "1 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beam:
+class Beam(_Constraints):
     """Beam search.
 
     length_norm: "total" divides scores by the number of ids without the end, prompt included, as the original does;
@@ -63,33 +66,22 @@ class Beam:
     """
 
     num_beams: int = 3
-    max_length: int = 20
-    min_length: int = 5
-    repetition_penalty: float = 1.0
     length_penalty: float = 1.0
     early_stopping: bool = False
     length_norm: Literal["total", "new"] = "total"
     num_captions: int = 1
-    no_repeat_ngram: int = 0
-    banned: Banned = ()
 
     def __post_init__(self) -> None:
-        _check(self)
-        _check_range("num_beams", self.num_beams, self.num_beams >= 1, "1 or more")
-        if not 1 <= self.num_captions <= self.num_beams:
-            raise ConfigError(f"num_captions {self.num_captions}: must be from 1 to num_beams ({self.num_beams})")
+        super().__post_init__()
+        _check("num_beams", self.num_beams, self.num_beams >= 1, "1 or more")
+        allowed = f"from 1 to num_beams ({self.num_beams})"
+        _check("num_captions", self.num_captions, 1 <= self.num_captions <= self.num_beams, allowed)
 
 
 Decoding = Greedy | Nucleus | Beam
 
 
-def _check(decoding: Decoding) -> None:
-    _check_range("repetition_penalty", decoding.repetition_penalty, decoding.repetition_penalty > 0, "above 0")
-    _check_range("no_repeat_ngram", decoding.no_repeat_ngram, decoding.no_repeat_ngram >= 0, "0 (off) or more")
-    _check_range("banned", decoding.banned, all(decoding.banned), "sequences of at least one id")
-
-
-def _check_range(name: str, value: object, ok: bool, allowed: str) -> None:
+def _check(name: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
         raise ConfigError(f"{name} {value}: must be {allowed}")
 
@@ -147,23 +139,16 @@ def make_decoding(
     top_p, top_k, temperature: for sampling. num_captions: at least this many beams are used.
     repetition_penalty: None = 1.1 for sampling, else 1.0.
     """
-    _check_range("beams", beams, beams >= 1, "1 or more")
-    common: _Common = {
-        "min_length": min_length,
-        "max_length": max_length,
-        "repetition_penalty": repetition_penalty if repetition_penalty is not None else (1.1 if sample else 1.0),
-    }
+    _check("beams", beams, beams >= 1, "1 or more")
+    decoding: Decoding
     if sample:
-        return Nucleus(top_p=top_p, top_k=top_k, temperature=temperature, num_captions=num_captions, **common)
-    if beams == 1 and num_captions == 1:
-        return Greedy(**common)
-    return Beam(num_beams=max(beams, num_captions), num_captions=num_captions, **common)
-
-
-class _Common(TypedDict):
-    min_length: int
-    max_length: int
-    repetition_penalty: float
+        decoding = Nucleus(top_p=top_p, top_k=top_k, temperature=temperature, num_captions=num_captions)
+    elif beams == num_captions == 1:
+        decoding = Greedy()
+    else:
+        decoding = Beam(num_beams=max(beams, num_captions), num_captions=num_captions)
+    penalty = decoding.repetition_penalty if repetition_penalty is None else repetition_penalty
+    return replace(decoding, min_length=min_length, max_length=max_length, repetition_penalty=penalty)
 
 
 def to_record(decoding: Decoding) -> dict[str, Any]:

@@ -39,10 +39,8 @@ class UnknownKey(ConfigError):
     """`key` is the unknown dotted name."""
 
     def __init__(self, key: str, known: Iterable[str]) -> None:
-        prefix, _, name = key.rpartition(".")
-        similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
-        dotted = f"{prefix}.{similar[0]}" if similar and prefix else "".join(similar)
-        super().__init__(f"unknown key '{key}'" + (f"; did you mean '{dotted}'?" if similar else ""))
+        prefix, dot, name = key.rpartition(".")
+        super().__init__(f"unknown key '{key}'" + did_you_mean(name, known, prefix + dot))
         self.key = key
 
 
@@ -112,7 +110,7 @@ class TrainingDiverged(BlipError, ArithmeticError):
     pass
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" if a known name is similar, else an empty string."""
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return "; did you mean 'x'?" if a known name is similar, else an empty string. prefix: shown before the name."""
     similar = get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"; did you mean '{similar[0]}'?" if similar else ""
+    return f"; did you mean '{prefix}{similar[0]}'?" if similar else ""

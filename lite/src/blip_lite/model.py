@@ -54,13 +54,17 @@ else:
 RGBImages = Sequence[Image.Image]
 
 
-class CaptionOptions(DecodingOptions, total=False):
-    """Keyword arguments of `Model.caption`."""
+class StreamOptions(TypedDict, total=False):
+    """Keyword arguments of `Model.caption_iter`."""
 
     prompt: str | None
     seed: int | None
     batch_size: int | None
     generator: object | None  # a torch.Generator
+
+
+class CaptionOptions(StreamOptions, DecodingOptions, total=False):
+    """Keyword arguments of `Model.caption`."""
 
 
 class AnswerOptions(TypedDict, total=False):
@@ -183,11 +187,8 @@ class Model(Generic[B_co]):
         images: Iterable[ImageLike],
         decoding: Decoding | None = None,
         *,
-        prompt: str | None = None,
-        seed: int | None = 0,
-        batch_size: int | None = None,
-        generator: object | None = None,
         on_error: Literal["raise"] = "raise",
+        **options: Unpack[StreamOptions],
     ) -> Iterator[Caption]: ...
 
     @overload
@@ -196,11 +197,8 @@ class Model(Generic[B_co]):
         images: Iterable[ImageLike],
         decoding: Decoding | None = None,
         *,
-        prompt: str | None = None,
-        seed: int | None = 0,
-        batch_size: int | None = None,
-        generator: object | None = None,
         on_error: OnError,
+        **options: Unpack[StreamOptions],
     ) -> Iterator[Caption | ErrorResult]: ...
 
     def caption_iter(
@@ -331,14 +329,9 @@ class Model(Generic[B_co]):
     def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
         """Whether a statement is true of two images, left and right (NLVR2 models)."""
         self.require("compare")
-        return self.compare_batch([open_image(image_a, "image_a")], [open_image(image_b, "image_b")], [text])[0]
-
-    def compare_batch(self, first: RGBImages, second: RGBImages, texts: Sequence[str]) -> list[Verdict]:
-        """Whether statement i is true of opened RGB images first[i] and second[i]."""
-        self.require("compare")
-        statements = [clean_caption(text) for text in texts]
-        probabilities = self.backend.statement_probability(first, second, statements)
-        return [Verdict(value=probability > 0.5, score=probability) for probability in probabilities]
+        images = [open_image(image_a, "image_a"), open_image(image_b, "image_b")]
+        probability = self.backend.statement_probability(images, clean_caption(text))
+        return Verdict(value=probability > 0.5, score=probability)
 
     def match(
         self,
@@ -351,10 +344,8 @@ class Model(Generic[B_co]):
     ) -> MatchResult:
         """Match scores of all images with all texts [N, M], or with `pairs` of image i with text i [N]."""
         self.require("match")
-        check_head(head)
-        return self.match_batch(
-            open_all(images), as_texts(texts), pairs=pairs, head=head, max_text_length=max_text_length
-        )
+        opened, lines = open_all(images), as_texts(texts)
+        return self.match_batch(opened, lines, pairs=pairs, head=head, max_text_length=max_text_length)
 
     def match_batch(
         self,
@@ -375,13 +366,8 @@ class Model(Generic[B_co]):
     def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Floats:
         """ITM logits [N, M, 2] of no match and match, float32. Images are read and encoded a batch at a time."""
         self.require("match")
-        rows = [self.match_logits_batch(batch, texts, max_text_length=max_text_length) for batch in self._open(images)]
+        rows = [self.backend.match_logits(batch, texts, max_text_length) for batch in self._open(images)]
         return np.concatenate([np.empty((0, len(texts), 2), np.float32), *rows])
-
-    def match_logits_batch(self, images: RGBImages, texts: Sequence[str], *, max_text_length: int = 35) -> Floats:
-        """`match_logits` of opened RGB images, as one batch."""
-        self.require("match")
-        return self.backend.match_logits(images, texts, max_text_length)
 
     def embed_image(
         self, images: ImageLike | Iterable[ImageLike], projected: bool = True, *, tokens: bool = False
@@ -415,13 +401,9 @@ class Model(Generic[B_co]):
     ) -> Embeddings:
         """Vectors of image i with text i: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
-        return self.embed_multimodal_batch(open_all(images), as_texts(texts), tokens=tokens)
-
-    def embed_multimodal_batch(self, images: RGBImages, texts: Sequence[str], *, tokens: bool = False) -> Embeddings:
-        """`embed_multimodal` of opened RGB images, as one batch."""
-        self.require("text")
-        check_pairs(len(images), len(texts))
-        return Embeddings(self.backend.embed_pairs(images, texts, tokens), "multimodal", False, self.name)
+        opened, lines = open_all(images), as_texts(texts)
+        check_pairs(len(opened), len(lines))
+        return Embeddings(self.backend.embed_pairs(opened, lines, tokens), "multimodal", False, self.name)
 
     def rank(self, query: ImageLike, images: Iterable[ImageLike], rerank: int = 128) -> list[Hit]:
         """Order images by how well they fit a text (a `str`) or another image (anything else), best first.

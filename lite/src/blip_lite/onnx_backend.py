@@ -132,15 +132,11 @@ class OnnxBackend:
         order = np.argsort(-scores, axis=1, kind="stable")
         return RankedAnswers(np.take_along_axis(indices, order, axis=1), np.take_along_axis(scores, order, axis=1))
 
-    def statement_probability(self, first: Images, second: Images, statements: Sequence[str]) -> list[float]:
-        encoded = self.tokenizer.arrays(statements, first="enc")
-        feeds: Feeds = {
-            "input_ids": encoded.input_ids,
-            "attention_mask": encoded.attention_mask,
-            "first": self.encode_images(first),
-            "second": self.encode_images(second),
-        }
-        return [float(p) for p in match_probability(self.sessions.run("reason", feeds)[0])]
+    def statement_probability(self, images: Images, statement: str) -> float:
+        ids, mask = self.tokenizer.arrays([statement], first="enc")
+        embeds = self.encode_images(images)
+        feeds: Feeds = {"input_ids": ids, "attention_mask": mask, "first": embeds[:1], "second": embeds[1:]}
+        return float(match_probability(self.sessions.run("reason", feeds)[0])[0])
 
     def match(self, images: Images, texts: Sequence[str], pairs: bool, head: Head, max_length: int) -> MatchResult:
         embeds, image_features = self._encode(images, ["image_embeds", "image_features"])

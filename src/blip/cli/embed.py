@@ -88,7 +88,7 @@ class _Embedder:
             vectors = self.model.embed_image_batch(images, self.projected, tokens=self.tokens).vectors
         else:
             lines = [texts[key] for key in keys]
-            vectors = self.model.embed_multimodal_batch(images, lines, tokens=self.tokens).vectors
+            vectors = self.model.embed_multimodal(images, lines, tokens=self.tokens).vectors
         return [[self._record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
 
     def _record(self, key: str, vector: Any) -> Record:

@@ -52,7 +52,7 @@ class CaptionEval:
         merged = merged_by_image(source)
         ids, rows = image_ids(merged), list[Row]()
         for numbers, pixels in photos.batches(merged, model):
-            found = inference.caption(model, tokenizer, pixels, self.decoding, prompt=self.prompt)
+            found = inference.caption(model, tokenizer, model.encode_image(pixels), self.decoding, prompt=self.prompt)
             rows += [{"image_id": ids[i], "caption": best[0].text} for i, best in zip(numbers, found, strict=True)]
             if tick:
                 tick(len(rows), len(merged))

@@ -60,7 +60,7 @@ def explain(
     else:
         prompt = tokenizer.prompt_ids(model.config.prompt)
         if text is None:
-            caption = inference.caption_embeds(model, tokenizer, image_embeds, Beam())[0][0]
+            caption = inference.caption(model, tokenizer, image_embeds, Beam())[0][0]
             text, ids = caption.text, caption.ids
         else:
             ids = (*tokenizer.word_ids(text)[: MAX_LENGTH - len(prompt) - 1], model.config.text.sep_id)

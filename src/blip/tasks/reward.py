@@ -88,7 +88,7 @@ def self_critical_loss(
     )
     seeds = [mixed_bits(seed, image) for image in images]
     with torch.no_grad():
-        drawn = inference.caption_embeds(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)
+        drawn = inference.caption(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)
     model.train(was_training)
     rewards = torch.tensor(
         [

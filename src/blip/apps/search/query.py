@@ -203,7 +203,7 @@ def rerank_candidates(
         readable = [(candidate, image) for candidate, image in batch if image is not None]
         if not readable:
             continue
-        logits = model.match_logits_batch([image for _, image in readable], [text for text, _ in texts])
+        logits = model.match_logits([image for _, image in readable], [text for text, _ in texts])
         probabilities = match_probability(logits)
         scores = logits[..., 1] @ weights
         ranked += [

@@ -142,7 +142,7 @@ def embed(model: Model, jobs: Sequence[Job]) -> Records:
     elif kind == "image":
         result = model.embed_image_batch(_images(jobs), projected)
     else:
-        result = model.embed_multimodal_batch(_images(jobs), [job.texts[0] for job in jobs])
+        result = model.embed_multimodal(_images(jobs), [job.texts[0] for job in jobs])
     fields = {"kind": kind, "projected": result.projected, "dim": result.vectors.shape[-1], "dtype": "float32"}
     return [
         [_record("embedding", job, {**fields, "vector": vector})]
