@@ -59,7 +59,7 @@ def test_several_answers_are_in_order_of_their_beams(blip: Blip, photos: Path) -
     assert len({row["text"], *(other["text"] for other in row["alternatives"])}) > 1
 
 
-def test_questions_of_a_manifest_keep_their_numbers(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_questions_of_a_table_keep_their_numbers(blip: Blip, photos: Path, tmp_path: Path) -> None:
     lines = [
         {"image": "photos/a.png", "question": "what is it?", "question_id": 17},
         {"image": "photos/a.png", "question": "how many?", "question_id": "x", "key": "mine"},

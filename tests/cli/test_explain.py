@@ -37,7 +37,7 @@ def test_two_pictures_of_one_name_get_two_folders(blip: Blip, photos: Path, tmp_
     assert sorted(p.parent.name for p in (tmp_path / "out").rglob("mean.png")) == ["a", "a (2)"]
 
 
-def test_texts_and_questions_come_from_a_manifest_too(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_texts_and_questions_come_from_a_table(blip: Blip, photos: Path, tmp_path: Path) -> None:
     rows = tmp_path / "m.jsonl"
     rows.write_text('{"image": "photos/a.png", "text": "a dog", "question": "what is it"}\n')
     blip("explain", rows, "-o", tmp_path / "match", *RANDOM)

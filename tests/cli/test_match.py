@@ -35,14 +35,14 @@ def test_heads_order_and_thresholds(blip: Blip, photos: Path) -> None:
     assert "itc" not in blip(*args, "--head", "itm").out
 
 
-def test_pairs_and_texts_of_a_manifest(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_pairs_and_texts_of_a_table(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a cat\na dog\n")
     args = ("match", photos / "a.png", photos / "b.jpg", *RANDOM, "--json")
     rows = [json.loads(line) for line in blip(*args, "--texts", tmp_path / "lines.txt", "--pairs").out.splitlines()]
     assert [(Path(r["key"]).name, r["text"]) for r in rows] == [("a.png", "a cat"), ("b.jpg", "a dog")]
-    manifest = tmp_path / "m.jsonl"
-    manifest.write_text('{"image": "photos/a.png", "text": "a cat"}\n{"image": "photos/b.jpg", "texts": ["x", "y"]}\n')
-    rows = [json.loads(line) for line in blip("match", manifest, *RANDOM, "--json").out.splitlines()]
+    table = tmp_path / "m.jsonl"
+    table.write_text('{"image": "photos/a.png", "text": "a cat"}\n{"image": "photos/b.jpg", "texts": ["x", "y"]}\n')
+    rows = [json.loads(line) for line in blip("match", table, *RANDOM, "--json").out.splitlines()]
     assert [r["text"] for r in rows] == ["a cat", "x", "y"]
 
 

@@ -166,10 +166,12 @@ def test_a_truncated_shard_keeps_its_good_samples_with_skip_bad(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    ("name", "reason"), [("a.tar", "no such file"), ("a", "no such file"), ("a.xyz", "not a data source")]
+    ("name", "reason"),
+    [("a.tar", "no such file"), ("a", "no such file"), ("a.xyz", "not a data source"), ("z.tgz", "compressed tar")],
 )
 def test_other_files_are_rejected(tmp_path: Path, name: str, reason: str) -> None:
     (tmp_path / "a.xyz").write_text("")
+    (tmp_path / "z.tgz").write_bytes(b"\x1f\x8b" + bytes(20))
     with pytest.raises(UsageError, match=reason):
         open_source(tmp_path / name)
 

@@ -186,7 +186,7 @@ def test_missing_and_compressed_shards_are_usage_errors(tmp_path: Path) -> None:
             keys(str(tmp_path / name))
 
 
-def manifest(folder: Path, name: str) -> Path:
+def write_rows(folder: Path, name: str) -> Path:
     rows = [{"key": "k1", "image": "a.png", "texts": ["x", "y"]}, {"image": "b.png", "question": "how, many?"}]
     path = folder / name
     if name.endswith(".jsonl"):
@@ -203,7 +203,7 @@ def manifest(folder: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["m.jsonl", "m.json", "m.csv", "m.tsv"])
 def test_tables_have_keys_paths_and_columns(name: str, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png())
-    first, second = find_inputs([manifest(tmp_path, name)])
+    first, second = find_inputs([write_rows(tmp_path, name)])
     assert (first.key, first.texts, first.fields) == ("k1", ("x", "y"), {}) and first.read().size == (4, 3)
     assert (second.key, second.fields) == ("b.png", {"question": "how, many?"})
     assert find_inputs([tmp_path / name], columns=Columns(roots=(Path("/r"),)))[1].path == Path("/r/b.png")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from blip_lite.results import Answer, Verdict
 
 RANDOM, RANDOM_ANSWERER = "random-tiny", "random-tiny-vqa"  # random weights serve every verb
-Question = tuple[str, Any]  # its text, and its id where a manifest gives one
+Question = tuple[str, Any]  # its text, and its id if a table has one
 
 
 @dataclass(kw_only=True)

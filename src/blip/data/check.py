@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from blip.io import manifests, readers
+from blip.io import readers, table_reader
 from blip.io.ordered_map import batched, ordered_map
 from blip.io.readers import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
@@ -67,7 +67,7 @@ def texts_of(sample: Sample) -> tuple[str, ...]:
 
 def _is_table(name: str) -> bool:
     """Whether a source is a table, in which an image may occur several times with different texts."""
-    return name.lower().endswith(manifests.EXTENSIONS) and not os.path.isdir(name)
+    return name.lower().endswith(table_reader.EXTENSIONS) and not os.path.isdir(name)
 
 
 @dataclass(kw_only=True)

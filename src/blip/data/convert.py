@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.io import manifests, readers, tables
+from blip.io import readers, table_reader, table_writer
 from blip.io.atomic import atomic_path, temporary_folder, writing
 from blip.io.byte_sources import TarMember
 from blip.io.ordered_map import batched
@@ -76,10 +76,10 @@ def convert(
         return _to_shards(source, target, shard_size)
     if suffix == ".parquet":
         return _to_parquet(source, target)
-    if suffix in manifests.EXTENSIONS:
+    if suffix in table_reader.EXTENSIONS:
         return _to_table(source, target, suffix)
     if suffix:
-        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(manifests.EXTENSIONS)}")
+        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(table_reader.EXTENSIONS)}")
     return _to_folder(source, target)
 
 
@@ -171,7 +171,7 @@ def _to_table(source: _Source, target: Path, suffix: str) -> Converted:
         folder = stack.enter_context(temporary_folder(images))
         rows = _TableRows(source, target, folder, suffix)
         if suffix in (".csv", ".tsv"):
-            tables.write_table(temporary, rows, "row", "\t" if suffix == ".tsv" else ",")
+            table_writer.write_table(temporary, rows, "row", "\t" if suffix == ".tsv" else ",")
         else:
             _write_json(temporary, rows, suffix == ".json")
         extracted = any(folder.iterdir())
@@ -238,17 +238,17 @@ def _write_json(path: Path, rows: Iterable[dict[str, Any]], as_list: bool) -> No
 def _to_parquet(source: _Source, target: Path) -> Converted:
     """Column types are those of all rows, so the source is read twice; images are read in the second pass only."""
     _require_new(target)
-    pyarrow = tables.require_pyarrow()
+    pyarrow = table_writer.require_pyarrow()
     paths = _ParquetRows(source, target, with_images=False)
     with atomic_path(target) as temporary:
-        schema = tables.parquet_schema(paths)
+        schema = table_writer.parquet_schema(paths)
         if paths.has_all_paths:
-            tables.write_parquet_rows(temporary, paths, schema)
+            table_writer.write_parquet_rows(temporary, paths, schema)
         else:
             rows = _ParquetRows(source, target, with_images=True)
             image = schema.get_field_index("image")
             schema = schema.set(image, schema.field(image).with_type(pyarrow.binary()))
-            tables.write_parquet_rows(temporary, rows, schema, _PARQUET_IMAGES)
+            table_writer.write_parquet_rows(temporary, rows, schema, _PARQUET_IMAGES)
     return Converted(rows=source.rows, skipped=source.skipped, paths=(target,))
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.io import manifests
+from blip.io import table_reader
 from blip.io.atomic import atomic_path
 from blip.io.byte_sources import tar_members
 from blip.io.paths import is_url
@@ -130,20 +130,20 @@ def _urls(names: Sequence[str], url_column: str, text_column: str | None) -> Ite
                 yield BadRecord(row.where, row.problem or f"no URL in column '{url_column}'")
 
 
-def _rows(name: str) -> Iterable[manifests.Row]:
+def _rows(name: str) -> Iterable[table_reader.Row]:
     if name.lower().endswith(".txt"):
         return _lines(Path(name))
-    if name.lower().endswith(manifests.EXTENSIONS):
-        return manifests.rows(Path(name), None)
-    raise UsageError(f"{name}: must be .txt or one of {' '.join(manifests.EXTENSIONS)}")
+    if name.lower().endswith(table_reader.EXTENSIONS):
+        return table_reader.rows(Path(name), None)
+    raise UsageError(f"{name}: must be .txt or one of {' '.join(table_reader.EXTENSIONS)}")
 
 
-def _lines(path: Path) -> Iterator[manifests.Row]:
+def _lines(path: Path) -> Iterator[table_reader.Row]:
     try:
         with open(path, encoding="utf-8-sig", errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield manifests.Row(f"{path}:{number}", {"url": line.strip()})
+                    yield table_reader.Row(f"{path}:{number}", {"url": line.strip()})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
 

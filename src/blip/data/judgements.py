@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip.data.sources import open_source
-from blip.io import manifests
+from blip.io import table_reader
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 
@@ -36,7 +36,7 @@ def read_judgements(path: Path, texts: Path | None = None, root: Path | None = N
     """
     if not path.is_file():
         raise UsageError(f"{path}: no such file")
-    if path.suffix.lower() in manifests.EXTENSIONS:
+    if path.suffix.lower() in table_reader.EXTENSIONS:
         source = open_source(path, root=root, require_text=True)
         return [_from_sample(sample) for sample in source.samples]
     tokens = path.parent / "Flickr8k.token.txt" if texts is None else texts

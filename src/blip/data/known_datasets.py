@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.io import fetch, manifests
+from blip.io import fetch, table_reader
 from blip.io.atomic import write_text
 from blip.io.paths import expand_name
 from blip_lite.errors import BlipError, ConfigError, EnvironmentProblem, UsageError, did_you_mean
@@ -245,7 +245,7 @@ def _describe_new(file: File, path: Path) -> str:
     note = f"SHA-256 {(fetch.recorded_sha256(path) or '')[:12]}… is recorded beside it (none is published)"
     if file.rows is None:
         return note
-    rows = sum(1 for _ in manifests.rows(path, None))
+    rows = sum(1 for _ in table_reader.rows(path, None))
     return note + (f", {rows:,} rows" if rows == file.rows else f"; {rows:,} rows, but {file.rows:,} were published")
 
 

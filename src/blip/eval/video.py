@@ -19,7 +19,7 @@ from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.pairs import TokenStore
 from blip.eval.photos import Photos
 from blip.eval.retrieval import rank_queries, retrieval_report
-from blip.io import manifests
+from blip.io import table_reader
 from blip.io.image import prepare
 from blip.io.samples import ImageRef, Sample
 from blip.io.video import Strategy, read_frames
@@ -34,7 +34,7 @@ VIDEO_COLUMNS = ("video", "clip_name", "image")
 def open_clips(spec: Spec | Sequence[Spec], reading: Reading) -> SampleList:
     """Clips with their texts: a column `video` with a path, or MSRVTT's `clip_name`, whose file ends in .mp4."""
     names = [str(spec)] if isinstance(spec, str | PathLike) else [str(name) for name in spec]
-    first = next(manifests.rows(Path(names[0]), None), None)
+    first = next(table_reader.rows(Path(names[0]), None), None)
     column = next((c for c in VIDEO_COLUMNS if first is not None and c in first.values), VIDEO_COLUMNS[0])
     found = open_source(names, root=reading.root, image_column=column, require_text=True, skip_bad=reading.skip_bad)
     warn_bad_rows(found.skipped)

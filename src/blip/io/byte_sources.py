@@ -111,7 +111,7 @@ class _OpenFile:
             os.close(self.fd)
 
 
-_open_file = lru_cache(maxsize=16)(_OpenFile)
+_open_file = lru_cache(maxsize=64)(_OpenFile)
 
 
 def _read_at(path: Path, offset: int, size: int) -> bytes:

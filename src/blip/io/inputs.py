@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from blip.io import manifests, readers
+from blip.io import readers, table_reader
 from blip.io.byte_sources import MissingSource, TarMember, Url
 from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of, walk
 from blip.io.readers import Columns, ReadResult
@@ -22,7 +22,6 @@ from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, OfflineError, UsageError
 
 FIELDS = ("question", "question_id", "answers", "url")  # the columns that verbs use besides texts
-_SHARDS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # compressed ones are refused with a reason
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,7 +71,7 @@ def _check_slices(limit: int | None, shard: tuple[int, int] | None) -> None:
 
 def _explain_nothing(names: list[str], from_file: object, options: InputOptions) -> str:
     if not names and from_file is None:
-        return "no inputs given; name files, folders, shards, manifests, URLs or '-'"
+        return "no inputs given; name files, folders, shards, tables, URLs or '-'"
     filters = f" and {' '.join(options.globs)}" if options.globs else ""
     where = ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else str(from_file)
     tars = [name for name in names if os.path.isdir(name) and any(n.endswith(".tar") for n in os.listdir(name))]
@@ -139,14 +138,14 @@ class _Finder:
             for relative in walk(name, self.options):
                 path = Path(name, relative)
                 yield from self._frames(Sample(key=f"{prefix}/{key_of(relative)}", images=(ImageRef(path),)))
-        elif name.lower().endswith(_SHARDS):
+        elif name.lower().endswith(readers.SHARD_EXTENSIONS):
             path = Path(name)
             for result in readers.shard(path, self.columns, self.options.accepts):
                 for sample in _one_image_each(result):
                     if isinstance(result, Sample):
                         sample = replace(sample, key=key_of(name + sample.key.removeprefix(path.name)))
                     yield sample
-        elif name.lower().endswith(manifests.EXTENSIONS):
+        elif name.lower().endswith(table_reader.EXTENSIONS):
             for result in readers.table(Path(name), self.columns):
                 for sample in _one_image_each(result):
                     yield from self._frames(sample)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from blip.io import manifests
+from blip.io import table_reader
 from blip.io.byte_sources import TarMember, tar_members
 from blip.io.paths import ListOptions, is_url, walk
 from blip.io.samples import ImageRef, Sample
@@ -21,6 +21,7 @@ from blip_lite.image import EXTENSIONS
 
 TEXT_COLUMNS = ("caption", "captions", "text", "texts")
 MAX_TEXT_BYTES = 1 << 20  # of a text member of a shard
+SHARD_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")  # compressed ones are refused with a reason
 _TEXT_ENDINGS = (".txt", ".json")
 ReadResult = Sample | BadRecord
 
@@ -86,14 +87,13 @@ def _parse_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
 
 def read(name: str, columns: Columns) -> Iterator[ReadResult]:
     """Yield the samples of one file or folder. Raises `UsageError` if it is none that can be read."""
-    suffix = os.path.splitext(name)[1].lower()
     if os.path.isdir(name):
         return folder(Path(name), columns)
-    if suffix == ".tar":
+    if name.lower().endswith(SHARD_EXTENSIONS):
         return shard(Path(name), columns)
-    if suffix in manifests.EXTENSIONS:
+    if name.lower().endswith(table_reader.EXTENSIONS):
         return table(Path(name), columns)
-    kinds = " ".join((".tar", *manifests.EXTENSIONS))
+    kinds = " ".join((".tar", *table_reader.EXTENSIONS))
     problem = "not a data source" if os.path.exists(name) else "no such file"
     raise UsageError(f"{name}: {problem}; must be a folder or one of {kinds}")
 
@@ -223,7 +223,7 @@ def _lines(text: str) -> list[str]:
 def table(path: Path, columns: Columns) -> Iterator[ReadResult]:
     """Yield the rows of a .json (the original's lists), .jsonl, .csv, .tsv or .parquet file."""
     roots = columns.roots or (path.parent,)
-    for row in manifests.rows(path, columns.image):
+    for row in table_reader.rows(path, columns.image):
         key = _key(row.values, columns, row.where)
         try:
             if row.problem is not None:
@@ -239,7 +239,7 @@ def _images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], 
     value = _parse_list(values.get(name))
     refs: list[ImageRef] = []
     for item in value if isinstance(value, list) and value else [value]:
-        if isinstance(item, manifests.ParquetCell):
+        if isinstance(item, table_reader.ParquetCell):
             refs.append(ImageRef(item))
         elif not isinstance(item, str) or not item:
             present = ", ".join(values) or "none"

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
 
-from blip.io import tables
+from blip.io import table_writer
 from blip.io.atomic import atomic_path, disk_full, writing
 from blip.io.resume import kept_lines, sort_lines
 from blip_lite.errors import UsageError
@@ -148,7 +148,7 @@ def open_records(
         text_columns = columns or _TEXT_COLUMNS.get(name, ("key", "text"))
         return _Text(path, stream, tuple(text_columns), single=single)
     if file_format == "parquet":
-        tables.require_pyarrow()
+        table_writer.require_pyarrow()
     return _Spooled(path, stream, name, file_format)
 
 
@@ -247,12 +247,12 @@ class _Spooled(RecordWriter):
     def _convert(self, path: Path) -> None:
         rows = _Rows(self._spool)
         if self._format == "parquet":
-            tables.write_parquet(path, rows, self._name)
+            table_writer.write_parquet(path, rows, self._name)
         elif self._format == "coco":
             captions = [{"image_id": image_id(r["key"]), "caption": r["text"]} for r in rows if "error" not in r]
             path.write_bytes(_bytes(json.dumps(captions, ensure_ascii=False) + "\n"))
         else:
-            tables.write_table(path, rows, self._name, "\t" if self._format == "tsv" else ",")
+            table_writer.write_table(path, rows, self._name, "\t" if self._format == "tsv" else ",")
 
 
 class _Rows(Iterable[dict[str, Any]]):
