@@ -79,7 +79,8 @@ def _files(paths: list[str], exclude: list[str]) -> list[str]:
 
 
 def _matches(path: str, pattern: str) -> bool:
-    return path.startswith(f"{pattern}/") or (fnmatch(path, pattern) and ("/" in pattern or "/" not in path))
+    same_depth = path.count("/") == pattern.count("/")
+    return path.startswith(f"{pattern}/") or (same_depth and fnmatch(path, pattern))
 
 
 def _check(path: str, rules: Rules) -> Iterator[Problem]:

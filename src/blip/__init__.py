@@ -1,4 +1,4 @@
-"""BLIP: captions, questions, matching, features and training. `blip.load()` gives the bundled model.
+"""BLIP: captions, questions, matching, features and training. `blip.load()` returns the bundled model.
 
 Importing this costs nothing; torch comes with the first name that needs it.
 """

@@ -83,12 +83,11 @@ REST = (  # shared by encoder and decoder in pre-training, as CROSS
     Rule("blocks.{i}.mlp.fc2.*", "encoder.layer.{i}.output.dense.*"),
     Rule("blocks.{i}.mlp_norm.*", "encoder.layer.{i}.output.LayerNorm.*"),
 )
-CROSS = (
-    Rule("blocks.{i}.cross.q.*", "encoder.layer.{i}.crossattention.self.query.*"),
-    Rule("blocks.{i}.cross.k.*", "encoder.layer.{i}.crossattention.self.key.*"),
-    Rule("blocks.{i}.cross.v.*", "encoder.layer.{i}.crossattention.self.value.*"),
-    Rule("blocks.{i}.cross.out.*", "encoder.layer.{i}.crossattention.output.dense.*"),
-    Rule("blocks.{i}.cross_norm.*", "encoder.layer.{i}.crossattention.output.LayerNorm.*"),
+CROSS = tuple(  # named as SELF
+    replace(
+        rule, blip=rule.blip.replace(".attn", ".cross"), other=rule.other.replace(".attention.", ".crossattention.")
+    )
+    for rule in SELF
 )
 DUAL_CROSS = (  # NLVR2: one cross-attention per image
     Rule("blocks.{i}.cross.0.q.*", "encoder.layer.{i}.crossattention.self0.query.*"),
