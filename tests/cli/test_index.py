@@ -55,7 +55,7 @@ def test_a_dry_run_lists_what_would_be_read(blip: Blip, photos: Path, home: Path
 
 def test_captions_beside_the_photos_and_back(blip: Blip, photos: Path) -> None:
     said = blip("index", photos, *RANDOM, "--captions", "--write-captions", ".txt")
-    assert said.code == 1 and "4 captioned" in said.err and "4 captions written, 0 left alone" in said.err
+    assert said.code == 1 and "4 captioned" in said.err and "4 captions written, 0 kept" in said.err
     assert (photos / "a.txt").read_text().strip()
     (photos / "b.txt").write_text("mine now")
     said = blip("index", "--remove-captions")
@@ -102,7 +102,7 @@ def test_damage_is_one_line_and_a_rebuild_mends_it(blip: Blip, photos: Path, hom
         (("no-such-folder",), "no-such-folder: no such folder"),
         (("--status",), "no index here; create one with 'blip index DIR'"),
         (("--prune-only",), "no index here; create one with 'blip index DIR'"),
-        (("--status", "--rebuild"), "--status with --rebuild; must be one of the two"),
+        (("--status", "--rebuild"), "--rebuild with --status; must be one of the two"),
         (("--captioner", "tiny"), "--captioner; must be used with --captions"),
         (("--rebild",), "unknown flag '--rebild'; did you mean '--rebuild'?"),
         (("--frames", "0"), "--frames 0; must be an integer from 1 to 256"),

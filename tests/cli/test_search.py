@@ -153,7 +153,7 @@ def test_opening_without_a_desktop_is_told(blip: Blip, indexed: Path, monkeypatc
     blip("search", "./a.png", "-n", "1", "--open")
     assert opened == ["a.png"]
     monkeypatch.setattr("click.launch", lambda path: 1)
-    assert "--open: no program here opens a.png" in blip("search", "./a.png", "-n", "2", "--open").err
+    assert "--open: no program opens a.png" in blip("search", "./a.png", "-n", "2", "--open").err
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

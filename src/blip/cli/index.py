@@ -1,14 +1,15 @@
-"""`blip index`: remember the photos of folders, for search."""
+"""`blip index`: index the photos of folders, for search."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import GENERAL, INPUT, OUTPUT, argument, option
 from blip.cli.index_options import IndexOptions, summary
-from blip.cli.output import print_lines, print_table
+from blip.cli.output import plural, print_lines, print_table
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
 
@@ -17,6 +18,44 @@ if TYPE_CHECKING:
     from blip.apps.search.scan import Rules
     from blip.apps.search.sidecars import SidecarReport
     from blip.apps.search.update import UpdateReport
+
+
+@dataclass(kw_only=True)
+class ActionFlags:
+    """What is done, at most one of these."""
+
+    prune_only: Annotated[bool, option(help="Remove missing photos, add none.")] = False
+    rebuild: Annotated[bool, option(help="Rebuild the index for DIR, or for all indexed folders.")] = False
+    write_captions: Annotated[
+        str | None, option(metavar="EXT", help="Write stored captions beside the photos: .txt or .xmp.")
+    ] = None
+    remove_captions: Annotated[bool, option(help="Remove these files, unless changed since.")] = False
+    status: Annotated[bool, option(help="Show model, counts, size and failed files.")] = False
+
+    def check(self) -> None:
+        """Raise UsageError if there are two."""
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
+        if len(given) > 1:
+            raise UsageError(f"{given[0]} with {given[1]}; must be one of the two")
+
+
+@dataclass(kw_only=True)
+class ScanFlags:
+    """Which files of the folders are indexed."""
+
+    group = INPUT
+    video: Annotated[bool, option(help="Also index frames of videos.")] = False
+    frames: Annotated[int, option(min=1, max=256, help="Frames per video, evenly spaced.")] = 8
+    recursive: o.Recursive = True
+    hidden: o.Hidden = False
+    glob: o.Glob = ()
+
+    def rules(self) -> Rules:
+        from blip.apps.search.scan import Rules
+
+        return Rules(
+            recursive=self.recursive, hidden=self.hidden, globs=self.glob, video=self.video, frames=self.frames
+        )
 
 
 @configurable
@@ -29,18 +68,8 @@ def index(
     captioner: Annotated[
         str | None, option(help="Model of the captions.", default="that of the index", complete=o.model_names)
     ] = None,
-    prune_only: Annotated[bool, option(help="Remove missing photos, add none.")] = False,
-    rebuild: Annotated[bool, option(help="Rebuild the index for DIR, or for all indexed folders.")] = False,
-    write_captions: Annotated[
-        str | None, option(metavar="EXT", help="Write stored captions beside the photos: .txt or .xmp.")
-    ] = None,
-    remove_captions: Annotated[bool, option(help="Remove these files, unless changed since.")] = False,
-    status: Annotated[bool, option(help="Show model, counts, size and failed files.")] = False,
-    video: Annotated[bool, option(group=INPUT, help="Also index frames of videos.")] = False,
-    frames: Annotated[int, option(min=1, max=256, group=INPUT, help="Frames per video, evenly spaced.")] = 8,
-    recursive: o.Recursive = True,
-    hidden: o.Hidden = False,
-    glob: o.Glob = (),
+    action: ActionFlags,
+    scan: ScanFlags,
     json: Annotated[bool, option(group=OUTPUT, help="Print --status as JSON.")] = False,
     dry_run: Annotated[bool, option(group=GENERAL, help="List new and changed files, and exit.")] = False,
     run: IndexOptions,
@@ -49,142 +78,123 @@ def index(
 
     Example: blip index ~/Pictures
     """
-    from blip.apps.search.scan import Rules
-
-    alone = [
-        name
-        for name, given in (
-            ("--prune-only", prune_only),
-            ("--status", status),
-            ("--rebuild", rebuild),
-            ("--remove-captions", remove_captions),
-            ("--write-captions", write_captions is not None),
-        )
-        if given
-    ]
-    if len(alone) > 1:
-        raise UsageError(f"{alone[0]} with {alone[1]}; must be one of the two")
+    action.check()
     if captioner is not None and not captions:
         raise UsageError("--captioner; must be used with --captions")
-    rules = Rules(recursive=recursive, hidden=hidden, globs=glob, video=video, frames=frames)
-    verb = _Verb(run, list(inputs), rules, (captioner or "") if captions else None)
-    if status:
-        return _show(run.open().status(), json)
+    work = _Indexing(run, list(inputs), scan.rules(), (captioner or "") if captions else None)
+    if action.status:
+        return _print_status(run.open().status(), json)
     if dry_run:
-        return verb.dry_run()
-    if prune_only:
-        return verb.prune()
-    if remove_captions:
-        return verb.sidecars(None)
-    if write_captions is not None and not captions:
-        return verb.sidecars(write_captions)
-    code = verb.update(rebuild)
-    return max(code, verb.sidecars(write_captions)) if write_captions is not None and code < 2 else code
+        return work.list_changes()
+    if action.prune_only:
+        return work.prune()
+    if action.remove_captions:
+        return work.remove_captions()
+    if action.write_captions is not None and not captions:
+        return work.write_captions(action.write_captions)
+    code = work.update(action.rebuild)
+    if action.write_captions is not None and code < 2:
+        code = max(code, work.write_captions(action.write_captions))
+    return code
 
 
-class _Verb:
-    """What the verb can do with the folders named."""
+@dataclass
+class _Indexing:
+    """The actions on the folders of the command line; each returns the exit code."""
 
-    def __init__(self, run: IndexOptions, folders: list[str], rules: Rules, captioner: str | None) -> None:
-        self.run, self.folders, self.rules, self.captioner = run, folders, rules, captioner
+    run: IndexOptions
+    folders: list[str]
+    rules: Rules
+    captioner: str | None
 
     def update(self, rebuild: bool) -> int:
-        """Adds the folders named, or brings those known up to date; the exit code."""
+        """Add the folders, or update those that are indexed."""
         from blip.apps.search.scan import root_path
         from blip.signals import stop_on_signal
 
         for folder in self.folders:
-            root_path(folder)  # nothing is done for a part of what was asked
+            root_path(folder)  # raises before anything is indexed
         start = time.perf_counter()
-        opened = self.run.empty(folders=bool(self.folders), on_wait=self._waiting) if rebuild else self.run.open()
+        opened = self.run.empty(folders=bool(self.folders), on_wait=self._note_wait) if rebuild else self.run.open()
         with opened as index, stop_on_signal() as stop:
-            self._check(index)
-            wanted = self._wanted(index)
-            if not wanted and not (index.exists and index.roots()):
+            self._check_model(index)
+            roots = self._roots(index)
+            if not roots and not (index.exists and index.roots()):
                 raise UsageError("no folder is indexed yet; name one: blip index DIR")
-            report = index.update(wanted, options=self.run.work(index, stop, self.captioner), on_wait=self._waiting)
-            self._tell(index, report, time.perf_counter() - start)
+            options = self.run.update_options(index, stop, self.captioner)
+            report = index.update(roots, options=options, on_wait=self._note_wait)
+            self._note_report(index, report, time.perf_counter() - start)
         return o.STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
 
     def prune(self) -> int:
         with self.run.open() as index:
-            self._tell(index, index.prune(self.folders, on_wait=self._waiting), None)
+            self._note_report(index, index.prune(self.folders, on_wait=self._note_wait), None)
         return 0
 
-    def dry_run(self) -> int:
-        """Lists the files that would be read."""
+    def list_changes(self) -> int:
+        """Print the files that an update would read."""
         with self.run.open() as index:
-            changes = index.changes(self._wanted(index))
+            changes = index.changes(self._roots(index))
             print_lines(changes)
-            o.note(f"{len(changes)} new or changed files, to {index.folder}", self.run.quiet)
+            o.note(f"{plural(len(changes), 'new or changed file')}, to {index.folder}", self.run.quiet)
         return 0
 
-    def sidecars(self, extension: str | None) -> int:
-        """Writes captions beside the photos of the folders named or all, or removes them."""
+    def write_captions(self, extension: str) -> int:
         with self.run.open() as index:
-            places: list[str | None] = [*self.folders] or [None]
-            for folder in places:
-                if extension is None:
-                    self._tell_sidecars(index.remove_captions(under=folder), "removed")
-                else:
-                    self._tell_sidecars(index.write_captions(extension, under=folder), "written")
+            for folder in self.folders or [None]:
+                self._note_sidecars(index.write_captions(extension, under=folder), "written")
         return 0
 
-    def _wanted(self, index: Index) -> list[tuple[bytes, Rules]]:
-        """The folders and their rules: those of the flags, or where none was given, those of last time."""
+    def remove_captions(self) -> int:
+        with self.run.open() as index:
+            for folder in self.folders or [None]:
+                self._note_sidecars(index.remove_captions(under=folder), "removed")
+        return 0
+
+    def _roots(self, index: Index) -> list[tuple[bytes, Rules]]:
+        """Return the folders with the rules of the flags or, without such flags, of the index."""
         from blip.apps.search.scan import Rules, root_path
 
         known = {root.path: root.rules for root in index.roots()} if index.exists else {}
         paths = [root_path(folder) for folder in self.folders]
         return [(path, known.get(path, self.rules) if self.rules == Rules() else self.rules) for path in paths]
 
-    def _check(self, index: Index) -> None:
-        """Loads a model that was named and is not the index's, to see that it is the same by another name."""
-        known = index.identity() if index.exists else None
-        if known is not None and self.run.model not in (None, known.model):
+    def _check_model(self, index: Index) -> None:
+        """Load a model with another name than the index's, to check that it is the same model."""
+        identity = index.identity() if index.exists else None
+        if identity is not None and self.run.model not in (None, identity.model):
             index.model()
 
-    def _waiting(self) -> None:
+    def _note_wait(self) -> None:
         o.note("another process is writing to this index; waiting for it to end", self.run.quiet)
 
-    def _tell(self, index: Index, report: UpdateReport, seconds: float | None) -> None:
+    def _note_report(self, index: Index, report: UpdateReport, seconds: float | None) -> None:
         for path, reason in report.failed:
             o.note(f"{path}: {reason}")
         for folder in report.missing:
-            text = "folder is not there now; its photos are kept ('blip index --prune-only' drops them)"
+            text = "folder is missing; its photos are kept ('blip index --prune-only' drops them)"
             o.note(f"{folder}: {text}", self.run.quiet)
-        looked = report.new + report.changed
-        rate = "" if seconds is None else f", {seconds:.1f} s" + (f" ({looked / seconds:.1f} img/s)" if looked else "")
-        o.note(f"{summary(report)}{rate}; {index.status().files:,} files in {index.folder}", self.run.quiet)
+        read = report.new + report.changed
+        rate = "" if seconds is None else f", {seconds:.1f} s" + (f" ({read / seconds:.1f} img/s)" if read else "")
+        files = plural(index.status().files, "file")
+        o.note(f"{summary(report)}{rate}; {files} in {index.folder}", self.run.quiet)
 
-    def _tell_sidecars(self, report: SidecarReport, what: str) -> None:
+    def _note_sidecars(self, report: SidecarReport, action: str) -> None:
         for path, reason in report.kept:
             o.note(f"{path}: kept, {reason}")
-        same = f", {report.unchanged} as they are" if report.unchanged else ""
-        o.note(f"{report.done} captions {what}{same}, {len(report.kept)} left alone", self.run.quiet)
+        unchanged = f", {report.unchanged} unchanged" if report.unchanged else ""
+        o.note(f"{plural(report.done, 'caption')} {action}{unchanged}, {len(report.kept)} kept", self.run.quiet)
 
 
-def _show(status: Status, as_json: bool) -> int:
+def _print_status(status: Status, as_json: bool) -> int:
     from blip.io.records import to_json
 
-    model = status.model
-    rows = {
-        "index": str(status.folder),
-        "model": None if model is None else model.model,
-        "weights": None if model is None else model.weights,
-        "image_size": None if model is None else model.image_size,
-        "folders": status.folders,
-        "files": status.files,
-        "pictures": status.pictures,
-        "frames": status.frames,
-        "captions": status.captions,
-        "failed": len(status.failed),
-        "bytes": status.bytes,
-    }
+    record = status.to_dict()
     if as_json:
-        print_lines([to_json({**rows, "failed": [{"path": p, "reason": r} for p, r in status.failed]})])
+        print_lines([to_json(record)])
         return 0
-    cells = [(name, value) for name, some in rows.items() for value in (some if isinstance(some, list) else [some])]
-    cells += [("failed", f"{path}: {reason}") for path, reason in status.failed]
-    print_table(("what", "value"), [(name, "-" if value is None else str(value)) for name, value in cells])
+    rows = []
+    for name, value in {**record, "failed": len(status.failed)}.items():
+        rows += [(name, "-" if item is None else str(item)) for item in (value if isinstance(value, list) else [value])]
+    print_table(("what", "value"), [*rows, *(("failed", f"{path}: {reason}") for path, reason in status.failed)])
     return 0

@@ -1,4 +1,4 @@
-"""What `blip index` and `blip search` share: the index and its model, the progress of an update, its report."""
+"""Flags, model and update of the index, shared by `blip index` and `blip search`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
-from blip.cli.commands import option
+from blip.cli.commands import INPUT, TASK, option
 
 if TYPE_CHECKING:
     from blip.apps.search.identity import Identity
@@ -18,80 +18,65 @@ if TYPE_CHECKING:
     from blip.signals import StopRequest
     from blip_lite.model import Model
 
-IndexFolder = Annotated[
-    Path | None, option("--index", metavar="DIR", help="Folder of the index.", default="index in BLIP_HOME")
-]
-Model_ = Annotated[
-    str | None,
-    option(
-        "-m",
-        "--model",
-        help="Model name, file or folder.",
-        default="the index's, else as usual",
-        complete=o.model_names,
-    ),
-]
-
 
 @dataclass(kw_only=True)
 class IndexOptions(o.Machine):
     """Flags of both verbs."""
 
-    index: IndexFolder = None
-    model: Model_ = None
-    batch_size: o.BatchSize = None
-    engine: o.EngineName = "auto"
+    group = INPUT
+    index: Annotated[
+        Path | None,
+        option("--index", metavar="DIR", group=TASK, help="Folder of the index.", default="index in BLIP_HOME"),
+    ] = None
+    model: Annotated[
+        str | None,
+        option(
+            "-m", "--model", group=TASK, help="Model.", default="the index's, else as usual", complete=o.model_names
+        ),
+    ] = None
     workers: o.Workers = None
     max_megapixels: o.MaxMegapixels = 200.0
+    batch_size: o.BatchSize = None
+    engine: o.EngineName = "auto"
     no_progress: o.NoProgress = False
 
     def open(self) -> Index:
-        """The index, with its model to be loaded when it is needed."""
+        """Open the index; its model is loaded when it is needed."""
         from blip.apps.search.index import Index
 
-        found = Index.open(self.index)
-        known = found.identity() if found.exists else None
-        found.close()
-        return Index.open(self.index, model=lambda: self.load(known))
+        with Index.open(self.index) as index:
+            identity = index.identity() if index.exists else None
+        return Index.open(self.index, model=lambda: self.load(identity))
 
     def empty(self, *, folders: bool, on_wait: Callable[[], None]) -> Index:
-        """The index emptied (with `folders`, of these too), once the model for the new one is there."""
+        """Load the model of the new index, then empty the index (with `folders`, of its folders too) and open it."""
         from blip.apps.search.database import Damaged
         from blip.apps.search.index import Index
 
-        found = Index.open(self.index)
-        try:
-            known = found.identity() if found.exists else None
-        except Damaged:
-            known = None
-        model = self.load(known)
-        if found.exists:
-            found.clear(folders=folders, on_wait=on_wait)
-        found.close()
+        with Index.open(self.index) as index:
+            try:
+                identity = index.identity() if index.exists else None
+            except Damaged:
+                identity = None
+            model = self.load(identity)
+            if index.exists:
+                index.clear(folders=folders, on_wait=on_wait)
         return Index.open(self.index, model=model)
 
-    def load(self, known: Identity | None) -> Model:
-        """The model named, else that of the index, else the default one."""
-        from blip import api
-
-        named = self.model or (None if known is not None else os.environ.get("BLIP_MODEL"))
-        name = named or (o.BUNDLED if known is None else known.model)
+    def load(self, identity: Identity | None) -> Model:
+        """Load the model of -m, else that of the index, else the default model."""
+        named = self.model or (None if identity is not None else os.environ.get("BLIP_MODEL"))
+        name = named or (o.BUNDLED if identity is None else identity.model)
         if name == o.BUNDLED:
             o.note_default(named, o.BUNDLED, self.quiet)
-        size = self.image_size or (known.image_size if known is not None and not named else None)
-        return api.open_model(
-            name,
-            engine=self.engine,
-            needs=["match"],
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
-            image_size=size,
-            offline=self.offline or None,
-        )
+        size = self.image_size or (identity.image_size if identity is not None and not named else None)
+        return self.open_model(name, needs=["match"], engine=self.engine, image_size=size)
 
-    def work(self, index: Index, stop: StopRequest, captioner: str | None = None) -> UpdateOptions:
-        """How an update is done; progress is shown, and `stop` heeded. captioner: "" is the model of the index."""
+    def update_options(self, index: Index, stop: StopRequest, captioner: str | None = None) -> UpdateOptions:
+        """Return the options of an update that shows progress and ends on `stop`.
+
+        captioner: name of the captioning model, "" for that of the index, None for no captions.
+        """
         from blip.apps.search.update import UpdateOptions
         from blip.cli.batch_run import Progress
 
@@ -106,24 +91,14 @@ class IndexOptions(o.Machine):
                 shown[-1].clear()
             return not stop.reason
 
-        def loaded() -> Model:
-            from blip import api
-
-            known = index.identity()
-            if not captioner or (known is not None and captioner == known.model):
+        def load_captioner() -> Model:
+            identity = index.identity()
+            if not captioner or (identity is not None and captioner == identity.model):
                 return index.model()
-            return api.open_model(
-                captioner,
-                engine=self.engine,
-                needs=["caption"],
-                device=self.device,
-                dtype=self.dtype,
-                threads=self.threads,
-                offline=self.offline or None,
-            )
+            return self.open_model(captioner, needs=["caption"], engine=self.engine)
 
         return UpdateOptions(
-            captioner=None if captioner is None else loaded,
+            captioner=None if captioner is None else load_captioner,
             workers=self.workers or o.default_workers(),
             batch_size=self.batch_size,
             max_pixels=int(self.max_megapixels * 1e6),
@@ -132,7 +107,7 @@ class IndexOptions(o.Machine):
 
 
 def summary(report: UpdateReport) -> str:
-    """What an update has done, in words; what was not is left out."""
+    """Return the non-zero counts of an update in words."""
     names = ("new", "changed", "moved", "copied", "removed", "captioned", "unchanged")
     parts = [f"{count:,} {name}" for name in names if (count := getattr(report, name))]
     failed = [f"{len(report.failed):,} failed"] if report.failed else []

@@ -142,6 +142,30 @@ class Machine:
     offline: Offline = False
     quiet: Quiet = False
 
+    def open_model(
+        self,
+        name: str,
+        *,
+        needs: Sequence[str],
+        engine: Literal["auto", "torch", "onnx"],
+        image_size: int | None = None,
+        compile: bool = False,
+    ) -> Model:
+        """Load a model for these calls."""
+        from blip import api
+
+        return api.open_model(
+            name,
+            engine=engine,
+            needs=needs,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            image_size=image_size,
+            compile=compile,
+            offline=self.offline or None,
+        )
+
 
 @dataclass(kw_only=True)
 class Reading(Machine):
@@ -227,19 +251,13 @@ class Run(Reading):
 
     def load(self, name: str | None, default: str = BUNDLED, *, needs: Sequence[str]) -> Model:
         """Load the model for these calls; a bundled default is noted."""
-        from blip import api
-
         note_default(name, default, self.quiet)
-        return api.open_model(
+        return self.open_model(
             model_name(name, default),
-            engine=self.engine,
             needs=needs,
-            device=self.device,
-            dtype=self.dtype,
-            threads=self.threads,
+            engine=self.engine,
             image_size=self.image_size,
             compile=self.compile,
-            offline=self.offline or None,
         )
 
     def default_batch_size(self, model: Model) -> int:

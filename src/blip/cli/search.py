@@ -22,22 +22,53 @@ if TYPE_CHECKING:
     from blip_lite.results import Hit
 
 NEAR_IDENTICAL = 0.97
-FAILURES = 5  # that an update names; it counts all
+FAILURES = 5  # named after an update; all are counted
 
 
 @dataclass(kw_only=True)
-class _Out:
-    """How hits are shown."""
+class SearchOptions(IndexOptions):
+    """The index, and how hits are printed, written and opened."""
 
-    output: Path | None
-    format: str | None
-    existing: o.ExistingPolicy
-    files_only: bool
-    null: bool
-    thumbnails: bool
-    launch: bool
-    title: str
-    quiet: bool
+    group = OUTPUT
+    files_only: Annotated[bool, option("-f", "--files-only", help="Print paths, one per line.")] = False
+    null: Annotated[bool, option("-0", help="Print paths, each followed by NUL.")] = False
+    open_hits: Annotated[bool, option("--open", help="Open the photos, or the contact sheet.")] = False
+    thumbnails: Annotated[bool, option(help="Show pictures, if the terminal can.")] = False
+    output: Annotated[
+        Path | None, option("-o", "--output", metavar="FILE", help="Records, or a contact sheet: .png or .jpg.")
+    ] = None
+    format: Annotated[str | None, option(help="text, jsonl, csv, tsv or parquet.", default="text")] = None
+    json: o.AsJson = False
+    skip_existing: o.SkipExisting = None
+    overwrite: o.Overwrite = False
+
+    @property
+    def record_format(self) -> str | None:
+        return "jsonl" if self.json else self.format
+
+    @property
+    def existing(self) -> o.ExistingPolicy:
+        return o.parse_existing(self.skip_existing, self.overwrite)
+
+    @property
+    def sheet(self) -> Path | None:
+        """Path of the contact sheet, None if the output is not one."""
+        return self.output if self.output and self.output.suffix.lower() in (".png", ".jpg", ".jpeg") else None
+
+    def must_write(self) -> bool:
+        """Return False if the output exists and is to be skipped. Raises UsageError for flags that do not fit."""
+        from blip.io.records import format_of, must_write
+
+        if (self.files_only or self.null) and (self.record_format or self.output):
+            raise UsageError("-f or -0 with another format or -o; must be one of the two")
+        if self.sheet is None:
+            format_of(self.output, self.record_format)
+        elif self.record_format is not None:
+            raise UsageError(f"-o {self.output} with a format; must be one of the two")
+        if must_write(self.output, existing=self.existing):
+            return True
+        o.note(f"{self.output} exists, nothing to do", self.quiet)
+        return False
 
 
 @configurable
@@ -56,21 +87,7 @@ def search(
     duplicates: Annotated[bool, option(help="Groups of near-identical photos; QUERY is their cosine, 0.97.")] = False,
     no_update: Annotated[bool, option(help="Do not update the index first.")] = False,
     url_timeout: o.UrlTimeout = 20.0,
-    files_only: Annotated[bool, option("-f", "--files-only", group=OUTPUT, help="Print paths, one per line.")] = False,
-    null: Annotated[bool, option("-0", group=OUTPUT, help="Print paths, each followed by NUL.")] = False,
-    launch: Annotated[bool, option("--open", group=OUTPUT, help="Open the photos, or the contact sheet.")] = False,
-    thumbnails: Annotated[bool, option(group=OUTPUT, help="Show pictures, if the terminal can.")] = False,
-    output: Annotated[
-        Path | None,
-        option("-o", "--output", metavar="FILE", group=OUTPUT, help="Records, or a contact sheet: .png or .jpg."),
-    ] = None,
-    format: Annotated[
-        str | None, option(group=OUTPUT, help="text, jsonl, csv, tsv or parquet.", default="text")
-    ] = None,
-    json: o.AsJson = False,
-    skip_existing: o.SkipExisting = None,
-    overwrite: o.Overwrite = False,
-    run: IndexOptions,
+    run: SearchOptions,
 ) -> int:
     """Find photos by text or photo.
 
@@ -78,65 +95,37 @@ def search(
     """
     from blip.apps.search.query import parse
 
-    words = list(inputs)
-    out = _Out(
-        output=output,
-        format="jsonl" if json else format,
-        existing=o.parse_existing(skip_existing, overwrite),
-        files_only=files_only,
-        null=null,
-        thumbnails=thumbnails,
-        launch=launch,
-        title=" ".join(words),
-        quiet=run.quiet,
-    )
-    if not _must_write(out):
+    if not run.must_write():
         return 0
     if duplicates:
-        threshold = _threshold(words)
+        threshold = _threshold(inputs)
         with run.open() as index:
             _refresh(index, run, no_update)
-            return _show_groups(index.duplicates(threshold, under=folder), out)
-    parts = parse(words, offline=run.offline, url_timeout=url_timeout)
-    for part in parts:
-        if part.text is not None and os.path.isfile(part.text):
-            o.note(f"'{part.text}' is taken as text; write ./{part.text} for the photo", run.quiet)
+            return _show_groups(index.duplicates(threshold, under=folder), run, " ".join(inputs))
+    terms = parse(list(inputs), offline=run.offline, url_timeout=url_timeout)
+    for term in terms:
+        if term.text is not None and os.path.isfile(term.text):
+            o.note(f"'{term.text}' is taken as text; write ./{term.text} for the photo", run.quiet)
     with run.open() as index:
         _refresh(index, run, no_update)
         workers = run.workers or o.default_workers()
-        hits = index.search(parts, top=top, rerank=rerank, under=folder, min_score=min_score, workers=workers)
-    return _show(hits, out)
-
-
-def _must_write(out: _Out) -> bool:
-    """False when the output is there and is to be skipped; raises UsageError for flags that do not fit."""
-    from blip.io.records import format_of, must_write
-
-    if (out.files_only or out.null) and (out.format or out.output):
-        raise UsageError("-f or -0 with another format or -o; must be one of the two")
-    if not _is_sheet(out.output):
-        format_of(out.output, out.format)
-    elif out.format is not None:
-        raise UsageError(f"-o {out.output} with a format; must be one of the two")
-    if must_write(out.output, existing=out.existing):
-        return True
-    o.note(f"{out.output} exists, nothing to do", out.quiet)
-    return False
+        hits = index.search(terms, top=top, rerank=rerank, under=folder, min_score=min_score, workers=workers)
+    return _show(hits, run, " ".join(inputs))
 
 
 def _threshold(words: Sequence[str]) -> float:
-    """The cosine of near-identical photos."""
+    """Return the smallest cosine of near-identical photos."""
     try:
-        found = float(words[0]) if words else NEAR_IDENTICAL
+        threshold = float(words[0]) if words else NEAR_IDENTICAL
     except ValueError:
-        found = 0.0
-    if len(words) > 1 or not 0 < found <= 1:
+        threshold = 0.0
+    if len(words) > 1 or not 0 < threshold <= 1:
         raise UsageError(f"--duplicates {' '.join(words)}; must be followed by a number up to 1, or by nothing")
-    return found
+    return threshold
 
 
-def _refresh(index: Index, run: IndexOptions, no_update: bool) -> None:
-    """Brings the indexed folders up to date, unless that cannot be done now: then what is there is searched."""
+def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
+    """Update the indexed folders, unless the index cannot be written now; then search it as it is."""
     from blip.apps.search.database import is_writable
     from blip.cli.run import Terminated
     from blip.signals import stop_on_signal
@@ -144,18 +133,18 @@ def _refresh(index: Index, run: IndexOptions, no_update: bool) -> None:
     if no_update or not index.exists or not index.roots():
         return
     if not is_writable(index.folder):
-        o.note(f"{index.folder} cannot be written; searching what it holds", run.quiet)
+        o.note(f"{index.folder} cannot be written; searching it without an update", run.quiet)
         return
     try:
         with stop_on_signal() as stop:
-            report = index.update(options=run.work(index, stop), on_wait=_give_up)
+            report = index.update(options=run.update_options(index, stop), on_wait=_give_up)
     except _Busy:
         o.note("another process is writing to this index; searching what it holds so far", run.quiet)
         return
     if stop.reason:
         raise KeyboardInterrupt if stop.reason == "interrupted" else Terminated
     for folder in report.missing:
-        o.note(f"{folder}: folder is not there now; its photos are kept", run.quiet)
+        o.note(f"{folder}: folder is missing; its photos are kept", run.quiet)
     for path, reason in report.failed[:FAILURES]:
         o.note(f"{path}: {reason}", run.quiet)
     if report.new or report.changed or report.moved or report.copied or report.removed or report.failed:
@@ -170,66 +159,64 @@ def _give_up() -> None:
     raise _Busy
 
 
-def _show(hits: Sequence[Hit], out: _Out) -> int:
-    """Writes hits where and how they were asked for; the exit code."""
+def _show(hits: Sequence[Hit], run: SearchOptions, title: str) -> int:
+    """Print, write or open hits; return the exit code."""
     if not hits:
-        o.note("nothing found", out.quiet)
-    if _is_sheet(out.output):
+        o.note("nothing found", run.quiet)
+    if run.sheet is not None:
         from blip.apps.search.output import write_sheet
 
-        assert out.output is not None
-        write_sheet(out.output, hits, out.title)
-    elif out.files_only or out.null:
-        _paths([hit.path for hit in hits], out.null)
-    elif out.thumbnails and out.format is None and out.output is None and sys.stdout.isatty():
-        _pictures(hits, out)
+        write_sheet(run.sheet, hits, title)
+    elif run.files_only or run.null:
+        _print_paths([hit.path for hit in hits], run.null)
+    elif run.thumbnails and run.record_format is None and run.output is None and sys.stdout.isatty():
+        _print_thumbnails(hits, run)
     else:
-        _records(hits, out, ("score", "path"))
-    if out.launch:
-        _launch([out.output] if _is_sheet(out.output) and out.output else [Path(hit.path) for hit in hits], out)
+        _write_records(hits, run, ("score", "path"))
+    if run.open_hits:
+        _open_files([run.sheet] if run.sheet else [Path(hit.path) for hit in hits], run)
     return 0
 
 
-def _show_groups(groups: Sequence[Sequence[Hit]], out: _Out) -> int:
-    """The same for groups: a line for each photo, or with -f their paths and an empty line between groups."""
-    if not (out.files_only or out.null) and not _is_sheet(out.output):
-        if not groups:
-            o.note("nothing found", out.quiet)
-        _records([hit for group in groups for hit in group], out, ("rank", "score", "path"))
+def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str) -> int:
+    """Like `_show`, with ranks or, with -f, an empty line between groups."""
+    hits = [hit for group in groups for hit in group]
+    if run.sheet is not None:
+        return _show(hits, run, title)
+    if run.files_only or run.null:
+        blocks = [[hit.path for hit in group] for group in groups]
+        _print_paths([path for i, block in enumerate(blocks) for path in ([""] if i else []) + block], run.null)
         return 0
-    if _is_sheet(out.output):
-        return _show([hit for group in groups for hit in group], out)
-    _paths(
-        [path for i, group in enumerate(groups) for path in (*([""] if i else []), *(h.path for h in group))], out.null
-    )
+    if not groups:
+        o.note("nothing found", run.quiet)
+    _write_records(hits, run, ("rank", "score", "path"))
     return 0
 
 
-def _records(hits: Sequence[Hit], out: _Out, columns: tuple[str, ...]) -> None:
+def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, ...]) -> None:
     from blip.io.records import open_records
 
-    with open_records(
-        out.output, schema="hit/1", stream=sys.stdout, format=out.format, existing=out.existing, columns=columns
-    ) as records:
+    options = {"format": run.record_format, "existing": run.existing, "columns": columns}
+    with open_records(run.output, schema="hit/1", stream=sys.stdout, **options) as records:
         records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
 
 
-def _paths(paths: Sequence[str], null: bool) -> None:
-    """As the file system has them, whatever bytes these are."""
+def _print_paths(paths: Sequence[str], null: bool) -> None:
+    """Print paths in the bytes of the file system."""
     end = b"\0" if null else b"\n"
     sys.stdout.flush()
     sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
     sys.stdout.buffer.flush()
 
 
-def _pictures(hits: Sequence[Hit], out: _Out) -> None:
-    """Each hit's picture above its line, where the terminal can show it."""
+def _print_thumbnails(hits: Sequence[Hit], run: SearchOptions) -> None:
+    """Print each photo above its line, if the terminal can show pictures."""
     from blip.apps.search import output
 
     protocol = output.terminal_protocol(os.environ)
     if protocol is None:
-        o.note(f"--thumbnails: {output.NO_PROTOCOL}", out.quiet)
-        _records(hits, out, ("score", "path"))
+        o.note(f"--thumbnails: {output.NO_PROTOCOL}", run.quiet)
+        _write_records(hits, run, ("score", "path"))
         return
     for hit in hits:
         try:
@@ -241,17 +228,13 @@ def _pictures(hits: Sequence[Hit], out: _Out) -> None:
     sys.stdout.flush()
 
 
-def _launch(paths: Sequence[Path], out: _Out) -> None:
-    """Opens files with what the desktop has for them."""
+def _open_files(paths: Sequence[Path], run: SearchOptions) -> None:
+    """Open files with the desktop's programs."""
     for path in paths:
         try:
             code = click.launch(str(path))
         except OSError:
             code = 1
         if code:
-            o.note(f"--open: no program here opens {path}", out.quiet)
+            o.note(f"--open: no program opens {path}", run.quiet)
             return
-
-
-def _is_sheet(path: Path | None) -> bool:
-    return path is not None and path.suffix.lower() in (".png", ".jpg", ".jpeg")

@@ -44,6 +44,23 @@ class Status:
     bytes: int
     failed: list[tuple[str, str]]
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the record of `blip index --status --json`."""
+        model = self.model
+        return {
+            "index": str(self.folder),
+            "model": None if model is None else model.model,
+            "weights": None if model is None else model.weights,
+            "image_size": None if model is None else model.image_size,
+            "folders": self.folders,
+            "files": self.files,
+            "pictures": self.pictures,
+            "frames": self.frames,
+            "captions": self.captions,
+            "failed": [{"path": path, "reason": reason} for path, reason in self.failed],
+            "bytes": self.bytes,
+        }
+
 
 class Index:
     """An index of photos. Searching never waits for a process that is writing.
