@@ -23,8 +23,9 @@ FOLDER = Path(__file__).parent / "oracle"
 
 @cache
 def _tensors(name: str) -> dict[str, Tensor]:
-    state = load_file(FOLDER / f"{name}.safetensors")
-    return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
+    with torch.inference_mode(False):  # cached for tests that compute gradients, whichever test loads it first
+        state = load_file(FOLDER / f"{name}.safetensors")
+        return {k: v.float() if v.dtype == torch.float16 else v for k, v in state.items()}
 
 
 def tensors(name: str) -> dict[str, Tensor]:
