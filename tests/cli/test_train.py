@@ -34,9 +34,9 @@ def test_a_stopped_run_says_how_to_go_on(blip: Blip, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     args = ("train", "pretrain", "--data", photos, "-o", tmp_path / "run", "--queue-size", "8", *SMALL)
     said = blip(*args, "--max-minutes", "0")
-    assert said.code == 0 and "stopped at step 1 of 2 (time); run the same command to resume" in said.err
+    assert said.code == 0 and "stopped at step 1 of 2 (time); run the same command again to resume" in said.err
     said = blip(*args)
-    assert "going on at step 1 of 2" in said.err and "2 steps done" in said.err
+    assert "resuming at step 1 of 2" in said.err and "2 steps done" in said.err
 
 
 def test_what_of_a_model_is_trained_and_how_is_said_by_flags(blip: Blip, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_every_task_takes_a_table_with_columns_of_its_own(blip: Blip, tmp_path: 
     small = ("--init", model, *SMALL[2:])
     said = blip("train", task, "--data", photos / "mine.csv", "-o", run, *columns, *queue, *small)
     assert said.code == 0, said.err
-    assert "training samples, no --val to score" in said.err and f"-m {run}" in said.err
+    assert "training samples only; give --val for scores" in said.err and f"-m {run}" in said.err
     assert yaml.safe_load((run / "config.yaml").read_text())["task"] == task
 
 

@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from blip.checkpoint import state_dict
 from blip.model.losses import lm_loss
 from blip.model.momentum import MomentumModel
-from blip.tasks.contrastive import Contrast, Drawn, Negatives, contrast, draw, match
+from blip.tasks.contrastive import Contrast, HardNegatives, Negatives, contrast, draw_hard_negatives, match
 from blip.tasks.images import with_first
 from blip_lite.config import Family
 from tests.oracle_files import oracle_config, oracle_model, tensors, weights
@@ -60,7 +60,7 @@ def check_gradients(found: dict[str, Tensor], norms: dict[str, list[float]], ful
 @dataclass
 class Ran:
     itc: Contrast
-    drawn: Drawn
+    drawn: HardNegatives
     itm: Tensor
     logits: Tensor
     lm: Tensor | None
@@ -74,7 +74,7 @@ def step(
     wrapper.before_step()
     embeds = model.encode_image(images)
     itc = contrast(wrapper, images, embeds, ids, mask, alpha, options.get("image_ids"))
-    drawn = draw(itc, model.temperature, negatives, options.get("image_ids"))
+    drawn = draw_hard_negatives(itc, model.temperature, negatives, options.get("image_ids"))
     itm, logits = match(model, with_first(ids, 4001), mask, embeds, drawn)
     lm = None
     if options.get("lm"):

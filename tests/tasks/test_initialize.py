@@ -79,7 +79,7 @@ def test_preparing_twice_adds_once() -> None:
 
 
 def test_lora_needs_weights_and_decay_a_share() -> None:
-    with pytest.raises(ConfigError, match=r"tune\.lora: needs weights to start from"):
+    with pytest.raises(ConfigError, match=r"tune\.lora: needs starting weights"):
         FineTune(lora=Lora()).prepare(replace(start_model(TINY, "caption"), start=Start()))
     with pytest.raises(ConfigError, match=r"tune\.layer_decay 0: must be above 0 and at most 1"):
         FineTune(layer_decay=0)

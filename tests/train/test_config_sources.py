@@ -138,9 +138,9 @@ def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, l
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: [", "no YAML"),
+        ("a: [", "not valid YAML"),
         ("- a", "must be a mapping"),
-        ("init_lr: 1\nnot_known: 2", "key 'not_known' of the original"),
+        ("init_lr: 1\nnot_known: 2", "unknown key 'not_known' of the original"),
     ],
 )
 def test_files_that_are_no_config_are_refused(tmp_path: Path, text: str, said: str) -> None:

@@ -111,7 +111,7 @@ def test_sigterm_to_all_processes_saves_and_the_same_command_goes_on(photos: Pat
     os.killpg(process.pid, signal.SIGTERM)
     _, said = process.communicate(timeout=HANG_SECONDS)
     assert process.returncode == 143, said
-    assert "the same command goes on" in said
+    assert "run the same command again to resume" in said
     stopped = RunFolder(tmp_path / "run").steps()[-1]
     fitted = fit(pretrain_task(photos, start=_start()), loop(steps=stopped + 1, seed=42), tmp_path / "run", quiet=True)
     assert fitted.step == stopped + 1
@@ -171,9 +171,9 @@ def test_going_on_with_another_batch_size_is_refused(photos: Path, tmp_path: Pat
     fit(caption_task(photos), loop(steps=1), tmp_path)
     with pytest.raises(ConfigError, match="batch_size 2; must be 4"):
         fit(caption_task(photos), loop(batch_size=2), tmp_path)
-    with pytest.raises(UsageError, match="holds a run at step 1"):
+    with pytest.raises(UsageError, match="contains a run at step 1"):
         fit(caption_task(photos), loop(), tmp_path, resume="none")
-    with pytest.raises(CheckpointError, match="no checkpoint of a run"):
+    with pytest.raises(CheckpointError, match="not a checkpoint"):
         fit(caption_task(photos), loop(), tmp_path, resume=str(tmp_path / "nothing"))
 
 
@@ -221,12 +221,12 @@ def test_a_run_that_gets_no_better_ends_and_stays_ended(photos: Path, tmp_path: 
     task = caption_task(photos, val=str(photos))
     still = loop(steps=50, eval_every=2, patience=3, lr=0.0, weight_decay=0.0)
     fitted = fit(task, still, tmp_path)
-    assert (fitted.reason, fitted.step, fitted.best_step) == ("no better", 8, 2)  # the first, then three like it
+    assert (fitted.reason, fitted.step, fitted.best_step) == ("no improvement", 8, 2)  # the first, then three like it
     assert final(tmp_path) == (tmp_path / "best" / "model.safetensors").read_bytes()
     assert fit(task, still, tmp_path).step == 8
     assert fit(task, replace(still, patience=4), tmp_path).step == 10
     for without in (caption_task(photos), caption_task(photos, val=str(photos), best=None)):
-        with pytest.raises(ConfigError, match="patience 3: needs a score"):
+        with pytest.raises(ConfigError, match="patience 3: needs a validation score"):
             fit(without, still, tmp_path / "none")
 
 
@@ -235,7 +235,8 @@ def test_a_batch_size_is_guessed_said_and_kept(
 ) -> None:
     fit(caption_task(photos), loop(steps=1, batch_size=None), tmp_path)
     assert (
-        "batch size 8: a 20th of 8 samples, from 8 to 32 on a CPU; --batch-size sets another" in capsys.readouterr().err
+        "batch size 8: a 20th of 8 samples, from 8 to 32 on a CPU; change it with --batch-size"
+        in capsys.readouterr().err
     )
     assert "batch_size: 8" in (tmp_path / "config.yaml").read_text()
     shutil.copytree(photos, tmp_path / "photos")

@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from blip.tasks.base import ParamGroup, Step, alpha_ramp
 from blip.train.config import TrainConfig
-from blip.train.optim import EMA, build_optimizer, rate, set_rate
+from blip.train.optim import EMA, build_optimizer, learning_rate, set_learning_rate
 from blip_lite.errors import ConfigError
 from tests.oracle_files import values
 
@@ -17,7 +17,7 @@ SCHEDULES = values("schedules")
 
 
 def at(config: TrainConfig, epoch: int, in_epoch: int = 0, per_epoch: int = 10) -> float:
-    return rate(config, Step(epoch * per_epoch + in_epoch, epoch, per_epoch), (config.epochs or 1) * per_epoch)
+    return learning_rate(config, Step(epoch * per_epoch + in_epoch, epoch, per_epoch), (config.epochs or 1) * per_epoch)
 
 
 @pytest.mark.parametrize("case", SCHEDULES["cosine"], ids=lambda c: str(c["max_epoch"]))
@@ -56,7 +56,7 @@ def test_the_weight_of_momentum_targets_equals_the_original(key: str, epochs: in
 
 def test_cosine_by_step_climbs_and_falls_to_the_minimum() -> None:
     config = TrainConfig(steps=100, lr=1.0, min_lr=0.1, warmup_lr=0.2, warmup_steps=10, schedule="cosine_step")
-    found = [rate(config, Step(i, 0, 100), 100) for i in range(101)]
+    found = [learning_rate(config, Step(i, 0, 100), 100) for i in range(101)]
     assert found[0] == pytest.approx(0.2)
     assert found[10] == pytest.approx(1.0)
     assert found[55] == pytest.approx(0.55)
@@ -67,7 +67,7 @@ def test_groups_keep_their_factor_and_their_decay() -> None:
     a, b = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     groups = [ParamGroup(params=[a]), ParamGroup(params=[b], lr_scale=0.1, weight_decay=0.0)]
     optimizer = build_optimizer(groups, TrainConfig(steps=1, weight_decay=0.3))
-    set_rate(optimizer, 2.0)
+    set_learning_rate(optimizer, 2.0)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(2.0, 0.3), (0.2, 0.0)]
 
 

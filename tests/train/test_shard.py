@@ -12,7 +12,7 @@ import torch.distributed as dist
 import blip.api
 from blip.tasks.reward import Reward
 from blip.train import TrainConfig, fit
-from blip.train.checkpoints import PARTS, STATE, VALUES, RunFolder, load_state
+from blip.train.checkpoints import SHARDS, STATE, VALUES, RunFolder, load_state
 from blip_lite.errors import CheckpointError, ConfigError
 from tests.train.photos import caption_task, loop, write_photos
 from tests.train.processes import spawn
@@ -58,8 +58,8 @@ def test_a_run_goes_on_whatever_its_processes_were(photos: Path, tmp_path: Path)
     final = [(tmp_path / way / "final" / "model.safetensors").read_bytes() for way in ("fsdp", "straight")]
     assert final[0] == final[1]
     cut = tmp_path / "straight" / "checkpoints" / "step_4"
-    assert (cut / PARTS / VALUES).is_file() and len(list((cut / PARTS).glob("*.distcp"))) == 2
-    assert not (cut / STATE).exists() and not (tmp_path / "straight" / "final" / PARTS).exists()
+    assert (cut / SHARDS / VALUES).is_file() and len(list((cut / SHARDS).glob("*.distcp"))) == 2
+    assert not (cut / STATE).exists() and not (tmp_path / "straight" / "final" / SHARDS).exists()
     assert not list(tmp_path.rglob("*.part*"))
     assert blip.api.load(cut, device="cpu").caption(photos / "red.png").text is not None
 
@@ -73,8 +73,8 @@ def test_a_checkpoint_that_could_not_be_finished_is_not_there(tmp_path: Path) ->
 
 
 def test_values_of_parts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
-    (tmp_path / PARTS).mkdir()
-    (tmp_path / PARTS / VALUES).write_text("{")
+    (tmp_path / SHARDS).mkdir()
+    (tmp_path / SHARDS / VALUES).write_text("{")
     with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
         load_state(tmp_path)
 

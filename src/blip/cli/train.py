@@ -14,9 +14,9 @@ from blip.tasks import TASKS
 from blip_lite.errors import ConfigError, EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
-    from blip.train.loop import Fitted
+    from blip.train.loop import TrainingResult
 
-EXIT_CODES = {"finished": 0, "no better": 0, "time": 0, "interrupted": 130, "terminated": 143}
+EXIT_CODES = {"finished": 0, "no improvement": 0, "time": 0, "interrupted": 130, "terminated": 143}
 TEXT_TOWERS = ("encoder", "decoder")
 TRAINING = "Training"
 Data = Annotated[
@@ -194,20 +194,20 @@ def _fit(values: dict[str, Any], recipe: ConfigFlags, output: Path | None, resum
     if recipe.print_config or output is None:
         print(effective_config(task, loop), end="")
         return 0
-    fitted = fit(task, loop, output, resume=resume, quiet=quiet)
+    result = fit(task, loop, output, resume=resume, quiet=quiet)
     if int(os.environ.get("RANK", "0")) == 0:
-        o.note(_summary(fitted, f"blip {task.info.usage} -m {output}"), quiet)
-    return EXIT_CODES[fitted.reason]
+        o.note(_summary(result, f"blip {task.info.usage} -m {output}"), quiet)
+    return EXIT_CODES[result.reason]
 
 
-def _summary(fitted: Fitted, usage: str) -> str:
+def _summary(result: TrainingResult, usage: str) -> str:
     """Return the last line of a run: how it ended and the command that uses or continues it."""
-    if fitted.reason == "finished":
-        return f"{fitted.total_steps} steps done; {usage}"
-    stopped = f"stopped at step {fitted.step} of {fitted.total_steps}"
-    if fitted.reason == "no better":
-        return f"{stopped}: no improvement since step {fitted.best_step}, which is kept; {usage}"
-    return f"{stopped} ({fitted.reason}); run the same command to resume"
+    if result.reason == "finished":
+        return f"{result.total_steps} steps done; {usage}"
+    stopped = f"stopped at step {result.step} of {result.total_steps}"
+    if result.reason == "no improvement":
+        return f"{stopped}: no improvement since step {result.best_step}, which is kept; {usage}"
+    return f"{stopped} ({result.reason}); run the same command again to resume"
 
 
 def _list_presets() -> int:

@@ -1,8 +1,8 @@
-"""Contrastive and matching losses over a model, its momentum twin and a queue: what pre-training and retrieval share.
+"""Contrastive and matching losses of pre-training and retrieval, with momentum encoders and a queue.
 
 BLIP paper section 3.2; original: models/blip_pretrain.py and blip_retrieval.py, which differ in four points that are
-arguments here: id-aware targets, where negatives are drawn from, a floor under their weights, one rank's or all.
-Beyond the original, `whole_batch` gives the losses of one process however many share the batch.
+arguments here: id-aware targets, source of negatives, floor of their weights, negatives of one rank or of all. Beyond
+the original, `whole_batch` computes the losses of one process whatever the number of processes.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from blip.model.momentum import MomentumModel
 
 @dataclass(frozen=True, kw_only=True)
 class Negatives:
-    """How hard negatives for ITM are drawn."""
+    """Drawing of hard negatives for ITM."""
 
-    source: Literal["momentum", "online"] = "momentum"  # similarities to momentum features, or among online ones
-    floor: float = 1e-4  # added to every weight
+    source: Literal["momentum", "online"] = "momentum"  # similarity to momentum features, or between online ones
+    floor: float = 1e-4  # added to each weight
     all_ranks: bool = False
 
 
@@ -42,9 +42,9 @@ PRETRAIN_NEGATIVES = Negatives()
 
 @dataclass(frozen=True)
 class Contrast:
-    """What ITC leaves behind for ITM and for the tests. Similarities are over temperature.
+    """Outputs of ITC, for ITM. Similarities are divided by the temperature.
 
-    The M columns before the queue are those of all processes with `whole_batch`, else this one's B rows.
+    The M columns before the queue are the rows of all processes with `whole_batch`, else the B rows of this process.
     """
 
     loss: Tensor
@@ -68,11 +68,11 @@ def contrast(
     grid: Tensor | None = None,
     whole_batch: bool = False,
 ) -> Contrast:
-    """ITC with momentum soft targets and queue; updates the queue last. `momentum_model.before_step` comes first.
+    """ITC with momentum soft targets and queue; updates the queue last. Call `momentum_model.before_step` first.
 
-    input_ids [B, T] with [CLS] first; image_ids [B]: equal ids are positives of each other (retrieval), None: only the
-    pair itself (pre-training); grid: what a frozen stem has read of the photos, to spare the twin doing so again.
-    whole_batch: the momentum features of all processes are there to tell apart (original: each process has its own).
+    input_ids [B, T] with [CLS] first. image_ids [B]: images with equal ids are positives of each other (retrieval);
+    None: only the pair itself (pre-training). grid: output of a frozen stem, reused by the momentum encoders.
+    whole_batch: contrast with the momentum features of all processes (original: of this process).
     """
     model, encoders, queue = momentum_model.model, momentum_model.momentum_encoders, momentum_model.queue
     image = model.project_image(image_embeds).float()
@@ -81,15 +81,15 @@ def contrast(
         image_m = encoders.image_features(pixel_values, grid).float()
         text_m = encoders.text_features(input_ids, attention_mask).float()
     images, texts, ids = gather(image_m), gather(text_m), None if image_ids is None else gather(image_ids)
-    seen_images, seen_texts, seen_ids = (images, texts, ids) if whole_batch else (image_m, text_m, image_ids)
+    batch_images, batch_texts, batch_ids = (images, texts, ids) if whole_batch else (image_m, text_m, image_ids)
     first = rank() * len(image) if whole_batch else 0
     with torch.autocast(pixel_values.device.type, enabled=False):
         temperature = model.temperature
-        text_all = torch.cat([seen_texts.T, queue.text.detach().clone()], dim=1)  # [E, M+Q]
-        image_all = torch.cat([seen_images.T, queue.image.detach().clone()], dim=1)
+        text_all = torch.cat([batch_texts.T, queue.text.detach().clone()], dim=1)  # [E, M+Q]
+        image_all = torch.cat([batch_images.T, queue.image.detach().clone()], dim=1)
         sim_i2t, sim_t2i = image @ text_all / temperature, text @ image_all / temperature
         with torch.no_grad():
-            hard = hard_targets(len(image), text_all.shape[1], image_ids, queue.ids[0], seen_ids, first)
+            hard = hard_targets(len(image), text_all.shape[1], image_ids, queue.ids[0], batch_ids, first)
             targets_i2t = soft_targets(image_m @ text_all / temperature, hard, alpha)
             targets_t2i = soft_targets(text_m @ image_all / temperature, hard, alpha)
         loss = (itc_loss(sim_i2t, targets_i2t) + itc_loss(sim_t2i, targets_t2i)) / 2
@@ -102,23 +102,23 @@ def hard_targets(
     columns: int,
     image_ids: Tensor | None,
     queued_ids: Tensor,
-    seen_ids: Tensor | None = None,
+    batch_ids: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """[B, M+Q], rows sum to 1: the pair itself (row 0 in column `first`), or every column of the same image.
+    """Targets [B, M+Q], rows sum to 1: the pair itself (row 0 in column `first`), or all columns of the same image.
 
-    seen_ids: ids [M] of the columns before the queue; None = those of the rows.
+    batch_ids: ids [M] of the columns before the queue; None = ids of the rows.
     """
     if image_ids is None:
         return F.one_hot(torch.arange(first, first + rows, device=queued_ids.device), columns).float()
-    seen_ids = image_ids if seen_ids is None else seen_ids
-    same = (image_ids[:, None] == torch.cat([seen_ids, queued_ids])[None, :]).float()
+    batch_ids = image_ids if batch_ids is None else batch_ids
+    same = (image_ids[:, None] == torch.cat([batch_ids, queued_ids])[None, :]).float()
     return same / same.sum(dim=1, keepdim=True)
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Weights [B, M] and draws [B] of the negatives; -1 where a row had no candidate.
+class HardNegatives:
+    """Weights [B, M] and indices [B] of the negatives; -1 for rows without a candidate.
 
     all_ranks: the M candidates are the rows of all processes. whole_batch: as for `Contrast`.
     """
@@ -131,16 +131,16 @@ class Drawn:
     whole_batch: bool
 
 
-def draw(
+def draw_hard_negatives(
     itc: Contrast,
     temperature: Tensor,
     negatives: Negatives,
     image_ids: Tensor | None = None,
     generator: torch.Generator | None = None,
-) -> Drawn:
-    """Hard negatives: for each text an image, then for each image a text. No gradient.
+) -> HardNegatives:
+    """Draw an image for each text, then a text for each image. No gradient.
 
-    With a whole batch the first process draws for all, as one process would.
+    With `whole_batch` the first process draws for all.
     """
     rows = len(itc.image_features)
     all_ranks = itc.whole_batch or (negatives.source == "online" and negatives.all_ranks)
@@ -156,7 +156,7 @@ def draw(
         weights_i2t = hard_negative_weights(sim_i2t, excluded, negatives.floor)
         weights_t2i = hard_negative_weights(sim_t2i, excluded, negatives.floor)
         images, texts = (_draw_rows(w, itc.whole_batch, generator) for w in (weights_t2i, weights_i2t))
-    return Drawn(weights_t2i, weights_i2t, images, texts, all_ranks, itc.whole_batch)
+    return HardNegatives(weights_t2i, weights_i2t, images, texts, all_ranks, itc.whole_batch)
 
 
 def _draw_rows(weights: Tensor, whole_batch: bool, generator: torch.Generator | None) -> Tensor:
@@ -167,29 +167,29 @@ def _draw_rows(weights: Tensor, whole_batch: bool, generator: torch.Generator | 
 
 
 def match(
-    model: BlipModel, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor, drawn: Drawn
+    model: BlipModel, input_ids: Tensor, attention_mask: Tensor, image_embeds: Tensor, negatives: HardNegatives
 ) -> tuple[Tensor, Tensor]:
-    """ITM loss and logits: the B pairs, then the texts with negative images, then the images with negative texts.
+    """Return ITM loss and logits of the B pairs, then texts with negative images, then images with negative texts.
 
-    input_ids [B, T] with [ENC] first. Each image's keys and values are computed once and picked by index; rows
-    without a candidate (-1) are left out.
+    input_ids [B, T] with [ENC] first. Keys and values of each image are computed once and selected by index; rows
+    without a negative (-1) are left out.
     """
     rows, offset = len(input_ids), 0
     pool_embeds, pool_ids, pool_mask = image_embeds, input_ids, attention_mask
-    if drawn.all_ranks:
+    if negatives.all_ranks:
         offset, pool_embeds = rank() * rows, gather_with_grad(image_embeds)
-        length = all_reduce_max(input_ids.shape[1])  # each process has padded to its own longest text
+        length = all_reduce_max(input_ids.shape[1])  # each process has padded to its longest text
         input_ids, attention_mask = (F.pad(x, (0, length - x.shape[1])) for x in (input_ids, attention_mask))
         pool_ids, pool_mask = gather(input_ids), gather(attention_mask)
-    own = torch.arange(rows, device=input_ids.device)
-    has_image, has_text = own[drawn.images >= 0], own[drawn.texts >= 0]
-    ids = torch.cat([input_ids, input_ids[has_image], pool_ids[drawn.texts[has_text]]])
-    mask = torch.cat([attention_mask, attention_mask[has_image], pool_mask[drawn.texts[has_text]]])
-    images = torch.cat([own + offset, drawn.images[has_image], has_text + offset])
+    pairs = torch.arange(rows, device=input_ids.device)
+    has_image, has_text = pairs[negatives.images >= 0], pairs[negatives.texts >= 0]
+    ids = torch.cat([input_ids, input_ids[has_image], pool_ids[negatives.texts[has_text]]])
+    mask = torch.cat([attention_mask, attention_mask[has_image], pool_mask[negatives.texts[has_text]]])
+    images = torch.cat([pairs + offset, negatives.images[has_image], has_text + offset])
     cross = [(kv[0][images], kv[1][images]) for kv in model.encoder.cross_keys_values(pool_embeds)]
     logits = model.match_logits(model.encoder(ids, mask, cross=cross, first_only=True)).float()
     loss = itm_loss(logits, rows)
-    return scale_to_global_mean(loss, len(logits)) if drawn.whole_batch else loss, logits
+    return scale_to_global_mean(loss, len(logits)) if negatives.whole_batch else loss, logits
 
 
 def _identity(x: Tensor) -> Tensor:

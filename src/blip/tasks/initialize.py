@@ -1,4 +1,4 @@
-"""Where a task's model comes from, what of it is trained at which rate, and how it is written."""
+"""Starting model of a task, its trainable parameters with their learning rates, and saving it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from blip_lite.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 TOWER = re.compile(r"(vision|encoder|decoder)\.blocks")
-BELOW = re.compile(r"vision\.(stem\.|patch_embed\.|cls_token|pos_embed)|(encoder|decoder)\.embed\.")
-UNDECAYED = re.compile(r"\.embed\.|cls_token|pos_embed|class_vectors")
+BELOW_BLOCKS = re.compile(r"vision\.(stem\.|patch_embed\.|cls_token|pos_embed)|(encoder|decoder)\.embed\.")
+NO_DECAY = re.compile(r"\.embed\.|cls_token|pos_embed|class_vectors")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Weights to start from (name, file or folder), or a published size with random weights.
+    """Starting weights (name, file or folder), or a published size with random weights.
 
-    vision, text: without `init`, what the two towers start from, as `blip.checkpoint.backbones` takes them
-    (`deit-base`, `augreg-large` or a file; `bert-base-uncased` or a folder).
+    vision, text: without `init`, starting weights of the two towers for `blip.checkpoint.backbones` (`deit-base`,
+    `augreg-large` or a file; `bert-base-uncased` or a folder).
     """
 
     init: str | None = None
@@ -48,18 +48,18 @@ class Start:
 
     def __post_init__(self) -> None:
         if self.init is not None and (self.vision or self.text):
-            raise ConfigError("start.init with start.vision or start.text; must be one of the two ways")
+            raise ConfigError("start.init with start.vision or start.text; give one of the two")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTune:
-    """What of a model is trained, and how fast.
+    """Trainable parameters and their learning rates.
 
-    freeze: parameters whose names start so are not trained. rates: factors on the learning rate by name pattern
-    (`encoder.*`; the first that fits counts). layer_decay: a further factor, smaller the deeper a weight lies:
-    layer_decay ** (n - i) for block i (from 0) of the n of its tower, ** (n + 1) for what lies below the blocks, 1
-    above them. no_decay: norms, biases, embeddings, class token, positions and temperature have no weight decay
-    (original: all have it). lora: only low-rank additions are trained, and what the weights to start from lack.
+    freeze: name prefixes of parameters that are not trained. rates: learning-rate factors by name pattern
+    (`encoder.*`; the first match counts). layer_decay: a further factor per layer: layer_decay ** (n - i) for block i
+    (from 0) of the n blocks of its tower, ** (n + 1) below the blocks, 1 above them. no_decay: no weight decay for
+    norms, biases, embeddings, class token, positions and temperature (original: all have it). lora: train only low-rank
+    adapters, and parameters that the starting weights do not have.
     """
 
     freeze: tuple[str, ...] = ()
@@ -73,29 +73,29 @@ class FineTune:
             raise ConfigError(f"tune.layer_decay {self.layer_decay}: must be above 0 and at most 1")
 
     def prepare(self, started: InitializedModel) -> BlipModel:
-        """The model with what is to be trained open to gradients and everything else closed."""
+        """Return the model with `requires_grad` set for the parameters to train."""
         model = started.model
         if self.lora is not None:
             start = started.start
             if not (start.init or start.vision or start.text):
-                raise ConfigError("tune.lora: needs weights to start from; give start.init")
+                raise ConfigError("tune.lora: needs starting weights; give start.init")
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(started.start.seed)
                 add_lora(model, self.lora, self.freeze)
         for name, parameter in model.named_parameters():
-            opened = self.lora is None or name.endswith(NAMES) or name in started.random
-            parameter.requires_grad_(opened and not (self.freeze and name.startswith(self.freeze)))
+            trainable = self.lora is None or name.endswith(NAMES) or name in started.random
+            parameter.requires_grad_(trainable and not (self.freeze and name.startswith(self.freeze)))
         return model
 
     def groups(self, model: nn.Module) -> list[ParamGroup]:
-        """Optimizer groups: the trained parameters that share a rate and a weight decay."""
+        """Return optimizer groups: trained parameters that share a learning rate and a weight decay."""
         depths = _depths(model)
         groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for full_name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 name = full_name.removeprefix("model.")
                 rate = next((factor for pattern, factor in self.rates if fnmatchcase(name, pattern)), 1.0)
-                decays = not self.no_decay or (parameter.dim() > 1 and not UNDECAYED.search(name))
+                decays = not self.no_decay or (parameter.dim() > 1 and not NO_DECAY.search(name))
                 scale = rate * self.layer_decay ** _layers_above(name, depths)
                 groups.setdefault((scale, decays), []).append(parameter)
         return [
@@ -106,10 +106,10 @@ class FineTune:
 
 @dataclass(frozen=True)
 class InitializedModel:
-    """A model ready to train, with the tokenizer that belongs to it.
+    """A model with its starting weights and its tokenizer.
 
-    vocab: the vocabulary file, where it is not the bundled one. random: weights that what it starts from does not have.
-    training: momentum weights and queues that came with it.
+    vocab: vocabulary file, if not the bundled one. random: names of parameters missing in the starting weights.
+    training: momentum weights and queues stored with the starting weights.
     """
 
     start: Start
@@ -122,7 +122,7 @@ class InitializedModel:
 
 
 def start_model(start: Start, family: Family, keep_family: bool = False) -> InitializedModel:
-    """The model of a task, of the family that the task needs; with `keep_family` of that it starts from."""
+    """Return the starting model in the family of the task, or with keep_family in its own."""
     if start.init is None:
         config = published_config(family, start.size)
         if start.image_size is not None:
@@ -142,7 +142,10 @@ def start_model(start: Start, family: Family, keep_family: bool = False) -> Init
         model, adapted = start_from(loaded, config)
     if adapted.random:
         logger.warning(
-            "%d weights are not in '%s' and start random: %s, ...", len(adapted.random), start.init, adapted.random[0]
+            "%d weights are missing in '%s' and start random: %s, ...",
+            len(adapted.random),
+            start.init,
+            adapted.random[0],
         )
     return InitializedModel(start, model, config, loaded.tokenizer, loaded.vocab, adapted.random, loaded.training)
 
@@ -152,20 +155,20 @@ def _with_dropout(config: BlipConfig, dropout: float | None) -> BlipConfig:
 
 
 def _depths(model: nn.Module) -> dict[str, int]:
-    """How many blocks each tower has."""
+    """Number of blocks of each tower."""
     modules = ((name.removeprefix("model."), module) for name, module in model.named_modules())
     return {name: len(list(module.children())) for name, module in modules if TOWER.fullmatch(name)}
 
 
 def _layers_above(name: str, depths: dict[str, int]) -> int:
-    """How many layers a weight of a tower is below the heads; 0 for what is no tower's."""
+    """Number of layers between a parameter and the heads; 0 outside the towers."""
     tower, _, rest = name.partition(".")
     blocks = depths.get(f"{tower}.blocks", 0)
     if rest.startswith("blocks."):
         return blocks - int(rest.split(".")[1])
-    return blocks + 1 if BELOW.match(name) else 0
+    return blocks + 1 if BELOW_BLOCKS.match(name) else 0
 
 
 def save_model(model: BlipModel, started: InitializedModel, folder: Path) -> None:
-    """Writes a folder that `blip.load` reads."""
+    """Write a folder that `blip.load` reads."""
     write_folder(folder, merged_state(model), started.config, vocab=started.vocab)

@@ -16,7 +16,7 @@ from blip.eval.retrieval import RetrievalEval
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp, global_token_mean
-from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw, match
+from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw_hard_negatives, match
 from blip.tasks.epoch_lists import EpochLists
 from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs, with_first
 from blip.tasks.import_path import build_from_path
@@ -133,7 +133,7 @@ class PretrainTask:
         alpha = alpha_ramp(self.alpha, step, epochs=2)
         frozen = None if grid.requires_grad else grid
         itc = contrast(momentum_model, pixels, image_embeds, ids, mask, alpha, image_ids, frozen, self.whole_batch)
-        drawn = draw(itc, blip.temperature, self.negatives, image_ids)
+        drawn = draw_hard_negatives(itc, blip.temperature, self.negatives, image_ids)
         itm, _ = match(blip, with_first(ids, blip.config.text.enc_id), mask, image_embeds, drawn)
         losses = {"itc": itc.loss, "itm": itm}
         if self.lm_weight:

@@ -15,7 +15,7 @@ from blip.data.task_rows import image_ids
 from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp
-from blip.tasks.contrastive import Negatives, contrast, draw, match
+from blip.tasks.contrastive import Negatives, contrast, draw_hard_negatives, match
 from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs, with_first
 from blip.tasks.initialize import FineTune, Start
 from blip.tasks.setup import Setup
@@ -93,7 +93,7 @@ class RetrievalTask:
         alpha = alpha_ramp(self.alpha, step, epochs=1)
         frozen = None if grid.requires_grad else grid
         itc = contrast(momentum_model, pixels, embeds, ids, mask, alpha, numbers, frozen, self.whole_batch)
-        drawn = draw(itc, blip.temperature, self.negatives, numbers)
+        drawn = draw_hard_negatives(itc, blip.temperature, self.negatives, numbers)
         itm, _ = match(blip, with_first(ids, blip.config.text.enc_id), mask, embeds, drawn)
         return {"loss": self.itc_weight * itc.loss + itm, "itc": itc.loss, "itm": itm}
 

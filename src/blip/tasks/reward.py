@@ -1,6 +1,6 @@
-"""Self-critical training: captions are sampled and those above the average CIDEr-D of their photo made likelier.
+"""Self-critical training: sampled captions with above-average CIDEr-D for their image become more probable.
 
-Rennie et al. 2017, with the mean of a photo's other samples as baseline (Luo 2020). Not in the original repository.
+Rennie et al. 2017, with the mean of the image's other samples as baseline (Luo 2020). Not in the original repository.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from blip.tokenizer import Tokenizer
 from blip_lite.decoding import Nucleus
 from blip_lite.errors import ConfigError
 
-END = "<end>"  # counts as a word, so that a caption that stops in mid-sentence is worth less
+END = "<end>"  # counts as a word, so that captions cut off in mid-sentence score lower
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reward:
-    """How captions are sampled for self-critical training: several of each photo, each token of the `top_k` likeliest.
+    """Sampling of captions for self-critical training: `samples` per image, each token from the `top_k` most probable.
 
-    Label smoothing leaves a tenth of the chances to words that no search would choose; without `top_k` most samples
-    have one of them, and teach little.
+    Label smoothing leaves a tenth of the probability to words that beam search would never choose; without `top_k` most
+    samples contain one of them and teach little.
     """
 
     samples: int = 5
@@ -42,7 +42,7 @@ class Reward:
 
 @dataclass
 class CiderReward:
-    """CIDEr-D of captions of a fixed set of photos, document frequencies over all their references."""
+    """CIDEr-D of captions of a fixed set of images, with document frequencies over all their references."""
 
     references: Sequence[Sequence[str]]
     _scorer: Cider = field(init=False)
@@ -69,9 +69,10 @@ def self_critical_loss(
     seed: int,
     whole_batch: bool = False,
 ) -> tuple[Tensor, float]:
-    """Policy-gradient loss a token, and the mean reward of the samples. images: their numbers in `reward`.
+    """Return the policy-gradient loss per token and the mean reward of the samples.
 
-    whole_batch: as the share of the mean over all processes' tokens.
+    images: their numbers in `reward`. whole_batch: the loss is this process's share of the mean over all tokens.
+    Raises ConfigError for a sharded model.
     """
     if any(is_sharded(parameter) for parameter in model.parameters()):
         raise ConfigError("reward: not with strategy fsdp, whose processes must all decode equally long; use ddp")
@@ -88,23 +89,23 @@ def self_critical_loss(
     )
     seeds = [mixed_bits(seed, image) for image in images]
     with torch.no_grad():
-        drawn = inference.caption(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)
+        sampled = inference.caption(model, tokenizer, image_embeds.detach(), sampling, seeds=seeds)
     model.train(was_training)
     rewards = torch.tensor(
         [
             [reward(image, h.text, h.ids[-1:] == (text.sep_id,)) for h in row]
-            for image, row in zip(images, drawn, strict=True)
+            for image, row in zip(images, sampled, strict=True)
         ]
     )  # [B, samples]
     others = (rewards.sum(dim=1, keepdim=True) - rewards) / (config.samples - 1)
     advantage = (rewards - others).flatten()  # [B * samples]
     prompt = tokenizer.prompt_ids(model.config.prompt)
-    rows = [[*prompt, *h.ids] for row in drawn for h in row]
+    rows = [[*prompt, *h.ids] for row in sampled for h in row]
     ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(r) for r in rows], batch_first=True, padding_value=text.pad_id)
     lengths = torch.tensor([len(r) for r in rows])
     mask = torch.arange(ids.shape[1])[None, :] < lengths[:, None]
     new = mask[:, 1:].clone()
-    new[:, : len(prompt) - 1] = False  # the prompt was given, not chosen
+    new[:, : len(prompt) - 1] = False  # the prompt is given, not sampled
     ids, mask, new, advantage = (x.to(image_embeds.device) for x in (ids, mask, new, advantage))
     logits = at_least_float32(model.next_token_logits(ids, mask.long(), new, image_embeds))  # [K, V]
     nll = F.cross_entropy(logits, ids[:, 1:][new], reduction="none")

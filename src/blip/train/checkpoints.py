@@ -1,8 +1,8 @@
-"""Checkpoints of a run: `checkpoints/step_N/`, each a model folder that `blip.load` reads and the run's own state.
+"""Checkpoints of a run: `checkpoints/step_N/`, each a model folder that `blip.load` reads, with the state of the run.
 
-A folder is written under another name, synced, then renamed: what is there is whole. `last` and `best` are links.
-The state is the weights, the optimizer and the averages; batches and random numbers follow from seed and step. It lies
-in one file, or, where the model is cut over processes, as a part of each in a folder.
+A folder is written under another name, synced, then renamed, so that it is never incomplete. `last` and `best` are
+links. The state is weights, optimizer state and averages; batches and random numbers follow from seed and step. It is
+one file, or for a sharded model a folder with a file per process.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from blip_lite.errors import CheckpointError, UsageError
 logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
-PARTS, VALUES = "state", "run.json"  # of a cut model: its parts, and beside them what is no tensor
+SHARDS, VALUES = "state", "run.json"  # of a sharded model: folder of the shards, and in it all values but tensors
 STEP = re.compile(r"step_(\d+)")
 
 
@@ -45,20 +45,20 @@ class RunFolder:
         """Steps of the checkpoints, oldest first."""
         if not self.checkpoints.is_dir():
             return []
-        found = (STEP.fullmatch(p.name) for p in self.checkpoints.iterdir() if is_checkpoint(p))
-        return sorted(int(m[1]) for m in found if m)
+        matches = (STEP.fullmatch(p.name) for p in self.checkpoints.iterdir() if is_checkpoint(p))
+        return sorted(int(match[1]) for match in matches if match)
 
     def checkpoint(self, step: int) -> Path:
         return self.checkpoints / f"step_{step}"
 
-    def part(self, step: int) -> Path:
-        """Where a checkpoint is written before it gets its name."""
+    def temporary(self, step: int) -> Path:
+        """Folder in which a checkpoint is written before it is renamed."""
         return self.checkpoints / f".step_{step}.part"
 
     @contextmanager
     def new(self, step: int) -> Iterator[Path]:
-        """An empty folder to write one checkpoint into; it counts when all is well, and `last` points to it."""
-        target, temporary = self.checkpoint(step), self.part(step)
+        """Yield an empty folder for one checkpoint; without an error it gets its name, and `last` points to it."""
+        target, temporary = self.checkpoint(step), self.temporary(step)
         with writing(target):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
@@ -73,27 +73,27 @@ class RunFolder:
         self.link("last", step)
 
     def link(self, name: str, step: int) -> None:
-        """`best` or `last` names a checkpoint."""
+        """Let `best` or `last` point to a checkpoint."""
         temporary = self.path / f".{name}.part"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(self.checkpoint(step).relative_to(self.path))
         os.replace(temporary, self.path / name)
 
     def prune(self, keep: int, best: int | None) -> None:
-        """Removes all but the newest `keep` checkpoints and the best."""
+        """Remove all but the newest `keep` checkpoints and the best."""
         for step in self.steps()[:-keep]:
             if step != best:
                 shutil.rmtree(self.checkpoint(step))
 
     def resume_from(self, resume: str) -> tuple[Path, dict[str, Any]] | None:
-        """The checkpoint to go on from and its state.
+        """Return the checkpoint to resume from and its state.
 
-        `auto`: the newest one that can be read, if any; `none`: the folder must have none; else a checkpoint's path.
+        `auto`: the newest readable one, if any; `none`: the folder must not have one; else the path of a checkpoint.
         """
         steps = self.steps()
         if resume == "none":
             if steps:
-                raise UsageError(f"{self.path} holds a run at step {steps[-1]}; choose another folder or resume it")
+                raise UsageError(f"{self.path} contains a run at step {steps[-1]}; choose another folder or resume it")
             return None
         if resume != "auto":
             return Path(resume), load_state(Path(resume))
@@ -101,26 +101,26 @@ class RunFolder:
             try:
                 return self.checkpoint(step), load_state(self.checkpoint(step))
             except CheckpointError as error:
-                logger.warning("%s; trying the one before", error)
+                logger.warning("%s; trying the previous one", error)
         if steps:
             raise CheckpointError(f"{self.checkpoints}: none of {len(steps)} checkpoints can be read")
         return None
 
 
 def is_checkpoint(folder: Path) -> bool:
-    """Whether the folder holds a whole state, in one file or in parts."""
-    return (folder / STATE).is_file() or (folder / PARTS / VALUES).is_file()
+    """Whether the folder has a complete state, in one file or in shards."""
+    return (folder / STATE).is_file() or (folder / SHARDS / VALUES).is_file()
 
 
 def load_state(folder: Path) -> dict[str, Any]:
-    """The state of one checkpoint; tensors and plain values only, no code is run.
+    """Return the state of one checkpoint; only tensors and plain values are unpickled.
 
-    Where it lies in parts this is what is no tensor; `blip.train.shard.read_parts` reads the rest.
+    For a sharded state these are the values without tensors; `blip.train.shard.read_shards` reads the rest.
     """
     if not is_checkpoint(folder):
-        raise CheckpointError(f"{folder}: no checkpoint of a run; must be a folder checkpoints/step_N")
+        raise CheckpointError(f"{folder}: not a checkpoint; must be a folder checkpoints/step_N of a run")
     if not (folder / STATE).is_file():
-        return _read_values(folder / PARTS / VALUES)
+        return _read_values(folder / SHARDS / VALUES)
     try:
         state: dict[str, Any] = torch.load(folder / STATE, map_location="cpu", weights_only=True)
     except (RuntimeError, OSError, EOFError, ValueError, pickle.UnpicklingError) as error:
@@ -130,8 +130,8 @@ def load_state(folder: Path) -> dict[str, Any]:
 
 
 def write_values(folder: Path, values: Mapping[str, Any]) -> None:
-    """What is no tensor of a state in parts."""
-    (folder / PARTS / VALUES).write_text(json.dumps(dict(values)), encoding="utf-8")
+    """Write the values of a sharded state that are not tensors."""
+    (folder / SHARDS / VALUES).write_text(json.dumps(dict(values)), encoding="utf-8")
 
 
 def _read_values(path: Path) -> dict[str, Any]:

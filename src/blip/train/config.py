@@ -1,4 +1,4 @@
-"""How a task is trained: everything that is not the task's own. No torch."""
+"""Settings of the training loop, apart from those of the task. Does not import torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ Strategy = Literal["ddp", "fsdp"]
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """The loop's settings. Lengths are optimizer steps unless they are called epochs or minutes.
+    """Settings of the training loop. Lengths are optimizer steps unless named epochs or minutes.
 
-    batch_size: samples of one optimizer step over all processes; it is cut into `accumulate` parts, one after the
-    other, and each part over the processes; None = a first guess (`blip.train.auto_batch`). schedule: see
-    `blip.train.optim.rate`. dtype: of autocast, weights stay float32. grad_checkpoint: how many of the last ViT blocks
-    recompute their activations in the backward pass. ema: decay of averaged weights, which are evaluated and saved
-    (0 = off). eval_every, save_every: 0 = each epoch. keep: checkpoints kept, besides the best. patience: evaluations
-    without a better score after which the run ends. max_minutes: save and stop after that time; start again to go on.
-    strategy: what several processes do: "ddp", each has the whole model; "fsdp", each has a part of weights, gradients
-    and optimizer (`blip.train.shard`).
+    batch_size: samples per optimizer step over all processes, divided into `accumulate` parts and each part over the
+    processes; None = estimated (`blip.train.auto_batch`). schedule: see `blip.train.optim.learning_rate`. dtype: of
+    autocast; weights stay float32. grad_checkpoint: number of last ViT blocks with activation checkpointing. ema: decay
+    of averaged weights, which are evaluated and saved (0 = off). eval_every, save_every: 0 = each epoch. keep:
+    checkpoints to keep, besides the best. patience: stop after this many evaluations without improvement. max_minutes:
+    save and stop after this time; the same command resumes. strategy: "ddp" replicates the model on all processes;
+    "fsdp" shards weights, gradients and optimizer state (`blip.train.shard`).
     """
 
     epochs: int | None = None
@@ -35,7 +34,7 @@ class TrainConfig:
     warmup_steps: int = 0
     lr_decay_rate: float = 0.9
     schedule: Schedule = "cosine_epoch"
-    weight_decay: float = 0.05  # of every parameter, as the original
+    weight_decay: float = 0.05  # for every parameter, as the original
     max_grad_norm: float = 0.0  # 0 = no clipping, as the original
     dtype: str = "auto"
     device: str = "auto"
@@ -44,7 +43,7 @@ class TrainConfig:
     compile: bool = False
     ema: float = 0.0
     eval_every: int = 0
-    eval_limit: int | None = None  # photos of an evaluation
+    eval_limit: int | None = None  # images per evaluation
     save_every: int = 0
     log_every: int = 10
     keep: int = 3
@@ -56,7 +55,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.epochs is not None and self.steps is not None:
-            raise ConfigError("epochs and steps; give one of the two, or neither for a first guess")
+            raise ConfigError("epochs and steps; give one of the two, or neither for an estimate")
         counts = (
             "epochs",
             "steps",

@@ -1,4 +1,4 @@
-"""What to train, as plain values: presets, our YAML files, those of the original repository, overrides. No torch."""
+"""Training configs as plain values: presets, YAML files (ours and the original's), overrides. Does not import torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from blip.tasks.presets import PRESETS
 from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
 
 SMALL_LR = 2e-4  # for models of the size of `tiny`
-# original key -> ours; blip-spec 4.6. None: says where files lie or how they are evaluated, which --data and --val do.
+# original key -> ours; blip-spec 4.6. None: paths and evaluation settings, which --data and --val replace.
 ORIGINAL_KEYS: dict[str, str | None] = {
     "vit": "start.size",
     "image_size": "start.image_size",
@@ -58,7 +58,7 @@ ORIGINAL_KEYS: dict[str, str | None] = {
         )
     ),
 }
-# task -> keys that only its YAML file has
+# task -> keys that occur only in its YAML file
 ORIGINAL_TASKS: dict[str, tuple[str, ...]] = {
     "pretrain": ("warmup_steps",),
     "vqa": ("vqa_root", "inference"),
@@ -68,10 +68,10 @@ ORIGINAL_TASKS: dict[str, tuple[str, ...]] = {
 
 
 def merge_config(config: str | None, overrides: Mapping[str, Any], sets: Sequence[str] = ()) -> dict[str, Any]:
-    """Merged values `{"task": str, field: ..., "train": {...}}`: config first, then `sets`, then `overrides`.
+    """Return merged values `{"task": str, field: ..., "train": {...}}`: config, then `sets`, then `overrides`.
 
-    config: `preset:NAME`, a YAML file of ours (keys are the fields of the task and, under `train`, of TrainConfig) or
-    of the original; sets: `a.b=value`; overrides: values by dotted key, None = not given.
+    config: `preset:NAME`, or a YAML file, ours (keys are the fields of the task and, under `train`, of TrainConfig) or
+    the original's. sets: `a.b=value`. overrides: values by dotted key, None = not given.
     """
     merged: Any = OmegaConf.create(_read(config) if config else {})
     try:
@@ -87,15 +87,15 @@ def merge_config(config: str | None, overrides: Mapping[str, Any], sets: Sequenc
 
 
 def at_line(error: BlipError, config: str | None) -> BlipError:
-    """The same error with file and line, where an unknown key stands in a YAML file."""
+    """Return the same error with file and line if the unknown key is in a YAML file."""
     if not isinstance(error, UnknownKey) or config is None or not Path(config).is_file():
         return error
     node: Any = yaml.compose(Path(config).read_text(encoding="utf-8"))
     for part in error.key.split("."):
-        found = [(k, v) for k, v in getattr(node, "value", []) if isinstance(k, yaml.Node) and k.value == part]
-        if not found:
+        items = [(k, v) for k, v in getattr(node, "value", []) if isinstance(k, yaml.Node) and k.value == part]
+        if not items:
             return error
-        line, node = found[0][0].start_mark.line + 1, found[0][1]
+        line, node = items[0][0].start_mark.line + 1, items[0][1]
     return ConfigError(f"{config}:{line}: {error}")
 
 
@@ -103,37 +103,37 @@ def _read(config: str) -> dict[str, Any]:
     if config.startswith("preset:"):
         name = config.removeprefix("preset:")
         if name not in PRESETS:
-            raise UsageError(f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; 'blip train --list' shows all")
+            raise UsageError(f"unknown preset '{name}'{did_you_mean(name, PRESETS)}; see 'blip train --list'")
         preset = PRESETS[name]
         if not preset.train:
             raise UsageError(f"--config preset:{name}; nothing to train: {preset.doc}")
         return {"task": preset.task, **preset.options, "train": dict(preset.train)}
     path = Path(config)
     if not path.is_file():
-        raise UsageError(f"--config {config}; no such file (presets are written preset:NAME)")
+        raise UsageError(f"--config {config}: no such file (presets are written preset:NAME)")
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: no YAML ({' '.join(str(error).split())})") from error
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values")
     return _from_original(values, path) if "init_lr" in values else values
 
 
 def _from_original(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A YAML file of the original repository; batch_size there counts one process, here all of them."""
+    """Convert a YAML file of the original; its batch_size counts one process, ours all of them."""
     task = next((name for name, keys in ORIGINAL_TASKS.items() if any(k in values for k in keys)), "nlvr")
     ours = OmegaConf.create({"task": task})
     for key, value in values.items():
         if key not in ORIGINAL_KEYS:
-            raise ConfigError(f"{path}: key '{key}' of the original is not known; taken as a file for '{task}'")
+            raise ConfigError(f"{path}: unknown key '{key}' of the original; the file was read as one for '{task}'")
         target = ORIGINAL_KEYS[key]
         if target is None or value == "" or (key == "vit_ckpt_layer" and not values.get("vit_grad_ckpt")):
             continue
-        if task == "vqa" and key == "inference":  # ranking needs a list of answers, which the file only points to
+        if task == "vqa" and key == "inference":  # ranking needs a list of answers, which is not part of the file
             continue
         OmegaConf.update(ours, target, value, force_add=True)
-    if task == "retrieval":  # the original's negatives come from online features, without a floor
+    if task == "retrieval":  # the original draws negatives by online features, without a floor
         OmegaConf.update(ours, "negatives.source", "online", force_add=True)
         OmegaConf.update(ours, "negatives.floor", 0.0, force_add=True)
     OmegaConf.update(ours, "train.schedule", "pretrain" if task == "pretrain" else "cosine_epoch", force_add=True)

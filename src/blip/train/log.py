@@ -1,4 +1,4 @@
-"""What a run says: a progress line on standard error, `train.jsonl`, TensorBoard files."""
+"""Training log: progress line on standard error, `train.jsonl`, TensorBoard files."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any, TextIO
 from blip.io.atomic import write_text
 
 logger = logging.getLogger(__name__)
-PLAIN_SECONDS = 30.0  # between lines where standard error is no terminal
-FIRST_SECONDS = 5.0  # to the first one, so that soon after the start it is known when the run will end
-TERMINAL_SECONDS = 0.2  # between two drawings of the line on a terminal
+PLAIN_SECONDS = 30.0  # between lines if standard error is not a terminal
+FIRST_SECONDS = 5.0  # to the first of these lines, so that an estimate of the duration comes early
+TERMINAL_SECONDS = 0.2  # between updates of the line on a terminal
 
 
 class TrainLog:
-    """Writes rows of `train/1`. Only the first process has one that is `active`."""
+    """Writes records `train/1`. Only that of the first process is `active`."""
 
     def __init__(
         self, folder: Path, *, active: bool, start_step: int, total_steps: int, batch_size: int, quiet: bool = False
@@ -34,15 +34,15 @@ class TrainLog:
             return
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "train.jsonl"
-        _cut(path, start_step)
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (open as long as the run)
+        _truncate(path, start_step)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 (closed with the run)
         self._tensorboard = _tensorboard(folder / "tb", start_step)
 
     def row(self, step: int, values: Mapping[str, Any]) -> None:
-        """One line of train.jsonl, and its numbers to TensorBoard. `step` counts finished steps."""
+        """Write one line of train.jsonl, and its numbers to TensorBoard. step: number of finished steps."""
         if not self.active:
             return
-        row = {"schema": "train/1", "step": step, **{k: _short(v) for k, v in values.items()}}
+        row = {"schema": "train/1", "step": step, **{k: _rounded(v) for k, v in values.items()}}
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard is not None:
@@ -51,7 +51,7 @@ class TrainLog:
                     self._tensorboard.add_scalar(name, value, step)
 
     def progress(self, step: int, epoch: int, losses: Mapping[str, float]) -> None:
-        """The progress line, to be called every step: redrawn on a terminal, else one now and then."""
+        """Update the progress line, every step: redrawn on a terminal, else a new line at intervals."""
         if not self.active or self.quiet:
             return
         now, on_terminal = time.monotonic(), self._stream.isatty()
@@ -59,15 +59,15 @@ class TrainLog:
         if now - self._last_line < interval and step < self.total_steps:
             return
         self._last_line, self._interval = now, PLAIN_SECONDS
-        seconds = max(1e-9, now - self._started) / (step - self.start_step)  # a step
+        seconds = max(1e-9, now - self._started) / (step - self.start_step)  # per step
         text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        speed, left = self.batch_size / seconds, _duration(seconds * (self.total_steps - step))
-        line = f"step {step}/{self.total_steps} epoch {epoch} {text} {speed:.1f} img/s, {left} left"
+        speed, remaining = self.batch_size / seconds, _duration(seconds * (self.total_steps - step))
+        line = f"step {step}/{self.total_steps} epoch {epoch} {text} {speed:.1f} img/s, {remaining} left"
         self._stream.write(f"\r\x1b[2K{line}" if on_terminal else f"{line}\n")
         self._stream.flush()
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Print a separate line."""
         if self.active and not self.quiet:
             self._stream.write(("\r\x1b[2K" if self._stream.isatty() else "") + text + "\n")
             self._stream.flush()
@@ -79,8 +79,8 @@ class TrainLog:
                 self._tensorboard.close()
 
 
-def _cut(path: Path, step: int) -> None:
-    """Removes rows of steps that will be done again, and a torn last line."""
+def _truncate(path: Path, step: int) -> None:
+    """Remove rows of steps that will be repeated, and an incomplete last line."""
     if not path.is_file():
         return
     kept = []
@@ -98,12 +98,12 @@ def _tensorboard(folder: Path, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        logger.warning('no TensorBoard files; they need an extra: pip install "blip-vlm[train]"')
+        logger.warning('no TensorBoard files; to write them: pip install "blip-vlm[train]"')
         return None
     return SummaryWriter(str(folder), purge_step=step + 1)
 
 
-def _short(value: Any) -> Any:
+def _rounded(value: Any) -> Any:
     return float(f"{value:.6g}") if isinstance(value, float) else value
 
 

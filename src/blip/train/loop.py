@@ -1,7 +1,7 @@
-"""`fit`: one loop for all tasks, on a CPU, a GPU or under torchrun; stops and goes on at any step, bit for bit.
+"""`fit`: one training loop for all tasks, on a CPU, a GPU or under torchrun; resumes at any step, bit-exactly.
 
-Which samples a step sees, how they are augmented and what is drawn at random follow from (seed, step, rank) alone, so
-a checkpoint holds no generator and no position in the data.
+The samples of a step, their augmentation and all random numbers follow from (seed, step, rank) alone, so a checkpoint
+contains no generator state and no position in the data.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from blip.io.atomic import write_text
 from blip.signals import StopRequest, stop_on_signal
 from blip.tasks.base import Batch, Step, Task
 from blip.train import auto_batch
-from blip.train.checkpoints import PARTS, STATE, RunFolder
+from blip.train.checkpoints import SHARDS, STATE, RunFolder
 from blip.train.config import TrainConfig
 from blip.train.log import TrainLog
-from blip.train.optim import rate
+from blip.train.optim import learning_rate
 from blip.train.trainable import TrainableModel
 from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, TrainingDiverged
 
-SAMPLES = 3  # predictions shown at each evaluation
-REASONS = ("", "interrupted", "no better", "time", "terminated")  # to stop; of several processes' the last counts
+EXAMPLES = 3  # predictions shown at each evaluation
+REASONS = ("", "interrupted", "no improvement", "time", "terminated")  # to stop; the last one of all processes counts
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What came of a run: `reason` is "finished", "no better", "time", "interrupted" or "terminated".
+class TrainingResult:
+    """Result of a training run; `reason` is "finished", "no improvement", "time", "interrupted" or "terminated".
 
-    best_step: of the best checkpoint, where a score chooses it.
+    best_step: step of the best checkpoint, if a score selects it.
     """
 
     folder: Path
@@ -51,12 +51,14 @@ class Fitted:
     best_step: int | None
 
 
-def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "auto", quiet: bool = False) -> Fitted:
-    """Trains a task and leaves `final/`, which `blip.load` reads, beside config, logs and checkpoints.
+def fit(
+    task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "auto", quiet: bool = False
+) -> TrainingResult:
+    """Train a task; write `final/`, which `blip.load` reads, with config, logs and checkpoints beside it.
 
-    resume: "auto" goes on where the folder's newest checkpoint stops, "none" refuses a folder that has one, else the
-    path of a checkpoint. Raises TrainingDiverged when a loss or gradient is no longer finite, EnvironmentProblem when
-    another process of the run is lost. SIGTERM and Ctrl-C save a checkpoint first; a second one stops at once.
+    resume: "auto" resumes from the newest checkpoint of the folder, "none" refuses a folder that has one; else the path
+    of a checkpoint. Raises TrainingDiverged if a loss or gradient is not finite, EnvironmentProblem if another process
+    of the run is lost. SIGTERM and Ctrl-C save a checkpoint first; a second signal stops at once.
     """
     with ExitStack() as stack:
         device = stack.enter_context(distributed.process_group(runtime.choose_device(config.device)))
@@ -71,7 +73,7 @@ def fit(task: Task, config: TrainConfig, run_dir: str | Path, *, resume: str = "
 
 @dataclass
 class _Run:
-    """The state of one run. Everything that survives a restart is in `state` and `restore`."""
+    """State of one run. Everything that survives a restart is in `values` and `restore`."""
 
     task: Task
     config: TrainConfig
@@ -82,9 +84,9 @@ class _Run:
     quiet: bool
     done: int = 0  # finished optimizer steps
     best: tuple[float, int] | None = None  # score and step
-    stale: int = 0  # evaluations since then
+    since_best: int = 0  # evaluations since then
     metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0  # of earlier starts
+    seconds: float = 0.0  # of earlier runs that this one resumes
 
     def __post_init__(self) -> None:
         config = self.config
@@ -127,36 +129,38 @@ class _Run:
         return self.config.batch_size
 
     def with_batch_size(self, state: Mapping[str, Any] | None) -> TrainConfig:
-        """The config with a batch size: the given one, that of the run to go on with, or a first guess."""
-        config, self.guessed = self.config, ""
+        """The config with a batch size: as configured, of the run to resume, or estimated."""
+        config, self.estimate = self.config, ""
         if config.batch_size is not None:
             return config
         if state is not None:
             return replace(config, batch_size=state["batch"][0])
         shares = distributed.world_size() * config.accumulate
-        size, self.guessed = auto_batch.batch_size(
+        size, self.estimate = auto_batch.batch_size(
             len(self.data), shares, self.trainable.model, self.device, self.trainable.dtype
         )
-        # the free memory may differ between devices
+        # free memory may differ between devices
         return replace(config, batch_size=int(distributed.broadcast_from_rank0(torch.tensor(size, device=self.device))))
 
-    def run(self) -> Fitted:
+    def run(self) -> TrainingResult:
         if self.is_main:
             write_text(self.folder.path / "config.yaml", effective_config(self.task, self.config))
-        if self.guessed:
-            self.log.note(f"batch size {self.batch_size}: {self.guessed}; --batch-size sets another")
+        if self.estimate:
+            self.log.note(f"batch size {self.batch_size}: {self.estimate}; change it with --batch-size")
         if self.done:
-            self.log.note(f"going on at step {self.done} of {self.total}")
+            self.log.note(f"resuming at step {self.done} of {self.total}")
         try:
             self.check_patience()
             if not self.stop.reason:
                 self.train()
-            if self.stop.reason in ("", "no better"):
+            if self.stop.reason in ("", "no improvement"):
                 self.finish()
         finally:
             self.log.close()
         best = None if self.best is None else self.best[1]
-        return Fitted(self.folder.path, self.done, self.total, self.metrics, self.stop.reason or "finished", best)
+        return TrainingResult(
+            self.folder.path, self.done, self.total, self.metrics, self.stop.reason or "finished", best
+        )
 
     def train(self) -> None:
         config = self.config
@@ -169,24 +173,24 @@ class _Run:
             stop_step=self.total * config.accumulate,
             pin_memory=self.device.type == "cuda",
         )
-        since, since_step = time.monotonic(), self.done
+        last_time, last_step = time.monotonic(), self.done
         while self.done < self.total:
             step = self.next_step()
-            losses, values = self.one_step(step, parts)
+            losses, values = self.train_step(step, parts)
             self.done += 1
             self.log.progress(self.done, step.epoch, losses)
             if self.done % config.log_every == 0 or self.done in (1, self.total):
                 now = time.monotonic()
-                speed = (self.done - since_step) * self.batch_size / (now - since)
-                since, since_step = now, self.done
-                self.report(step, losses, {**values, "images_per_s": speed})
+                speed = (self.done - last_step) * self.batch_size / (now - last_time)
+                last_time, last_step = now, self.done
+                self.log_step(step, losses, {**values, "images_per_s": speed})
             evaluate = self.is_due(config.eval_every)
             if evaluate:
                 self.evaluate()
             self.agree_to_stop()
             if evaluate or self.is_due(config.save_every) or self.stop.reason:
                 self.save()
-                since, since_step = time.monotonic(), self.done
+                last_time, last_step = time.monotonic(), self.done
             if self.stop.reason:
                 return
 
@@ -194,10 +198,10 @@ class _Run:
         epoch = self.sampler.epoch(self.done)
         return Step(self.done, epoch, self.sampler.steps_in(epoch), self.sampler.first_step(epoch))
 
-    def one_step(self, step: Step, parts: Iterator[tuple[int, Batch]]) -> tuple[dict[str, float], dict[str, float]]:
-        """One optimizer step: mean losses of its parts over all processes; the learning rate, the gradient's norm."""
+    def train_step(self, step: Step, parts: Iterator[tuple[int, Batch]]) -> tuple[dict[str, float], dict[str, float]]:
+        """Take one optimizer step; return mean losses over its parts and processes, learning rate and gradient norm."""
         config = self.config
-        lr = rate(config, step, self.total)
+        lr = learning_rate(config, step, self.total)
         total: dict[str, float] = {}
         for part in range(config.accumulate):
             _, batch = next(parts)
@@ -205,49 +209,43 @@ class _Run:
             losses = self.trainable.backward(batch, step, last=part == config.accumulate - 1)
             total = {name: total.get(name, 0.0) + value / config.accumulate for name, value in losses.items()}
         total = dict(zip(total, distributed.all_reduce_mean(list(total.values())), strict=True))
-        self.check(total, step, lr)
+        self.check_finite(total, step, lr)
         norm = self.trainable.clip()
         if not norm < float("inf"):
-            raise TrainingDiverged(self.diverged(step, f"the gradient's norm is {norm}", lr))
+            raise TrainingDiverged(self.diverged(step, f"gradient norm is {norm}", lr))
         self.trainable.update(lr, step.index)
         return total, {"lr": lr, "grad_norm": norm}
 
-    def check(self, losses: Mapping[str, float], step: Step, lr: float) -> None:
+    def check_finite(self, losses: Mapping[str, float], step: Step, lr: float) -> None:
         bad = [name for name, value in losses.items() if not abs(value) < float("inf")]
         if bad:
             named = [name for name in bad if name != "loss"] or bad
             raise TrainingDiverged(self.diverged(step, f"loss {', '.join(named)} is {losses[named[0]]}", lr))
 
-    def diverged(self, step: Step, what: str, lr: float) -> str:
+    def diverged(self, step: Step, problem: str, lr: float) -> str:
         saved = self.folder.steps()
-        good = f"the checkpoint of step {saved[-1]} is good" if saved else "no checkpoint yet"
-        return (
-            f"{self.folder.path}: step {step.index + 1}: {what} (lr {lr:.3g}); {good}; try a lower lr or max_grad_norm"
-        )
+        last = f"last checkpoint at step {saved[-1]}" if saved else "no checkpoint yet"
+        where = f"{self.folder.path}: step {step.index + 1}"
+        return f"{where}: {problem} (lr {lr:.3g}); {last}; try a lower lr or max_grad_norm"
 
-    def report(self, step: Step, losses: Mapping[str, float], values: Mapping[str, float]) -> None:
+    def log_step(self, step: Step, losses: Mapping[str, float], values: Mapping[str, float]) -> None:
         named = {name if name == "loss" else f"loss_{name}": value for name, value in losses.items()}
-        self.log.row(
-            self.done,
-            {
-                "epoch": step.epoch,
-                **named,
-                **values,
-                "seconds": self.seconds + time.monotonic() - self.started,
-                "mem_mb": runtime.peak_memory_mb(self.device),
-            },
-        )
+        usage = {
+            "seconds": self.seconds + time.monotonic() - self.started,
+            "mem_mb": runtime.peak_memory_mb(self.device),
+        }
+        self.log.row(self.done, {"epoch": step.epoch, **named, **values, **usage})
 
     def is_due(self, every: int) -> bool:
-        ends = self.done == self.sampler.first_step(self.sampler.epoch(self.done - 1) + 1)
-        return self.done == self.total or (self.done % every == 0 if every else ends)
+        epoch_ends = self.done == self.sampler.first_step(self.sampler.epoch(self.done - 1) + 1)
+        return self.done == self.total or (self.done % every == 0 if every else epoch_ends)
 
     def check_patience(self) -> None:
-        if self.config.patience is not None and self.stale >= self.config.patience and not self.stop.reason:
-            self.stop.reason = "no better"
+        if self.config.patience is not None and self.since_best >= self.config.patience and not self.stop.reason:
+            self.stop.reason = "no improvement"
 
     def agree_to_stop(self) -> None:
-        """All processes stop at the same step: when one was told to, the time is over or patience is at its end."""
+        """Stop all processes at the same step: after a signal to one, at the time limit, or without improvement."""
         minutes = self.config.max_minutes
         if not self.stop.reason and minutes is not None and time.monotonic() - self.started > 60 * minutes:
             self.stop.reason = "time"
@@ -260,28 +258,28 @@ class _Run:
                 self.record_evaluation(self.task.setup.evaluate(model, self.config.eval_limit))
         distributed.wait_for_all()
 
-    def record_evaluation(self, found: Report) -> None:
-        """Logs an evaluation and compares it with the best one; strictly greater wins."""
-        self.metrics = found.metrics
-        text = " ".join(f"{name} {value:.4g}" for name, value in found.metrics.items())
-        if found.rows or text:
-            self.log.note(f"step {self.done} evaluated: {text or 'training samples, no --val to score'}")
-        for row in found.rows[:SAMPLES]:
-            asked = row.get("question", row.get("sentence", ""))
-            said = row.get("prediction", f"rank {row.get('rank')}")
-            self.log.note(f"  {row['key']}: {asked + ' ' if asked else ''}{said}")
-        if not found.metrics:
+    def record_evaluation(self, report: Report) -> None:
+        """Log an evaluation and compare it with the best one; strictly greater wins."""
+        self.metrics = report.metrics
+        text = " ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
+        if report.rows or text:
+            self.log.note(f"step {self.done} evaluated: {text or 'training samples only; give --val for scores'}")
+        for row in report.rows[:EXAMPLES]:
+            prompt = row.get("question", row.get("sentence", ""))
+            prediction = row.get("prediction", f"rank {row.get('rank')}")
+            self.log.note(f"  {row['key']}: {prompt + ' ' if prompt else ''}{prediction}")
+        if not report.metrics:
             return
-        self.log.row(self.done, {f"val_{name}": value for name, value in found.metrics.items()})
+        self.log.row(self.done, {f"val_{name}": value for name, value in report.metrics.items()})
         if self.task.best is not None:
-            score = sum(_metric(found.metrics, key) for key in self.task.best.keys)
-            self.stale += 1
+            score = sum(_metric(report.metrics, key) for key in self.task.best.keys)
+            self.since_best += 1
             if self.best is None or score > self.best[0]:
-                self.best, self.stale = (score, self.done), 0
+                self.best, self.since_best = (score, self.done), 0
 
     def save(self) -> None:
         with self.folder.new(self.done) if self.is_main else nullcontext():
-            self.trainable.write(self.folder.part(self.done), self.values())
+            self.trainable.write(self.folder.temporary(self.done), self.values())
         if self.is_main:
             if self.best is not None and self.best[1] == self.done:
                 self.folder.link("best", self.done)
@@ -289,50 +287,54 @@ class _Run:
         distributed.wait_for_all()
 
     def finish(self) -> None:
-        """`final/` is the best checkpoint's model, or the last one's where nothing chooses."""
+        """Copy the model of the best checkpoint, or of the last one without a score, to `final/`."""
         if not self.is_main:
             return
         chosen = self.folder.checkpoint(self.done if self.best is None else self.best[1])
         target, temporary = self.folder.path / "final", self.folder.path / ".final.part"
         shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(chosen, temporary, ignore=shutil.ignore_patterns(STATE, PARTS))
+        shutil.copytree(chosen, temporary, ignore=shutil.ignore_patterns(STATE, SHARDS))
         shutil.rmtree(target, ignore_errors=True)
         temporary.rename(target)
 
     def values(self) -> dict[str, Any]:
-        """What is no tensor of the run's state."""
+        """The state of the run except tensors."""
         return {
             "step": self.done,
             "best": self.best,
-            "stale": self.stale,
+            "since_best": self.since_best,
             "metrics": self.metrics,
             "seconds": self.seconds + time.monotonic() - self.started,
             "batch": [self.batch_size, self.config.accumulate, self.config.seed, len(self.data)],
         }
 
     def restore(self, folder: Path, state: Mapping[str, Any]) -> None:
-        mine = self.values()["batch"]
-        for name, was, now in zip(("batch_size", "accumulate", "seed", "samples"), state["batch"], mine, strict=True):
-            if was != now:
-                raise ConfigError(f"{folder}: {name} {now}; must be {was} to go on with this run")
+        current = self.values()["batch"]
+        for name, saved, now in zip(
+            ("batch_size", "accumulate", "seed", "samples"), state["batch"], current, strict=True
+        ):
+            if saved != now:
+                raise ConfigError(f"{folder}: {name} {now}; must be {saved} to resume this run")
         try:
             self.trainable.read(folder, state)
         except (RuntimeError, ValueError) as error:
             if isinstance(error, BlipError):
                 raise
-            raise CheckpointMismatch(f"{folder}: is of another model or other trained parts ({error})") from error
-        self.done, self.stale, self.metrics = state["step"], state.get("stale", 0), state["metrics"]
+            raise CheckpointMismatch(
+                f"{folder}: does not match this model or its trainable parameters ({error})"
+            ) from error
+        self.done, self.since_best, self.metrics = state["step"], state["since_best"], state["metrics"]
         self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
         self.seconds = state["seconds"]
 
 
 def _require_score_for_patience(task: Task, config: TrainConfig) -> None:
     if config.patience is not None and (task.best is None or task.setup.val is None):
-        raise ConfigError(f"patience {config.patience}: needs a score to get better; give val data and best.keys")
+        raise ConfigError(f"patience {config.patience}: needs a validation score; give val data and best.keys")
 
 
 def effective_config(task: Task, config: TrainConfig) -> str:
-    """All settings as YAML that `blip train --config` takes."""
+    """Return all settings as YAML for `blip train --config`."""
     assert dataclasses.is_dataclass(task) and not isinstance(task, type)
     values = {"task": task.name, **_plain(dataclasses.asdict(task)), "train": _plain(dataclasses.asdict(config))}
     return OmegaConf.to_yaml(OmegaConf.create(values))
@@ -346,5 +348,5 @@ def _plain(value: Any) -> Any:
 
 def _metric(metrics: Mapping[str, float], key: str) -> float:
     if key not in metrics:
-        raise ConfigError(f"best.keys '{key}'; must be of {', '.join(metrics)}")
+        raise ConfigError(f"best.keys '{key}'; must be one of {', '.join(metrics)}")
     return metrics[key]

@@ -1,4 +1,4 @@
-"""Optimizer, learning rates, the gradient's norm and averaged weights; of parameters that are cut, of each part."""
+"""Optimizer, learning-rate schedules, gradient clipping and averaged weights, for whole and sharded parameters."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from blip.tasks.base import ParamGroup, Step
 from blip.train.config import TrainConfig
 
 
-def rate(config: TrainConfig, step: Step, total_steps: int) -> float:
-    """The learning rate of an optimizer step, before the groups' own factors.
+def learning_rate(config: TrainConfig, step: Step, total_steps: int) -> float:
+    """Return the learning rate of an optimizer step, before the factors of parameter groups.
 
-    cosine_epoch: half a cosine, constant inside an epoch, no warm-up (original: utils.py cosine_lr_schedule).
-    pretrain: decays by `lr_decay_rate` an epoch; the first epoch climbs linearly over `warmup_steps` and then stays at
-    `lr` (step_lr_schedule, warmup_lr_schedule). cosine_step: linear climb, then half a cosine over the remaining
-    steps. constant: linear climb, then `lr`.
+    cosine_epoch: half a cosine, constant within an epoch, no warm-up (original: utils.py cosine_lr_schedule).
+    pretrain: decays by `lr_decay_rate` per epoch; the first epoch has a linear warm-up over `warmup_steps`, then stays
+    at `lr` (step_lr_schedule, warmup_lr_schedule). cosine_step: linear warm-up, then half a cosine over the remaining
+    steps. constant: linear warm-up, then `lr`.
     """
     if config.schedule == "cosine_epoch":
         epochs = config.epochs or max(1, math.ceil(total_steps / step.steps_per_epoch))
         return _cosine(config, step.epoch / epochs)
     if config.schedule == "pretrain":
         if step.epoch == 0:
-            return min(config.lr, _climb(config, step.index))
+            return min(config.lr, _warmup(config, step.index))
         return max(config.min_lr, config.lr * config.lr_decay_rate**step.epoch)
     if step.index < config.warmup_steps:
-        return _climb(config, step.index)
+        return _warmup(config, step.index)
     if config.schedule == "constant":
         return config.lr
     return _cosine(config, (step.index - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
@@ -41,12 +41,12 @@ def _cosine(config: TrainConfig, progress: float) -> float:
     return (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * progress)) + config.min_lr
 
 
-def _climb(config: TrainConfig, index: int) -> float:
+def _warmup(config: TrainConfig, index: int) -> float:
     return config.warmup_lr + (config.lr - config.warmup_lr) * index / max(config.warmup_steps, 1)
 
 
 def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`."""
+    """Return AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`."""
     return torch.optim.AdamW(
         [
             {
@@ -55,22 +55,22 @@ def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.
                 "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
             }
             for group in groups
-            for params in _alike(group.params)
+            for params in _split_by_sharding(group.params)
         ],
         lr=config.lr,
         foreach=True,
     )
 
 
-def _alike(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
-    """Those that are cut over the processes and those that are whole: torch takes no steps of both at once."""
+def _split_by_sharding(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    """Separate sharded from whole parameters: torch's foreach kernels cannot mix them."""
     kinds = [[p for p in params if is_sharded(p) is cut] for cut in (False, True)]
     return [kind for kind in kinds if kind]
 
 
 @torch.no_grad()
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
-    """The norm of all gradients, which are cut down to `max_norm`; the same on all processes."""
+    """Return the norm of all gradients, the same on all processes, and clip them to `max_norm`."""
     grads = [p.grad for p in parameters if p.grad is not None]
     if not any(is_sharded(grad) for grad in grads):
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
@@ -78,17 +78,17 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
     squares = torch.nn.utils.get_total_norm(cut).square()
     dist.all_reduce(squares)
     norm = (squares + torch.nn.utils.get_total_norm(whole).square().to(squares.device)).sqrt()
-    torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))  # as torch's clip_grad_norm_
+    torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))  # as in torch's clip_grad_norm_
     return float(norm)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_scale"]
 
 
 class EMA:
-    """Exponential moving average of the trained parameters; decay 0 keeps nothing and costs nothing."""
+    """Exponential moving average of the trained parameters; with decay 0 there is none, at no cost."""
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.decay = decay
@@ -97,7 +97,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, steps_done: int) -> None:
-        """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that the start is soon forgotten."""
+        """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that early weights count little."""
         if self.shadow:
             decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
             shadows, trained = (
@@ -107,7 +107,7 @@ class EMA:
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the averaged weights."""
+        """Context in which the model has the averaged weights."""
         own = {name: self.trained[name].detach().clone() for name in self.shadow}
         self._copy(self.shadow)
         try:

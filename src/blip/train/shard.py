@@ -1,7 +1,7 @@
-"""A model that is cut over the processes (FSDP2): each holds a part of weights, gradients, optimizer and averages.
+"""Sharding a model over processes (FSDP2): each holds a shard of weights, gradients, optimizer state and averages.
 
-What is called by itself is cut by itself: blocks of the ViT, attentions and MLPs of the text side. All else belongs to
-the root, whose forward pass is the task's loss.
+Modules that are called separately are sharded separately: blocks of the ViT, attentions and MLPs of the text side. All
+other parameters belong to the root, whose forward pass is the task's loss.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from blip_lite.errors import CheckpointError, CheckpointMismatch, EnvironmentPro
 
 
 def shard_model(root: nn.Module, device: torch.device) -> None:
-    """Cuts the parameters of `root` over all processes, in place. Those without a dimension stay whole everywhere."""
+    """Shard the parameters of `root` over all processes, in place. Scalars stay whole everywhere."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
-    # of all keys and values, which are views of heads; nothing here changes one in place
+    # keys and values are views of heads; none is changed in place
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (distributed.world_size(),))
-    for part in dict.fromkeys(_parts(root)):  # encoder and decoder of pre-training share some
-        fully_shard(part, mesh=mesh)
-        if hasattr(part, "keys_values"):
-            register_fsdp_forward_method(part, "keys_values")
+    for module in dict.fromkeys(_units(root)):  # encoder and decoder of pre-training share some
+        fully_shard(module, mesh=mesh)
+        if hasattr(module, "keys_values"):
+            register_fsdp_forward_method(module, "keys_values")
     fully_shard(root, mesh=mesh, ignored_params={p for p in root.parameters() if p.dim() == 0})
 
 
-def _parts(root: nn.Module) -> Iterator[nn.Module]:
+def _units(root: nn.Module) -> Iterator[nn.Module]:
     for module in root.modules():
         if isinstance(module, VisionTransformer):
             yield from module.blocks
@@ -47,8 +47,8 @@ def _parts(root: nn.Module) -> Iterator[nn.Module]:
             yield from cross if isinstance(cross, nn.ModuleList) else [] if cross is None else [cross]
 
 
-def average_whole_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Averages over the processes the gradients of parameters that are not cut, as FSDP does those of the others."""
+def average_unsharded_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Average the gradients of unsharded parameters over the processes, as FSDP does for sharded ones."""
     for parameter in parameters:
         if parameter.grad is not None and not distributed.is_sharded(parameter):
             dist.all_reduce(parameter.grad)
@@ -56,8 +56,8 @@ def average_whole_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 @torch.no_grad()
-def fill(plain: nn.Module | None, model: nn.Module) -> None:
-    """Puts the whole weights of a cut model into its plain copy, which the first process has. All processes call."""
+def copy_to_whole(plain: nn.Module | None, model: nn.Module) -> None:
+    """Copy all weights of a sharded model into its plain copy on the first process. All processes call this."""
     targets = {} if plain is None else plain.state_dict()
     for name, value in model.state_dict().items():
         whole = cast(Any, value).full_tensor() if distributed.is_sharded(value) else value
@@ -68,11 +68,11 @@ def fill(plain: nn.Module | None, model: nn.Module) -> None:
 def named_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA, stored: set[str] | None = None
 ) -> dict[str, Tensor]:
-    """All tensors of a run by name, as they lie in memory: to change them is to change the run.
+    """Return all tensors of a run by name, without copying.
 
-    stored: names that will be filled in; the optimizer has state only for parameters that have had a gradient.
+    stored: names about to be loaded; optimizer state is created for them, as it exists only after a first gradient.
     """
-    found = {f"model.{name}": t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
+    tensors = {f"model.{name}": t.detach() for name, t in (*model.named_parameters(), *model.named_buffers())}
     names = {parameter: name for name, parameter in model.named_parameters()}
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -80,20 +80,20 @@ def named_tensors(
             if stored is not None and f"{name}.step" in stored:
                 moments = {key: torch.zeros_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
                 optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
-            found |= {f"{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
-    return found | {f"average.{name}": value for name, value in average.shadow.items()}
+            tensors |= {f"{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
+    return tensors | {f"average.{name}": value for name, value in average.shadow.items()}
 
 
 def named_state(state: Mapping[str, Any], names: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a whole state by the same names. names: the trained parameters, in the order of their groups."""
-    found = {f"model.{name}": value for name, value in state["model"].items()}
+    """Return the tensors of an unsharded state by the same names. names: trained parameters, in group order."""
+    tensors = {f"model.{name}": value for name, value in state["model"].items()}
     for number, moments in state["optimizer"]["state"].items():
-        found |= {f"optimizer.{names[number]}.{key}": value for key, value in moments.items()}
-    return found | {f"average.{name}": value for name, value in state["average"].items()}
+        tensors |= {f"optimizer.{names[number]}.{key}": value for key, value in moments.items()}
+    return tensors | {f"average.{name}": value for name, value in state["average"].items()}
 
 
-def copy_parts(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
-    """Fills tensors in memory, cut or not, from whole ones."""
+def copy_from_whole(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> None:
+    """Copy unsharded tensors into those in memory, sharded or not."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     _check_names(tensors, set(whole), "the checkpoint")
@@ -104,8 +104,8 @@ def copy_parts(tensors: Mapping[str, Tensor], whole: Mapping[str, Tensor]) -> No
         distributed.local_shard(tensor).copy_(distributed.local_shard(value))
 
 
-def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Every process writes its parts (torch.distributed.checkpoint). All processes call."""
+def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write the shards of every process (torch.distributed.checkpoint). All processes call this."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -117,17 +117,17 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def stored_names(folder: Path) -> set[str]:
-    """Names of the tensors that `write_parts` has written. The index is a pickle: read none that you do not trust."""
+    """Return the names of the tensors of `write_shards`. The index is a pickle: read trusted folders only."""
     from torch.distributed.checkpoint.filesystem import FileSystemReader
 
     try:
         return set(FileSystemReader(folder).read_metadata().state_dict_metadata)
-    except Exception as error:  # damaged pickles raise nearly anything
+    except Exception as error:  # a damaged pickle can raise anything
         raise CheckpointError(f"{folder}: cannot be read ({type(error).__name__})") from error
 
 
-def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Fills tensors in memory from what any number of processes has written."""
+def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Load tensors in memory from the shards of any number of processes."""
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemReader
     from torch.distributed.checkpoint.state_dict_loader import load
@@ -138,13 +138,13 @@ def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
             warnings.filterwarnings("ignore", message="torch.distributed is .*single process")
             load(dict(tensors), storage_reader=FileSystemReader(folder))
     except CheckpointException as error:
-        raise CheckpointMismatch(f"{folder}: is of another model or damaged ({_cause(error)})") from error
+        raise CheckpointMismatch(f"{folder}: does not match this model, or is damaged ({_cause(error)})") from error
 
 
 def _check_names(tensors: Mapping[str, Tensor], stored: set[str], where: str) -> None:
     missing = [name for name in tensors if name not in stored]
     if missing:
-        raise CheckpointMismatch(f"{where}: is of another model or other trained parts (no {missing[0]})")
+        raise CheckpointMismatch(f"{where}: does not match this model or its trainable parameters (no {missing[0]})")
 
 
 def _cause(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What is trained: a task's model with its optimizer and averaged weights, in one process, copied to several or cut."""
+"""A model in training with its optimizer and averaged weights: on one process, replicated, or sharded."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Step, Task
 from blip.train import shard
-from blip.train.checkpoints import PARTS, STATE, write_values
+from blip.train.checkpoints import SHARDS, STATE, write_values
 from blip.train.config import TrainConfig
-from blip.train.optim import EMA, build_optimizer, clip, set_rate
+from blip.train.optim import EMA, build_optimizer, clip, set_learning_rate
 
 
 class LossModule(nn.Module):
-    """Adapter whose `forward` is the task's loss: only what goes through `forward` has its gradients gathered."""
+    """Adapter whose `forward` is the task's loss: DDP and FSDP reduce gradients of `forward` only."""
 
     def __init__(self, task: Task, model: nn.Module) -> None:
         super().__init__()
@@ -34,9 +34,9 @@ class LossModule(nn.Module):
 
 
 class TrainableModel:
-    """A model in training. `model` is as the task has built it; its parameters are parts of the whole if `is_sharded`.
+    """A model in training. `model` is the model that the task built, with sharded parameters if `is_sharded`.
 
-    Every method is to be called by all processes at the same time.
+    All processes must call every method at the same time.
     """
 
     def __init__(self, task: Task, config: TrainConfig, device: torch.device) -> None:
@@ -46,7 +46,7 @@ class TrainableModel:
         _prepare_blocks(self.model, config)
         self.is_sharded = config.strategy == "fsdp" and distributed.world_size() > 1
         self._module: nn.Module = LossModule(task, self.model)
-        self._whole: nn.Module | None = None  # of a cut model, on the first process
+        self._whole: nn.Module | None = None  # copy of a sharded model on the first process
         if self.is_sharded:
             self._whole = deepcopy(self.model).cpu() if distributed.rank() == 0 else None
             shard.shard_model(self._module, device)
@@ -54,45 +54,45 @@ class TrainableModel:
         self.average = EMA(self.model, config.ema)
 
     def start(self) -> None:
-        """To be called once the weights are those to start with."""
+        """Prepare for training; called when the weights have their starting values."""
         if distributed.world_size() > 1 and not self.is_sharded:
             devices = [self.device] if self.device.type == "cuda" else None
             self._module = DistributedDataParallel(self._module, device_ids=devices)
         self.model.train()
 
     def backward(self, batch: Batch, step: Step, *, last: bool) -> dict[str, float]:
-        """Losses of one part of a batch; leaves its share of the gradients. last: the batch is complete."""
+        """Return the losses of one part of a batch and accumulate its gradients. last: last part of the batch."""
         if isinstance(self.model, MomentumModel):
             self.model.before_step()
         on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
-        # gradients of all processes meet in the last part only; those of a cut model in each
-        alone = last or self.is_sharded or distributed.world_size() == 1
-        meeting = nullcontext() if alone else cast(Any, self._module).no_sync()
-        with meeting, runtime.autocast(self.device, self.dtype, cached=not self.is_sharded):
+        # all-reduce only on the last micro-batch; sharded models reduce on each
+        synchronized = last or self.is_sharded or distributed.world_size() == 1
+        reduction = nullcontext() if synchronized else cast(Any, self._module).no_sync()
+        with reduction, runtime.autocast(self.device, self.dtype, cached=not self.is_sharded):
             losses = self._module(on_device, step)
             (losses["loss"] / self.config.accumulate).backward()
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def clip(self) -> float:
-        """The norm of all gradients, which are cut down to `max_grad_norm` where that is set."""
+        """Return the norm of all gradients; clip them to `max_grad_norm` if it is set."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if self.is_sharded:
-            shard.average_whole_gradients(parameters)
+            shard.average_unsharded_gradients(parameters)
         return clip(parameters, self.config.max_grad_norm or float("inf"))
 
     def update(self, lr: float, steps_done: int) -> None:
-        """Takes the optimizer's step."""
-        set_rate(self.optimizer, lr)
+        """Take an optimizer step."""
+        set_learning_rate(self.optimizer, lr)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(steps_done)
 
     @contextmanager
     def averaged_model(self) -> Iterator[nn.Module]:
-        """The model to be measured and saved: whole, with averaged weights. Only the first process may use it."""
+        """Yield the whole model with averaged weights, for evaluation and saving. Only the first process may use it."""
         with self.average.applied():
             if self.is_sharded:
-                shard.fill(self._whole, self.model)
+                shard.copy_to_whole(self._whole, self.model)
             else:
                 yield self.model
                 return
@@ -100,7 +100,7 @@ class TrainableModel:
 
     @contextmanager
     def evaluation_mode(self) -> Iterator[nn.Module]:
-        """`averaged_model`, on the device and in evaluation mode."""
+        """Yield `averaged_model` on the device, in evaluation mode."""
         with self.averaged_model() as model, torch.no_grad():
             yield model.to(self.device).eval() if distributed.rank() == 0 else model
         if self._whole is not None:
@@ -108,10 +108,10 @@ class TrainableModel:
         self.model.train()
 
     def write(self, folder: Path, values: Mapping[str, Any]) -> None:
-        """A checkpoint: a model that `blip.load` reads, and the state of the run, of which `values` is no tensor."""
+        """Write a checkpoint: a model that `blip.load` reads, and the state of the run (`values` and all tensors)."""
         if self.is_sharded:
-            distributed.wait_for_all()  # until the folder is there
-            shard.write_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average))
+            distributed.wait_for_all()  # until the folder exists
+            shard.write_shards(folder / SHARDS, shard.named_tensors(self.model, self.optimizer, self.average))
         if distributed.rank() == 0:
             if self.is_sharded:
                 write_values(folder, values)
@@ -129,15 +129,15 @@ class TrainableModel:
         }
 
     def read(self, folder: Path, state: Mapping[str, Any]) -> None:
-        """Takes the tensors of a state, in one file or in parts, as they are needed here: whole or cut."""
+        """Load the tensors of a state, from one file or from shards, into whole or sharded parameters."""
         if "model" not in state:
-            stored = shard.stored_names(folder / PARTS)
-            shard.read_parts(folder / PARTS, shard.named_tensors(self.model, self.optimizer, self.average, stored))
+            stored = shard.stored_names(folder / SHARDS)
+            shard.read_shards(folder / SHARDS, shard.named_tensors(self.model, self.optimizer, self.average, stored))
         elif self.is_sharded:
             names = {parameter: name for name, parameter in self.model.named_parameters()}
             trained = [names[p] for group in self.task.setup.param_groups(self.model) for p in group.params]
             whole = shard.named_state(state, trained)
-            shard.copy_parts(shard.named_tensors(self.model, self.optimizer, self.average, set(whole)), whole)
+            shard.copy_from_whole(shard.named_tensors(self.model, self.optimizer, self.average, set(whole)), whole)
         else:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -146,7 +146,7 @@ class TrainableModel:
 
 
 def _prepare_blocks(model: nn.Module, config: TrainConfig) -> None:
-    """Activation checkpoints and compilation, block by block."""
+    """Set up activation checkpointing and compilation, block by block."""
     for module in model.modules():
         if not isinstance(module, BlipModel):
             continue
