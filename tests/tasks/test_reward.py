@@ -33,7 +33,7 @@ def test_the_loss_makes_captions_above_the_average_of_the_others_likelier(monkey
         [Hypothesis(text=t, ids=i, logprobs=(), score=0.0) for t, i in zip(row, numbers, strict=True)]
         for row, numbers in zip(lines, ids, strict=True)
     ]
-    monkeypatch.setattr(inference, "caption_embeds", lambda *args, **options: drawn)
+    monkeypatch.setattr(inference, "caption", lambda *args, **options: drawn)
     embeds = model.encode_image(torch.rand(2, 3, 32, 32)).detach()
     reward = CiderReward(REFERENCES)
     loss, mean = self_critical_loss(model, tokenizer, embeds, [0, 1], reward, Reward(samples=3), 0)
