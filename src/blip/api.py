@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 from blip.checkpoint.catalogue import ENTRIES, Entry, find
 from blip.checkpoint.locate import locate, obtain
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 
 DEFAULT = "tiny"
 Engine = Literal["auto", "torch", "onnx"]
+
+
+class LoadOptions(TypedDict, total=False):
+    """Keyword arguments of `load` that `open_model` passes on."""
+
+    device: str
+    dtype: str
+    threads: int | None
+    image_size: int | None
+    compile: bool
+    offline: bool | None
 
 
 def load(
@@ -63,70 +74,43 @@ def load(
 
 
 def open_model(
-    name: str,
-    *,
-    engine: Engine = "auto",
-    needs: Collection[str] = (),
-    device: str = "auto",
-    dtype: str = "auto",
-    threads: int | None = None,
-    image_size: int | None = None,
-    compile: bool = False,
-    offline: bool | None = None,
+    name: str, *, engine: Engine = "auto", needs: Collection[str] = (), **options: Unpack[LoadOptions]
 ) -> Model:
     """Load a model on the engine that supports what is requested.
 
-    Args:
-        engine: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they
-            support everything requested; else torch.
-        needs: capabilities that will be used, as in `Model.capabilities`.
-
-    The others are those of `load`. Raises UsageError if engine "onnx" is not possible, MissingPart if the model lacks
-    what is needed.
+    engine: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they support
+    everything requested; else torch. needs: capabilities that will be used, as in `Model.capabilities`. options: those
+    of `load`. Raises UsageError if engine "onnx" is not possible, MissingPart if the model lacks what is needed.
     """
     if engine not in get_args(Engine):
         raise UsageError(f"engine '{engine}'; must be one of {', '.join(get_args(Engine))}")
     exported = None
     if engine != "torch":
-        exported, problem = _open_exported(name, needs, device, dtype, threads, image_size, compile)
+        exported, problem = _open_exported(name, needs, options)
         if exported is None and engine == "onnx":
             raise UsageError(f"engine onnx; {problem}")
-    model: Model = exported or load(
-        name,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        image_size=image_size,
-        compile=compile,
-        offline=offline,
-    )
+    model: Model = exported or load(name, **options)
     for call in needs:
         model.require(call)
     return model
 
 
-def _open_exported(
-    name: str,
-    needs: Collection[str],
-    device: str,
-    dtype: str,
-    threads: int | None,
-    image_size: int | None,
-    compile: bool,
-) -> tuple[Model[OnnxBackend] | None, str]:
+def _open_exported(name: str, needs: Collection[str], options: LoadOptions) -> tuple[Model[OnnxBackend] | None, str]:
     """The model on onnxruntime, or None and why that is not possible."""
-    if device not in ("auto", "cpu"):
-        return None, f"device {device} is not supported with onnxruntime"
-    if dtype not in ("auto", "fp32"):
-        return None, f"dtype {dtype} is not supported with onnxruntime"
-    if compile:
-        return None, "compile is not supported with onnxruntime"
+    for option, value, supported in (
+        ("device", options.get("device"), ("auto", "cpu", None)),
+        ("dtype", options.get("dtype"), ("auto", "fp32", None)),
+        ("compile", options.get("compile"), (False, None)),
+    ):
+        if value not in supported:
+            return None, f"{option} {value} is not supported with onnxruntime"
     folder = locate(name).path
     if folder is None or not is_exported(folder):
         return None, f"model '{name}' has no exported graphs; 'blip export' writes them"
-    model = open_folder(folder, name, threads=threads)
-    if image_size not in (None, model.config.vision.image_size):
-        return None, f"image size {image_size}; the graphs of '{name}' have {model.config.vision.image_size}"
+    model = open_folder(folder, name, threads=options.get("threads"))
+    size, exported_size = options.get("image_size"), model.config.vision.image_size
+    if size not in (None, exported_size):
+        return None, f"image size {size}; the graphs of '{name}' have {exported_size}"
     missing = [call for call in needs if call in model.config.capabilities - model.capabilities]
     if missing:
         return None, f"model '{name}' cannot {missing[0]}: {model.backend.missing_reason(missing[0])}"

@@ -94,7 +94,7 @@ def test_the_engine_supports_what_is_requested(name: str, options: dict[str, Any
     [
         ("tiny", {"device": "cuda"}, "engine onnx; device cuda is not supported with onnxruntime"),
         ("tiny", {"dtype": "bf16"}, "engine onnx; dtype bf16 is not supported with onnxruntime"),
-        ("tiny", {"compile": True}, "engine onnx; compile is not supported with onnxruntime"),
+        ("tiny", {"compile": True}, "engine onnx; compile True is not supported with onnxruntime"),
         ("tiny", {"image_size": 256}, "engine onnx; image size 256; the graphs of 'tiny' have 224"),
         ("tiny", {"needs": ["sample"]}, "engine onnx; model 'tiny' cannot sample: not supported with onnxruntime"),
         ("random-tiny", {}, "engine onnx; model 'random-tiny' has no exported graphs"),

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from blip_lite.arrays import Floats, match_probability
-from blip_lite.backend import Backend, Head, Layout
+from blip_lite.backend import Backend, Head, Images, Layout
 from blip_lite.beam_search import Hypothesis
 from blip_lite.config import BlipConfig, Family, families_with
 from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, make_decoding
@@ -30,16 +30,7 @@ from blip_lite.image_inputs import (
     open_image,
     pair_questions,
 )
-from blip_lite.results import (
-    Answer,
-    Caption,
-    Embeddings,
-    ErrorResult,
-    Hit,
-    MatchResult,
-    ScoredText,
-    Verdict,
-)
+from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, ScoredText, Verdict
 from blip_lite.tokenizer import Tokenizer, clean_caption
 
 if TYPE_CHECKING:
@@ -50,8 +41,6 @@ else:
     from typing import TypeVar
 
     B_co = TypeVar("B_co", covariant=True)
-
-RGBImages = Sequence[Image.Image]
 
 
 class StreamOptions(TypedDict, total=False):
@@ -230,7 +219,7 @@ class Model(Generic[B_co]):
 
     def caption_batch(
         self,
-        images: RGBImages,
+        images: Images,
         decoding: Decoding | None = None,
         *,
         prompt: str | None = None,
@@ -280,7 +269,7 @@ class Model(Generic[B_co]):
 
     def answer_batch(
         self,
-        images: RGBImages,
+        images: Images,
         questions: Sequence[str],
         *,
         answers: Sequence[str] | None = None,
@@ -349,7 +338,7 @@ class Model(Generic[B_co]):
 
     def match_batch(
         self,
-        images: RGBImages,
+        images: Images,
         texts: Sequence[str],
         *,
         pairs: bool = False,
@@ -381,7 +370,7 @@ class Model(Generic[B_co]):
             raise UsageError("no images given; at least one is needed")
         return Embeddings(np.concatenate([e.vectors for e in batches]), "image", batches[0].projected, self.name)
 
-    def embed_image_batch(self, images: RGBImages, projected: bool = True, *, tokens: bool = False) -> Embeddings:
+    def embed_image_batch(self, images: Images, projected: bool = True, *, tokens: bool = False) -> Embeddings:
         """`embed_image` of opened RGB images, as one batch."""
         projected = projected and not tokens
         self.require("match" if projected else "image")
