@@ -23,7 +23,7 @@ def test_the_report_names_what_is_here_that_captions_are_right_and_what_to_type(
     assert report["versions"]["torch"] and report["folders"]["checkpoints"]
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     assert set(report["extras"]) == set(project["optional-dependencies"]) - {"dev", "all"}
-    assert "tiny" in report["models"]["here"].split(", ")
+    assert "tiny" in report["models"]["available"].split(", ")
     assert all(value.startswith("ok, ") for value in report["checks"].values())
     assert f"'{selftest.CAPTION}'" in report["checks"]["tiny, cpu fp32"]
     assert report["next"]["command"].startswith("blip caption ")
@@ -49,7 +49,7 @@ def test_the_last_line_is_the_next_command(
         ({}, ["tiny, cuda:0 bf16"], "a.jpg", "blip caption . --device cpu"),
         ({"extras": {"heif": "missing"}}, [], "a.HEIC", 'pip install "blip-vlm[heif]"'),
         ({"extras": {"video": "missing"}}, [], "a.mp4", 'pip install "blip-vlm[video]"'),
-        ({"models": {"here": "tiny, caption-base"}}, [], "a.jpg", "blip caption . -m caption-base"),
+        ({"models": {"available": "tiny, caption-base"}}, [], "a.jpg", "blip caption . -m caption-base"),
     ],
 )
 def test_the_next_command_depends_on_what_is_found(
@@ -57,7 +57,7 @@ def test_the_next_command_depends_on_what_is_found(
 ) -> None:
     (tmp_path / file).touch()
     monkeypatch.chdir(tmp_path)
-    healthy = {"versions": {}, "extras": dict.fromkeys(doctor.EXTRAS, "there"), "models": {"here": "tiny"}}
+    healthy = {"versions": {}, "extras": dict.fromkeys(doctor.EXTRAS, "installed"), "models": {"available": "tiny"}}
     assert doctor._next({part: healthy[part] | report.get(part, {}) for part in healthy}, broken).startswith(command)
 
 
@@ -114,7 +114,7 @@ def test_a_cache_that_changes_meanwhile_is_no_failure(tmp_path: Path, monkeypatc
         return lstat(path)
 
     monkeypatch.setattr(os, "lstat", vanishing)
-    assert doctor._held(tmp_path) == 1e-6
+    assert doctor._used(tmp_path) == 1e-6
 
 
 def test_a_folder_that_may_not_be_read_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,4 +132,4 @@ def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkey
     monkeypatch.setattr("blip.api.load", broken)
     said = blip("doctor", "--bench")  # which then has nothing to time
     assert said.code == 4
-    assert "blip: error: model 'random-tiny' does not work here: CheckpointMismatch: the file is not whole" in said.err
+    assert "blip: error: model 'random-tiny' does not work: CheckpointMismatch: the file is not whole" in said.err

@@ -104,6 +104,11 @@ def imported_dir() -> Path:
     return fetch.home_dir() / "models"
 
 
+def imported_names() -> list[str]:
+    """Return the names of imported models, sorted."""
+    return sorted(path.parent.name for path in imported_dir().glob("*/config.json"))
+
+
 def cached_entry(entry: Entry, cache_dir: Path | None = None) -> Path:
     """The cache file of a catalogue entry."""
     return fetch.cache_dir(cache_dir) / "checkpoints" / entry.file_name

@@ -1,14 +1,13 @@
-"""`blip demo`: a web page on this machine."""
+"""`blip demo`: open a web page on this machine."""
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
-from blip_lite.errors import MissingExtra
+from blip.cli.extras import require_extras
 
 if TYPE_CHECKING:
     from blip_lite.model import Model
@@ -18,28 +17,23 @@ BUNDLED = (o.BUNDLED, o.ANSWERER)
 
 @command
 def demo(
+    *,
     model: o.ModelNames = (),
     search_root: Annotated[
         Path | None, option(metavar="DIR", help="The only folder to search; required on a public --host.")
     ] = None,
     index: Annotated[Path | None, option(metavar="DIR", help="Folder to keep the search index in.")] = None,
-    host: Annotated[str, option(group=SERVER, help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")] = 7860,
+    host: o.Host = "127.0.0.1",
+    port: o.Port = 7860,
     max_upload_mb: Annotated[float, option(min=0.001, group=SERVER, help="Refuse larger files, in MB.")] = 20.0,
-    max_megapixels: Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")] = 50.0,
-    device: o.Device = "auto",
-    dtype: o.DType = "auto",
-    threads: o.Threads = None,
-    offline: o.Offline = False,
-    quiet: o.Quiet = False,
+    max_megapixels: o.MaxServedMegapixels = 50.0,
+    run: o.Device,
 ) -> int:
     """Open a web page for captions, questions, matching and search.
 
     Example: blip demo -m caption-base
     """
-    for name in ("gradio", "usearch"):
-        if importlib.util.find_spec(name) is None:
-            raise MissingExtra('the web page needs an extra: pip install "blip-vlm[demo]"')
+    require_extras("the web page", "demo")
     from blip import api
     from blip.apps.demo import launch, models
     from blip.apps.demo.uploads import Limits
@@ -55,15 +49,16 @@ def demo(
         free_port = probe.getsockname()[1]
 
     def loader(name: str) -> Model:
-        return api.load(name, device=device, dtype=dtype, threads=threads, offline=offline or None)
+        return api.load(name, device=run.device, dtype=run.dtype, threads=run.threads, offline=run.offline or None)
 
     loaded = models.load(model, BUNDLED, loader)
     if not model:
-        o.note("using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base", quiet)
+        text = "using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base"
+        o.note(text, run.quiet)
 
     def ready(address: str) -> None:
         print(address, flush=True)
-        o.note("open this address in a browser; Ctrl-C ends it", quiet)
+        o.note("open this address in a browser; Ctrl-C ends it", run.quiet)
 
     launch.serve(loaded, settings, free_port, ready)
     return 0

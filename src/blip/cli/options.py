@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, argument, option
+from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, argument, option
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 def model_names() -> list[str]:
     """Return the names of published and imported models, for completion."""
     from blip.checkpoint.catalogue import ENTRIES
-    from blip.checkpoint.locate import imported_dir
+    from blip.checkpoint.locate import imported_names
 
-    imported = sorted(path.parent.name for path in imported_dir().glob("*/config.json"))
-    return [*(entry.name for entry in ENTRIES if "/" not in entry.name), *imported]
+    return [*(entry.name for entry in ENTRIES if "/" not in entry.name), *imported_names()]
 
 
 def dataset_names() -> list[str]:
@@ -49,6 +48,9 @@ ModelNames = Annotated[
 ]
 Text = Annotated[tuple[str, ...], option("-t", "--text", metavar="TEXT", help="A text (repeatable).")]
 Texts = Annotated[Path | None, option(metavar="FILE", help="Texts from a file, one per line.")]
+Host = Annotated[str, option(group=SERVER, help="Address to listen on; 0.0.0.0 for all.")]
+Port = Annotated[int, option(min=0, max=65535, group=SERVER, help="Port; 0 for any free one.")]
+MaxServedMegapixels = Annotated[float, option(min=0.001, group=SERVER, help="Refuse images of more megapixels.")]
 Recursive = Annotated[
     bool, option("--recursive/--no-recursive", group=INPUT, help="Do not search folders recursively.")
 ]
@@ -77,8 +79,6 @@ SkipExisting = Annotated[
     bool | None,
     option("--skip-existing/--no-skip-existing", group=OUTPUT, help="Keep existing output instead of failing."),
 ]
-Device = Annotated[str, option(envvar="BLIP_DEVICE", group=DEVICE, help="auto, cpu, cuda, cuda:N or mps.")]
-DType = Annotated[str, option(envvar="BLIP_DTYPE", group=DEVICE, help="auto, fp32, bf16 or fp16.")]
 Threads = Annotated[int | None, option(envvar="BLIP_THREADS", min=1, group=DEVICE, help="Number of CPU threads.")]
 ImageSize = Annotated[int | None, option(min=16, group=DEVICE, help="Image size in pixels.", default="the model's")]
 EngineName = Annotated[
@@ -132,15 +132,22 @@ def note(text: str, quiet: bool = False) -> None:
 
 
 @dataclass(kw_only=True)
-class Machine:
-    """Flags of every verb that runs a model."""
+class Device:
+    """Flags of every verb that runs models."""
 
-    device: Device = "auto"
-    dtype: DType = "auto"
+    group = DEVICE
+    device: Annotated[str, option(envvar="BLIP_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
+    dtype: Annotated[str, option(envvar="BLIP_DTYPE", help="auto, fp32, bf16 or fp16.")] = "auto"
     threads: Threads = None
-    image_size: ImageSize = None
-    offline: Offline = False
+    offline: Annotated[bool, option(group=GENERAL, help="Never use the network.")] = False
     quiet: Quiet = False
+
+
+@dataclass(kw_only=True)
+class Machine(Device):
+    """Flags of every verb that runs one model on images."""
+
+    image_size: ImageSize = None
 
     def open_model(
         self,

@@ -1,4 +1,4 @@
-"""What `blip doctor` tries: a photo through the bundled model on every device, against recorded numbers; speed."""
+"""Checks of `blip doctor`: results of the bundled model on every device against recorded ones, and its speed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from blip import api
 
 PHOTO = Path(__file__).parent.parent / "assets" / "examples" / "chelsea.jpg"
 MODEL = api.DEFAULT
-# What `tiny` gives for PHOTO on a CPU in fp32: the caption, the first eight numbers of the vector and their tolerance.
+# results of `tiny` for PHOTO on a CPU in fp32: the caption, the first eight numbers of the vector, their tolerance
 CAPTION = "a black and white cat sitting on top of a laptop"
 VECTOR = (0.11650, -0.01184, -0.04687, -0.04972, 0.02845, 0.00342, 0.02222, -0.01343)
 TOLERANCE = {
@@ -25,7 +25,7 @@ OK = "ok"
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One device and precision; `needed` where a failure means that captions do not work here."""
+    """One device and precision; `needed`: a failure means that captions do not work on this machine."""
 
     device: str
     dtype: str
@@ -37,7 +37,7 @@ class Trial:
 
 
 def trials() -> Iterator[Trial]:
-    """The CPU, and every accelerator of this machine, in fp32 and the precision that it uses by itself."""
+    """Yield the CPU and every accelerator, each in fp32 and in the precision of --dtype auto."""
     import torch
 
     yield Trial(device="cpu", dtype="fp32", needed=True)
@@ -50,23 +50,23 @@ def trials() -> Iterator[Trial]:
 
 
 def parity(trial: Trial) -> str:
-    """Whether caption and vector of the photo are the recorded ones."""
+    """Compare caption and vector of the photo with the recorded ones."""
     start = time.perf_counter()
     model = api.load(MODEL, device=trial.device, dtype=trial.dtype, offline=True)
     caption = model.caption(PHOTO).text
     vector = model.embed_image([PHOTO]).vectors[0][: len(VECTOR)]
     seconds = time.perf_counter() - start
     difference = max(abs(float(a) - b) for a, b in zip(vector, VECTOR, strict=True))
-    found = f"'{caption}' in {seconds:.1f} s, vector differs by {difference:.1e}"
+    result = f"'{caption}' in {seconds:.1f} s, vector differs by {difference:.1e}"
     if trial.dtype == "fp32" and caption != CAPTION:
-        return f"wrong: {found}; the caption must be '{CAPTION}'"
+        return f"wrong: {result}; the caption must be '{CAPTION}'"
     if not difference <= TOLERANCE[trial.dtype]:
-        return f"wrong: {found}; at most {TOLERANCE[trial.dtype]:.0e} is rounding"
-    return f"{OK}, {found}"
+        return f"wrong: {result}; at most {TOLERANCE[trial.dtype]:.0e} is rounding"
+    return f"{OK}, {result}"
 
 
 def random_model() -> str:
-    """Whether the program works at all, whatever the bundled weights."""
+    """Caption an image with random weights, which need no files."""
     import numpy as np
 
     start = time.perf_counter()
@@ -75,7 +75,7 @@ def random_model() -> str:
 
 
 def outcome(check: Callable[..., str], *args: Any) -> str:  # Any: passed on to `check`
-    """What a check says, or the error that it ends in: the report is what the user came for."""
+    """Return the result of a check, or the error that it raises: a report must not fail."""
     try:
         return check(*args)
     except Exception as error:
@@ -83,14 +83,14 @@ def outcome(check: Callable[..., str], *args: Any) -> str:  # Any: passed on to 
 
 
 def speed() -> dict[str, str]:
-    """Images per second of the bundled model."""
+    """Return images per second of the bundled model by batch size."""
     import numpy as np
 
-    model, found = api.load(MODEL), {}
-    pictures = list(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
+    model, speeds = api.load(MODEL), {}
+    images = list(np.random.default_rng(0).integers(0, 256, (16, 224, 224, 3), dtype=np.uint8))
     for size in (1, 4, 16):
-        model.caption(pictures[:size])
+        model.caption(images[:size])
         start = time.perf_counter()
-        model.caption(pictures, batch_size=size)
-        found[f"batches of {size}"] = f"{len(pictures) / (time.perf_counter() - start):.1f} on {model.backend.device}"
-    return found
+        model.caption(images, batch_size=size)
+        speeds[f"batches of {size}"] = f"{len(images) / (time.perf_counter() - start):.1f} on {model.backend.device}"
+    return speeds
