@@ -16,7 +16,7 @@ CAPTIONING, ANSWERING, MATCHING = "image_captioning", "visual_question_answering
 
 
 class Predictor(BasePredictor):
-    """One model a task, on the GPU where there is one."""
+    """One model per task, on the GPU if available."""
 
     models: ClassVar[dict[str, str]] = {
         CAPTIONING: "caption-base",
@@ -44,10 +44,10 @@ class Predictor(BasePredictor):
             return f"Caption: {model.caption(image, beams=3, max_length=20, min_length=5).text}"
         if task == ANSWERING:
             return f"Answer: {model.answer(image, _given(question, 'question', task)).text}"
-        found = model.match([image], [_given(caption, "caption", task)])
+        match = model.match([image], [_given(caption, "caption", task)])
         return (
-            f"The image and text is matched with a probability of {found.itm.item():.4f}.\n"
-            f"The image feature and text feature has a cosine similarity of {found.itc.item():.4f}."
+            f"The image and text is matched with a probability of {match.itm.item():.4f}.\n"
+            f"The image feature and text feature has a cosine similarity of {match.itc.item():.4f}."
         )
 
 

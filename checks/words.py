@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 ALLOW = "words: allow"
 MARKUP = (".md", ".js", ".html")
 SKIPPED = ("CHANGELOG.md",)  # keeps the wording of its time
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 DATA = ("tests/", "experiments/", "benchmarks/")  # their string literals are data, not messages
 
 
@@ -36,6 +37,7 @@ class Rule:
 class Rules:
     prose: list[Rule]
     opening: list[Rule]
+    function_opening: list[Rule]
     names: dict[str, str]
 
 
@@ -52,14 +54,12 @@ class Problem:
 
 def main(paths: list[str]) -> int:
     config = tomllib.loads((ROOT / "checks/words.toml").read_text(encoding="utf-8"))
-    prose, opening = (
-        [
-            Rule(re.compile(pattern, re.IGNORECASE if part == "prose" else 0), better)
-            for pattern, better in config[part].items()
-        ]
-        for part in ("prose", "opening")
+    rules = Rules(
+        prose=[Rule(re.compile(pattern, re.IGNORECASE), better) for pattern, better in config["prose"].items()],
+        opening=[Rule(re.compile(pattern), better) for pattern, better in config["opening"].items()],
+        function_opening=[Rule(re.compile(p), better) for p, better in config["function_opening"].items()],
+        names=config["names"],
     )
-    rules = Rules(prose, opening, config["names"])
     problems = [p for path in _files(paths, config["exclude"]) for p in _check(path, rules)]
     for problem in problems:
         print(problem)
@@ -99,15 +99,15 @@ def _python(path: str, text: str, rules: Rules) -> Iterator[Problem]:
     tree = ast.parse(text)
     docstrings = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node):
             constant = node.body[0].value  # type: ignore[attr-defined]
             docstrings.add(constant)
-            yield from _opening(path, constant.lineno, constant.value, rules)
+            is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            opening = rules.opening + (rules.function_opening if is_function else [])
+            yield from _opening(path, constant.lineno, constant.value, opening)
             yield from _prose(path, constant.lineno, constant.value, rules)
         if isinstance(node, ast.keyword) and node.arg == "help" and isinstance(node.value, ast.Constant):
-            yield from _opening(path, node.value.lineno, str(node.value.value), rules)
+            yield from _opening(path, node.value.lineno, str(node.value.value), rules.opening)
         for name, line in _defined(node):
             yield from _name(path, line, name, rules)
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
@@ -136,8 +136,8 @@ def _prose(path: str, line: int, text: str, rules: Rules) -> Iterator[Problem]:
             yield Problem(path, line + text.count("\n", 0, match.start()), match[0], rule.better)
 
 
-def _opening(path: str, line: int, text: str, rules: Rules) -> Iterator[Problem]:
-    for rule in rules.opening:
+def _opening(path: str, line: int, text: str, rules: list[Rule]) -> Iterator[Problem]:
+    for rule in rules:
         if match := rule.pattern.match(text):
             yield Problem(path, line, f"{match[0]} ...", rule.better)
 

@@ -1,9 +1,9 @@
-"""The pointing game: does the peak of a word's heat-map lie in a box of the thing that the word names?
+"""Pointing game: is the peak of a word's heat-map inside a box of the thing that the word names?
 
     python experiments/heatmaps/measure.py --coco ../shared/data/coco-mini-00000.tar -o experiments/heatmaps/tiny.json
 
-Compared with chance (the share of the photo in these boxes), with the photo's centre, with the word for a thing that is
-not there, and with cross-attentions whose weights have been shuffled. Intervals: bootstrap over photos.
+Compared with chance (the share of the photo inside these boxes), with the photo's centre, with a word for a thing that
+is absent, and with shuffled weights of cross-attention. Intervals: bootstrap over photos.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Way = tuple[Method, int]
 
 @dataclass
 class Photo:
-    """A photo and, for every class in it, which of its pixels lie in a box of that class."""
+    """A photo and, for every class in it, a mask of the pixels inside its boxes."""
 
     number: int
     image: Image.Image
@@ -49,7 +49,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class Aim:
-    """Words of a text (None: the model's own caption), and the pixels that they should point to."""
+    """Words of a text (None: the generated caption), and the pixels that they should point to."""
 
     kind: str
     text: str | None
@@ -59,7 +59,7 @@ class Aim:
 
 @dataclass
 class Figures:
-    """Hits and shares by figure, each with the number of its photo."""
+    """Hits and shares by figure, each with the index of its photo."""
 
     rows: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
 
@@ -70,17 +70,17 @@ class Figures:
         return {figure: self.interval(figure) for figure in sorted(self.rows)}
 
     def interval(self, figure: str) -> dict[str, float]:
-        """The mean with its interval and, but for chance itself, how far above chance, row by row."""
+        """Mean with interval and, except for chance, the difference to chance, row by row."""
         values, chance = (np.array(self.rows[f]) for f in (figure, f"{figure.split('/')[0]}/chance"))
         result = {"n": len(values), **_interval("", values[:, 0], values[:, 1])}
         if not figure.endswith("chance"):
             result |= _interval("above_chance", values[:, 0], values[:, 1] - chance[:, 1])
         return result
 
-    def difference(self, one: str, other: str) -> dict[str, float]:
-        """Of two figures of the same rows."""
-        first, second = np.array(self.rows[one]), np.array(self.rows[other])
-        return _interval("", first[:, 0], first[:, 1] - second[:, 1])
+    def difference(self, first: str, second: str) -> dict[str, float]:
+        """Difference of two figures of the same rows."""
+        a, b = np.array(self.rows[first]), np.array(self.rows[second])
+        return _interval("", a[:, 0], a[:, 1] - b[:, 1])
 
 
 def main() -> None:
@@ -103,9 +103,9 @@ def main() -> None:
                 point(model, module, photo, aims[: len(photo.inside)], [default], f"shuffled {seed}: ", figures)
             photos += 1
     about = {"model": model.name, "photos": photos, "seconds": round(time.perf_counter() - started)}
-    own = f"{default[0]}-{default[1]}"
-    others = [f"absent/{own}", "class/centre", *(f"class/shuffled {seed}: {own}" for seed in SEEDS)]
-    against = {f"class/{own} - {other}": figures.difference(f"class/{own}", other) for other in others}
+    way = f"{default[0]}-{default[1]}"
+    others = [f"absent/{way}", "class/centre", *(f"class/shuffled {seed}: {way}" for seed in SEEDS)]
+    against = {f"class/{way} - {other}": figures.difference(f"class/{way}", other) for other in others}
     text = json.dumps({**about, "differences": against, "figures": figures.summary()}, indent=1)
     print(text)
     if args.output:
@@ -119,7 +119,7 @@ def all_ways(model: Model) -> list[Way]:
 
 
 def read(shard: Path, limit: int | None) -> Iterator[Photo]:
-    """The photos with boxes, numbered."""
+    """Photos with boxes, numbered."""
     number = 0
     with tarfile.open(shard) as tar:
         for member in tar.getmembers():
@@ -137,7 +137,7 @@ def read(shard: Path, limit: int | None) -> Iterator[Photo]:
 
 
 def of_classes(photo: Photo, names: dict[str, list[str]]) -> Iterator[Aim]:
-    """ "a photo of a CLASS" for each class in the photo; then for each the same of a class that is not there."""
+    """Text "a photo of a CLASS" for each class in the photo, then the same with an absent class."""
     for name, inside in photo.inside.items():
         yield Aim("class", f"a photo of a {name}", tuple(name.split()), inside)
     absent, rng = sorted(set(names) - set(photo.inside)), np.random.default_rng(photo.number)
@@ -147,15 +147,15 @@ def of_classes(photo: Photo, names: dict[str, list[str]]) -> Iterator[Aim]:
 
 
 def of_captions(photo: Photo, names: dict[str, list[str]]) -> Iterator[Aim]:
-    """For each class the first human caption that names it, matched whole."""
+    """First human caption that names a class, for each class; the whole caption is matched."""
     for name, inside in photo.inside.items():
-        found = ((line, words) for line in photo.captions if (words := naming(line, names[name])))
-        for line, words in list(found)[:1]:
+        matches = ((line, words) for line in photo.captions if (words := naming(line, names[name])))
+        for line, words in list(matches)[:1]:
             yield Aim("human", line, words, inside)
 
 
 def of_own_caption(photo: Photo, names: dict[str, list[str]], model: Model) -> Iterator[Aim]:
-    """Each class that the model's own caption names, in the caption as it was written."""
+    """Each class that the generated caption names."""
     line = model.caption(photo.image).text
     for name, inside in photo.inside.items():
         if words := naming(line, names[name]):
@@ -163,7 +163,7 @@ def of_own_caption(photo: Photo, names: dict[str, list[str]], model: Model) -> I
 
 
 def naming(line: str, words: Sequence[str]) -> tuple[str, ...] | None:
-    """The first of these words, which may be two, that a line contains."""
+    """The longest of these terms (of one word or several) that a line contains."""
     tokens = tokenize(line)
     for word in sorted(words, key=len, reverse=True):
         parts = tuple(word.split())
@@ -175,7 +175,7 @@ def naming(line: str, words: Sequence[str]) -> tuple[str, ...] | None:
 def point(
     model: Model, module: BlipModel, photo: Photo, aims: Sequence[Aim], ways: Sequence[Way], who: str, to: Figures
 ) -> None:
-    """Hits of the peaks of all aims in all ways; beside those of the model itself chance and the photo's centre."""
+    """Record hits of all aims and methods; for the model itself also chance and the photo's centre."""
     embeds = encode(model, module, photo.image)
     made: dict[tuple[str | None, Way], Explanation] = {}
     for aim in aims:
@@ -200,29 +200,29 @@ def words_of(model: Model, module: BlipModel, embeds: Tensor, text: str | None, 
     return explain.explain(module, model.tokenizer, embeds, text, *way).words()
 
 
-def points(found: Explanation, aim: Aim) -> bool:
-    """Whether the peak of the mean map of the words, as it is drawn, lies inside."""
-    tokens, count = found.tokens, len(aim.words)
+def points(explanation: Explanation, aim: Aim) -> bool:
+    """Whether the peak of the mean map of the words, as drawn, is inside the boxes."""
+    tokens, count = explanation.tokens, len(aim.words)
     start = next(i for i in range(len(tokens) - 1, -1, -1) if tokens[i : i + count] == aim.words)
-    grid = found.maps[start : start + count].mean(axis=0)
+    grid = explanation.maps[start : start + count].mean(axis=0)
     height, width = aim.inside.shape
     values = resize_map(grid, (width, height))
     return bool(aim.inside[np.unravel_index(int(values.argmax()), values.shape)])
 
 
 def with_shuffled_cross_attention(model: BlipModel, seed: int) -> BlipModel:
-    """The same network, each weight of its encoder's cross-attentions dealt out anew."""
+    """A copy of the network with shuffled weights of the encoder's cross-attentions."""
     model = copy.deepcopy(model)
     generator = torch.Generator().manual_seed(seed)
     for block in model.encoder.blocks:
-        for parameter in cast(Any, block).cross.parameters():
+        for parameter in block.cross.parameters():
             flat = parameter.data.flatten()
             parameter.data = flat[torch.randperm(len(flat), generator=generator)].view_as(parameter)
     return model
 
 
 def _interval(name: str, photos: np.ndarray, values: np.ndarray) -> dict[str, float]:
-    """Mean and the middle 95 % of the means of photos drawn anew."""
+    """Mean and 95 % bootstrap interval over photos."""
     order = {photo: i for i, photo in enumerate(np.unique(photos))}
     which = np.array([order[photo] for photo in photos])
     sums, counts = np.bincount(which, values), np.bincount(which)

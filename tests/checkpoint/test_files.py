@@ -125,7 +125,7 @@ def test_bad_config_names_the_file(tmp_path: Path, config: str) -> None:
         files.read(tmp_path)
 
 
-def test_folder_without_weights_says_what_it_needs(tmp_path: Path) -> None:
+def test_folder_without_weights_names_the_missing_files(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"needs config\.json and model\.safetensors"):
         files.read(tmp_path)
 

@@ -63,7 +63,7 @@ def convert(
     shard_size: int = SHARD_SIZE,
     on_bad: OnBad | None = None,
 ) -> Converted:
-    """Write files and folders of a source as `target` says: .tar (`NAME-000000.tar` and so on), a table, a folder.
+    """Write a source as files in the form of `target`: .tar (`NAME-000000.tar` and so on), a table, a folder.
 
     A table refers to images by path, relative if they are below its folder; images of shards are written to a folder
     NAME-images beside it, in Parquet into the table. A folder holds images and texts only, and rows of one image are

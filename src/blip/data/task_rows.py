@@ -1,6 +1,6 @@
 """Samples as rows of a task: ids for retrieval, weighted answers for VQA, image pairs for NLVR2.
 
-Pure functions of samples, equal to the original's data set classes (data/*.py) unless a docstring says otherwise.
+Pure functions of samples, equal to the original's data set classes (data/*.py) unless a docstring notes a difference.
 """
 
 from __future__ import annotations
