@@ -49,7 +49,7 @@ def test_ratings_follow_scores_that_rank_alike(expert: Path) -> None:
     # six pairs of score and rating: 9 comparisons between the captions, 8 of them in order, 1 a tie
     assert report.metrics["tau_c_itm"] == pytest.approx(8 / (6**2 * 1 / (2 * 2)), abs=1e-9)
     assert report.metrics["tau_c_itc"] == pytest.approx(-report.metrics["tau_c_itm"])
-    assert report.skipped == {"own captions": "1 captions rated with their own photo"}
+    assert report.skipped == {"own captions": "1 with their own image"}
 
 
 def test_a_model_scores_rated_captions(expert: Path) -> None:

@@ -16,7 +16,7 @@ from blip import inference
 from blip.eval import pairs
 from blip.eval.pairs import (
     Pairs,
-    Ranked,
+    Ranking,
     TokenStore,
     best_pairs,
     first_states,
@@ -133,7 +133,7 @@ def plain_score(image: int, text: int) -> float:
 
 @pytest.mark.parametrize("tokens", [1, 40, 4096])
 def test_every_pair_is_scored_once_and_as_by_itself(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "TOKENS_A_PASS", tokens)
+    monkeypatch.setattr(pairs, "TOKENS_PER_PASS", tokens)
     found = best_pairs(*features(), 5)
     both = list(zip(found.images.tolist(), found.texts.tolist(), strict=True))
     assert len(set(both)) == len(both) < 12 * 5 + 24 * 5
@@ -171,7 +171,7 @@ def test_first_states_are_those_of_each_text_alone() -> None:
 
 
 def test_images_are_encoded_once_and_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "IMAGES_A_PASS", 5)
+    monkeypatch.setattr(pairs, "IMAGES_PER_PASS", 5)
     asked: list[list[int]] = []
     told: list[tuple[int, int]] = []
 
@@ -222,7 +222,7 @@ SETS = {  # image features, text features, owners
 }
 
 
-def as_lists(found: tuple[Ranked, Ranked]) -> list[list[int]]:
+def as_lists(found: tuple[Ranking, Ranking]) -> list[list[int]]:
     return [one.ranks.tolist() for one in found]
 
 
@@ -242,7 +242,7 @@ def test_ranks_of_pairs_equal_those_of_whole_matrices(name: str, k: int) -> None
 def test_ranks_by_cosine_equal_those_of_the_whole_matrix(
     name: str, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pairs, "COSINES_A_PASS", block)
+    monkeypatch.setattr(pairs, "COSINES_PER_PASS", block)
     images, texts, owners = SETS[name]
     expected = ranks((images @ texts.T).numpy(), np.array(owners))
     found = rank_pairs(model(), tokenizer(), encode, images, texts, [""] * len(texts), owners, k=0)
@@ -252,7 +252,7 @@ def test_ranks_by_cosine_equal_those_of_the_whole_matrix(
 @pytest.mark.parametrize("block", [1, 40, 1 << 24])
 @pytest.mark.parametrize("name", SETS)
 def test_pairs_are_the_nearest_of_both_sides(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pairs, "COSINES_A_PASS", block)
+    monkeypatch.setattr(pairs, "COSINES_PER_PASS", block)
     images, texts, _ = SETS[name]
     found, cosines = best_pairs(images, texts, 3), images @ texts.T
     assert_close(found.cosines, cosines[found.images, found.texts])
@@ -312,7 +312,7 @@ def test_a_store_keeps_what_fits_and_encodes_the_rest_again() -> None:
     store.add([0, 1, 2], states()[:3])
     store.add([3, 4, 5], states()[3:6])  # no room
     store.add([7, 6], states()[[7, 6]])
-    assert store.room_bytes == 0
+    assert store.free_bytes == 0
     assert torch.equal(store([6, 0, 7]), states()[[6, 0, 7]]) and asked == []
     assert torch.equal(store(range(2, 8)), states()[2:8]) and asked == [[3, 4, 5]]
 

@@ -55,7 +55,7 @@ def test_predictions_come_from_lists_lines_and_our_own_records(tmp_path: Path) -
     path.write_text("\n".join(map(json.dumps, lines)))
     assert read_predictions(path) == [{"image_id": 7, "caption": "a cat"}, {"question_id": 3, "answer": "yes"}]
     path.write_text("nothing")
-    with pytest.raises(UsageError, match="neither a JSON list nor JSON lines"):
+    with pytest.raises(UsageError, match="not a JSON list or JSON lines"):
         read_predictions(path)
 
 
@@ -64,5 +64,5 @@ def test_submissions_have_the_server_s_form(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 1, "answer": "yes"}]
     write_submission(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])
     assert (tmp_path / "nlvr.csv").read_text() == "dev-1,True\n"
-    with pytest.raises(UsageError, match="not for retrieval"):
+    with pytest.raises(UsageError, match="no format for retrieval"):
         write_submission(tmp_path / "x", "retrieval", [])

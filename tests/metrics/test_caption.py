@@ -12,7 +12,8 @@ import pytest
 from blip.metrics.caption import (
     SET_SCORES,
     Cider,
-    bleu,
+    bleu_counts,
+    bleu_scores,
     caption_scores,
     caption_statistics,
     rouge_l,
@@ -33,6 +34,12 @@ def split(rows: Any) -> tuple[list[list[list[str]]], list[list[str]]]:
 
 def strings(rows: Any) -> tuple[list[list[str]], list[str]]:
     return [row["references"] for row in rows], [row["caption"] for row in rows]
+
+
+def bleu(references: list[list[list[str]]], captions: list[list[str]]) -> list[float]:
+    """BLEU-1..4 over a set of tokenized captions."""
+    counts = [bleu_counts(refs, caption) for refs, caption in zip(references, captions, strict=True)]
+    return [float(score) for score in bleu_scores(np.sum(counts, axis=0, dtype=np.float64))]
 
 
 def test_bleu_equals_the_reference_scorer(reference: Any) -> None:

@@ -1,4 +1,4 @@
-"""What an evaluation gives: metrics that can be resampled, a row for every example, predictions to hand in."""
+"""Interface of evaluations: metrics that can be resampled, a row per example, predictions in the task's format."""
 
 from __future__ import annotations
 
@@ -21,25 +21,24 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 Stats = NDArray[np.float64]
 Predictions = Sequence[Mapping[str, Any]]
-Tick = Callable[[int, int], None]  # how many examples are done, of how many
+Tick = Callable[[int, int], None]  # (number of examples done, total)
 
 
 def mean(stats: Stats) -> float:
-    """The mean of the first column."""
+    """Mean of the first column."""
     return float(stats[:, 0].mean())
 
 
 def percentage(stats: Stats) -> float:
-    """Per cent: the sum of the first column in the sum of the second (hits and queries of a photo)."""
+    """Sum of the first column in percent of the sum of the second (hits and queries of an image)."""
     return 100.0 * float(stats[:, 0].sum() / max(stats[:, 1].sum(), 1e-12))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """One metric: `of` gives its value from statistics [n, s], one row an example that is drawn as a whole.
+    """One metric; `of` computes its value from statistics [n, s], one row per unit of resampling.
 
-    stats None: the value stands for itself (a metric that cannot be resampled). unit: what one means; chance: what
-    guessing reaches, where that is known.
+    stats None: a metric that cannot be resampled. chance: the value that guessing reaches, if known.
     """
 
     value: float
@@ -52,7 +51,7 @@ class Measure:
 def measure(
     stats: ArrayLike, of: Callable[[Stats], float] = mean, *, unit: str = "", chance: float | None = None
 ) -> Measure:
-    """A metric of statistics: [n] or [n, s]."""
+    """Return a metric of statistics [n] or [n, s]."""
     array = np.asarray(stats, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     return Measure(value=of(array) if len(array) else float("nan"), stats=array, of=of, unit=unit, chance=chance)
@@ -60,10 +59,10 @@ def measure(
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Metrics by name, the examples as records `eval-example/1`, predictions in the task's own format.
+    """Metrics by name, examples as records `eval-example/1`, predictions in the task's own format.
 
-    predictions: what a server or another program takes (`predictions.json`). skipped: metrics that could not be
-    computed, with the reason. failed: rows that could not be read, as `where: reason`. images: those of each row.
+    skipped: metrics that could not be computed, with the reason. failed: rows that could not be read, as
+    `where: reason`. images: the images of each row.
     """
 
     measures: Mapping[str, Measure] = field(default_factory=dict)
@@ -75,7 +74,7 @@ class Report:
 
     @property
     def metrics(self) -> dict[str, float]:
-        return {name: one.value for name, one in self.measures.items()}
+        return {name: measure.value for name, measure in self.measures.items()}
 
     def only(self, names: str | None) -> Report:
         """Return the report with only these metrics (comma-separated; "bleu" means bleu1 to bleu4)."""
@@ -94,7 +93,7 @@ class Report:
 
 
 class Evaluation(Protocol):
-    """How one task is measured; see `blip.eval.nlvr` for a small one."""
+    """Evaluation of one task; `blip.eval.nlvr` is a short example."""
 
     @property
     def name(self) -> str: ...
@@ -111,9 +110,9 @@ class Evaluation(Protocol):
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """Predictions in the task's own format."""
+        """Return predictions in the task's own format."""
         ...
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        """The report of predictions, wherever they come from. Rows of the source without one are not counted."""
+        """Return the report of predictions from any program; rows without a prediction are not counted."""
         ...

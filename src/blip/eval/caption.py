@@ -1,4 +1,4 @@
-"""Captions of photos and their scores (original: train_caption.py and eval_nocaps.py, with pycocoevalcap)."""
+"""Captions of images and their scores (original: train_caption.py and eval_nocaps.py, with pycocoevalcap)."""
 
 from __future__ import annotations
 
@@ -47,42 +47,42 @@ class CaptionEval:
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """`{"image_id", "caption"}`, COCO's result format."""
+        """Return `{"image_id", "caption"}`, COCO's result format."""
         model.require("decoder")
         merged = merged_by_image(source)
         ids, rows = image_ids(merged), list[Row]()
         for numbers, pixels in photos.batches(merged, model):
-            found = inference.caption(model, tokenizer, model.encode_image(pixels), self.decoding, prompt=self.prompt)
-            rows += [{"image_id": ids[i], "caption": best[0].text} for i, best in zip(numbers, found, strict=True)]
+            embeds = model.encode_image(pixels)
+            captions = inference.caption(model, tokenizer, embeds, self.decoding, prompt=self.prompt)
+            rows += [{"image_id": ids[i], "caption": best[0].text} for i, best in zip(numbers, captions, strict=True)]
             if tick:
                 tick(len(rows), len(merged))
         return rows
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        kept = first_of_each(predictions, "image_id")
-        said = {str(p["image_id"]): str(p["caption"]) for p in kept}
+        unique = first_of_each(predictions, "image_id")
+        captions = {str(p["image_id"]): str(p["caption"]) for p in unique}
         merged = merged_by_image(source)
-        known = {key: merged[i] for i, key in enumerate(map(str, image_ids(merged))) if key in said}
+        samples = {key: merged[i] for i, key in enumerate(map(str, image_ids(merged))) if key in captions}
         rows: list[Row] = [
-            {"task": self.name, "key": key, "prediction": said[key], "references": list(record.texts), "scores": {}}
-            for key, record in known.items()
+            {"task": self.name, "key": key, "prediction": captions[key], "references": list(sample.texts), "scores": {}}
+            for key, sample in samples.items()
         ]
-        records = list(known.values())
-        measures, skipped = self._measures(records, rows)
+        measures, skipped = self._measures(list(samples.values()), rows)
         return Report(
             measures=measures,
             rows=rows,
-            predictions=[dict(p) for p in kept],
+            predictions=[dict(p) for p in unique],
             skipped=skipped,
-            images=[(record.image,) for record in records],
+            images=[(sample.image,) for sample in samples.values()],
         )
 
-    def _measures(self, records: Sequence[Sample], rows: list[Row]) -> tuple[dict[str, Measure], dict[str, str]]:
-        """Metrics of the set and reasons for those left out; each row gets its own scores."""
-        if not any(record.texts for record in records):
+    def _measures(self, samples: Sequence[Sample], rows: list[Row]) -> tuple[dict[str, Measure], dict[str, str]]:
+        """Return metrics of the set and the reasons for missing ones; fills in the scores of each row."""
+        if not any(sample.texts for sample in samples):
             return {}, {"all metrics": "the data have no reference captions"}
-        _check_references(records)
-        references, captions = [list(record.texts) for record in records], [row["prediction"] for row in rows]
+        _check_references(samples)
+        references, captions = [list(sample.texts) for sample in samples], [row["prediction"] for row in rows]
         statistics = caption_statistics(references, captions)
         each = caption_scores(statistics)
         for i, row in enumerate(rows):
@@ -90,26 +90,30 @@ class CaptionEval:
         measures = {name: measure(statistics[name], of, unit=UNITS[name]) for name, of in SET_SCORES.items()}
         if self.meteor_spice == "never":
             return measures, {}
-        found, skipped = meteor_spice.scores(references, captions)
-        return measures | {name: Measure(value=value) for name, value in found.items()}, skipped
+        scores, skipped = meteor_spice.scores(references, captions)
+        return measures | {name: Measure(value=value) for name, value in scores.items()}, skipped
 
 
 def image_ids(source: Source) -> list[Any]:
-    """What names each image in predictions: its row's `image_id` or `img_id`, else the digits that end its file's name
-    (COCO's), else its key; keys for all where two images would have the same name."""
-    records = [source[i] for i in range(len(source))]
-    ids = [_image_id(record) for record in records]
-    return ids if len(set(map(str, ids))) == len(ids) else [record.key for record in records]
+    """Ids of images in predictions: `image_id` or `img_id`, else the final digits of the file name, else the key.
+
+    If two images would have the same id, all get their keys.
+    """
+    samples = [source[i] for i in range(len(source))]
+    ids = [_image_id(sample) for sample in samples]
+    return ids if len(set(map(str, ids))) == len(ids) else [sample.key for sample in samples]
 
 
-def _image_id(record: Sample) -> Any:
-    given = record.fields.get("image_id", record.fields.get("img_id"))
-    if isinstance(given, str) and given.isdecimal():
-        return int(given)
-    return given if isinstance(given, int | str) else number_in(record.key)
+def _image_id(sample: Sample) -> Any:
+    value = sample.fields.get("image_id", sample.fields.get("img_id"))
+    if isinstance(value, str) and value.isdecimal():
+        return int(value)
+    return value if isinstance(value, int | str) else number_in(sample.key)
 
 
-def _check_references(records: Sequence[Sample]) -> None:
-    bare = next((record for record in records if not record.texts), None)
-    if bare is not None:
-        raise BadRecord(bare.where or bare.key, "no reference caption, where other rows have some; remove the row")
+def _check_references(samples: Sequence[Sample]) -> None:
+    missing = next((sample for sample in samples if not sample.texts), None)
+    if missing is not None:
+        raise BadRecord(
+            missing.where or missing.key, "no reference caption, although other rows have some; remove the row"
+        )

@@ -1,4 +1,4 @@
-"""The page of an evaluation: its figures, the worst and best examples as pictures; one file that loads nothing."""
+"""Report page of an evaluation: metrics, worst and best examples with images, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from blip.io.samples import ImageRef
 from blip_lite.errors import BlipError
 from blip_lite.image import read
 
-SHOWN = 12  # worst, and as many best
-SIDE = 240  # pixels of a picture
+EXAMPLES = 12  # worst ones, and as many best ones
+SIDE = 240  # of an image, in pixels
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882 }
@@ -32,30 +32,32 @@ td.n { text-align: right; font-variant-numeric: tabular-nums }
 
 
 def page(report: Report, metrics: Mapping[str, Any]) -> str:
-    """The whole page as text. `metrics` is what `metrics.json` holds."""
+    """Return the page. metrics: content of `metrics.json`."""
     title = f"{metrics['task']} of {metrics['model']}"
     split = f", split {metrics['split']}" if "split" in metrics else ""
     about = f"{metrics['n']} examples of {metrics['data']}{split}, {metrics['seconds']:.0f} s"
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>{_figures(metrics)}{_examples(report)}</html>\n"
+        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>{_metrics_table(metrics)}{_examples(report)}</html>\n"
     )
 
 
-def _figures(metrics: Mapping[str, Any]) -> str:
+def _metrics_table(metrics: Mapping[str, Any]) -> str:
     head = "<tr><th>metric<th>value<th>95 % interval<th>chance<th>n<th>unit</tr>"
     rows = "".join(
         f"<tr><td>{escape(name)}<td class=n>{_number(m['value'])}<td class=n>{_interval(m)}"
         f"<td class=n>{_number(m.get('chance'))}<td class=n>{m.get('n', '')}<td>{escape(m.get('unit', ''))}</tr>"
         for name, m in metrics["metrics"].items()
     )
-    skipped = "".join(f"<p>{escape(n)}: left out, {escape(why)}</p>" for n, why in metrics.get("skipped", {}).items())
+    skipped = "".join(
+        f"<p>{escape(name)}: skipped, {escape(reason)}</p>" for name, reason in metrics.get("skipped", {}).items()
+    )
     failed = f"<p>{metrics['failed']} rows could not be read</p>" if "failed" in metrics else ""
-    return f"<table>{head}{rows}</table>{skipped}{failed}{_compared(metrics.get('compared', {}))}"
+    return f"<table>{head}{rows}</table>{skipped}{failed}{_comparison(metrics.get('compared', {}))}"
 
 
-def _compared(differences: Mapping[str, Any]) -> str:
+def _comparison(differences: Mapping[str, Any]) -> str:
     if not differences:
         return ""
     rows = "".join(
@@ -71,12 +73,12 @@ def _examples(report: Report) -> str:
     if not rated:
         return ""
     rated.sort(key=lambda i: _quality(report.rows[i]))
-    worst, best = rated[:SHOWN], rated[SHOWN:][::-1][:SHOWN]
+    worst, best = rated[:EXAMPLES], rated[EXAMPLES:][::-1][:EXAMPLES]
     return _cards("Worst", report, worst) + (_cards("Best", report, best) if best else "")
 
 
 def _quality(row: Row) -> float:
-    """What examples are ordered by: the rank where there is one, else the first score."""
+    """Sort key of examples: the rank if there is one, else the first score."""
     return -float(row["rank"]) if "rank" in row else float(next(iter(row["scores"].values())))
 
 
@@ -88,23 +90,25 @@ def _cards(title: str, report: Report, chosen: Sequence[int]) -> str:
 
 def _card(row: Row, images: Sequence[ImageRef]) -> str:
     pictures = "".join(_picture(ref) for ref in images)
-    asked = row.get("question") or row.get("sentence") or row.get("text") or ""
-    lines = [f"<p>{escape(str(asked))}</p>"] if asked else []
+    text = row.get("question") or row.get("sentence") or row.get("text") or ""
+    lines = [f"<p>{escape(str(text))}</p>"] if text else []
     if "prediction" in row:
         lines.append(f"<p><b>{escape(str(row['prediction']))}</b></p>")
-    lines += [f"<p class=small>{escape(str(text))}</p>" for text in list(dict.fromkeys(row.get("references", [])))[:5]]
+    lines += [
+        f"<p class=small>{escape(str(caption))}</p>" for caption in list(dict.fromkeys(row.get("references", [])))[:5]
+    ]
     if "top" in row:
         lines += [f"<p class=small>{escape(name)} ({escape(score)})</p>" for name, score in row["top"][:3]]
     scores = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
     rank = f"rank {row['rank']}, " if "rank" in row else ""
-    way = f"{row['direction'].replace('_', ' ')}, " if "direction" in row else ""
-    lines.append(f"<p class=small>{escape(row['key'])}: {escape(way + rank + scores)}</p>")
+    direction = f"{row['direction'].replace('_', ' ')}, " if "direction" in row else ""
+    lines.append(f"<p class=small>{escape(row['key'])}: {escape(direction + rank + scores)}</p>")
     shape = " pair" if len(images) > 1 else ""
     return f'<div class=card><div class="pictures{shape}">{pictures}</div>{"".join(lines)}</div>'
 
 
 def _picture(ref: ImageRef) -> str:
-    """An image as part of the page; a note where it cannot be read."""
+    """Inline image, or a note if it cannot be read."""
     try:
         if ref.path is not None and ref.path.suffix.lower() in VIDEO_EXTENSIONS:
             from blip.io.video import read_frames
@@ -113,7 +117,7 @@ def _picture(ref: ImageRef) -> str:
         else:
             image = read(ref.open(), key="image")
     except BlipError as error:
-        return f"<p class=small>no picture: {escape(str(error))}</p>"
+        return f"<p class=small>no image: {escape(str(error))}</p>"
     image.thumbnail((SIDE * 2, SIDE * 2))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)

@@ -1,4 +1,4 @@
-"""How well match scores follow human ratings of captions: Kendall's tau-c and tau-b, every rating a pair of its own."""
+"""Agreement of match scores with human ratings of captions: Kendall's tau-c and tau-b, each rating as one pair."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ HEADS = ("itm", "itc")
 
 @dataclass(frozen=True, kw_only=True)
 class JudgementsEval:
-    """Scores rated captions with both heads. A caption that was written for its photo is left out, as is usual."""
+    """Scores rated captions with both heads. Captions written for their own image are left out, as is usual."""
 
     max_length: int = 35
     max_words: int = 30
@@ -46,64 +46,66 @@ class JudgementsEval:
         self,
         model: BlipModel,
         tokenizer: Tokenizer,
-        judged: Sequence[RatedCaption],
+        captions: Sequence[RatedCaption],
         photos: Photos,
         tick: Tick | None = None,
     ) -> list[Row]:
-        """`{"key", "text", "itm", "itc"}` for each rated caption whose photo can be read; a photo is looked at once."""
+        """Return `{"key", "text", "itm", "itc"}` for each caption whose image can be read; images are encoded once."""
         model.require("itm_head")
         groups: dict[object, list[int]] = {}
-        for i, one in enumerate(judged):
-            if not one.same_photo:
-                groups.setdefault(one.image, []).append(i)
+        for i, caption in enumerate(captions):
+            if not caption.same_photo:
+                groups.setdefault(caption.image, []).append(i)
         numbered = list(groups.values())
-        refs = ((n, judged[group[0]].image, judged[group[0]].where) for n, group in enumerate(numbered))
-        found: dict[int, Row] = {}
+        refs = ((n, captions[group[0]].image, captions[group[0]].where) for n, group in enumerate(numbered))
+        rows: dict[int, Row] = {}
         for numbers, pixels in photos.read(refs, model):
             for n, embeds in zip(numbers, model.encode_image(pixels), strict=True):
-                texts = [clean_caption(judged[i].text, self.max_words) for i in numbered[n]]
+                texts = [clean_caption(captions[i].text, self.max_words) for i in numbered[n]]
                 scores = inference.match(model, tokenizer, embeds[None], texts, max_length=self.max_length)
                 for i, itm, itc in zip(numbered[n], scores.itm[0].tolist(), scores.itc[0].tolist(), strict=True):
-                    found[i] = {"key": judged[i].key, "text": judged[i].text, "itm": itm, "itc": itc}
+                    rows[i] = {"key": captions[i].key, "text": captions[i].text, "itm": itm, "itc": itc}
             if tick:
-                tick(len(found), len(judged))
-        return [found[i] for i in sorted(found)]
+                tick(len(rows), len(captions))
+        return [rows[i] for i in sorted(rows)]
 
-    def score(self, judged: Sequence[RatedCaption], predictions: Sequence[Row]) -> Report:
-        """Correlations of predictions' `itm` and `itc` with the ratings, captions found by `key` and `text`."""
-        given = {(p["key"], p["text"]): p for p in predictions}
-        rated = [one for one in judged if not one.same_photo and (one.key, one.text) in given]
+    def score(self, captions: Sequence[RatedCaption], predictions: Sequence[Row]) -> Report:
+        """Correlations of the predictions' `itm` and `itc` with the ratings, joined on `key` and `text`."""
+        by_caption = {(p["key"], p["text"]): p for p in predictions}
+        rated = [
+            caption for caption in captions if not caption.same_photo and (caption.key, caption.text) in by_caption
+        ]
         rows: list[Row] = []
-        for one in rated:
-            scores = {head: float(given[one.key, one.text][head]) for head in HEADS}
+        for caption in rated:
+            scores = {head: float(by_caption[caption.key, caption.text][head]) for head in HEADS}
             rows.append(
                 {
                     "task": self.name,
-                    "key": one.key,
-                    "text": one.text,
-                    "scores": {**scores, "rating": float(np.mean(one.ratings))},
+                    "key": caption.key,
+                    "text": caption.text,
+                    "scores": {**scores, "rating": float(np.mean(caption.ratings))},
                 }
             )
         measures: dict[str, Measure] = {}
         for head in HEADS:
             stats = [
-                np.array([[row["scores"][head], rating] for rating in one.ratings], dtype=float)
-                for row, one in zip(rows, rated, strict=True)
+                np.array([[row["scores"][head], rating] for rating in caption.ratings], dtype=float)
+                for row, caption in zip(rows, rated, strict=True)
             ]
             measures |= _correlations(head, stats) if stats else {}
-        own = sum(one.same_photo for one in judged)
-        skipped = {"own captions": f"{own} captions rated with their own photo"} if own else {}
+        own = sum(caption.same_photo for caption in captions)
+        skipped = {"own captions": f"{own} with their own image"} if own else {}
         return Report(
             measures=measures,
             rows=rows,
             predictions=[dict(p) for p in predictions],
             skipped=skipped,
-            images=[(one.image,) for one in rated],
+            images=[(caption.image,) for caption in rated],
         )
 
 
 def _correlations(head: str, stats: Sequence[Stats]) -> dict[str, Measure]:
-    """Tau-c and tau-b over all ratings; a resampling draws captions, each with all its ratings."""
+    """Tau-c and tau-b over all ratings; bootstrap draws captions, each with all its ratings."""
     pairs = np.array([s.ravel() for s in _padded(stats)], dtype=float)
     return {
         f"tau_c_{head}": measure(pairs, lambda rows: kendall_tau_c(*_columns(rows)), unit="tau-c", chance=0.0),
@@ -112,7 +114,7 @@ def _correlations(head: str, stats: Sequence[Stats]) -> dict[str, Measure]:
 
 
 def _padded(stats: Sequence[Stats]) -> list[Stats]:
-    """All with as many rows as the longest, filled up with NaN."""
+    """Pad all with NaN rows to the length of the longest."""
     longest = max(len(s) for s in stats)
     return [np.concatenate([s, np.full((longest - len(s), 2), np.nan)]) for s in stats]
 

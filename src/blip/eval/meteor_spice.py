@@ -1,4 +1,4 @@
-"""METEOR and SPICE through the reference package (pycocoevalcap), which runs Java; left out with a reason elsewhere."""
+"""METEOR and SPICE through the reference package (pycocoevalcap), which runs Java; skipped with a reason without it."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ SCORERS = {"meteor": ("pycocoevalcap.meteor.meteor", "Meteor"), "spice": ("pycoc
 
 
 def scores(references: Sequence[Sequence[str]], captions: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Scores over the set by name, and for each that could not be had the reason."""
+    """Return scores of the set by name, and the reasons for missing ones."""
     reason = missing()
     if reason:
         return {}, dict.fromkeys(SCORERS, reason)
     from blip.metrics.caption import tokenize
 
     refs = {i: [" ".join(tokenize(text)) for text in texts] for i, texts in enumerate(references)}
-    said = {i: [" ".join(tokenize(text))] for i, text in enumerate(captions)}
-    found: dict[str, float] = {}
+    candidates = {i: [" ".join(tokenize(text))] for i, text in enumerate(captions)}
+    results: dict[str, float] = {}
     skipped: dict[str, str] = {}
     for name, (module, scorer) in SCORERS.items():
         if name == "spice" and is_offline() and not _has_parser():
-            skipped[name] = "Spice fetches its parser at its first run; run once without --offline"
+            skipped[name] = "SPICE downloads its parser on the first run; run once without --offline"
             continue
         try:
-            found[name] = _run(getattr(import_module(module), scorer), refs, said)
-        except Exception as error:  # whatever a program of another language and its download may say
+            results[name] = _run(getattr(import_module(module), scorer), refs, candidates)
+        except Exception as error:  # Java and the download can fail in any way
             skipped[name] = f"{scorer} failed ({type(error).__name__}: {' '.join(str(error).split())[:120]})"
-    return found, skipped
+    return results, skipped
 
 
 def missing() -> str:
-    """Why Java metrics cannot be had here; empty when they can."""
+    """Return why Java metrics are not available, empty if they are."""
     if shutil.which("java") is None:
         return "java not found; install a Java runtime (8 or newer)"
     if find_spec("pycocoevalcap") is None:
@@ -51,14 +51,14 @@ def missing() -> str:
 
 
 def _has_parser() -> bool:
-    """Whether the package has what SPICE downloads."""
+    """Whether the parser that SPICE downloads is present."""
     spec = find_spec("pycocoevalcap.spice")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
     return any(any(Path(folder, "lib").glob("stanford-corenlp-*.jar")) for folder in folders)
 
 
 def _run(scorer: Callable[[], Any], references: dict[int, list[str]], captions: dict[int, list[str]]) -> float:
-    """What the scorer finds for the whole set; its prints are dropped."""
+    """Score of the whole set; output of the scorer is discarded."""
     with contextlib.redirect_stdout(io.StringIO()):
         value, _ = scorer().compute_score(references, captions)
     return float(value)

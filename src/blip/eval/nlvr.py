@@ -1,4 +1,4 @@
-"""NLVR2: accuracy of true or false about two photos (original: train_nlvr.py evaluate)."""
+"""NLVR2: accuracy of true or false about two images (original: train_nlvr.py evaluate)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from blip.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class NlvrEval:
-    """Accuracy and, where identifiers tell which rows share a sentence, consistency (all rows of a sentence right).
+    """Accuracy and, if identifiers show which rows share a sentence, consistency (all rows of a sentence right).
 
-    order: "given"; "both" averages the chance of true over the pair and its swapped twin; "random" swaps half of the
-    pairs, as the original does in evaluation too, so that its accuracy depends on `seed` (blip-spec 7.8).
+    order: "given"; "both" averages the probability of true over the pair and the swapped pair; "random" swaps half of
+    the pairs, as the original does in evaluation too, so that its accuracy depends on `seed` (blip-spec 7.8).
     """
 
     order: Literal["given", "both", "random"] = "given"
@@ -41,41 +41,42 @@ class NlvrEval:
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """`{"identifier", "prediction", "score"}`: the score is the chance that the sentence is true."""
+        """Return `{"identifier", "prediction", "score"}`; the score is the probability that the sentence is true."""
         model.require("nlvr_head")
         draws = np.random.RandomState(self.seed).random_sample(len(source))
         rows: list[Row] = []
         for numbers, first, second in _pairs(source, photos, model):
-            records = [source[i] for i in numbers]
-            pairs = [image_pair(record) for record in records]
+            samples = [source[i] for i in numbers]
+            pairs = [image_pair(sample) for sample in samples]
             swapped = [self.order == "random" and draws[i] >= 0.5 for i in numbers]
-            chances = _chances(model, tokenizer, pairs, first, second, swapped)
+            probabilities = _probabilities(model, tokenizer, pairs, first, second, swapped)
             if self.order == "both":
-                chances = (chances + _chances(model, tokenizer, pairs, first, second, [True] * len(pairs))) / 2
+                both = [True] * len(pairs)
+                probabilities = (probabilities + _probabilities(model, tokenizer, pairs, first, second, both)) / 2
             rows += [
-                {"identifier": identifier(record), "prediction": chance > 0.5, "score": chance}
-                for record, chance in zip(records, chances.tolist(), strict=True)
+                {"identifier": identifier(sample), "prediction": probability > 0.5, "score": probability}
+                for sample, probability in zip(samples, probabilities.tolist(), strict=True)
             ]
             if tick:
                 tick(len(rows), len(source))
         return rows
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        kept = first_of_each(predictions, "identifier")
-        said = {str(p["identifier"]): p for p in kept}
-        records = [source[i] for i in range(len(source)) if identifier(source[i]) in said]
-        pairs = [image_pair(record) for record in records]
+        unique = first_of_each(predictions, "identifier")
+        by_identifier = {str(p["identifier"]): p for p in unique}
+        samples = [source[i] for i in range(len(source)) if identifier(source[i]) in by_identifier]
+        pairs = [image_pair(sample) for sample in samples]
         rows: list[Row] = []
-        for record, pair in zip(records, pairs, strict=True):
-            given = said[identifier(record)]
-            answer, truth = str(given["prediction"]).lower() == "true", bool(pair.label)
+        for sample, pair in zip(samples, pairs, strict=True):
+            prediction = by_identifier[identifier(sample)]
+            answer, truth = str(prediction["prediction"]).lower() == "true", bool(pair.label)
             scores = {"accuracy": float(answer == truth)}
-            if "score" in given:
-                scores["true"] = given["score"]
+            if "score" in prediction:
+                scores["true"] = prediction["score"]
             rows.append(
                 {
                     "task": "nlvr",
-                    "key": identifier(record),
+                    "key": identifier(sample),
                     "sentence": pair.sentence,
                     "prediction": answer,
                     "references": [truth],
@@ -89,52 +90,50 @@ class NlvrEval:
         if groups is not None:
             measures["consistency"] = measure(groups, unit="share of sentences")
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in kept], images=[r.images for r in records]
+            measures=measures, rows=rows, predictions=[dict(p) for p in unique], images=[s.images for s in samples]
         )
 
 
-def identifier(record: Sample) -> str:
-    """What names a row: its `identifier`, else its key, else its place."""
-    return str(record.fields.get("identifier", record.where or record.key))
+def identifier(sample: Sample) -> str:
+    """Name of a row: its `identifier`, else its position in the file, else its key."""
+    return str(sample.fields.get("identifier", sample.where or sample.key))
 
 
-def _chances(
+def _probabilities(
     model: BlipModel, tokenizer: Tokenizer, pairs: list[ImagePair], first: Tensor, second: Tensor, swapped: list[bool]
 ) -> Tensor:
-    """Chance [B] that each sentence is true, with the pairs swapped (and left with right) where `swapped` says so."""
+    """Probability [B] that each sentence is true; `swapped` pairs are exchanged, with the words left and right."""
     sentences = [(pair.swapped() if swap else pair).sentence for pair, swap in zip(pairs, swapped, strict=True)]
-    turn = torch.tensor(swapped, device=first.device)[:, None, None, None]
-    one, other = torch.where(turn, second, first), torch.where(turn, first, second)
-    return inference.reason(model, tokenizer, one, other, sentences)
+    swap_mask = torch.tensor(swapped, device=first.device)[:, None, None, None]
+    left, right = torch.where(swap_mask, second, first), torch.where(swap_mask, first, second)
+    return inference.reason(model, tokenizer, left, right, sentences)
 
 
 def _pairs(source: Source, photos: Photos, model: BlipModel) -> Iterator[tuple[list[int], Tensor, Tensor]]:
-    """Numbers of records and the pixels of their two photos, a batch at a time."""
-    records = ((i, source[i], image_pair(source[i])) for i in range(len(source)))
-    refs = (
-        (2 * i + side, pair.images[side], record.where or record.key) for i, record, pair in records for side in (0, 1)
-    )
+    """Yield sample numbers and the pixels of their two images, in batches."""
+    pairs = ((i, source[i], image_pair(source[i])) for i in range(len(source)))
+    refs = ((2 * i + side, pair.images[side], s.where or s.key) for i, s, pair in pairs for side in (0, 1))
     waiting: dict[int, Tensor] = {}
     for numbers, pixels in photos.read(refs, model):
         waiting |= dict(zip(numbers, pixels, strict=True))
-        whole = [n // 2 for n in waiting if n % 2 == 0 and n + 1 in waiting]
-        if whole:
-            first, second = (torch.stack([waiting.pop(2 * i + side) for i in whole]) for side in (0, 1))
-            yield whole, first, second
+        complete = [n // 2 for n in waiting if n % 2 == 0 and n + 1 in waiting]
+        if complete:
+            first, second = (torch.stack([waiting.pop(2 * i + side) for i in complete]) for side in (0, 1))
+            yield complete, first, second
 
 
 def _majority(labels: np.ndarray) -> float:
-    """What always saying the commoner label reaches."""
+    """Accuracy of always giving the more frequent label."""
     return float(max(labels.mean(), 1 - labels.mean())) if len(labels) else 0.5
 
 
 def _by_sentence(keys: list[str], right: np.ndarray) -> list[float] | None:
-    """Per sentence whether all its rows are right, from identifiers `split-set-pair-sentence`; None without such."""
+    """1.0 per sentence whose rows are all right, from identifiers `split-set-pair-sentence`; None without these."""
     if not keys or not all(key.count("-") == 3 for key in keys):
         return None
     groups: dict[tuple[str, str, str], float] = {}
     for key, value in zip(keys, right, strict=True):
         split, number, _, sentence = key.split("-")
-        place = (split, number, sentence)
-        groups[place] = min(groups.get(place, 1.0), float(value))
+        group = (split, number, sentence)
+        groups[group] = min(groups.get(group, 1.0), float(value))
     return list(groups.values())

@@ -21,7 +21,7 @@ METRICS, EXAMPLES, PREDICTIONS, PAGE = "metrics.json", "examples.jsonl", "predic
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What was measured: the head of `metrics.json`."""
+    """Description of an evaluation: the head of `metrics.json`."""
 
     task: str
     data: str
@@ -33,7 +33,7 @@ class About:
 
     @property
     def config_sha256(self) -> str:
-        """Names the settings: equal for equal ones."""
+        """Hash of task, data and settings."""
         text = json.dumps({**self.settings, "task": self.task, "data": self.data}, sort_keys=True, default=str)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -41,7 +41,7 @@ class About:
 def summary(
     about: About, report: Report, draws: int, seed: int, compared: Mapping[str, Difference] | None = None
 ) -> dict[str, Any]:
-    """`metrics.json`: every metric with its interval, unit and chance level."""
+    """Return the content of `metrics.json`: every metric with its interval, unit and chance level."""
     values: dict[str, Any] = {
         "schema": "metrics/1",
         "task": about.task,
@@ -49,7 +49,7 @@ def summary(
         "split": about.split,
         "n": about.n,
         "model": about.model,
-        "metrics": {name: _one(m, draws, seed) for name, m in report.measures.items()},
+        "metrics": {name: _metric(m, draws, seed) for name, m in report.measures.items()},
         "skipped": dict(report.skipped) or None,
         "failed": len(report.failed) or None,
         "compared": {name: d.to_dict() for name, d in (compared or {}).items()} or None,
@@ -57,11 +57,11 @@ def summary(
         "config_sha256": about.config_sha256,
         "settings": dict(about.settings) or None,
     }
-    found: dict[str, Any] = clean({k: v for k, v in values.items() if v is not None})
-    return found
+    content: dict[str, Any] = clean({k: v for k, v in values.items() if v is not None})
+    return content
 
 
-def _one(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
+def _metric(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
     low, high = interval(measure, draws, seed) or (None, None)
     n = None if measure.stats is None else len(measure.stats)
     values = {
@@ -76,7 +76,7 @@ def _one(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
 
 
 def write(folder: Path, report: Report, metrics: Mapping[str, Any]) -> None:
-    """Writes the four files; `metrics` is `summary`'s."""
+    """Write the four files; `metrics` comes from `summary`."""
     folder.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(clean({"schema": "eval-example/1", **row}), ensure_ascii=False) for row in report.rows]
     lines += [json.dumps(_failed(text), ensure_ascii=False) for text in report.failed]
@@ -92,11 +92,11 @@ def _failed(text: str) -> Row:
 
 
 def read_examples(folder: Path) -> list[Row]:
-    """The rows that an evaluation wrote. Raises UsageError where there are none."""
+    """Read the rows that an evaluation wrote. Raises UsageError."""
     path = folder / EXAMPLES
     try:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; give the folder that another 'blip eval' wrote") from error
+        raise UsageError(f"{path}: {error.strerror}; must be a folder written by 'blip eval -o'") from error
     except ValueError as error:
-        raise UsageError(f"{path}: no JSON lines ({error})") from error
+        raise UsageError(f"{path}: not valid JSON lines ({error})") from error

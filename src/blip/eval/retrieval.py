@@ -1,10 +1,10 @@
-"""Image-text retrieval: recall at 1, 5, 10 both ways, re-ranked by matching (original: train_retrieval.py)."""
+"""Image-text retrieval: recall at 1, 5, 10 in both directions, re-ranked by ITM (original: train_retrieval.py)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from blip import inference
 from blip.data.sources import Reading, Source, Spec
 from blip.data.task_rows import merged_by_image, retrieval_texts
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
-from blip.eval.pairs import Encode, Ranked, TokenStore, rank_pairs
+from blip.eval.pairs import Ranking, TokenStore, rank_pairs
 from blip.eval.photos import Photos
 from blip.io.samples import ImageRef, Sample
 from blip.model.blip import BlipModel
@@ -25,12 +25,20 @@ KS = (1, 5, 10)
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"
 
 
+class Encoded(NamedTuple):
+    """Samples whose images (or clips) are encoded: image_embeds [B, N, D] and unit vectors [B, E]."""
+
+    samples: list[Sample]
+    image_embeds: Tensor
+    features: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class RetrievalEval:
-    """Recalls in percent under the original's names: txt = from photo to texts, img = from text to photos.
+    """Recalls in percent under the original's names: txt = texts by image, img = images by text.
 
-    k: so many texts of each photo, and photos of each text, are re-ranked by ITM logit + cosine; 0 = cosine alone.
-    Rows of one image are one photo with all their texts.
+    k: number of texts per image, and of images per text, that are re-ranked by ITM logit + cosine; 0 = cosine alone.
+    Rows of one image are merged into one image with all their texts.
     """
 
     k: int = 256
@@ -47,124 +55,121 @@ class RetrievalEval:
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """A row a query: `{"direction", "query", "rank", "top"}`; ranks from 1, `top` the ten best with their scores.
+        """One row per query: `{"direction", "query", "rank", "top"}`; ranks from 1, `top` the ten best with scores.
 
-        Photos are named by the key of their first row, texts by their number in the order of the (read) photos.
+        Images are named by the key of their first row, texts by their number in the order of the readable images.
         """
-        model.require("vision_proj")
         merged = merged_by_image(source)
-        seen: list[Sample] = []
-        features: list[Tensor] = []
-        store = TokenStore(lambda places: _encode_again(seen, model, places))
-        for numbers, pixels in photos.batches(merged, model):
-            embeds = model.encode_image(pixels)
-            store.add(range(len(seen), len(seen) + len(numbers)), embeds)
-            features.append(model.project_image(embeds))
-            seen += [merged[i] for i in numbers]
-        return rank_queries(
-            model,
-            tokenizer,
-            seen,
-            features,
-            store,
-            k=self.k,
-            max_length=self.max_length,
-            max_words=self.max_words,
-            ways=(TO_TEXT, TO_IMAGE),
-            tick=tick,
-        )
+
+        def encode() -> Iterator[Encoded]:
+            for chosen, pixels in photos.batches(merged, model):
+                embeds = model.encode_image(pixels)
+                yield Encoded([merged[i] for i in chosen], embeds, model.project_image(embeds))
+
+        def encode_again(samples: Sequence[Sample]) -> Tensor:
+            return torch.cat([model.encode_image(pixels) for _, pixels in Photos().batches(samples, model)])
+
+        options = RankingOptions(k=self.k, max_length=self.max_length, max_words=self.max_words)
+        return rank_queries(model, tokenizer, encode(), encode_again, options, (TO_TEXT, TO_IMAGE), tick)
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        merged = merged_by_image(source)
-        said = {row["query"] for row in predictions if row["direction"] == TO_TEXT}
-        records = [merged[i] for i in range(len(merged)) if merged[i].key in said]
-        return retrieval_report(records, predictions, (TO_TEXT, TO_IMAGE), ("txt", "img"))
+        return retrieval_report(source, predictions, (TO_TEXT, TO_IMAGE), ("txt", "img"))
 
 
-def _encode_again(records: Sequence[Sample], model: BlipModel, places: Sequence[int]) -> Tensor:
-    """Token states of photos that there was no room for."""
-    return torch.cat([model.encode_image(pixels) for _, pixels in Photos().batches(records, model, places)])
+@dataclass(frozen=True, kw_only=True)
+class RankingOptions:
+    """Number of re-ranked candidates, token limit and word limit of texts."""
+
+    k: int
+    max_length: int
+    max_words: int
 
 
 def rank_queries(
     model: BlipModel,
     tokenizer: Tokenizer,
-    records: Sequence[Sample],
-    features: Sequence[Tensor],
-    encode: Encode,
-    *,
-    k: int,
-    max_length: int,
-    max_words: int,
-    ways: tuple[str, str],
+    encoded: Iterable[Encoded],
+    encode_again: Callable[[Sequence[Sample]], Tensor],
+    options: RankingOptions,
+    directions: tuple[str, str],
     tick: Tick | None = None,
 ) -> list[Row]:
-    """Predictions of both directions for the images (or clips) of these records. Raises UsageError without any."""
-    if not records:
+    """Predictions of both directions for images or clips. Raises UsageError if there are none.
+
+    encode_again: image_embeds of samples whose states did not fit into memory.
+    """
+    model.require("vision_proj")
+    samples: list[Sample] = []
+    features: list[Tensor] = []
+    store = TokenStore(lambda numbers: encode_again([samples[i] for i in numbers]))
+    for batch in encoded:
+        store.add(range(len(samples), len(samples) + len(batch.samples)), batch.image_embeds)
+        features.append(batch.features)
+        samples += batch.samples
+    if not samples:
         raise UsageError("nothing to rank: none of the images can be read")
-    texts, keys = retrieval_texts(records, max_words), [record.key for record in records]
-    text_features = inference.embed_text(model, tokenizer, texts.texts, max_length=max_length)
-    numbers = [str(i) for i in range(len(texts.texts))]
-    to_texts, to_images = rank_pairs(
+    texts, keys = retrieval_texts(samples, options.max_words), [sample.key for sample in samples]
+    by_image, by_text = rank_pairs(
         model,
         tokenizer,
-        encode,
-        torch.cat(list(features)),
-        text_features,
+        store,
+        torch.cat(features),
+        inference.embed_text(model, tokenizer, texts.texts, max_length=options.max_length),
         texts.texts,
         texts.text_to_image,
-        k=k,
-        max_length=max_length,
+        k=options.k,
+        max_length=options.max_length,
         tick=tick,
     )
-    return [*_queries(ways[0], keys, to_texts, numbers), *_queries(ways[1], numbers, to_images, keys)]
+    numbers = [str(i) for i in range(len(texts.texts))]
+    return [*_queries(directions[0], keys, by_image, numbers), *_queries(directions[1], numbers, by_text, keys)]
 
 
-def _queries(way: str, queries: Sequence[str], found: Ranked, named: Sequence[str]) -> list[Row]:
-    lists = zip(queries, found.ranks.tolist(), found.top.tolist(), found.scores.tolist(), strict=True)
+def _queries(direction: str, queries: Sequence[str], ranking: Ranking, names: Sequence[str]) -> list[Row]:
+    lists = zip(queries, ranking.ranks.tolist(), ranking.top.tolist(), ranking.scores.tolist(), strict=True)
     return [
         {
-            "direction": way,
+            "direction": direction,
             "query": query,
             "rank": rank + 1,
-            "top": [[named[i], score] for i, score in zip(top, scores, strict=True)],
+            "top": [[names[i], score] for i, score in zip(top, scores, strict=True)],
         }
         for query, rank, top, scores in lists
     ]
 
 
 def retrieval_report(
-    records: Sequence[Sample], predictions: Predictions, ways: tuple[str, str], names: tuple[str, str]
+    source: Source, predictions: Predictions, directions: tuple[str, str], names: tuple[str, str]
 ) -> Report:
-    """Rows and recalls of the queries of these images; a resampling draws images, each with all its texts."""
-    texts = retrieval_texts(records)
-    text_keys = [str(i) for i in range(len(texts.texts))]
-    owner = {text: records[i].key for text, i in zip(text_keys, texts.text_to_image, strict=True)}
-    own = {record.key: {str(t) for t in texts.image_to_texts[i]} for i, record in enumerate(records)}
-    given = {(row["direction"], str(row["query"])): row for row in predictions}
+    """Rows and recalls of the images that have predictions; bootstrap draws images, each with all its texts."""
+    merged, given = merged_by_image(source), {(row["direction"], str(row["query"])): row for row in predictions}
+    samples = [merged[i] for i in range(len(merged)) if (directions[0], merged[i].key) in given]
+    texts = retrieval_texts(samples)
     rows: list[Row] = []
     images: list[tuple[ImageRef, ...]] = []
-    for record in records:
-        rows.append(_row(_found(given, ways[0], record.key), own[record.key]) | {"references": list(record.texts)})
-        images.append((record.image,))
-    for text, key in owner.items():
-        rows.append(_row(_found(given, ways[1], text), {key}) | {"text": texts.texts[int(text)]})
-        images.append((records[texts.text_to_image[int(text)]].image,))
+    for sample, own in zip(samples, texts.image_to_texts, strict=True):
+        prediction = _prediction(given, directions[0], sample.key)
+        rows.append(_row(prediction, {str(i) for i in own}) | {"references": list(sample.texts)})
+        images.append((sample.image,))
+    for number, (text, owner) in enumerate(zip(texts.texts, texts.text_to_image, strict=True)):
+        prediction = _prediction(given, directions[1], str(number))
+        rows.append(_row(prediction, {samples[owner].key}) | {"text": text})
+        images.append((samples[owner].image,))
     measures = _recalls(np.array([row["rank"] for row in rows]), texts.text_to_image, names)
     return Report(measures=measures, rows=rows, predictions=[dict(p) for p in predictions], images=images)
 
 
-def _found(given: Mapping[tuple[str, str], Mapping[str, Any]], way: str, query: str) -> Mapping[str, Any]:
-    if (way, query) not in given:
-        raise BadRecord("predictions", f"none for query '{query}' ({way.replace('_', ' ')})")
-    return given[way, query]
+def _prediction(given: Mapping[tuple[str, str], Mapping[str, Any]], direction: str, query: str) -> Mapping[str, Any]:
+    if (direction, query) not in given:
+        raise BadRecord("predictions", f"none for query '{query}' ({direction.replace('_', ' ')})")
+    return given[direction, query]
 
 
 def _row(prediction: Mapping[str, Any], own: set[str]) -> Row:
-    """An example of a query. Without a rank: that of the first own one among the best, or behind them all."""
+    """Example row of a query. A prediction without a rank gets that of the first of `own` in its list, or the last."""
     top = [(str(name), score) for name, score in prediction["top"]]
-    behind = len(top)
-    rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in own), behind) + 1))
+    last = len(top)
+    rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in own), last) + 1))
     return {
         "task": "retrieval",
         "key": str(prediction["query"]),
@@ -176,7 +181,7 @@ def _row(prediction: Mapping[str, Any], own: set[str]) -> Row:
 
 
 def _recalls(ranks: Any, owners: Sequence[int], names: tuple[str, str]) -> dict[str, Measure]:
-    """R@k of both directions and their means. ranks [N + M] from 1, those of the N images first."""
+    """R@k of both directions and their means. ranks [N + M] from 1, of N images, then M texts."""
     count, owner = len(ranks) - len(owners), np.asarray(owners)
     texts = np.bincount(owner, minlength=count).astype(float)
     measures: dict[str, Measure] = {}
@@ -197,7 +202,7 @@ def _recalls(ranks: Any, owners: Sequence[int], names: tuple[str, str]) -> dict[
 
 
 def _mean(columns: Sequence[Any]) -> Measure:
-    """The mean of several recalls, resampled together."""
+    """Mean of several recalls, resampled together."""
     stats = np.concatenate(columns, axis=1)
     return measure(
         stats,
@@ -207,8 +212,8 @@ def _mean(columns: Sequence[Any]) -> Measure:
 
 
 def _chance(own: int, size: int, k: int) -> float:
-    """That at least one of `own` among `size` is in the first k of a random order."""
-    none = 1.0
+    """Probability that at least one of `own` items among `size` is in the first k of a random order."""
+    missed = 1.0
     for i in range(min(k, size)):
-        none *= max(0.0, (size - own - i) / (size - i))
-    return 1 - none
+        missed *= max(0.0, (size - own - i) / (size - i))
+    return 1 - missed

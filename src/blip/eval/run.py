@@ -1,4 +1,4 @@
-"""One evaluation from a model or from predictions made elsewhere."""
+"""Running an evaluation; reading predictions of other programs, writing submissions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(
     photos: Photos | None = None,
     tick: Tick | None = None,
 ) -> Report:
-    """Predictions of a model on (the first `limit` rows of) a source, scored. The model is left in evaluation mode."""
+    """Predict on the first `limit` rows of a source and score. The model is left in evaluation mode."""
     reader = photos or Photos()
     chosen = first(source, limit)
     model.eval()
@@ -55,46 +55,51 @@ def run(
 
 
 def first(source: Any, limit: int | None) -> Any:  # Any: a source or a list of rated captions
-    """The first `limit` rows of a source (or of a list of rated captions)."""
+    """Return the first `limit` rows of a source (or of a list of rated captions)."""
     if limit is None or limit >= len(source):
         return source
     return source[:limit] if isinstance(source, list) else SampleList([source[i] for i in range(limit)])
 
 
 def read_predictions(path: Path) -> list[Row]:
-    """Predictions of a file: a JSON list, or JSON lines, the records of `blip caption` and `blip ask` among them."""
+    """Read predictions: a JSON list, or JSON lines, including records of `blip caption` and `blip ask`."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         rows = json.loads(text) if text.lstrip().startswith("[") else [json.loads(x) for x in text.splitlines() if x]
     except OSError as error:
         raise UsageError(f"--predictions {path}: {error.strerror}") from error
     except ValueError as error:
-        raise UsageError(f"--predictions {path}: neither a JSON list nor JSON lines ({error})") from error
+        raise UsageError(f"--predictions {path}: not a JSON list or JSON lines ({error})") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UsageError(f"--predictions {path}: must be a list of objects, at least one")
-    return [_under_known_names(row) for row in rows if "error" not in row]
+        raise UsageError(f"--predictions {path}: must be a non-empty list of objects")
+    return [_from_record(row) for row in rows if "error" not in row]
 
 
-def _under_known_names(row: Mapping[str, Any]) -> Row:
-    found = dict(row)
+def _from_record(row: Mapping[str, Any]) -> Row:
     if str(row.get("schema", "")).startswith("caption/"):
         return {"image_id": image_id(str(row["key"])), "caption": row["text"]}
     if str(row.get("schema", "")).startswith("answer/"):
         return {"question_id": row.get("question_id", row["key"]), "answer": row["text"]}
-    return found
+    return dict(row)
 
 
-SUBMITTED = {"caption": ("image_id", "caption"), "nocaps": ("image_id", "caption"), "vqa": ("question_id", "answer")}
+SUBMISSION_FIELDS = {
+    "caption": ("image_id", "caption"),
+    "nocaps": ("image_id", "caption"),
+    "vqa": ("question_id", "answer"),
+}
 
 
 def write_submission(path: Path, task: str, predictions: Sequence[Row]) -> None:
-    """Writes predictions as the task's evaluation server takes them: JSON for captions and VQA, CSV for NLVR2."""
+    """Write predictions in the format of the task's evaluation server: JSON for captions and VQA, CSV for NLVR2."""
     if task == "nlvr":
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerows([p["identifier"], p["prediction"]] for p in predictions)
         write_text(path, text.getvalue())
         return
-    if task not in SUBMITTED:
-        raise UsageError(f"--submission; there is a server for {', '.join([*SUBMITTED, 'nlvr'])}, not for {task}")
-    rows = [{name: p[name] for name in SUBMITTED[task]} for p in predictions]
+    if task not in SUBMISSION_FIELDS:
+        raise UsageError(
+            f"--submission: no format for {task}; must be one of {', '.join([*SUBMISSION_FIELDS, 'nlvr'])}"
+        )
+    rows = [{name: p[name] for name in SUBMISSION_FIELDS[task]} for p in predictions]
     write_text(path, json.dumps(rows, ensure_ascii=False) + "\n")

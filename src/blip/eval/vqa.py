@@ -1,4 +1,4 @@
-"""VQA: free or ranked answers and their accuracy by the official rule (original: train_vqa.py evaluation)."""
+"""VQA: generated or ranked answers and their accuracy by the official rule (original: train_vqa.py)."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.decoding import Beam
 from blip_lite.errors import UsageError
 
-QUESTIONS = 16  # in one pass
+QUESTIONS_PER_PASS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class VqaEval:
-    """Accuracy over all questions and by `answer_type` (or `kind`), where the rows name one.
+    """Accuracy over all questions, and by column `answer_type` (or `kind`) if the rows have one.
 
-    mode "rank": out of `answers`, the `k` with the likeliest first token scored whole (`inference.rank_answers`).
+    mode "rank": choose among `answers`; the `k` with the likeliest first token are scored (`inference.rank_answers`).
     """
 
     mode: Literal["generate", "rank"] = "generate"
@@ -44,9 +44,7 @@ class VqaEval:
 
     def __post_init__(self) -> None:
         if self.mode == "rank" and not self.answers:
-            raise UsageError(
-                "mode 'rank': needs a list of answers; give --answers FILE (a list of the original, or text)"
-            )
+            raise UsageError("mode 'rank': needs a list of answers; give --answers FILE (the original's list or text)")
 
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
         return reading.open(spec, check=question)
@@ -55,76 +53,76 @@ class VqaEval:
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """`{"question_id", "answer"}`, the format of the evaluation server. Each photo is looked at once."""
-        asked: dict[Any, list[int]] = {}
+        """Return `{"question_id", "answer"}`, the format of the evaluation server. Each image is encoded once."""
+        by_image: dict[Any, list[int]] = {}
         for i in range(len(source)):
-            asked.setdefault(source[i].image, []).append(i)
-        groups = list(asked.values())
-        closed = tokenizer.encode(list(self.answers), first="dec") if self.mode == "rank" else None
-        said: dict[int, str] = {}
-        firsts = ((n, source[g[0]].image, source[g[0]].where or source[g[0]].key) for n, g in enumerate(groups))
-        for numbers, pixels in photos.read(firsts, model):
+            by_image.setdefault(source[i].image, []).append(i)
+        groups = list(by_image.values())
+        allowed = tokenizer.encode(list(self.answers), first="dec") if self.mode == "rank" else None
+        answers: dict[int, str] = {}
+        images = ((n, source[g[0]].image, source[g[0]].where or source[g[0]].key) for n, g in enumerate(groups))
+        for numbers, pixels in photos.read(images, model):
             embeds = model.encode_image(pixels)
-            todo = [(place, i) for place, n in enumerate(numbers) for i in groups[n]]
-            for start in range(0, len(todo), QUESTIONS):
-                part = todo[start : start + QUESTIONS]
+            questions = [(row, i) for row, n in enumerate(numbers) for i in groups[n]]
+            for start in range(0, len(questions), QUESTIONS_PER_PASS):
+                part = questions[start : start + QUESTIONS_PER_PASS]
                 texts = [question(source[i]).question for _, i in part]
-                answers = self._answer(model, tokenizer, embeds[[place for place, _ in part]], texts, closed)
-                said |= {i: text for (_, i), text in zip(part, answers, strict=True)}
+                results = self._answer(model, tokenizer, embeds[[row for row, _ in part]], texts, allowed)
+                answers |= {i: text for (_, i), text in zip(part, results, strict=True)}
                 if tick:
-                    tick(len(said), len(source))
-        return [{"question_id": question_id(source[i]), "answer": said[i]} for i in range(len(source)) if i in said]
+                    tick(len(answers), len(source))
+        return [{"question_id": question_id(source[i]), "answer": answers[i]} for i in sorted(answers)]
 
     def _answer(
-        self, model: BlipModel, tokenizer: Tokenizer, embeds: torch.Tensor, texts: list[str], closed: Encoded | None
+        self, model: BlipModel, tokenizer: Tokenizer, embeds: torch.Tensor, texts: list[str], allowed: Encoded | None
     ) -> list[str]:
-        if closed is None:
-            return [found[0].text for found in inference.answer(model, tokenizer, embeds, texts, self.decoding)]
-        ranked = inference.rank_answers(model, tokenizer, embeds, texts, closed, k=self.k, scoring=self.scoring)
+        if allowed is None:
+            return [best[0].text for best in inference.answer(model, tokenizer, embeds, texts, self.decoding)]
+        ranked = inference.rank_answers(model, tokenizer, embeds, texts, allowed, k=self.k, scoring=self.scoring)
         return [self.answers[int(place)] for place in ranked.indices[:, 0]]
 
     def score(self, source: Source, predictions: Predictions) -> Report:
-        kept = first_of_each(predictions, "question_id")
-        said = {p["question_id"]: str(p["answer"]) for p in kept}
-        records = [source[i] for i in range(len(source)) if question_id(source[i]) in said]
-        rows = [_row(record, said[question_id(record)]) for record in records]
-        known = [row for row in rows if row["references"]]
+        unique = first_of_each(predictions, "question_id")
+        answers = {p["question_id"]: str(p["answer"]) for p in unique}
+        samples = [source[i] for i in range(len(source)) if question_id(source[i]) in answers]
+        rows = [_row(sample, answers[question_id(sample)]) for sample in samples]
+        answered = [row for row in rows if row["references"]]
         return Report(
-            measures=_measures(known, records) if known else {},
+            measures=_measures(answered) if answered else {},
             rows=rows,
-            predictions=[dict(p) for p in kept],
-            skipped={} if known else {"accuracy": "the rows have no answers"},
-            images=[record.images for record in records],
+            predictions=[dict(p) for p in unique],
+            skipped={} if answered else {"accuracy": "the rows have no answers"},
+            images=[sample.images for sample in samples],
         )
 
 
-def question_id(record: Sample) -> int | str:
-    """What names a question: its `question_id`, else its place."""
-    given = record.fields.get("question_id")
-    return given if isinstance(given, int | str) else record.where or record.key
+def question_id(sample: Sample) -> int | str:
+    """Identifier of a question: its `question_id`, else its position in the file."""
+    value = sample.fields.get("question_id")
+    return value if isinstance(value, int | str) else sample.where or sample.key
 
 
-def references(record: Sample) -> list[str]:
-    """The answers that people gave, as often as they gave them."""
-    given = record.fields.get("answers", record.fields.get("answer"))
-    return [given] if isinstance(given, str) else [str(answer) for answer in given or ()]
+def references(sample: Sample) -> list[str]:
+    """The answers of all annotators, with repetitions."""
+    value = sample.fields.get("answers", sample.fields.get("answer"))
+    return [value] if isinstance(value, str) else [str(answer) for answer in value or ()]
 
 
-def _row(record: Sample, answer: str) -> Row:
-    people = references(record)
+def _row(sample: Sample, answer: str) -> Row:
+    answers = references(sample)
     row: Row = {
         "task": "vqa",
-        "key": str(question_id(record)),
-        "question": str(record.fields["question"]),
+        "key": str(question_id(sample)),
+        "question": str(sample.fields["question"]),
         "prediction": answer,
-        "references": people,
-        "scores": {"accuracy": vqa_accuracy(answer, people)} if people else {},
+        "references": answers,
+        "scores": {"accuracy": vqa_accuracy(answer, answers)} if answers else {},
     }
-    kind = record.fields.get("answer_type", record.fields.get("kind"))
+    kind = sample.fields.get("answer_type", sample.fields.get("kind"))
     return row | {"kind": str(kind)} if kind else row
 
 
-def _measures(rows: Sequence[Row], records: Sequence[Sample]) -> dict[str, Measure]:
+def _measures(rows: Sequence[Row]) -> dict[str, Measure]:
     scores = np.array([row["scores"]["accuracy"] for row in rows])
     measures = {"accuracy": measure(scores, unit="share", chance=_majority([row["references"] for row in rows]))}
     for kind in sorted({row["kind"] for row in rows if "kind" in row}):
@@ -134,7 +132,7 @@ def _measures(rows: Sequence[Row], records: Sequence[Sample]) -> dict[str, Measu
     return measures
 
 
-def _majority(people: Sequence[Sequence[str]]) -> float:
-    """What the one answer that was given most often reaches for all of these questions."""
-    common = Counter(answer for answers in people for answer in answers).most_common(1)[0][0]
-    return float(np.mean([vqa_accuracy(common, answers) for answers in people]))
+def _majority(references: Sequence[Sequence[str]]) -> float:
+    """Accuracy of giving the most frequent answer to all questions."""
+    common = Counter(answer for answers in references for answer in answers).most_common(1)[0][0]
+    return float(np.mean([vqa_accuracy(common, answers) for answers in references]))

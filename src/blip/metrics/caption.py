@@ -55,12 +55,6 @@ def bleu_scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
     return scores
 
 
-def bleu(references: Sequence[Sequence[Sequence[str]]], captions: Sequence[Sequence[str]]) -> list[float]:
-    """BLEU-1..4 over the set. references: per caption a list of token lists; captions: token lists."""
-    counts = [bleu_counts(refs, caption) for refs, caption in zip(references, captions, strict=True)]
-    return [float(score) for score in bleu_scores(np.sum(counts, axis=0, dtype=np.float64))]
-
-
 def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> float:
     """ROUGE-L of one caption (tokens): the best precision and the best recall, maybe of different references."""
     mine = caption or [""]  # the reference scorer sees one empty word in an empty sentence
