@@ -1,4 +1,4 @@
-"""The command line: `blip VERB ...`. One thin file a verb, loaded when it is called."""
+"""The command line: `blip VERB ...`, one small module per verb, imported when the verb is called."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ VERBS = {
     "caption": "describe images",
     "ask": "answer questions about images",
     "match": "score texts against images",
-    "embed": "images or texts as vectors",
-    "explain": "heat-maps: where the model looked",
-    "index": "remember the photos of folders, for search",
+    "embed": "compute vectors of images or texts",
+    "explain": "draw heat-maps of where the model looked",
+    "index": "index the photos of folders for search",
     "search": "find photos by text or photo",
-    "serve": "captions, answers, matches, vectors over HTTP",
-    "demo": "a web page on this machine",
-    "export": "ONNX, a browser page, safetensors, a Transformers folder",
-    "doctor": "what is here, what is missing, and whether captions work",
-    "completion": "completion script for bash, zsh or fish",
-    "schema": "the JSON Schema of a record",
-    "train": "train a task on your data",
-    "eval": "measure a model, or predictions, on a task",
-    "datasets": "known data sets: list, fetch, check, convert",
+    "serve": "serve captions, answers, matches and vectors over HTTP",
+    "demo": "open a web page on this machine",
+    "export": "write a model as ONNX, browser page, safetensors or Transformers folder",
+    "doctor": "check what is installed and whether captions work",
+    "completion": "print the completion script for bash, zsh or fish",
+    "schema": "print the JSON Schema of a record",
+    "train": "train a model on your data",
+    "eval": "evaluate a model, or predictions, on a task",
+    "datasets": "list, fetch, check and convert data sets",
     "models": "list, fetch, check, import, convert and compare models",
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program: returns its exit code (interface: 0 done, 1 some inputs failed, 2 usage, 3 model, 4 environment)."""
+    """Run the program and return its exit code.
+
+    0 done, 1 some inputs failed, 2 usage, 3 model or checkpoint, 4 environment, 70 bug, 130 Ctrl-C, 143 SIGTERM.
+    """
     return run(list(sys.argv[1:] if argv is None else argv), VERBS)

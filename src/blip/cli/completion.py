@@ -22,24 +22,3 @@ def completion(shell: Annotated[Literal["bash", "zsh", "fish"], argument("SHELL"
     program = click.get_current_context().find_root().command
     print(shell_class(program, {}, "blip", COMPLETION).source())
     return 0
-
-
-def model_names() -> list[str]:
-    """Return the models of the catalogue and those imported by the user."""
-    from blip.checkpoint.catalogue import ENTRIES
-    from blip.checkpoint.locate import imported_dir
-
-    imported = sorted(path.parent.name for path in imported_dir().glob("*/config.json"))
-    return [*(entry.name for entry in ENTRIES if "/" not in entry.name), *imported]
-
-
-def dataset_names() -> list[str]:
-    from blip.data.known_datasets import ENTRIES
-
-    return [entry.name for entry in ENTRIES]
-
-
-def record_names() -> tuple[str, ...]:
-    from blip.io.schemas import NAMES
-
-    return NAMES

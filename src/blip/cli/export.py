@@ -1,4 +1,4 @@
-"""`blip export`: a model in a form that runs elsewhere."""
+"""`blip export`: write a model in a layout that other programs run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from blip.cli.commands import OUTPUT, command, option
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
-    from blip.apps.export.folder import ExportOptions, ExportReport
+    from blip.apps.export.folder import ExportOptions
 
 GRAPHS = ("onnx", "web")
 Layout = Literal["onnx", "web", "safetensors", "hf"]
@@ -50,30 +50,31 @@ def export(
 
         selected = tuple(part.strip() for part in (parts or "").split(",") if part.strip())
         options = ExportOptions(parts=selected, opset=opset, int8=int8, tolerance=tolerance if check else None)
-        if to == "web":
-            _write_page(name, output, options, overwrite, offline, quiet)
-        else:
-            _write_graphs(name, output, options, overwrite, offline, quiet)
+        write = _write_page if to == "web" else _write_graphs
+        write(name, output, options, overwrite, offline, quiet)
     else:
         from blip.checkpoint.exchange import convert
 
-        layout: Literal["hf", "blip"] = "hf" if to == "hf" else "blip"
-        convert(name, output, layout, int8=int8, overwrite=overwrite, offline=offline or None)
+        convert(name, output, "hf" if to == "hf" else "blip", int8=int8, overwrite=overwrite, offline=offline or None)
     print(output)
     return 0
 
 
 def _write_graphs(name: str, output: Path, options: ExportOptions, overwrite: bool, offline: bool, quiet: bool) -> None:
+    """Write a folder of graphs; note how far they are from torch."""
     from blip.apps.export.folder import export
 
-    done = export(
+    report = export(
         name, output, options, overwrite=overwrite, offline=offline or None, log=lambda line: o.note(line, quiet)
     )
-    _report(done, quiet)
+    for differences, what in ((report.exact, ""), (report.rounded, ", with 8-bit products")):
+        if differences:
+            worst = max(differences, key=lambda graph: differences[graph])
+            o.note(f"largest difference from torch{what}: {differences[worst]:.2g} ({worst}.onnx)", quiet)
 
 
 def _write_page(name: str, output: Path, options: ExportOptions, overwrite: bool, offline: bool, quiet: bool) -> None:
-    """The page of a model; of one that has its graphs already, as `tiny` has, at once."""
+    """Write a browser page; graphs are exported unless the model has them, as `tiny` does."""
     from blip.apps.export.folder import ExportOptions
     from blip.apps.export.web import SITE, write
     from blip.checkpoint.locate import locate
@@ -86,11 +87,3 @@ def _write_page(name: str, output: Path, options: ExportOptions, overwrite: bool
             graphs = Path(folder) / Path(name).name
             _write_graphs(name, graphs, options, False, offline, quiet)
         write(graphs, page)
-
-
-def _report(done: ExportReport, quiet: bool) -> None:
-    """Says how far the graphs are from torch."""
-    for differences, what in ((done.exact, ""), (done.rounded, ", with 8-bit products")):
-        if differences:
-            worst = max(differences, key=lambda name: differences[name])
-            o.note(f"largest difference from torch{what}: {differences[worst]:.2g} ({worst}.onnx)", quiet)

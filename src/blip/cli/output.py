@@ -1,4 +1,4 @@
-"""How verbs show things: tables and lines on standard output, a download's progress on standard error."""
+"""Tables and lines on standard output, progress of downloads on standard error."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import click
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Aligned with a header on a terminal, else tab-separated without one."""
+    """Print rows: aligned with a header on a terminal, else tab-separated without one."""
     if not sys.stdout.isatty():
         print_lines("\t".join(row) for row in rows)
         return
-    whole = [header, *rows]
-    widths = [max(len(row[i]) for row in whole) for i in range(len(header))]
-    print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in whole)
+    table = [header, *rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(header))]
+    print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
 
 
 def print_lines(texts: Iterable[str]) -> None:
-    """One after the other."""
+    """Print one text per line."""
     for text in texts:
         click.echo(text)
 
@@ -30,7 +30,7 @@ def plural(number: int, noun: str) -> str:
 
 
 def progress_bar(name: str) -> Callable[[int, int | None], None] | None:
-    """Percent, or megabytes where the size is not known, on one line of a terminal; None elsewhere."""
+    """Return a function that shows percent, or megabytes if the size is unknown; None without a terminal."""
     if not sys.stderr.isatty():
         return None
 
