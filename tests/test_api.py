@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 import blip
+import blip_lite
 from blip import Caption, ErrorResult, MissingPart, Model, UnknownModel, UnreadableImage
 from blip_lite.errors import ConfigError, UsageError
 
@@ -40,6 +41,7 @@ def test_importing_does_not_import_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
     for name in blip.__all__:
         assert getattr(blip, name) is not None
+    assert blip.Model is blip_lite.Model
     assert blip.__version__
     with pytest.raises(AttributeError, match="no attribute 'lod'"):
         blip.lod  # noqa: B018

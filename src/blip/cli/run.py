@@ -97,7 +97,7 @@ def run(argv: Sequence[str], verbs: Mapping[str, str]) -> int:
         return _fail(str(error), error.exit_code, debug)
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
-            advice = "caption, ask, match and embed work without it on a folder written by 'blip export': -m FOLDER"
+            advice = "without it, bundled models and folders written by 'blip export' caption, answer, match and embed"
             return _fail(f"torch is not installed: pip install torch; {advice}", 4, debug)
         traceback.print_exc()
         return _fail("this is a bug in blip, please report it with the lines above", 70, False)
