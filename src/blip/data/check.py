@@ -123,7 +123,7 @@ class Check:
     def _image_problems(self, samples: Sequence[tuple[int, Sample]]) -> list[tuple[int, str]]:
         """Check each image where it occurs first."""
         refs = [(i, sample.where, ref) for i, sample in samples for ref in sample.images]
-        repeated = self._images_seen.add([hash64(image_id(ref)) for _, _, ref in refs])
+        repeated = self._images_seen.add([hash64(location_id(ref)) for _, _, ref in refs])
         new = [item for item, known in zip(refs, repeated, strict=True) if not known]
         reasons = ordered_map(self._image_problem, (ref for _, _, ref in new), ahead=BATCH, workers=self.workers)
         return [
@@ -153,7 +153,7 @@ class Check:
         ]
 
 
-def image_id(ref: ImageRef) -> str:
+def location_id(ref: ImageRef) -> str:
     """Return a text that is equal for equal locations only."""
     return repr(ref.source) if ref.path is None else str(ref.path)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from PIL import Image
 
-from blip.data.check import BATCH, HashSet64, hash64, image_id, texts_of
+from blip.data.check import BATCH, HashSet64, hash64, location_id, texts_of
 from blip.io.ordered_map import batched
 from blip.io.readers import ReadResult
 from blip.io.samples import ImageRef, Sample
@@ -75,7 +75,7 @@ class _Images:
 
     def add(self, refs: Sequence[ImageRef]) -> None:
         count = len(self.seen)
-        repeated = self.seen.add([hash64(image_id(ref)) for ref in refs])
+        repeated = self.seen.add([hash64(location_id(ref)) for ref in refs])
         for ref in (ref for ref, known in zip(refs, repeated, strict=True) if not known):
             count += 1
             if len(self._sample) < self._size:
