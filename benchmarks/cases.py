@@ -1,4 +1,4 @@
-"""What is compared: for each case the calls of both sides, the check of their outputs, and the work that it takes."""
+"""Benchmark cases: the calls of both sides, the check of their outputs, and the minimum work."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class Work:
-    """What a call cannot do without: billions of operations of matrix products, billions of bytes of weights read."""
+    """Minimum work of a call: billions of operations of matrix products, billions of bytes of weights read."""
 
     gflop: float
     gbyte: float = 0.0
@@ -34,14 +34,14 @@ class Work:
 
 @dataclass(frozen=True)
 class Case:
-    """Calls by name; of every pair (ours, theirs) the times are compared. check: outputs by name -> a remark a pair."""
+    """Calls by name; times of each pair (ours, theirs) are compared. check: outputs by name -> remark per pair."""
 
     calls: dict[str, Call]
     pairs: list[tuple[str, str]]
     check: Callable[[dict[str, Any]], dict[tuple[str, str], str]]
     work: dict[str, Work] = field(default_factory=dict)
     rounds: int = 5
-    scale: dict[str, float] = field(default_factory=dict)  # calls that do a part only: how often it fits
+    scale: dict[str, float] = field(default_factory=dict)  # for calls that do only a part: the inverse of its share
 
 
 def both(family: Any, size: int) -> dict[str, Pair]:
@@ -72,14 +72,14 @@ def _ours_captions(model: BlipModel, p: Pair, pixels: Tensor, decoding: Decoding
     def call() -> list[list[int]]:
         generator = torch.Generator().manual_seed(0) if isinstance(decoding, Nucleus) else None
         with torch.inference_mode():
-            found = inference.caption(model, p.tokenizer, model.encode_image(pixels), decoding, generator=generator)
-        return [list(texts[0].ids) for texts in found]
+            captions = inference.caption(model, p.tokenizer, model.encode_image(pixels), decoding, generator=generator)
+        return [list(texts[0].ids) for texts in captions]
 
     return call
 
 
 def _peer_captions(p: Pair, pixels: Tensor, prompt: list[int], settings: dict[str, Any]) -> Call:
-    ids = torch.tensor([[*prompt, p.config.text.sep_id]] * len(pixels))  # their processor's; `generate` drops the end
+    ids = torch.tensor([[*prompt, p.config.text.sep_id]] * len(pixels))  # `generate` drops the end
 
     def call() -> list[list[int]]:
         torch.manual_seed(0)
@@ -112,8 +112,8 @@ def _ours_answer(p: Pair, name: str, decoding: Beam) -> Call:
     def call() -> list[list[int]]:
         with torch.inference_mode():
             embeds = p.ours.encode_image(pixels)
-            found = inference.answer(p.ours, p.tokenizer, embeds, [QUESTION], decoding)
-        return [list(texts[0].ids) for texts in found]
+            answers = inference.answer(p.ours, p.tokenizer, embeds, [QUESTION], decoding)
+        return [list(texts[0].ids) for texts in answers]
 
     return call
 
@@ -160,7 +160,7 @@ def _ours_match(p: Pair, pixels: Tensor, texts: list[str]) -> Call:
 
 
 def _peer_match(p: Pair, pixels: Tensor, texts: list[str], width: int | None) -> Call:
-    """The best way there is: vision once, and its states [1, N, D] against all texts by broadcasting."""
+    """The fastest way: vision once, its states [1, N, D] broadcast to all texts."""
     padding: Any = "longest" if width is None else "max_length"
     encoded = p.tokenizer.encode(texts, first="enc", max_length=width, padding=padding)
 
@@ -173,7 +173,7 @@ def _peer_match(p: Pair, pixels: Tensor, texts: list[str], width: int | None) ->
 
 
 def _peer_repeated(p: Pair, texts: list[str]) -> Call:
-    """As the original ranks: the states repeated for every text. A part of the texts, without the vision tower."""
+    """The original's way: states repeated for every text. Only a part of the texts, without the vision tower."""
     encoded = p.tokenizer.encode(texts, first="enc", max_length=35, padding="max_length")
     with torch.inference_mode():
         embeds = p.peer.vision_model(p.photos(1))[0].repeat(len(texts), 1, 1)
@@ -260,7 +260,7 @@ def _step(loss_of: Callable[[], Tensor], model: Any, dtype: torch.dtype) -> Call
 
 
 def _each(outputs: dict[str, Any], remark: Callable[[Any, Any, bool], str]) -> dict[tuple[str, str], str]:
-    """A remark on every two calls; the third argument says whether both are float32 and have to agree."""
+    """Remark on each pair of calls; the third argument is whether both are float32 and must agree."""
     return {
         (a, b): remark(outputs[a], outputs[b], "bf16" not in a + b)
         for a in outputs

@@ -1,4 +1,4 @@
-"""Where the time of our captions goes: each part timed inside whole runs."""
+"""Processor time of the parts of captioning, measured inside whole runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from blip.model.blip import BlipModel
 from blip.model.stepper import TextStepper
 from blip.model.text import TextTransformer
 
-# part -> what runs it; of nested ones the inner one's time is taken from the outer's
+# part -> its methods; the time of nested parts is subtracted from the outer one
 PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
     "vision": (BlipModel, ("encode_image",)),
     "keys and values": (TextTransformer, ("cross_keys_values",)),
@@ -30,7 +30,7 @@ PARTS: dict[str, tuple[type, tuple[str, ...]]] = {
 
 
 class Stopwatch:
-    """Seconds by part; the clock runs for one part at a time."""
+    """Seconds by part; only the innermost running part is timed."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys((*PARTS, "search"), 0.0)

@@ -1,10 +1,10 @@
-"""Ranking photos and texts: ours beside the way of the original, written plainly (blip-spec 5.3).
+"""Ranking of photos and texts, compared with a plain implementation of the original's way (blip-spec 5.3).
 
     python -m benchmarks.retrieval                                          # ViT-B, 16 photos x 160 texts, k = 16
-    python -m benchmarks.retrieval --data dev.tar -m tiny -k 128 --rows 10  # real ones; of the plain way 2 x 10 rows
+    python -m benchmarks.retrieval --data dev.tar -m tiny -k 128 --rows 10  # real data; 2 x 10 rows of the plain way
 
-The plain way: texts padded to 35, each direction by itself, a photo's states repeated for each of its texts, a matrix
-of scores a direction, weights as they lie. Both begin with the same photos and weights; their scores are compared.
+The plain way: texts padded to 35, each direction separately, a photo's states repeated for each of its texts, one
+matrix of scores per direction, weights not packed. Both use the same photos and weights; their scores are compared.
 """
 
 from __future__ import annotations
@@ -41,19 +41,19 @@ from blip.model.mkldnn_linear import pack
 from blip.model.text import TextTransformer
 from blip.tokenizer import Encoded, Tokenizer
 
-PHOTOS, TEXTS = 16, 256  # that are encoded together
+PHOTOS, TEXTS = 16, 256  # encoded together
 UNSCORED = -100.0
-Rows = dict[int, tuple[Tensor, Tensor]]  # of a query: numbers of the k best and their scores
+Rows = dict[int, tuple[Tensor, Tensor]]  # query -> indices of the k best and their scores
 
 
 @dataclass(frozen=True)
 class Job:
-    """Photos and texts to rank, and one set of weights in two models: as it lies, and packed."""
+    """Photos and texts to rank, and two models with the same weights: plain and packed."""
 
     plain: BlipModel
     ours: BlipModel
     tokenizer: Tokenizer
-    read: Callable[[Sequence[int]], Tensor]  # pixel_values of some photos
+    read: Callable[[Sequence[int]], Tensor]  # indices -> pixel_values
     photos: int
     texts: Sequence[str]
     owners: Sequence[int]
@@ -61,7 +61,7 @@ class Job:
 
 
 class Clock(dict[str, float]):
-    """Processor seconds of the parts of a run; of nested ones the inner one's are taken from the outer's."""
+    """Processor seconds of the parts of a run; the time of nested parts is subtracted from the outer one."""
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -72,7 +72,7 @@ class Clock(dict[str, float]):
 
 
 def choose(job: Job, clock: Clock) -> tuple[TokenStore, Encoded, Pairs]:
-    """Ours up to the pairs that are worth a second look, states kept."""
+    """First half of our way: select the pairs to re-rank; states are kept."""
 
     def encode(numbers: Sequence[int]) -> Tensor:
         with clock.part("photos"):
@@ -91,7 +91,7 @@ def choose(job: Job, clock: Clock) -> tuple[TokenStore, Encoded, Pairs]:
 
 
 def score(job: Job, store: TokenStore, encoded: Encoded, pairs: Pairs, clock: Clock) -> Tensor:
-    """Ours from there on: scores [P]."""
+    """Second half of our way: scores [P] of the pairs."""
     make = TextTransformer.cross_keys_values
 
     def timed(*args: Any) -> Any:
@@ -103,7 +103,7 @@ def score(job: Job, store: TokenStore, encoded: Encoded, pairs: Pairs, clock: Cl
 
 
 def plain_choose(job: Job, clock: Clock) -> tuple[Tensor, Encoded, Tensor]:
-    """As the original (train_retrieval.py evaluation): states of all photos, padded texts, cosines [N, M]."""
+    """First half of the original's way (train_retrieval.py evaluation): states, padded texts, cosines [N, M]."""
     model, padded = job.plain, {"max_length": 35, "padding": "max_length"}
     with clock.part("texts"):
         encoded = job.tokenizer.encode(job.texts, **padded)  # type: ignore[arg-type]
@@ -112,17 +112,17 @@ def plain_choose(job: Job, clock: Clock) -> tuple[Tensor, Encoded, Tensor]:
         encoded.input_ids[:, 0] = job.plain.config.text.enc_id
     with clock.part("photos"):
         numbers = torch.split(torch.arange(job.photos), PHOTOS)
-        states = torch.cat([model.encode_image(job.read(some.tolist())) for some in numbers])
+        states = torch.cat([model.encode_image(job.read(chunk.tolist())) for chunk in numbers])
         return states, encoded, model.project_image(states) @ text_features.T
 
 
 def plain_score(
     job: Job, states: Tensor, encoded: Encoded, cosines: Tensor, rows: int | None, clock: Clock
 ) -> tuple[Rows, Rows]:
-    """As the original from there on; `rows` of each direction, evenly spread, None = all."""
+    """Second half of the original's way; `rows` of each direction, evenly spread, None = all."""
     ids, mask = encoded
     to_texts, to_images = torch.full_like(cosines, UNSCORED), torch.full_like(cosines.T, UNSCORED)
-    found: tuple[Rows, Rows] = ({}, {})
+    results: tuple[Rows, Rows] = ({}, {})
 
     def logits(images: Tensor, texts: Tensor) -> Tensor:
         return job.plain.match_logits(job.plain.fuse(ids[texts], mask[texts], images))[:, 1]
@@ -131,14 +131,14 @@ def plain_score(
         with clock.part("rows of photos"):
             best, numbers = cosines[i].topk(min(job.k, len(job.texts)))
             to_texts[i, numbers] = logits(states[i].repeat(len(numbers), 1, 1), numbers) + best
-        found[0][i] = numbers, to_texts[i, numbers]
+        results[0][i] = numbers, to_texts[i, numbers]
     for i in spread(len(job.texts), rows):
         with clock.part("rows of texts"):
             best, numbers = cosines[:, i].topk(min(job.k, job.photos))
             to_images[i, numbers] = logits(states[numbers], torch.tensor([i]).repeat(len(numbers))) + best
-        found[1][i] = numbers, to_images[i, numbers]
+        results[1][i] = numbers, to_images[i, numbers]
     clock.update({name: clock[name] * factor(count, rows) for name, count in _rows(job).items()})
-    return found
+    return results
 
 
 def _rows(job: Job) -> dict[str, int]:
@@ -154,7 +154,7 @@ def factor(count: int, rows: int | None) -> float:
 
 
 def compare(pairs: Pairs, scores: Tensor, theirs: tuple[Rows, Rows]) -> str:
-    """Asserts equal scores of all pairs that both have; of nearly equal cosines either may be the last of the k."""
+    """Assert equal scores of all common pairs; if cosines are nearly equal either may be the k-th."""
     common, count, largest = 0, 0, 0.0
     sides = (pairs.of_image, pairs.texts), (pairs.of_text, pairs.images)
     for rows, (places, others) in zip(theirs, sides, strict=True):
@@ -169,7 +169,7 @@ def compare(pairs: Pairs, scores: Tensor, theirs: tuple[Rows, Rows]) -> str:
 
 
 def highest(call: Call) -> tuple[Any, float]:
-    """What a call gives, and by how many bytes memory grew at most while it ran (Linux; elsewhere NaN)."""
+    """Result of a call and the peak growth of memory in bytes (Linux only, else NaN)."""
     try:
         with suppress(AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)
@@ -211,7 +211,7 @@ def data_job(name: str, data: Sequence[str], limit: int | None, k: int) -> Job:
 
 @torch.inference_mode()
 def case() -> Case:
-    """The second look alone; of the plain way's 176 rows 8 are timed."""
+    """Case of re-ranking only; 8 of 176 rows of the plain way are timed."""
     job, rows = random_job(), 4
     choice, theirs = choose(job, Clock()), plain_choose(job, Clock())
     names = "ours f32", "plain f32, as the original ranks"
@@ -223,7 +223,7 @@ def case() -> Case:
     return Case(
         calls,
         [names],
-        lambda found: {names: compare(choice[2], found[names[0]], found[names[1]])},
+        lambda outputs: {names: compare(choice[2], outputs[names[0]], outputs[names[1]])},
         work,
         rounds=3,
         scale={names[1]: (job.photos + len(job.texts)) / (2 * rows)},  # every row has k = 16 pairs
@@ -240,7 +240,7 @@ def least(job: Job, pairs: Pairs) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.retrieval", description=__doc__)
-    parser.add_argument("--data", nargs="+", help="photos with texts: a folder, tars, a table; default: made ones")
+    parser.add_argument("--data", nargs="+", help="photos with texts: a folder, tars, a table; default: generated ones")
     parser.add_argument("-m", "--model", default="tiny", help="for --data")
     parser.add_argument("--limit", type=int, help="photos of --data")
     parser.add_argument("-k", type=int, default=16)
@@ -259,9 +259,9 @@ def main() -> None:
 
 @torch.inference_mode()
 def show(job: Job, rows: int | None, rounds: int) -> list[tuple[Clock, Clock]]:
-    """Both ways in turn, in the first round with memory and scores compared; prints seconds and their ratio."""
-    one = replace(job, photos=1, texts=job.texts[:1])
-    score(one, *choose(one, Clock()), Clock())  # packs the weights
+    """Run both ways alternately and print seconds and ratios; the first round compares scores and memory."""
+    small = replace(job, photos=1, texts=job.texts[:1])
+    score(small, *choose(small, Clock()), Clock())  # packs the weights
     clocks = [(Clock(), Clock()) for _ in range(rounds)]
     for number, (ours, plain) in enumerate(clocks):
 
@@ -287,13 +287,13 @@ def show(job: Job, rows: int | None, rounds: int) -> list[tuple[Clock, Clock]]:
 
 
 def _show_recalls(job: Job, pairs: Pairs, scores: Tensor) -> None:
-    for name, found in zip(("txt", "img"), rank_by_score(pairs, scores, job.owners), strict=True):
-        print(*(f"{name}_r{k} {100 * (found.ranks < k).float().mean():.2f}" for k in KS))
+    for name, ranking in zip(("txt", "img"), rank_by_score(pairs, scores, job.owners), strict=True):
+        print(*(f"{name}_r{k} {100 * (ranking.ranks < k).float().mean():.2f}" for k in KS))
 
 
 def _show_ratios(clocks: Sequence[tuple[Clock, Clock]]) -> None:
-    for name, own in zip(("ours", "plain"), zip(*clocks, strict=True), strict=True):
-        parts = {part: statistics.median(clock[part] for clock in own) for part in own[0]}
+    for name, side in zip(("ours", "plain"), zip(*clocks, strict=True), strict=True):
+        parts = {part: statistics.median(clock[part] for clock in side) for part in side[0]}
         print(f"{name}:", ", ".join(f"{part} {seconds:.2f} s" for part, seconds in parts.items()))
     for name, left_out in (("all", ()), ("the second look", ("photos", "texts"))):
         seconds = [tuple(_total(clock, left_out) for clock in both) for both in clocks]

@@ -1,7 +1,6 @@
-"""Calls timed in turn, and what the machine can do at best.
+"""Interleaved timing of calls, and the limits of the machine.
 
-Processor time of one thread, so that ratios hold on a machine with other work: by the clock on the wall whoever happens
-to be interrupted loses.
+Processor time of one thread, so that ratios hold on a busy machine: wall-clock time includes interruptions.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ Call = Callable[[], Any]
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds of each round, of processor time and by the clock on the wall."""
+    """Processor and wall-clock seconds of each round."""
 
     cpu: list[float]
     wall: list[float]
@@ -33,7 +32,7 @@ class Times:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times longer the peer takes, round by round; low, high and median by processor time."""
+    """Ratio of the peer's time to ours, round by round; low, high and median of processor time."""
 
     median: float
     low: float
@@ -48,7 +47,7 @@ class Ratio:
 
 
 def interleave(calls: Mapping[str, Call], rounds: int) -> dict[str, Times]:
-    """Every call once a round, A B C A B C. The first, untimed round of each is left to the caller (its check)."""
+    """Run every call once per round, A B C A B C. The caller does an untimed first round (its check)."""
     times: dict[str, Times] = {name: Times([], []) for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -61,7 +60,7 @@ def interleave(calls: Mapping[str, Call], rounds: int) -> dict[str, Times]:
 
 @dataclass(frozen=True)
 class Limits:
-    """The best of many repetitions: operations a second of a matrix product, bytes a second of reading."""
+    """Best of many repetitions: operations per second of a matrix product, bytes read per second."""
 
     plain: float
     float32: float
@@ -70,7 +69,7 @@ class Limits:
 
 
 def limits(repetitions: int = 40) -> Limits:
-    """The machine's own: 577x768x3072 as `F.linear` has it and on packed weights, and a sum over 256 MB."""
+    """Limits of this machine: 577x768x3072 by `F.linear` and with packed weights, and a sum over 256 MB."""
     from blip.model import mkldnn_linear
 
     x, weight, bias = torch.randn(577, 768), torch.randn(3072, 768), torch.zeros(3072)
@@ -92,5 +91,5 @@ def _best(call: Call, repetitions: int) -> float:
 
 
 def load() -> float:
-    """How many processes wanted a core in the last minute."""
+    """Load average of the last minute."""
     return os.getloadavg()[0]

@@ -52,13 +52,13 @@ class Atom:
 
 def atoms(photos: Sequence[Photo]) -> list[Atom]:
     """Things, people, acts, colours and numbers that enough photos have, and enough have not."""
-    found = []
+    results = []
     for phrase, group, judge in phrases():
         verdicts = [(photo, judge(photo)) for photo in photos]
-        true, false = ([p for p, verdict in verdicts if verdict is wanted] for wanted in (True, False))
+        true, false = ([p for p, verdict in verdicts if verdict is expected] for expected in (True, False))
         if min(len(true), len(false)) >= MIN_PHOTOS:
-            found.append(Atom(phrase, group, true, false))
-    return found
+            results.append(Atom(phrase, group, true, false))
+    return results
 
 
 def phrases() -> Iterator[tuple[str, str, Callable[[Photo], bool | None]]]:
@@ -72,13 +72,13 @@ def phrases() -> Iterator[tuple[str, str, Callable[[Photo], bool | None]]]:
         for act, entry in ASKED["acts"].items():
             yield f"a {who} {gerund(act)}", f"{who} act", lambda p, w=who, a=act, e=entry: does(p, w, a, e)
         for color in sorted(COLORS - SAME_COLOR.keys()):
-            one = f"{'an' if color == 'orange' else 'a'} {color}"
+            phrase = f"{'an' if color == 'orange' else 'a'} {color}"
             if who == "dog":
-                yield f"{one} dog", "dog color", lambda p, c=color: is_color(p.colors_of("dog"), c)
+                yield f"{phrase} dog", "dog color", lambda p, c=color: is_color(p.colors_of("dog"), c)
             else:
                 for garment in ("shirt", "jacket", "dress", "hat", "helmet"):
                     worn = "with" if garment in ("hat", "helmet") else "in"
-                    yield f"a {who} {worn} {one} {garment}", f"{who} color", worn_judge(who, garment, color)
+                    yield f"a {who} {worn} {phrase} {garment}", f"{who} color", worn_judge(who, garment, color)
     for plural, kinds in COUNTED.items():
         for n in (1, 2, 3):
             name = SINGULAR.get(plural, plural[:-1]) if n == 1 else plural

@@ -1,11 +1,11 @@
-"""Makes statements about two photos, true or false by their captions: material to train a small NLVR2 model on.
+"""Make statements about two photos, true or false by their captions: material to train a small NLVR2 model on.
 
     python -m experiments.nlvr.make --data ../shared/data -o runs
 
 Reads the Flickr8k shards; writes photos/SPLIT/KEY.jpg, nlvr/train.jsonl and nlvr/dev.jsonl. A statement is false only
-where captions refute it (no caption says the thing or anything close; another act, colour or number is said). Every
-sentence occurs as often true as false, and most pairs of photos have true and false sentences, so neither tells the
-label. Prints counts and what a bag-of-words classifier of the sentence reaches on dev.
+if captions refute it (no caption mentions the thing or anything close, or they mention another act, colour or number).
+Every sentence occurs as often true as false, and most pairs of photos have true and false sentences, so that neither
+determines the label. Prints counts and the accuracy of a bag-of-words classifier of the sentence on dev.
 """
 
 from __future__ import annotations
@@ -86,16 +86,16 @@ def bag_of_words(train: Sequence[Row], dev: Sequence[Row], steps: int = 400) -> 
     """Logistic regression on which words and neighbouring words a sentence has, fitted to train: verdicts on dev."""
     words = Counter(w for row in train for w in grams(row.sentence))
     index = {w: i for i, (w, _) in enumerate(words.most_common(4000))}
-    found = [[[index[w] for w in grams(row.sentence) if w in index] for row in rows] for rows in (train, dev)]
+    columns_of = [[[index[w] for w in grams(row.sentence) if w in index] for row in rows] for rows in (train, dev)]
     labels = np.array([row.label for row in train])
     weights, rng = np.zeros(len(index)), np.random.default_rng(0)
     for step in range(steps):
         batch = rng.integers(len(train), size=256)
-        scores = np.array([weights[found[0][i]].sum() for i in batch])
+        scores = np.array([weights[columns_of[0][i]].sum() for i in batch])
         errors = (labels[batch] - 1 / (1 + np.exp(-scores))) * (1 - step / steps) / 50
         for i, error in zip(batch, errors, strict=True):
-            weights[found[0][i]] += error
-    return [bool(weights[columns].sum() > 0) for columns in found[1]]
+            weights[columns_of[0][i]] += error
+    return [bool(weights[columns].sum() > 0) for columns in columns_of[1]]
 
 
 def grams(sentence: str) -> set[str]:

@@ -18,7 +18,7 @@ from experiments.vqa.photo import Photo, absent
 
 PARTS = {"caption": 1.0, "two captions": 0.5, "atoms": 1.0, "totals": 0.6}  # draws, as a share of the photos
 SHORT = 15  # words of a caption in a sentence, at most
-TRIES = 60  # photos looked at for one that refutes a caption
+TRIES = 60  # photos tried to find one that refutes a caption
 
 
 class Row(NamedTuple):
@@ -34,12 +34,12 @@ class Row(NamedTuple):
 def make(photos: Sequence[Photo], share: float, rng: random.Random) -> list[Row]:
     """All rows in random order, each once."""
     size = {part: int(n * share * len(photos)) for part, n in PARTS.items()}
-    found = atoms(photos)
+    known_atoms = atoms(photos)
     rows = [
         *caption_rows(photos, size["caption"], rng),
         *two_caption_rows(photos, size["two captions"], rng),
-        *atom_rows(found, size["atoms"], rng),
-        *two_atom_rows(found, size["atoms"], rng),
+        *atom_rows(known_atoms, size["atoms"], rng),
+        *two_atom_rows(known_atoms, size["atoms"], rng),
         *total_rows(photos, size["totals"], rng),
     ]
     kept = list(dict.fromkeys(row for row in rows if row.left != row.right))
@@ -54,13 +54,13 @@ def both_ways(a: Photo, b: Photo, sentence: str, kind: str) -> Iterator[Row]:
 
 
 def caption_rows(photos: Sequence[Photo], draws: int, rng: random.Random) -> Iterator[Row]:
-    """A caption of one photo that the other photo's captions refute, said of the left and of the right."""
+    """A caption of one photo that the other photo's captions refute, for the left and for the right image."""
     by_subject = subjects(photos)
     for photo in rng.sample(photos, min(draws, len(photos))):
         i = short_caption(photo, rng)
         other = None if i is None else refuted(photo, i, by_subject, photos, rng)
         if i is not None and other is not None:
-            yield from both_ways(photo, other, said(photo.captions[i], "the SIDE image"), "caption")
+            yield from both_ways(photo, other, placed_caption(photo.captions[i], "the SIDE image"), "caption")
 
 
 def two_caption_rows(photos: Sequence[Photo], draws: int, rng: random.Random) -> Iterator[Row]:
@@ -84,11 +84,11 @@ def two_caption_rows(photos: Sequence[Photo], draws: int, rng: random.Random) ->
 
 
 def subjects(photos: Sequence[Photo]) -> dict[str, list[Photo]]:
-    """Photos by the commonest animate noun of their captions."""
-    found: dict[str, list[Photo]] = {}
+    """Photos by the most frequent animate noun of their captions."""
+    by_subject: dict[str, list[Photo]] = {}
     for photo in photos:
-        found.setdefault(subject(photo), []).append(photo)
-    return found
+        by_subject.setdefault(subject(photo), []).append(photo)
+    return by_subject
 
 
 def subject(photo: Photo) -> str:
@@ -141,9 +141,9 @@ def is_absent(photo: Photo, name: str) -> bool:
 
 
 def other_color(photo: Photo, noun: str, colors: Sequence[str], owner: str) -> bool:
-    """Whether all that is said of the same noun is of no near colour."""
-    found = photo.colors_of(noun) if noun in WORDS["animals"] else photo.colors_worn(owner, noun)
-    return bool(found) and not any(is_near_color(color, one) for color in colors for one in found)
+    """Whether the captions give the same noun other colours, none similar."""
+    known = photo.colors_of(noun) if noun in WORDS["animals"] else photo.colors_worn(owner, noun)
+    return bool(known) and not any(is_near_color(color, other) for color in colors for other in known)
 
 
 def clean(caption: str) -> str:
@@ -152,8 +152,8 @@ def clean(caption: str) -> str:
     return first.lower() + text[len(first) :]
 
 
-def said(caption: str, where: str) -> str:
-    """The caption said of an image: shows, if it is a noun with participles, else in."""
+def placed_caption(caption: str, where: str) -> str:
+    """The caption with its image: "shows" for a noun with participles, else "in"."""
     text = clean(caption)
     shown = re.sub(r"^((?:\w+ ){1,5})(?:is|are) (\w+ing)\b", r"\1\2", text)
     if shown != text or re.match(r"(?:\w+ ){1,4}\w+ing\b", text):
@@ -165,15 +165,15 @@ def one_and_other(a: str, b: str) -> str:
     return f"In one image, {clean(a)}, and in the other, {clean(b)}."
 
 
-def draw_atoms(found: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Atom]:
-    """Atoms, the commoner ones more often."""
-    weights = [min(len(a.true), len(a.false)) ** 0.7 for a in found]
-    yield from rng.choices(found, weights, k=draws)
+def draw_atoms(known_atoms: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Atom]:
+    """Draw atoms, frequent ones more often."""
+    weights = [min(len(a.true), len(a.false)) ** 0.7 for a in known_atoms]
+    yield from rng.choices(known_atoms, weights, k=draws)
 
 
-def atom_rows(found: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Row]:
+def atom_rows(known_atoms: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Row]:
     """One atom: on one side, in both, in neither, in exactly one, in any."""
-    for atom in draw_atoms(found, draws, rng):
+    for atom in draw_atoms(known_atoms, draws, rng):
         (a, a2), (b, b2), x = rng.sample(atom.true, 2), rng.sample(atom.false, 2), atom.phrase
         same = (a, a2) if rng.random() < 0.5 else (b, b2)
         way = rng.randrange(3)
@@ -186,11 +186,11 @@ def atom_rows(found: Sequence[Atom], draws: int, rng: random.Random) -> Iterator
         )
         neither = rng.choice([f"Neither image shows {x}.", f"There is not {x} in either image."][: 1 + exists])
         exactly = rng.choice([f"Only one of the images shows {x}.", f"Exactly one image shows {x}."][: 1 + exists])
-        some = rng.choice([f"At least one image shows {x}.", f"There is {x} in at least one image."][: 1 + exists])
+        any_image = rng.choice([f"At least one image shows {x}.", f"There is {x} in at least one image."][: 1 + exists])
         given = (
             ((both, "both", (a, a2), (a, b)), (neither, "neither", (b, b2), (a2, b2)))
             if way == 1
-            else ((exactly, "exactly one", (a, b), same), (some, "any", (a2, b2), (b, b2)))
+            else ((exactly, "exactly one", (a, b), same), (any_image, "any", (a2, b2), (b, b2)))
         )
         for sentence, kind, yes, no in given:
             for pair, label in ((yes, True), (no, False)):
@@ -198,13 +198,13 @@ def atom_rows(found: Sequence[Atom], draws: int, rng: random.Random) -> Iterator
                 yield Row(left.key, right.key, sentence, label, kind)
 
 
-def two_atom_rows(found: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Row]:
+def two_atom_rows(known_atoms: Sequence[Atom], draws: int, rng: random.Random) -> Iterator[Row]:
     """Two atoms of one group, in one image each; false with the sides exchanged or one image replaced."""
     groups: dict[str, list[Atom]] = {}
-    for atom in found:
+    for atom in known_atoms:
         groups.setdefault(atom.group, []).append(atom)
-    false = {atom.phrase: {p.key for p in atom.false} for atom in found}
-    for x in draw_atoms(found, draws, rng):
+    false = {atom.phrase: {p.key for p in atom.false} for atom in known_atoms}
+    for x in draw_atoms(known_atoms, draws, rng):
         y = rng.choice(groups[x.group])
         firsts = [p for p in x.true if p.key in false[y.phrase]]
         if y is x or not firsts:

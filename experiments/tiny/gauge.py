@@ -45,12 +45,12 @@ def main() -> None:
     logits = match_pairs(model, encoded, pairs, lambda places: embeds[list(places)])
     for scale in SCALES:
         ways = rank_by_score(pairs, scale * (logits[:, 1] - logits[:, 0]) + pairs.cosines, owner)
-        found = {
+        metrics = {
             f"{name}_r{k}": 100 * float((way.ranks < k).float().mean())
             for name, way in zip(("txt", "img"), ways, strict=True)
             for k in KS
         }
-        print(scale, {name: round(value, 1) for name, value in found.items()}, flush=True)
+        print(scale, {name: round(value, 1) for name, value in metrics.items()}, flush=True)
 
 
 if __name__ == "__main__":

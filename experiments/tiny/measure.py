@@ -59,29 +59,29 @@ def measure_dev(loaded: Loaded, dev: Source, rerank: int, limit: int | None, bf1
     start = time.perf_counter()
     captions = run(CaptionEval(), model, tokenizer, dev, limit=limit)
     seconds = time.perf_counter() - start
-    found = {**captions.metrics, "captioned_photos_per_second": len(captions.rows) / seconds}
+    metrics = {**captions.metrics, "captioned_photos_per_second": len(captions.rows) / seconds}
     plain = run(RetrievalEval(k=0), model, tokenizer, dev, limit=limit)
-    found |= {f"itc_{k}": v for k, v in plain.metrics.items()}
+    metrics |= {f"itc_{k}": v for k, v in plain.metrics.items()}
     if rerank:
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             reranked = run(RetrievalEval(k=rerank), model, tokenizer, dev, limit=limit)
-        found |= {f"itm{rerank}_{k}": v for k, v in reranked.metrics.items()}
-    return found | {"swapped_caption_auc": swapped_auc(loaded, dev, limit)}
+        metrics |= {f"itm{rerank}_{k}": v for k, v in reranked.metrics.items()}
+    return metrics | {"swapped_caption_auc": swapped_auc(loaded, dev, limit)}
 
 
 @torch.inference_mode()
 def swapped_auc(loaded: Loaded, dev: Source, limit: int | None) -> float:
-    """Chance that a photo's own first caption matches better than another photo's (derangement of seed 0)."""
+    """Probability that a photo's first caption matches better than another photo's (derangement of seed 0)."""
     count = len(dev) if limit is None else min(limit, len(dev))
     texts = [clean_caption(dev[i].texts[0]) for i in range(count)]
     swapped = derangement(count)
-    own, other = [], []
+    positives, negatives = [], []
     for indices, pixel_values in Photos().batches(dev, loaded.model, range(count)):
         embeds = loaded.model.encode_image(pixel_values)
-        for chosen, scores in ((indices, own), ([swapped[i] for i in indices], other)):
+        for chosen, scores in ((indices, positives), ([swapped[i] for i in indices], negatives)):
             result = match(loaded.model, loaded.tokenizer, embeds, [texts[i] for i in chosen], pairs=True)
             scores += np.asarray(result.itm).ravel().tolist()
-    return auc(own, other)
+    return auc(positives, negatives)
 
 
 def derangement(count: int) -> list[int]:

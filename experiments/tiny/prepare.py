@@ -254,7 +254,7 @@ def write_teacher(folder: Path, captions: Sequence[str], vectors: Tensor) -> Non
 
 
 def write_synthetic(path: Path, texts: Sequence[str], vectors: Tensor, class_vectors: Tensor) -> None:
-    """Captions that speak of ImageNet classes, with the (up to 3) classes nearest in meaning."""
+    """Captions that mention ImageNet classes, with the (up to 3) classes closest in meaning."""
     similar, classes = (vectors @ class_vectors.T).topk(3, dim=1)
     kept = 0
     with path.open("w") as file:

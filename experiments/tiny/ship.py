@@ -1,10 +1,10 @@
-"""Writes a trained model as the bundled `tiny`: int8 weights, one scale a row.
+"""Write a trained model as the bundled `tiny`: int8 weights, one scale per row.
 
     python experiments/tiny/ship.py runs/tiny/stage5/final lite/src/blip_lite/assets/tiny \
         --encoder runs/tiny/stage4/final --itm-scale 0.02
 
---encoder: the run that trained the encoder's own weights and the heads, beside the one that trained the decoder's.
---itm-scale: see `gauge.py`; chances of a match stay as they are.
+--encoder: the run that trained the encoder's self-attention and the heads; the main run trained the decoder's.
+--itm-scale: see `gauge.py`; match probabilities do not change.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def main() -> None:
     loaded = load(args.source)
     state = loaded.model.state_dict()
     if args.encoder is not None:
-        state |= own_of_encoder(load(args.encoder).model.state_dict())
+        state |= encoder_only(load(args.encoder).model.state_dict())
     if args.itm_scale is not None:
         for name in ("itm_head.weight", "itm_head.bias"):
             state[name] = scaled(state[name], args.itm_scale)
@@ -40,14 +40,14 @@ def main() -> None:
     print(f"{args.target}: {size / 1e6:.1f} MB")
 
 
-def own_of_encoder(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What `tiny-4` trains."""
-    own = re.compile(r"encoder\.blocks\.\d+\.attn(_norm)?\.|(vision_proj|text_proj|itm_head)\.|temperature")
-    return {name: tensor for name, tensor in state.items() if own.match(name)}
+def encoder_only(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that `tiny-4` trains."""
+    trained = re.compile(r"encoder\.blocks\.\d+\.attn(_norm)?\.|(vision_proj|text_proj|itm_head)\.|temperature")
+    return {name: tensor for name, tensor in state.items() if trained.match(name)}
 
 
 def scaled(rows: Tensor, scale: float) -> Tensor:
-    """The matching head's two rows with the same difference d, the second being scale * d."""
+    """The matching head's two rows with the same difference d, the second is scale * d."""
     difference = rows[1] - rows[0]
     return torch.stack([(scale - 1) * difference, scale * difference])
 

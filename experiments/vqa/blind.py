@@ -1,4 +1,4 @@
-"""What answers reach that never look at the photo: the commonest one, and the commonest to the same question.
+"""Accuracy of answers that ignore the photo: the most frequent one, and the most frequent one to the same question.
 
     python experiments/vqa/blind.py --learn runs/vqa/train.jsonl ../shared/data/vqa-v2-questions.jsonl.gz \
         --measure runs/vqa/dev.jsonl runs/vqa/coco.jsonl
@@ -33,16 +33,16 @@ def main() -> None:
             for words in prefixes(question):
                 counts[words].update(map(normalize_answer, answers))
     for path in args.measure:
-        found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        scores_by_kind: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for question, answers, kind in rows(path):
-            always, asked = commonest(counts, ()), commonest(counts, words_of(question))
-            scores = vqa_accuracy(always, answers), vqa_accuracy(asked, answers)
-            found[kind].append(scores)
-            found["all"].append(scores)
-        print(f"{path}: commonest answer of the learnt ones, question alone")
-        for kind, scores in found.items():
-            one, other = (100 * sum(s[i] for s in scores) / len(scores) for i in (0, 1))
-            print(f"  {kind:<8}{len(scores):>6}{one:>8.1f}{other:>8.1f}")
+            always, by_question = most_frequent(counts, ()), most_frequent(counts, words_of(question))
+            scores = vqa_accuracy(always, answers), vqa_accuracy(by_question, answers)
+            scores_by_kind[kind].append(scores)
+            scores_by_kind["all"].append(scores)
+        print(f"{path}: most frequent answer of the learnt ones, question alone")
+        for kind, scores in scores_by_kind.items():
+            always_score, question_score = (100 * sum(s[i] for s in scores) / len(scores) for i in (0, 1))
+            print(f"  {kind:<8}{len(scores):>6}{always_score:>8.1f}{question_score:>8.1f}")
 
 
 def rows(path: Path) -> Iterator[Row]:
@@ -62,7 +62,7 @@ def prefixes(question: str) -> list[tuple[str, ...]]:
     return list(dict.fromkeys([words, *(words[:n] for n in (4, 3, 2, 1, 0))]))
 
 
-def commonest(counts: Counts, words: tuple[str, ...]) -> str:
+def most_frequent(counts: Counts, words: tuple[str, ...]) -> str:
     for known in (words, *(words[:n] for n in (4, 3, 2, 1, 0))):
         if counts.get(known):
             return counts[known].most_common(1)[0][0]

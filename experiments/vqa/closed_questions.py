@@ -1,4 +1,4 @@
-"""Yes/no questions about a photo, judged by its captions (what is asked and what refutes it lies in `asked.toml`)."""
+"""Yes/no questions about a photo, judged by its captions (questions and refuting words are in `questions.toml`)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from experiments.vqa.parse import (
 )
 from experiments.vqa.photo import PLACES, PLURAL_NAMES, Photo, absent
 
-ASKED: dict[str, dict[str, dict[str, str]]] = tomllib.loads((Path(__file__).parent / "asked.toml").read_text())
+ASKED: dict[str, dict[str, dict[str, str]]] = tomllib.loads((Path(__file__).parent / "questions.toml").read_text())
 MASS = ("snow", "water", "grass")
 PERSONS = word_set("man woman boy girl men women boys girls people child children person lady guy kids")
 COUNTED = {
@@ -37,7 +37,7 @@ COUNTED = {
 }
 WHO = ("man", "woman", "boy", "girl", "child", "person", "dog", *PLURAL_NAMES.values())
 IN_PLACE = {"water": "in the water", "grass": "on the grass", "snow": "in the snow", "beach": "on the beach"}
-SILENT = {"hold", "carry", "wear"}  # said beside what one does
+SILENT = {"hold", "carry", "wear"}  # mentioned in addition to an act
 INDOORS = word_set("indoors room couch bed kitchen gym carpet restaurant office bedroom bathroom livingroom ceiling")
 OUTDOORS = word_set("beach ocean field street snow mountain road lake forest river grass sand park yard trail hill")
 NIGHT, DAY = word_set("night nighttime darkness"), word_set("sunny sun sunlight day blue_sky daylight afternoon grassy")
@@ -62,7 +62,7 @@ def draw(photos: Sequence[Photo], cap: int, share: float, rng: random.Random) ->
     """
     for form in forms():
         verdicts = [(photo, form.judge(photo)) for photo in photos]
-        yes, no = ([photo for photo, verdict in verdicts if verdict is wanted] for wanted in (True, False))
+        yes, no = ([photo for photo, verdict in verdicts if verdict is expected] for expected in (True, False))
         rng.shuffle(yes)
         rng.shuffle(no)
         hard = [photo for photo in no if form.is_hard(photo)][: min(len(yes), cap) // 2]
@@ -88,7 +88,7 @@ def _there() -> Iterator[Form]:
         yield Form(f"there:{thing}", there(thing), lambda p, t=thing, e=entry: has(p, t, e))
     for who, entry in ASKED["people"].items():
         judge = lambda p, t=who, e=entry: has(p, t, e, at_least=2)  # noqa: E731
-        yield Form(f"there:{who}", there(who), judge, lambda p: p.says(PERSONS) > 2)
+        yield Form(f"there:{who}", there(who), judge, lambda p: p.mentions(PERSONS) > 2)
 
 
 def _acts() -> Iterator[Form]:
@@ -111,15 +111,17 @@ def _colors() -> Iterator[Form]:
                 plural = garment in WORDS["colors"]["plural"].split()
                 texts = [f"{'are' if plural else 'is'} the {who}'s {garment} {color}?"]
                 if garment != "hair":
-                    one = "" if plural else "an " if color == "orange" else "a "
-                    texts.append(f"is the {who} wearing {one}{color} {garment}?")
+                    single = "" if plural else "an " if color == "orange" else "a "
+                    texts.append(f"is the {who} wearing {single}{color} {garment}?")
                 yield Form("is color", texts, lambda p, w=who, g=garment, c=color: is_color(p.colors_worn(w, g), c))
 
 
 def _numbers() -> Iterator[Form]:
     for plural, kinds in COUNTED.items():
-        one = {"people": "person", "children": "child"}.get(plural) or kinds[0]
-        yield Form("more", [f"is there more than one {one}?"], lambda p, k=kinds: compare(p.count(k), lambda n: n > 1))
+        single = {"people": "person", "children": "child"}.get(plural) or kinds[0]
+        yield Form(
+            "more", [f"is there more than one {single}?"], lambda p, k=kinds: compare(p.count(k), lambda n: n > 1)
+        )
         for word, number in (("two", 2), ("three", 3)):
             judge = lambda p, k=kinds, m=number: compare(p.count(k), lambda n: n == m)  # noqa: E731
             yield Form("exactly", [f"are there {word} {plural}?"], judge)
@@ -152,24 +154,24 @@ def there(thing: str) -> list[str]:
         return ["is anyone wearing sunglasses?", "are there sunglasses?"]
     if thing in MASS:
         return [f"is there {thing}?", f"is there any {thing} in the picture?", f"do you see {thing}?"]
-    one = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+    single = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
     more = {
         "child": ["are there children?", "are there any children in the picture?"],
         "person": ["are there people?", "are there any people in the picture?"],
     }.get(thing, [])
     return [
-        f"is there {one}?",
-        f"is there {one} in the picture?",
-        f"do you see {one}?",
-        f"is {one} in the photo?",
+        f"is there {single}?",
+        f"is there {single} in the picture?",
+        f"do you see {single}?",
+        f"is {single} in the photo?",
         *more,
     ]
 
 
 def has(photo: Photo, thing: str, entry: Mapping[str, str], at_least: int = 1) -> bool | None:
-    """True where that many captions say it, False where it is surely not there."""
+    """True if that many captions mention it, False if it is surely absent."""
     words = entry.get("yes") or " ".join(f"{w} {w}s" for w in WORDS["animals"][thing].split())
-    if photo.says(word_set(words)) >= at_least:
+    if photo.mentions(word_set(words)) >= at_least:
         return True
     return False if absent(photo, {**entry, "yes": words}, thing) else None
 
@@ -191,12 +193,12 @@ def is_in(photo: Photo, who: str, place: str) -> bool | None:
     return False if elsewhere and absent(photo, ASKED["things"][place], place) else None
 
 
-def is_color(found: Sequence[tuple[str, ...]], color: str) -> bool | None:
-    colors = {c for one in found for c in one}
-    if not colors or not colors_agree(found):
+def is_color(colors_by_caption: Sequence[tuple[str, ...]], color: str) -> bool | None:
+    colors = {c for single in colors_by_caption for c in single}
+    if not colors or not colors_agree(colors_by_caption):
         return None
     if color in colors:
-        return True if all(color in one for one in found) else None
+        return True if all(color in single for single in colors_by_caption) else None
     return None if is_near_color(color, colors) else False
 
 
@@ -205,6 +207,6 @@ def wears_shirt(photo: Photo, who: str) -> bool | None:
 
 
 def either(photo: Photo, these: set[str], those: set[str]) -> bool | None:
-    """True where only these words are said, False where only those are."""
-    a, b = photo.says(these) > 0, photo.says(those) > 0
+    """True if only these words occur, False if only those do."""
+    a, b = photo.mentions(these) > 0, photo.mentions(those) > 0
     return a if a != b else None

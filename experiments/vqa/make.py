@@ -5,7 +5,8 @@
 Reads the Flickr8k shards (and `coco-mini`, whose real questions are only measured on); writes photos/SPLIT/KEY.jpg,
 vqa/train.jsonl, vqa/dev.jsonl, vqa/coco.jsonl and vqa/answers.json. Each row has ten answers, shared out as the
 captions support them. Yes/no questions are drawn so that every question text has as many yes as no; "no" needs that
-no caption says the thing or anything close (`asked.toml`). Prints counts and what answers without the photo reach.
+no caption mentions the thing or anything close (`questions.toml`). Prints counts and the accuracy
+of answers without the photo.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from experiments.vqa.closed_questions import draw
-from experiments.vqa.open_questions import asked
+from experiments.vqa.open_questions import open_questions
 from experiments.vqa.photo import Photo, read_shards
 
 MIN_ANSWER, MIN_FORM, MAX_SHARE = 12, 25, 0.65  # rows with an answer; rows of a form; its commonest answer
-SHARE = {"train": 1.0, "dev": 0.55}  # of the questions that could be asked
+SHARE = {"train": 1.0, "dev": 0.55}  # of the possible questions
 THING_CAP = 0.25  # yes rows of one thing, as a share of the photos
-TWO_TEXTS = ("color", "count", "place", "sport", "animal", "ground", "in mouth")  # kinds and forms asked in two ways
+TWO_TEXTS = ("color", "count", "place", "sport", "animal", "ground", "in mouth")  # kinds and forms with two wordings
 
 
 class Row(NamedTuple):
@@ -51,11 +52,11 @@ def main() -> None:
         rng = random.Random(args.seed)
         rows[split] = thin([*closed_rows(photos, SHARE[split], rng), *open_rows(photos, SHARE[split], rng)], rng)
     forms, answers = frequent(rows["train"])
-    rows = {split: limit(found, forms, answers) for split, found in rows.items()}
+    rows = {split: limit(questions, forms, answers) for split, questions in rows.items()}
     (args.output / "vqa").mkdir(parents=True, exist_ok=True)
     (args.output / "vqa" / "answers.json").write_text(json.dumps(sorted(answers), indent=0) + "\n")
-    for split, found in rows.items():
-        write(args.output / "vqa" / f"{split}.jsonl", found, split)
+    for split, questions in rows.items():
+        write(args.output / "vqa" / f"{split}.jsonl", questions, split)
     write_coco(args.data / "coco-mini-00000.tar", args.output)
     report(rows["train"], rows["dev"], len(answers))
 
@@ -69,14 +70,14 @@ def closed_rows(photos: Sequence[Photo], share: float, rng: random.Random) -> It
 def open_rows(photos: Sequence[Photo], share: float, rng: random.Random) -> Iterator[Row]:
     """All others, some in two ways; each is kept with this probability."""
     for photo in photos:
-        for kind, form, answers, texts in asked(photo):
+        for kind, form, answers, texts in open_questions(photo):
             times = 2 if kind in TWO_TEXTS or form.split(":")[0] in TWO_TEXTS else 1
             for text in rng.sample(texts, min(times, len(texts))) if answers and rng.random() < share else ():
                 yield Row(photo.key, text, dict(answers), kind, form)
 
 
 def thin(rows: Sequence[Row], rng: random.Random) -> list[Row]:
-    """Fewer of the answers that would drown the others: one of a thing, dogs among animals. One row a question."""
+    """Drop part of the most frequent answers: one of a thing, dogs among animals. One row per question."""
     rows = list({(r.key, r.question): r for r in rows}.values())
     rng.shuffle(rows)
     sizes = Counter(r.form for r in rows)
@@ -138,14 +139,14 @@ def write_coco(shard: Path, output: Path) -> None:
     """The real questions, in the same form."""
     with (output / "vqa" / "coco.jsonl").open("w") as file:
         for key, values in read_shards([shard], output / "photos" / "coco"):
-            for one in values.get("questions") or ():
+            for question in values.get("questions") or ():
                 row = {
                     "image": f"../photos/coco/{key}.jpg",
-                    "question_id": one["question_id"],
-                    "question": one["question"],
-                    "answer": one["answers"],
-                    "kind": one["answer_type"],
-                    "form": one["question_type"],
+                    "question_id": question["question_id"],
+                    "question": question["question"],
+                    "answer": question["answers"],
+                    "kind": question["answer_type"],
+                    "form": question["question_type"],
                     "key": key,
                 }
                 file.write(json.dumps(row) + "\n")

@@ -1,6 +1,6 @@
 """Reads a caption by rules: animate nouns and how many, what they do, coloured things.
 
-Made for English captions of people, dogs and sport; its words lie in `words.toml`.
+Made for English captions of people, dogs and sport; its words are in `words.toml`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Head(NamedTuple):
 
 
 class Act(NamedTuple):
-    """What a subject does: its head, the verb's base form, and preposition ("" for none) and noun that follow."""
+    """Act of a subject: its head, the verb's base form, and preposition ("" for none) and noun that follow."""
 
     head: Head
     verb: str
@@ -176,20 +176,20 @@ def _ends_phrase(tokens: Sequence[str], i: int) -> bool:
 
 def heads_of(tokens: Sequence[str]) -> list[Head]:
     """The animate nouns of a caption."""
-    found: list[Head] = []
+    heads: list[Head] = []
     for i, word in enumerate(tokens):
         after, before = tokens[i + 1] if i + 1 < len(tokens) else "", tokens[i - 1] if i else ""
         if word not in ANIMATE or after in NOT_AFTER or before in NOT_BEFORE or (word == "couple" and after == "of"):
             continue
         kind, plural = ANIMATE[word]
         if after in ANIMATE and ANIMATE[after][0] in HUMANS and kind in HUMANS:
-            continue  # baby girl, woman dancer: the next one counts
+            continue  # baby girl, woman dancer: the next noun counts
         if kind in ("person", "child") and before in ("male", "female", *ANIMATE):
             named = {"male": "man", "female": "woman"}.get(before) or ANIMATE[before][0]
             kind = named if kind == "person" and named in HUMANS else kind
-        again = kind in [h.kind for h in found]
-        found.append(Head(i, kind, _number(tokens[max(0, i - 5) : i], word, plural, again), plural))
-    return found
+        again = kind in [h.kind for h in heads]
+        heads.append(Head(i, kind, _number(tokens[max(0, i - 5) : i], word, plural, again), plural))
+    return heads
 
 
 def _number(before: Sequence[str], word: str, plural: bool, again: bool) -> int | None:
@@ -208,7 +208,7 @@ def _number(before: Sequence[str], word: str, plural: bool, again: bool) -> int 
 
 
 def acts_of(tokens: Sequence[str], heads: Sequence[Head]) -> list[Act]:
-    """What the subjects of a caption do: the first verb after each and those joined to it."""
+    """Acts of the subjects of a caption: the first verb after each and those joined to it."""
     acts: list[Act] = []
     at = {h.at: h for h in heads}
     for head in heads:
@@ -264,7 +264,7 @@ def _in(tokens: Sequence[str], i: int, words: set[str]) -> bool:
 
 def colors_of(tokens: Sequence[str], heads: Sequence[Head]) -> list[Color]:
     """The coloured things of a caption; three colours and more are left out."""
-    found: list[Color] = []
+    results: list[Color] = []
     i = 0
     while i < len(tokens):
         if tokens[i] not in COLORS:
@@ -279,13 +279,13 @@ def colors_of(tokens: Sequence[str], heads: Sequence[Head]) -> list[Color]:
         if name == "hair" and _in(tokens, i, {"haired"}):
             owner = next((h for h in heads if h.at > i), None)
         if name and len(set(colors)) < 3:
-            found.append(Color(tuple(sorted(set(colors))), name, owner))
-    return found
+            results.append(Color(tuple(sorted(set(colors))), name, owner))
+    return results
 
 
-def colors_agree(found: Sequence[tuple[str, ...]]) -> bool:
+def colors_agree(colors: Sequence[tuple[str, ...]]) -> bool:
     """Whether any two of the colour sets share a colour or have close ones."""
-    pairs = ((set(a), set(b)) for a in found for b in found)
+    pairs = ((set(a), set(b)) for a in colors for b in colors)
     return all(a & b or any(a & close and b & close for close in CLOSE_COLORS) for a, b in pairs)
 
 

@@ -1,6 +1,6 @@
-"""What the captions of a photo say together: who is there and how many, what they do, what is surely not there.
+"""Facts that the captions of a photo agree on: who and how many, what they do, what is surely absent.
 
-What the captions leave open is None, never a guess.
+Facts that the captions leave open are None, never guessed.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ PLACES = {name: word_set(words) for name, words in WORDS["places"].items()}
 
 @dataclass
 class Photo:
-    """A photo's captions, read. Whoever is unique of its kind is in `ones`, groups in `groups`: name to acts."""
+    """Parsed captions of a photo. Unique persons and animals are in `ones`, groups in `groups`: name to heads."""
 
     key: str
     captions: list[str]
@@ -56,12 +56,12 @@ class Photo:
         self.acts = [acts_of(t, h) for t, h in zip(self.tokens, self.heads, strict=True)]
         self.colors = [colors_of(t, h) for t, h in zip(self.tokens, self.heads, strict=True)]
 
-    def says(self, words: set[str]) -> int:
-        """How many captions have one of the words or two-word phrases (a_b)."""
+    def mentions(self, words: set[str]) -> int:
+        """Number of captions with one of the words or two-word phrases (a_b)."""
         return sum(1 for vocab in self.vocabs if vocab & words)
 
     def count(self, kinds: Iterable[str]) -> int | None:
-        """How many of these kinds there are: one if all who name them say so, more if three agree, none says more."""
+        """Number of these kinds: 1 if all captions that name them agree, more if three agree on the maximum."""
         kinds = set(kinds)
         numbers: list[int | None] = []
         for tokens, heads in zip(self.tokens, self.heads, strict=True):
@@ -87,62 +87,64 @@ class Photo:
 
     @cached_property
     def ones(self) -> dict[str, list[list[Head]]]:
-        """Who is unique of its kind (man, dog, ...) and the heads, per caption, that mean it."""
+        """Unique persons and animals (man, dog, ...) and, per caption, the heads that mean them."""
         kinds = Counter(h.kind for heads in self.heads for h in heads)
-        found: dict[str, list[list[Head]]] = {}
+        unique: dict[str, list[list[Head]]] = {}
         others: dict[str, list[list[Head]]] = {}
         if self.lone_human:
             named = {k: n for k, n in kinds.items() if k in HUMANS}
             sure = Counter({k: n for k, n in named.items() if k not in ("person", "child")})
             agree = len(sure) == 1 or (len(sure) == 2 and sure.keys() in ({"man", "boy"}, {"woman", "girl"}))
             name = sure.most_common(1)[0][0] if sure and agree else "child" if named.get("child", 0) > 2 else "person"
-            found[name] = [[h for h in heads if h.kind in HUMANS] for heads in self.heads]
+            unique[name] = [[h for h in heads if h.kind in HUMANS] for heads in self.heads]
         for kind in kinds:
-            apart = kind not in HUMANS or (not found and kind in ("man", "woman", "boy", "girl"))
+            apart = kind not in HUMANS or (not unique and kind in ("man", "woman", "boy", "girl"))
             if apart and self.count((kind,)) == 1:
                 others[kind] = [[h for h in heads if h.kind == kind] for heads in self.heads]
-        return found | others
+        return unique | others
 
     @cached_property
     def groups(self) -> dict[str, list[list[Head]]]:
         """Kinds that all captions name in the plural: people, men, dogs, ..., and their heads."""
-        found = {}
+        groups = {}
         for kind, name in PLURAL_NAMES.items():
             mine = [[h for h in heads if h.kind == kind] for heads in self.heads]
             flat = [h for heads in mine for h in heads]
             if len([m for m in mine if m]) > 1 and all(h.plural for h in flat):
-                found[name] = mine
-        return found
+                groups[name] = mine
+        return groups
 
     def acts_of(self, who: str) -> list[Act]:
-        """All that the one or the group of this name does."""
+        """Acts of the person, animal or group of this name."""
         return self.acts_by(self.ones.get(who) or self.groups.get(who) or [[]] * len(self.heads))
 
     def colors_of(self, thing: str) -> list[tuple[str, ...]]:
-        """Its colours in every caption that tells them; none if a caption tells of several such things."""
-        found = [[c.colors for c in colors if c.noun == thing] for colors in self.colors]
+        """Colours of a thing in each caption with colours; empty if a caption mentions several such things."""
+        by_caption = [[c.colors for c in colors if c.noun == thing] for colors in self.colors]
         several = thing + "s" in self.vocab or (thing in WORDS["animals"] and self.count((thing,)) != 1)
-        return [] if several or any(len(one) > 1 for one in found) else [one[0] for one in found if one]
+        return [] if several or any(len(c) > 1 for c in by_caption) else [c[0] for c in by_caption if c]
 
     def colors_worn(self, who: str, garment: str) -> list[tuple[str, ...]]:
-        """The same of what `who` wears, if there is just one of them."""
-        told = zip(self.colors, self.ones.get(who, [[]] * len(self.heads)), strict=True)
-        found = [[c.colors for c in colors if c.noun == garment and c.owner in heads] for colors, heads in told]
-        return [] if any(len(one) > 1 for one in found) else [one[0] for one in found if one]
+        """Colours of a garment of `who`, if `who` is unique."""
+        captions = zip(self.colors, self.ones.get(who, [[]] * len(self.heads)), strict=True)
+        by_caption = [
+            [c.colors for c in colors if c.noun == garment and c.owner in heads] for colors, heads in captions
+        ]
+        return [] if any(len(c) > 1 for c in by_caption) else [c[0] for c in by_caption if c]
 
     def acts_by(self, heads: Sequence[Sequence[Head]]) -> list[Act]:
-        """All that these heads do."""
+        """Acts of these heads."""
         return [act for acts, mine in zip(self.acts, heads, strict=True) for act in acts if act.head in mine]
 
 
-def absent(photo: Photo, entry: Mapping[str, str], own: str) -> bool:
-    """Whether a thing is surely not there: neither it nor anything close is said, and what must be said is."""
-    said = photo.vocab & (word_set(entry.get("yes", own)) | word_set(entry.get("close", "")))
-    return not said and ("only" not in entry or bool(photo.vocab & word_set(entry["only"])))
+def absent(photo: Photo, entry: Mapping[str, str], name: str) -> bool:
+    """Whether a thing is surely absent: nothing close to it is mentioned, and the words of `only` are."""
+    mentioned = photo.vocab & (word_set(entry.get("yes", name)) | word_set(entry.get("close", "")))
+    return not mentioned and ("only" not in entry or bool(photo.vocab & word_set(entry["only"])))
 
 
 def read_shards(shards: Sequence[Path], photos: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Key and sidecar of every sample, in order; its photo is written to photos/KEY.jpg if it is not there."""
+    """Key and sidecar of every sample, in order; its photo is written to photos/KEY.jpg if missing."""
     photos.mkdir(parents=True, exist_ok=True)
     for shard in shards:
         with tarfile.open(shard) as archive:

@@ -26,7 +26,7 @@ from blip.tokenizer import Tokenizer
 
 SIZE = 4000  # pieces, without [DEC] and [ENC]
 SPECIAL = 5
-ANSWER_SHARE = 1000  # an answer's piece counts like so many questions
+ANSWER_SHARE = 1000  # weight of a piece of an answer, in questions
 
 
 def main() -> None:
