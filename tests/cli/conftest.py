@@ -1,4 +1,4 @@
-"""A few pictures, one of them broken, and the command line in this process."""
+"""Images, one of them broken, and the command line in this process."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from blip.cli import main
 
 
 @dataclass
-class Said:
-    """Exit code and what was printed."""
+class Result:
+    """Exit code and output of a command."""
 
     code: int
     out: str
     err: str
 
 
-Blip = Callable[..., Said]
+Blip = Callable[..., Result]
 
 
 @pytest.fixture
 def blip(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Blip:
-    """`blip(*args)`: the command in this process, without settings from the environment."""
+    """`blip(*args)`: run the command in this process, without settings from the environment."""
     for name in ("BLIP_MODEL", "BLIP_OFFLINE", "BLIP_DEVICE"):
         monkeypatch.delenv(name, raising=False)
 
-    def call(*args: str | Path) -> Said:
+    def call(*args: str | Path) -> Result:
         capfd.readouterr()
         code = main([str(arg) for arg in args])
         out, err = capfd.readouterr()
-        return Said(code, out, err)
+        return Result(code, out, err)
 
     return call
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Five pictures of noise, `c.jpg` of which is cut short."""
+    """Five images of noise, of which `c.jpg` is truncated."""
     folder = tmp_path / "photos"
     (folder / "sub").mkdir(parents=True)
     rng = np.random.RandomState(0)

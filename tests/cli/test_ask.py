@@ -1,4 +1,4 @@
-"""`blip ask` as a user types it."""
+"""`blip ask` from the command line."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_question_about_one_picture_gives_the_bare_answer(blip: Blip, photos: Path) -> None:
-    said = blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
-    assert said.code == 0 and len(said.out.splitlines()) == 1 and "\t" not in said.out
-    assert said.err.startswith("1 input, 1 done, 0 failed, ")
+def test_one_question_about_one_image_prints_the_answer_alone(blip: Blip, photos: Path) -> None:
+    result = blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
+    assert result.code == 0 and len(result.out.splitlines()) == 1 and "\t" not in result.out
+    assert result.err.startswith("1 input, 1 done, 0 failed, ")
 
 
-def test_every_question_is_asked_of_every_picture(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_every_question_is_answered_for_every_image(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "more.txt").write_text("how many?\n\n")
-    said = blip("ask", photos, "-q", "what is it?", "--questions", tmp_path / "more.txt", *RANDOM, "--json")
-    rows = records(said.out)
-    assert said.code == 1 and "c.jpg: truncated" in said.err and "5 inputs, 4 done, 1 failed" in said.err
+    result = blip("ask", photos, "-q", "what is it?", "--questions", tmp_path / "more.txt", *RANDOM, "--json")
+    rows = records(result.out)
+    assert result.code == 1 and "c.jpg: truncated" in result.err and "5 inputs, 4 done, 1 failed" in result.err
     assert [problem(row) for row in rows] == [None] * 9
     assert [(Path(row["key"]).name, row.get("question")) for row in rows[:5]] == [
         ("a.png", "what is it?"),
@@ -44,57 +44,59 @@ def test_every_question_is_asked_of_every_picture(blip: Blip, photos: Path, tmp_
     assert [line.split("\t")[1:] for line in table] == [[row["question"], row["text"]] for row in rows[:2]]
 
 
-def test_batches_and_company_change_nothing(blip: Blip, photos: Path) -> None:
+def test_answers_do_not_depend_on_the_batch(blip: Blip, photos: Path) -> None:
     args = (photos, "-q", "what is it?", "-q", "how many dogs are on the beach?", *RANDOM, "--json")
-    found = [records(blip("ask", *args, "--batch-size", str(size)).out) for size in (1, 3, 8)]
-    for other in found[1:]:
-        for one, same in zip(found[0], other, strict=True):
-            assert one.get("text") == same.get("text")
-            assert one.get("score") == pytest.approx(same.get("score"), abs=1e-4)
+    runs = [records(blip("ask", *args, "--batch-size", str(size)).out) for size in (1, 3, 8)]
+    for other in runs[1:]:
+        for first, second in zip(runs[0], other, strict=True):
+            assert first.get("text") == second.get("text")
+            assert first.get("score") == pytest.approx(second.get("score"), abs=1e-4)
 
 
-def test_several_answers_are_in_order_of_their_beams(blip: Blip, photos: Path) -> None:
+def test_top_answers_are_in_beam_order(blip: Blip, photos: Path) -> None:
     row = records(blip("ask", photos / "a.png", "-q", "what is it?", *RANDOM, "--top", "4", "--json").out)[0]
     assert len(row["alternatives"]) == 3
     assert len({row["text"], *(other["text"] for other in row["alternatives"])}) > 1
 
 
-def test_questions_of_a_table_keep_their_numbers(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_questions_of_a_table_keep_their_ids(blip: Blip, photos: Path, tmp_path: Path) -> None:
     lines = [
         {"image": "photos/a.png", "question": "what is it?", "question_id": 17},
         {"image": "photos/a.png", "question": "how many?", "question_id": "x", "key": "mine"},
         {"image": "photos/b.jpg"},
     ]
     (tmp_path / "m.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    said = blip("ask", tmp_path / "m.jsonl", *RANDOM, "--json")
-    rows = records(said.out)
-    assert said.code == 1 and "photos/b.jpg: no question in its row" in said.err
+    result = blip("ask", tmp_path / "m.jsonl", *RANDOM, "--json")
+    rows = records(result.out)
+    assert result.code == 1 and "photos/b.jpg: no question in its row" in result.err
     assert [row.get("question_id") for row in rows] == [17, "x", None]
     assert rows[1]["key"] == "mine" and "error" in rows[2] and [problem(row) for row in rows] == [None] * 3
 
 
-def test_a_second_run_goes_on_or_does_nothing(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_a_second_run_resumes_or_does_nothing(blip: Blip, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
     args = ("ask", photos / "a.png", photos / "b.jpg", "-q", "what is it?", "-q", "how many?", *RANDOM, "-o", out)
     assert blip(*args).code == 0
     whole = out.read_text()
     out.write_text("".join(whole.splitlines(keepends=True)[:3]))
-    said = blip(*args, "--resume")
-    assert said.code == 0 and "1 done, 1 skipped" in said.err and out.read_text() == whole
+    result = blip(*args, "--resume")
+    assert result.code == 0 and "1 done, 1 skipped" in result.err and out.read_text() == whole
     assert blip(*args, "--skip-existing").code == 0 and out.read_text() == whole
 
 
-def test_a_captioner_says_which_model_can_answer(blip: Blip, photos: Path) -> None:
-    said = blip("ask", photos / "a.png", "-q", "what is it?", "-m", "tiny")
-    assert said.code == 3 and said.out == ""
+def test_a_captioning_model_is_refused_with_the_names_of_others(blip: Blip, photos: Path) -> None:
+    result = blip("ask", photos / "a.png", "-q", "what is it?", "-m", "tiny")
+    assert result.code == 3 and result.out == ""
     advice = "models of the family vqa can; use vqa-base, vqa-base-capfilt or tiny-vqa"
-    assert said.err == f"blip: error: model 'tiny' cannot answer; {advice}\n"
+    assert result.err == f"blip: error: model 'tiny' cannot answer; {advice}\n"
 
 
-def test_without_a_name_the_bundled_answerer_is_used(blip: Blip, photos: Path) -> None:
-    said = blip("ask", photos / "a.png", "-q", "is there a dog?")
-    assert said.code == 0 and said.out.strip() in ("yes", "no")
-    assert said.err.startswith("using the bundled model 'tiny-vqa'; published checkpoints are far better: -m vqa-base")
+def test_the_default_is_the_bundled_vqa_model(blip: Blip, photos: Path) -> None:
+    result = blip("ask", photos / "a.png", "-q", "is there a dog?")
+    assert result.code == 0 and result.out.strip() in ("yes", "no")
+    assert result.err.startswith(
+        "using the bundled model 'tiny-vqa'; published checkpoints are far better: -m vqa-base"
+    )
 
 
 @pytest.mark.parametrize(
@@ -111,25 +113,23 @@ def test_without_a_name_the_bundled_answerer_is_used(blip: Blip, photos: Path) -
         (("--questions", "no.txt"), "--questions no.txt; No such file"),
     ],
 )
-def test_what_is_wrong_is_one_line(blip: Blip, photos: Path, args: tuple[str, ...], message: str) -> None:
-    said = blip("ask", photos / "a.png", *RANDOM, *args)
-    assert said.code == 2 and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+def test_usage_errors_are_one_line(blip: Blip, photos: Path, args: tuple[str, ...], message: str) -> None:
+    result = blip("ask", photos / "a.png", *RANDOM, *args)
+    assert result.code == 2 and result.out == "" and message in result.err and len(result.err.splitlines()) == 1
 
 
-def test_device_and_precision_may_come_from_the_environment(
-    blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_device_and_dtype_from_the_environment(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     args = ("ask", photos / "a.png", "-q", "what is it?", *RANDOM)
     monkeypatch.setenv("BLIP_DEVICE", "cuda:7")
-    said = blip(*args)
-    assert said.code == 4 and "device 'cuda:7' is not available" in said.err
+    result = blip(*args)
+    assert result.code == 4 and "device 'cuda:7' is not available" in result.err
     monkeypatch.setenv("BLIP_DTYPE", "fp7")
-    said = blip(*args, "--device", "cpu")
-    assert said.code == 2 and "dtype 'fp7'; must be auto, fp32, bf16, fp16" in said.err
+    result = blip(*args, "--device", "cpu")
+    assert result.code == 2 and "dtype 'fp7'; must be auto, fp32, bf16, fp16" in result.err
     assert blip(*args, "--device", "cpu", "--dtype", "fp32").code == 0
 
 
-def test_a_picture_is_encoded_once_for_all_its_questions(
+def test_an_image_is_encoded_once_for_all_its_questions(
     blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from blip.model.blip import BlipModel
@@ -143,8 +143,8 @@ def test_a_picture_is_encoded_once_for_all_its_questions(
 
     monkeypatch.setattr(BlipModel, "encode_image", counted)
     questions = [word for i in range(20) for word in ("-q", f"what is number {i}?")]
-    said = blip("ask", photos / "a.png", photos / "b.jpg", *questions, *RANDOM)
-    assert sizes == [2] and len(said.out.splitlines()) == 40
+    result = blip("ask", photos / "a.png", photos / "b.jpg", *questions, *RANDOM)
+    assert sizes == [2] and len(result.out.splitlines()) == 40
 
 
 def test_answers_of_a_closed_list_are_ranked(blip: Blip, photos: Path, tmp_path: Path) -> None:
@@ -159,8 +159,8 @@ def test_answers_of_a_closed_list_are_ranked(blip: Blip, photos: Path, tmp_path:
     first = records(blip(*args, tmp_path / "list.txt", "--k", "1").out)[0]
     assert "alternatives" not in first
     alone = records(blip(*args, tmp_path / "list.txt", "--batch-size", "1").out)
-    for one, same in zip(rows, alone, strict=True):
-        assert one["text"] == same["text"] and one["score"] == pytest.approx(same["score"], abs=1e-4)
+    for first, second in zip(rows, alone, strict=True):
+        assert first["text"] == second["text"] and first["score"] == pytest.approx(second["score"], abs=1e-4)
 
 
 def test_the_score_of_a_ranked_answer_is_the_mean_of_its_tokens(photos: Path) -> None:
@@ -180,25 +180,25 @@ def test_the_score_of_a_ranked_answer_is_the_mean_of_its_tokens(photos: Path) ->
     with torch.inference_mode():
         embeds = model.backend.module.encode_image(pixels)
         states, mask = inference.question_states(model.backend.module, model.tokenizer, embeds, ["what is it?"])
-        for one in (best, *best.alternatives):
-            ids = model.tokenizer.encode([one.text], first="dec").input_ids
+        for answer in (best, *best.alternatives):
+            ids = model.tokenizer.encode([answer.text], first="dec").input_ids
             logprobs = model.backend.module.decode(ids, None, states, mask)[0, :-1].log_softmax(dim=-1)
-            assert one.score == pytest.approx(float(logprobs.gather(1, ids[0, 1:, None]).mean()), abs=1e-4)
+            assert answer.score == pytest.approx(float(logprobs.gather(1, ids[0, 1:, None]).mean()), abs=1e-4)
     with pytest.raises(UsageError, match="must be at least one"):
         model.answer(photos / "a.png", "what is it?", answers=[])
 
 
-def test_a_list_of_answers_that_is_none_is_one_line(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_an_invalid_answer_list_is_one_line(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"yes": 1}')
-    said = blip("ask", photos / "a.png", "-q", "is it day?", *RANDOM, "--answers", tmp_path / "bad.json")
-    assert said.code == 2 and "bad.json; must be a JSON list of texts" in said.err
+    result = blip("ask", photos / "a.png", "-q", "is it day?", *RANDOM, "--answers", tmp_path / "bad.json")
+    assert result.code == 2 and "bad.json; must be a JSON list of texts" in result.err
 
 
-def test_statements_about_two_pictures_are_true_or_false(blip: Blip, photos: Path) -> None:
+def test_statements_about_two_images_are_true_or_false(blip: Blip, photos: Path) -> None:
     args = ("ask", photos / "b.jpg", photos / "c.jpg", "--pair", photos / "a.png", *RANDOM)
-    said = blip(*args, "-q", "both are grey", "-q", "the left image is blue", "--json")
-    rows = records(said.out)
-    assert said.code == 1 and [problem(row) for row in rows] == [None] * 3
+    result = blip(*args, "-q", "both are grey", "-q", "the left image is blue", "--json")
+    rows = records(result.out)
+    assert result.code == 1 and [problem(row) for row in rows] == [None] * 3
     assert rows[0]["mode"] == "statement" and rows[0]["text"] in ("true", "false") and rows[0]["pair"].endswith("a.png")
     assert (rows[0]["text"] == "true") == (rows[0]["score"] > 0.5)
     missing = blip(*args)

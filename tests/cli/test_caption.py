@@ -1,4 +1,4 @@
-"""`blip caption` as a user types it."""
+"""`blip caption` from the command line."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def records(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_picture_gives_the_bare_caption(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos / "a.png", *RANDOM)
-    assert said.code == 0 and len(said.out.splitlines()) == 1 and "\t" not in said.out
-    assert said.err.startswith("1 input, 1 done, 0 failed, ")
+def test_one_image_prints_the_caption_alone(blip: Blip, photos: Path) -> None:
+    result = blip("caption", photos / "a.png", *RANDOM)
+    assert result.code == 0 and len(result.out.splitlines()) == 1 and "\t" not in result.out
+    assert result.err.startswith("1 input, 1 done, 0 failed, ")
 
 
-def test_a_broken_picture_never_loses_the_others(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos, *RANDOM)
-    assert said.code == 1
-    assert [line.split("\t")[0] for line in said.out.splitlines()] == [
+def test_an_unreadable_image_does_not_affect_the_others(blip: Blip, photos: Path) -> None:
+    result = blip("caption", photos, *RANDOM)
+    assert result.code == 1
+    assert [line.split("\t")[0] for line in result.out.splitlines()] == [
         f"{photos}/{name}" for name in ("a.png", "b.jpg", "sub/d.png", "sub/e ü.png")
     ]
-    assert f"{photos}/c.jpg: truncated image" in said.err
-    assert "5 inputs, 4 done, 1 failed" in said.err
+    assert f"{photos}/c.jpg: truncated image" in result.err
+    assert "5 inputs, 4 done, 1 failed" in result.err
 
 
 def test_records_are_in_order_and_valid_with_the_error_in_its_place(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos, *RANDOM, "--json", "-n", "2", "--max-length", "8")
-    rows = records(said.out)
+    result = blip("caption", photos, *RANDOM, "--json", "-n", "2", "--max-length", "8")
+    rows = records(result.out)
     assert [Path(row["key"]).name for row in rows] == ["a.png", "b.jpg", "c.jpg", "d.png", "e ü.png"]
     assert rows[2]["error"]["type"] == "UnreadableImage"
     assert [problem(row) for row in rows] == [None] * 5
@@ -52,15 +52,15 @@ def test_records_are_in_order_and_valid_with_the_error_in_its_place(blip: Blip, 
         assert len(row["alternatives"]) == 1 and row["width"] == 40 and row["height"] == 48
 
 
-def test_batches_and_readers_change_nothing(blip: Blip, photos: Path) -> None:
-    found = {
+def test_captions_do_not_depend_on_batch_size_or_workers(blip: Blip, photos: Path) -> None:
+    outputs = {
         blip("caption", photos, *RANDOM, "--json", "--batch-size", str(size), "--workers", str(workers)).out
         for size, workers in ((1, 1), (3, 2), (8, 4))
     }
-    assert len(found) == 1
+    assert len(outputs) == 1
 
 
-def test_sampling_depends_on_seed_and_key_alone(blip: Blip, photos: Path) -> None:
+def test_sampling_depends_only_on_seed_and_key(blip: Blip, photos: Path) -> None:
     def sampled(*args: str | Path) -> str:
         return blip("caption", *args, *RANDOM, "--sample", "--temperature", "9", "--json").out
 
@@ -72,13 +72,13 @@ def test_sidecars_twice_the_second_time_without_a_model(
     blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "c.jpg").unlink()
-    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing", "--prefix", "photo: ")
-    assert said.code == 0 and said.out == ""
+    result = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing", "--prefix", "photo: ")
+    assert result.code == 0 and result.out == ""
     assert (photos / "sub" / "d.txt").read_text().startswith("photo: ")
     before = {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
     monkeypatch.setattr("blip.api.load", None)
-    said = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing")
-    assert said.code == 0 and "all have their texts" in said.err
+    result = blip("caption", photos, *RANDOM, "--sidecar", ".txt", "--skip-existing")
+    assert result.code == 0 and "all have their texts" in result.err
     assert before == {path: path.stat().st_mtime_ns for path in photos.rglob("*")}
 
 
@@ -87,13 +87,13 @@ def test_sidecar_folders_mirror_the_tree(blip: Blip, photos: Path, tmp_path: Pat
     assert [p.name for p in sorted((tmp_path / "texts").rglob("*.xmp"))] == ["a.xmp", "b.xmp", "d.xmp", "e ü.xmp"]
 
 
-def test_an_output_file_is_not_overwritten_unasked(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_an_output_file_is_not_overwritten_by_default(blip: Blip, photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.csv"
     assert blip("caption", photos / "a.png", *RANDOM, "-o", out).code == 0
     written = out.read_text()
     assert written.splitlines()[0].startswith("schema,key,text,score")
-    said = blip("caption", photos / "a.png", *RANDOM, "-o", out)
-    assert said.code == 2 and "exists; use --overwrite" in said.err
+    result = blip("caption", photos / "a.png", *RANDOM, "-o", out)
+    assert result.code == 2 and "exists; use --overwrite" in result.err
     assert blip("caption", photos / "a.png", *RANDOM, "-o", out, "--skip-existing").code == 0
     assert out.read_text() == written
 
@@ -106,25 +106,25 @@ def test_the_prompt_is_removed_or_kept(blip: Blip, photos: Path) -> None:
 
 def test_new_tokens_are_counted_after_the_prompt(blip: Blip, photos: Path) -> None:
     args = (photos / "a.png", *RANDOM, "--json", "--prompt", "a photo of", "--min-length", "0")
-    found = blip("caption", *args, "--max-new-tokens", "3").out
-    assert records(found)[0]["params"]["max_length"] == 4 + 3
-    said = blip("caption", *args, "--max-new-tokens", "3", "--max-length", "9")
-    assert said.code == 2 and "--max-new-tokens with --max-length" in said.err
+    output = blip("caption", *args, "--max-new-tokens", "3").out
+    assert records(output)[0]["params"]["max_length"] == 4 + 3
+    result = blip("caption", *args, "--max-new-tokens", "3", "--max-length", "9")
+    assert result.code == 2 and "--max-new-tokens with --max-length" in result.err
 
 
-def test_a_judge_adds_the_chance_of_a_match(blip: Blip, photos: Path) -> None:
+def test_an_itm_model_adds_match_scores(blip: Blip, photos: Path) -> None:
     row = records(blip("caption", photos / "a.png", *RANDOM, "--itm-model", "random-tiny", "--json").out)[0]
     assert 0.0 < row["itm"] < 1.0
 
 
 def test_a_dry_run_loads_no_model(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blip.api.load", None)
-    said = blip("caption", photos, "--dry-run")
-    assert said.code == 0 and len(said.out.splitlines()) == 5
-    assert "5 inputs, model tiny, device auto, to standard output" in said.err
+    result = blip("caption", photos, "--dry-run")
+    assert result.code == 0 and len(result.out.splitlines()) == 5
+    assert "5 inputs, model tiny, device auto, to standard output" in result.err
 
 
-def test_printed_settings_are_settings(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_a_printed_config_can_be_used(blip: Blip, photos: Path, tmp_path: Path) -> None:
     flags = (*RANDOM, "--sample", "--top-k", "5", "-n", "2", "--json")
     path = tmp_path / "mine.yaml"
     path.write_text(blip("caption", photos, *flags, "--print-config").out)
@@ -134,19 +134,19 @@ def test_printed_settings_are_settings(blip: Blip, photos: Path, tmp_path: Path)
     assert records(blip("caption", photos, "--config", path, "--top-k", "9").out)[0]["params"]["top_k"] == 9
 
 
-def test_the_first_failure_ends_a_strict_run(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos, *RANDOM, "--strict", "--batch-size", "1")
-    assert said.code == 1 and len(said.out.splitlines()) == 2
+def test_strict_stops_at_the_first_failure(blip: Blip, photos: Path) -> None:
+    result = blip("caption", photos, *RANDOM, "--strict", "--batch-size", "1")
+    assert result.code == 1 and len(result.out.splitlines()) == 2
 
 
-def test_too_large_a_picture_is_one_line(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos / "a.png", *RANDOM, "--max-megapixels", "0.001")
-    assert said.code == 1 and "40x48 is 0.00192 megapixels; at most 0.001 allowed" in said.err
+def test_a_too_large_image_is_one_line(blip: Blip, photos: Path) -> None:
+    result = blip("caption", photos / "a.png", *RANDOM, "--max-megapixels", "0.001")
+    assert result.code == 1 and "40x48 is 0.00192 megapixels; at most 0.001 allowed" in result.err
 
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """A clip of 2.4 s, one that is no clip, a picture."""
+    """A clip of 2.4 s, an invalid clip and an image."""
     folder = tmp_path / "clips"
     folder.mkdir()
     rng = np.random.RandomState(0)
@@ -157,7 +157,7 @@ def clips(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_video_is_so_many_pictures_with_their_times(blip: Blip, clips: Path) -> None:
+def test_a_video_is_read_as_frames_with_their_times(blip: Blip, clips: Path) -> None:
     rows = records(blip("caption", clips / "v.mp4", *RANDOM, "--json").out)
     assert [row["key"] for row in rows] == [f"{clips}/v.mp4#t={0.15 + 0.3 * i:.3f}" for i in range(8)]
     assert [problem(row) for row in rows] == [None] * 8 and (rows[0]["width"], rows[0]["height"]) == (64, 48)
@@ -166,60 +166,60 @@ def test_a_video_is_so_many_pictures_with_their_times(blip: Blip, clips: Path) -
 
 
 def test_frames_and_rates_are_checked(blip: Blip, clips: Path) -> None:
-    for flags, wanted in (
+    for flags, message in (
         (("--frames", "2", "--fps", "1"), "--frames with --fps; must be one of the two"),
         (("--frames", "0"), "--frames 0; must be an integer of at least 1"),
         (("--fps", "0"), "--fps 0; must be a number from 0.001 to 1000"),
     ):
-        said = blip("caption", clips / "v.mp4", *RANDOM, *flags)
-        assert said.code == 2 and said.err == f"blip: error: {wanted}\n"
+        result = blip("caption", clips / "v.mp4", *RANDOM, *flags)
+        assert result.code == 2 and result.err == f"blip: error: {message}\n"
 
 
-def test_a_broken_video_is_one_failure_and_the_rest_goes_on(blip: Blip, clips: Path) -> None:
-    said = blip("caption", clips / "w.mp4", clips / "v.mp4", clips / "x.png", *RANDOM, "--json")
-    rows = records(said.out)
-    assert said.code == 1 and len(rows) == 1 + 8 + 1
+def test_a_broken_video_is_one_failure(blip: Blip, clips: Path) -> None:
+    result = blip("caption", clips / "w.mp4", clips / "v.mp4", clips / "x.png", *RANDOM, "--json")
+    rows = records(result.out)
+    assert result.code == 1 and len(rows) == 1 + 8 + 1
     assert rows[0]["key"] == f"{clips}/w.mp4" and rows[0]["error"]["reason"].startswith("damaged or not a video")
-    assert said.err.count("\n") == 2 and "10 inputs, 9 done, 1 failed" in said.err
+    assert result.err.count("\n") == 2 and "10 inputs, 9 done, 1 failed" in result.err
 
 
-def test_videos_without_their_extra_end_with_its_install_line(
+def test_videos_without_the_extra_name_the_install_command(
     blip: Blip, clips: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "av", None)
-    said = blip("caption", clips / "v.mp4", *RANDOM)
+    result = blip("caption", clips / "v.mp4", *RANDOM)
     line = f'{clips}/v.mp4 is a video; video input needs an extra: pip install "blip-vlm[video]"'
-    assert (said.code, said.out, said.err) == (4, "", f"blip: error: {line}\n")
+    assert (result.code, result.out, result.err) == (4, "", f"blip: error: {line}\n")
 
 
-def test_readers_change_no_frame(blip: Blip, clips: Path) -> None:
+def test_frames_do_not_depend_on_workers(blip: Blip, clips: Path) -> None:
     args = ("embed", clips / "v.mp4", *RANDOM, "--fps", "25", "--json")
-    found = {blip(*args, "--workers", str(workers)).out for workers in (1, 2, 4)}
-    assert len(found) == 1 and len(records(found.pop())) == 60
+    outputs = {blip(*args, "--workers", str(workers)).out for workers in (1, 2, 4)}
+    assert len(outputs) == 1 and len(records(outputs.pop())) == 60
 
 
 def test_a_summary_is_the_caption_of_the_best_matching_frame(blip: Blip, clips: Path) -> None:
     args = ("caption", clips / "x.png", clips / "w.mp4", clips / "v.mp4", *RANDOM, "--json")
     frames = records(blip(*args, "--itm-model", "random-tiny").out)[2:]
-    said = blip(*args, "--summary", "--batch-size", "3")
-    picture, broken, summary = records(said.out)
-    assert picture["key"] == f"{clips}/x.png" and broken["error"]["type"] == "UnreadableImage" and said.code == 1
+    result = blip(*args, "--summary", "--batch-size", "3")
+    picture, broken, summary = records(result.out)
+    assert picture["key"] == f"{clips}/x.png" and broken["error"]["type"] == "UnreadableImage" and result.code == 1
     best = max(frames, key=lambda row: row["itm"])
     assert len({row["itm"] for row in frames}) > 1 and summary == best | {"key": f"{clips}/v.mp4"}
     assert blip("caption", clips / "v.mp4", *RANDOM, "--summary").out == f"{best['text']}\n"
 
 
-def test_a_summary_leaves_out_frames_that_fail(blip: Blip, clips: Path) -> None:
-    said = blip("caption", damage(clips / "v.mp4"), *RANDOM, "--json", "--summary")
-    (row,) = records(said.out)
-    assert said.code == 1 and row["key"] == f"{clips}/v.mp4" and row["text"]
-    assert f"{clips}/v.mp4: cannot be decoded at 0.750 s" in said.err and "8 inputs, 7 done, 1 failed" in said.err
+def test_a_summary_ignores_frames_that_fail(blip: Blip, clips: Path) -> None:
+    result = blip("caption", damage(clips / "v.mp4"), *RANDOM, "--json", "--summary")
+    (row,) = records(result.out)
+    assert result.code == 1 and row["key"] == f"{clips}/v.mp4" and row["text"]
+    assert f"{clips}/v.mp4: cannot be decoded at 0.750 s" in result.err and "8 inputs, 7 done, 1 failed" in result.err
 
 
 def test_a_summary_of_frames_that_all_fail_is_a_failure(blip: Blip, clips: Path) -> None:
-    said = blip("caption", clips / "v.mp4", *RANDOM, "--json", "--summary", "--max-megapixels", "0.001")
-    (row,) = records(said.out)
-    assert said.code == 1 and row["key"] == f"{clips}/v.mp4" and "megapixels" in row["error"]["reason"]
+    result = blip("caption", clips / "v.mp4", *RANDOM, "--json", "--summary", "--max-megapixels", "0.001")
+    (row,) = records(result.out)
+    assert result.code == 1 and row["key"] == f"{clips}/v.mp4" and "megapixels" in row["error"]["reason"]
 
 
 def test_summaries_are_resumed_by_video(blip: Blip, clips: Path, tmp_path: Path) -> None:
@@ -234,8 +234,8 @@ def test_summaries_are_resumed_by_video(blip: Blip, clips: Path, tmp_path: Path)
 
 def test_summaries_have_no_sidecars_and_no_shards(blip: Blip, clips: Path) -> None:
     for flags in (("--xmp",), ("--shard", "0/2")):
-        said = blip("caption", clips / "v.mp4", *RANDOM, "--summary", *flags)
-        assert said.code == 2 and "--summary with sidecars or --shard" in said.err
+        result = blip("caption", clips / "v.mp4", *RANDOM, "--summary", *flags)
+        assert result.code == 2 and "--summary with sidecars or --shard" in result.err
 
 
 # `blip` that stops in the middle of reading: it creates the file `reached` and waits for the file `release`

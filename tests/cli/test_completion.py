@@ -1,4 +1,4 @@
-"""What shells offer after the words of a command line."""
+"""Completion of words in shells."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ from tests.cli.conftest import Blip
         (("nothing", "x"), []),
     ],
 )
-def test_offers(words: tuple[str, ...], expected: list[str]) -> None:
+def test_words_are_completed(words: tuple[str, ...], expected: list[str]) -> None:
     *before, incomplete = words
     items = ShellComplete(Program(VERBS), {}, "blip", COMPLETION).get_completions(before, incomplete)
     assert [item.value for item in items] == expected
 
 
-def test_files_are_offered_where_no_name_fits() -> None:
+def test_files_are_completed_if_no_name_matches() -> None:
     for words in (["caption", "-m"], ["caption"], ["eval", "caption", "--data"]):
         (item,) = ShellComplete(Program(VERBS), {}, "blip", COMPLETION).get_completions(words, "./x")
         assert item.type == "file", words
 
 
 def test_bash_completes_without_torch(tmp_path: Path) -> None:
-    """The printed script, sourced by bash, asks the program, which answers without torch."""
+    """The printed script calls the program, which imports no torch."""
     program = tmp_path / "blip"
     code = "import sys; from blip.cli import main; code = main(); assert 'torch' not in sys.modules; sys.exit(code)"
     program.write_text(f"#!{sys.executable}\n{code}\n")
@@ -75,7 +75,7 @@ def test_every_shell_has_a_script(blip: Blip, shell: str) -> None:
         subprocess.run([shell, "-n"], input=result.out, text=True, check=True)
 
 
-def test_every_verb_is_offered() -> None:
+def test_every_verb_is_completed() -> None:
     items = ShellComplete(Program(VERBS), {}, "blip", COMPLETION).get_completions([], "")
     assert [item.value for item in items] == list(VERBS)
 

@@ -1,4 +1,4 @@
-"""`blip demo` as a user types it, but for the page itself."""
+"""`blip demo`, without the page itself."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def installed() -> None:
             pytest.skip(f"{name} is not installed")
 
 
-def test_what_is_wrong_is_one_line_before_anything_is_loaded(blip: Blip, tmp_path: Path) -> None:
+def test_usage_errors_are_one_line_before_a_model_is_loaded(blip: Blip, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -30,9 +30,9 @@ def test_what_is_wrong_is_one_line_before_anything_is_loaded(blip: Blip, tmp_pat
             (("--port", "70000"), 2, "--port 70000; must be an integer from 0 to 65535"),
             (("--port", "0", "-m", "tinny"), 3, "unknown model 'tinny'"),
         ):
-            said = blip("demo", *args)
-            assert (said.code, said.out) == (code, "") and message in said.err
-            assert len(said.err.splitlines()) == 1
+            result = blip("demo", *args)
+            assert (result.code, result.out) == (code, "") and message in result.err
+            assert len(result.err.splitlines()) == 1
 
 
 def test_a_missing_extra_is_named(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,8 +40,8 @@ def test_a_missing_extra_is_named(blip: Blip, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name, *rest: None if name == "gradio" else find(name, *rest)
     )
-    said = blip("demo")
-    assert said.code == 4 and 'pip install "blip-vlm[demo]"' in said.err
+    result = blip("demo")
+    assert result.code == 4 and 'pip install "blip-vlm[demo]"' in result.err
 
 
 def test_help_needs_neither_torch_nor_gradio() -> None:

@@ -1,4 +1,4 @@
-"""`blip doctor` and `blip completion`."""
+"""`blip doctor`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 
 
-def test_the_report_names_what_is_here_that_captions_are_right_and_what_to_type(blip: Blip) -> None:
-    said = blip("doctor", "--json")
-    report = json.loads(said.out)
-    assert said.code == 0
+def test_the_report_lists_models_checks_and_a_command(blip: Blip) -> None:
+    result = blip("doctor", "--json")
+    report = json.loads(result.out)
+    assert result.code == 0
     assert report["versions"]["torch"] and report["folders"]["checkpoints"]
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     assert set(report["extras"]) == set(project["optional-dependencies"]) - {"dev", "all"}
@@ -34,9 +34,9 @@ def test_the_last_line_is_the_next_command(
 ) -> None:
     monkeypatch.setattr(selftest, "trials", lambda: iter(()))  # the photo went through them above
     monkeypatch.chdir(photos)
-    said = blip("doctor")
-    assert "checks\n  random-tiny       ok" in said.out
-    assert said.out.splitlines()[-1] == "next: blip caption ."
+    result = blip("doctor")
+    assert "checks\n  random-tiny       ok" in result.out
+    assert result.out.splitlines()[-1] == "next: blip caption ."
     monkeypatch.chdir(tmp_path)
     assert blip("doctor").out.splitlines()[-1] == "next: blip caption PHOTO.jpg"
 
@@ -52,7 +52,7 @@ def test_the_last_line_is_the_next_command(
         ({"models": {"available": "tiny, caption-base"}}, [], "a.jpg", "blip caption . -m caption-base"),
     ],
 )
-def test_the_next_command_depends_on_what_is_found(
+def test_the_next_command_depends_on_the_report(
     report: doctor.Report, broken: list[str], file: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / file).touch()
@@ -61,16 +61,16 @@ def test_the_next_command_depends_on_what_is_found(
     assert doctor._next({part: healthy[part] | report.get(part, {}) for part in healthy}, broken).startswith(command)
 
 
-def test_a_device_that_computes_something_else_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_results_of_a_device_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     trial = selftest.Trial(device="cpu", dtype="fp32", needed=True)
     monkeypatch.setattr(selftest, "VECTOR", (*selftest.VECTOR[:-1], selftest.VECTOR[-1] + 1e-2))
     assert "vector differs by 1.0e-02; at most 1e-03 is rounding" in selftest.outcome(selftest.parity, trial)
     monkeypatch.setattr(selftest, "CAPTION", "a dog")
-    said = selftest.outcome(selftest.parity, trial)
-    assert said.startswith("wrong: 'a black and white cat") and said.endswith("the caption must be 'a dog'")
+    result = selftest.outcome(selftest.parity, trial)
+    assert result.startswith("wrong: 'a black and white cat") and result.endswith("the caption must be 'a dog'")
 
 
-def test_the_unrelated_package_of_the_same_name_is_noticed(
+def test_the_unrelated_package_of_the_same_name_is_reported(
     blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "blip-0.1.0.dist-info").mkdir()
@@ -81,29 +81,35 @@ def test_the_unrelated_package_of_the_same_name_is_noticed(
 
 def test_a_missing_extra_is_named_with_its_install_line(blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(selftest, "trials", lambda: iter(()))
-    monkeypatch.setitem(doctor.EXTRAS, "data", ("json", "no_such_module"))  # one part of it is not enough
-    found = json.loads(blip("doctor", "--json").out)["extras"]["data"]
-    assert found == 'missing; pip install "blip-vlm[data]"'
+    monkeypatch.setitem(doctor.EXTRAS, "data", ("json", "no_such_module"))  # both are needed
+    status = json.loads(blip("doctor", "--json").out)["extras"]["data"]
+    assert status == 'missing; pip install "blip-vlm[data]"'
 
 
-def test_of_every_extra_each_package_is_looked_for() -> None:
+def test_every_package_of_an_extra_is_checked() -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     homes = packages_distributions()
     for extra, modules in doctor.EXTRAS.items():
-        wanted = {re.split(r"[<>=\[]", one)[0].replace("_", "-") for one in project["optional-dependencies"][extra]}
+        expected = {
+            re.split(r"[<>=\[]", requirement)[0].replace("_", "-")
+            for requirement in project["optional-dependencies"][extra]
+        }
         known = {home.replace("_", "-") for module in modules for home in homes.get(module, ())}
-        assert known == wanted or any(module not in homes for module in modules), extra
+        assert known == expected or any(module not in homes for module in modules), extra
 
 
 def test_the_password_of_a_proxy_stays_private(monkeypatch: pytest.MonkeyPatch) -> None:
     for address in ("http://me:se/cret@proxy:1", "me:se/cret@proxy:1"):
         monkeypatch.setenv("HTTPS_PROXY", address)
         monkeypatch.setenv("BLIP_CACHE", "/home/a@b/cache")
-        found = doctor._environment()
-        assert found["HTTPS_PROXY"] == address.replace("me:se/cret", "***") and found["BLIP_CACHE"] == "/home/a@b/cache"
+        environment = doctor._environment()
+        assert (
+            environment["HTTPS_PROXY"] == address.replace("me:se/cret", "***")
+            and environment["BLIP_CACHE"] == "/home/a@b/cache"
+        )
 
 
-def test_a_cache_that_changes_meanwhile_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_changes_meanwhile_is_not_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").write_bytes(bytes(1000))
     (tmp_path / "gone").write_bytes(bytes(1000))
     lstat = os.lstat
@@ -117,7 +123,7 @@ def test_a_cache_that_changes_meanwhile_is_no_failure(tmp_path: Path, monkeypatc
     assert doctor._used(tmp_path) == 1e-6
 
 
-def test_a_folder_that_may_not_be_read_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_not_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     def closed(self: Path) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -130,6 +136,6 @@ def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkey
         raise CheckpointMismatch("the file is not whole")
 
     monkeypatch.setattr("blip.api.load", broken)
-    said = blip("doctor", "--bench")  # which then has nothing to time
-    assert said.code == 4
-    assert "blip: error: model 'random-tiny' does not work: CheckpointMismatch: the file is not whole" in said.err
+    result = blip("doctor", "--bench")  # which then has nothing to time
+    assert result.code == 4
+    assert "blip: error: model 'random-tiny' does not work: CheckpointMismatch: the file is not whole" in result.err

@@ -1,4 +1,4 @@
-"""`blip eval` as a user types it: every task, files written, thresholds, comparisons, one-line errors."""
+"""`blip eval` from the command line: every task, files written, thresholds, comparisons, one-line errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUIET = ("--device", "cpu", "--no-progress", "--bootstrap", "20", "--meteor-spic
 
 
 def lists(folder: Path) -> dict[str, Path]:
-    """Truth for every task about the same eight photos."""
+    """Reference data of every task for the same eight photos."""
     names = list(COLOURS)
     rows: dict[str, list[dict[str, Any]]] = {
         "caption": caption_rows(),
@@ -47,33 +47,33 @@ MODELS = {
 
 
 @pytest.mark.parametrize("task", MODELS)
-def test_every_task_is_measured_and_written(blip: Blip, tmp_path: Path, task: str) -> None:
+def test_every_task_is_evaluated_and_written(blip: Blip, tmp_path: Path, task: str) -> None:
     data, out = lists(tmp_path / "data")[task], tmp_path / "out"
-    said = blip("eval", task, "--data", data, "-m", MODELS[task], "-o", out, *QUIET)
-    assert said.code == 0, said.err
+    result = blip("eval", task, "--data", data, "-m", MODELS[task], "-o", out, *QUIET)
+    assert result.code == 0, result.err
     metrics = json.loads((out / "metrics.json").read_text())
     assert problem(metrics) is None and metrics["model"].startswith("random-tiny") and metrics["task"] == task
     rows = [json.loads(line) for line in (out / "examples.jsonl").read_text().splitlines()]
     assert rows and all(problem(row) is None for row in rows) and (out / "report.html").is_file()
-    printed = [line.split("\t")[0] for line in said.out.splitlines()]
+    printed = [line.split("\t")[0] for line in result.out.splitlines()]
     assert printed == list(metrics["metrics"])
 
 
-def test_written_predictions_give_the_same_figures_without_a_model(blip: Blip, tmp_path: Path) -> None:
-    found = lists(tmp_path / "data")
+def test_written_predictions_have_the_same_metrics_without_a_model(blip: Blip, tmp_path: Path) -> None:
+    data_files = lists(tmp_path / "data")
     for task in ("caption", "vqa", "nlvr", "retrieval"):
         out = tmp_path / task
-        first = blip("eval", task, "--data", found[task], "-m", MODELS[task], "-o", out, *QUIET)
-        again = blip("eval", task, "--data", found[task], "--predictions", out / "predictions.json", *QUIET)
+        first = blip("eval", task, "--data", data_files[task], "-m", MODELS[task], "-o", out, *QUIET)
+        again = blip("eval", task, "--data", data_files[task], "--predictions", out / "predictions.json", *QUIET)
         assert again.code == 0 and again.out == first.out
 
 
 def test_metrics_are_chosen_and_thresholds_set_the_exit_code(blip: Blip, tmp_path: Path) -> None:
-    data, said = lists(tmp_path / "data")["caption"], tmp_path / "said.json"
-    said.write_text(
+    data, result = lists(tmp_path / "data")["caption"], tmp_path / "result.json"
+    result.write_text(
         json.dumps([{"image_id": i, "caption": f"one wall painted {name}"} for i, name in enumerate(COLOURS)])
     )
-    args = ("eval", "caption", "--data", data, "--predictions", said, *QUIET)
+    args = ("eval", "caption", "--data", data, "--predictions", result, *QUIET)
     assert [line.split("\t")[:2] for line in blip(*args, "--metrics", "bleu,rouge_l").out.splitlines()] == [
         *([f"bleu{n}", "1"] for n in range(1, 5)),
         ["rouge_l", "1"],
@@ -90,8 +90,10 @@ def test_two_evaluations_are_compared_example_by_example(blip: Blip, tmp_path: P
         (tmp_path / f"{name}.json").write_text(json.dumps(answers))
     args = ("eval", "vqa", "--data", data, *QUIET)
     assert blip(*args, "--predictions", tmp_path / "bad.json", "-o", tmp_path / "bad").code == 0
-    said = blip(*args, "--predictions", tmp_path / "good.json", "--compare", tmp_path / "bad", "-o", tmp_path / "good")
-    assert "accuracy: +1 (1 to 1, 8 examples): clear" in said.err
+    result = blip(
+        *args, "--predictions", tmp_path / "good.json", "--compare", tmp_path / "bad", "-o", tmp_path / "good"
+    )
+    assert "accuracy: +1 (1 to 1, 8 examples): clear" in result.err
     assert json.loads((tmp_path / "good" / "metrics.json").read_text())["compared"]["accuracy"]["n"] == 8
 
 
@@ -107,20 +109,20 @@ def test_broken_rows_stop_or_are_counted(blip: Blip, tmp_path: Path, caplog: pyt
     rows = json.loads(data.read_text())
     data.write_text(json.dumps([*rows, {"image": "red.png", "answer": "x"}, {"image": "no.png", "question": "a?"}]))
     args = ("eval", "vqa", "--data", data, "-m", "random-tiny-vqa", *QUIET)
-    said = blip(*args)
-    assert said.code == 1 and "vqa.json:9: no text in column 'question'" in said.err and not said.out
-    said = blip(*args, "--skip-bad", "-o", tmp_path / "out")
-    assert said.code == 0 and "8 examples, 2 failed" in said.err
+    result = blip(*args)
+    assert result.code == 1 and "vqa.json:9: no text in column 'question'" in result.err and not result.out
+    result = blip(*args, "--skip-bad", "-o", tmp_path / "out")
+    assert result.code == 0 and "8 examples, 2 failed" in result.err
     assert "vqa.json:9: no text" in caplog.text and "no.png: no such file" in caplog.text
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["failed"] == 2
 
 
-def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> None:
-    found = lists(tmp_path / "data")
+def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
+    data_files = lists(tmp_path / "data")
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "metrics.json").write_text("{}")
     (tmp_path / "other.json").write_text('[{"question_id": 99, "answer": "x"}]')
-    data = found["vqa"]
+    data = data_files["vqa"]
     for args, code, message in (
         ((), 2, "no task; must be one of caption"),
         (("captoin",), 2, "unknown task 'captoin'; did you mean 'caption'?"),
@@ -131,9 +133,13 @@ def test_what_is_missing_or_wrong_is_one_line(blip: Blip, tmp_path: Path) -> Non
         (("vqa", "--data", data, "--mode", "rank"), 2, "--mode rank needs the answers to choose from"),
         (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction matches a row"),
         (("vqa", "--data", data, "--predictions", tmp_path / "no.json"), 2, "no.json: No such file"),
-        (("nlvr", "--data", found["nlvr"], "--order", "left"), 2, "order 'left': must be one of given, both, random"),
+        (
+            ("nlvr", "--data", data_files["nlvr"], "--order", "left"),
+            2,
+            "order 'left': must be one of given, both, random",
+        ),
         (("caption", "--data", tmp_path / "none"), 2, "none: no such file"),
     ):
-        said = blip("eval", *args, *QUIET[:-2])
-        assert said.code == code and message in said.err, (args, said.err)
-        assert len(said.err.splitlines()) == 1 or code == 3
+        result = blip("eval", *args, *QUIET[:-2])
+        assert result.code == code and message in result.err, (args, result.err)
+        assert len(result.err.splitlines()) == 1 or code == 3

@@ -1,4 +1,4 @@
-"""`blip explain` as a user types it."""
+"""`blip explain` from the command line."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ RANDOM = ("-m", "random-tiny")
 
 
 def test_one_image_goes_into_the_folder_itself(blip: Blip, photos: Path, tmp_path: Path) -> None:
-    said = blip("explain", photos / "a.png", "-t", "a cat", "-o", tmp_path / "out", *RANDOM)
-    assert said.code == 0
-    key, text, score, folder = said.out.strip().split("\t")
+    result = blip("explain", photos / "a.png", "-t", "a cat", "-o", tmp_path / "out", *RANDOM)
+    assert result.code == 0
+    key, text, score, folder = result.out.strip().split("\t")
     assert (key, text, folder) == (f"{photos}/a.png", "a cat", str(tmp_path / "out"))
     record = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert record["subject"] == "match" and record["tokens"] == ["a", "cat"] and 0 <= float(score) <= 1
     assert all((tmp_path / "out" / name).exists() for name in record["files"])
 
 
-def test_a_broken_picture_never_loses_the_others(blip: Blip, photos: Path, tmp_path: Path) -> None:
-    said = blip("explain", photos, "-t", "a cat", "-o", tmp_path / "out", "--tokens", "mean", *RANDOM)
-    assert said.code == 1 and len(said.out.splitlines()) == 4
-    assert "c.jpg: truncated" in said.err
-    found = sorted(p.parent.name for p in (tmp_path / "out").rglob("explain.json"))
-    assert found == ["a", "b", "d", "e ü"]
+def test_an_unreadable_image_does_not_affect_the_others(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    result = blip("explain", photos, "-t", "a cat", "-o", tmp_path / "out", "--tokens", "mean", *RANDOM)
+    assert result.code == 1 and len(result.out.splitlines()) == 4
+    assert "c.jpg: truncated" in result.err
+    folders = sorted(p.parent.name for p in (tmp_path / "out").rglob("explain.json"))
+    assert folders == ["a", "b", "d", "e ü"]
     assert not list((tmp_path / "out").rglob("*/c*"))
 
 
-def test_two_pictures_of_one_name_get_two_folders(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_images_of_the_same_name_get_different_folders(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (photos / "a.jpg").write_bytes((photos / "b.jpg").read_bytes())
     blip("explain", photos / "a.png", photos / "a.jpg", "-t", "x", "-o", tmp_path / "out", *RANDOM)
     assert sorted(p.parent.name for p in (tmp_path / "out").rglob("mean.png")) == ["a", "a (2)"]
@@ -47,41 +47,41 @@ def test_texts_and_questions_come_from_a_table(blip: Blip, photos: Path, tmp_pat
     assert (record["subject"], record["question"]) == ("answer", "what is it")
 
 
-def test_what_exists_is_an_error_skipped_or_replaced(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_existing_heatmaps_are_an_error_skipped_or_replaced(blip: Blip, photos: Path, tmp_path: Path) -> None:
     args = ("explain", photos / "a.png", "-o", tmp_path / "out", *RANDOM)
     blip(*args, "-t", "a cat")
-    said = blip(*args, "-t", "dogs")
-    assert said.code == 2 and "explain.json exists; use --skip-existing or --overwrite" in said.err
-    said = blip(*args, "-t", "dogs", "--skip-existing")
-    assert said.code == 0 and "all have their heat-maps" in said.err and (tmp_path / "out" / "01_cat.png").exists()
+    result = blip(*args, "-t", "dogs")
+    assert result.code == 2 and "explain.json exists; use --skip-existing or --overwrite" in result.err
+    result = blip(*args, "-t", "dogs", "--skip-existing")
+    assert result.code == 0 and "all have their heat-maps" in result.err and (tmp_path / "out" / "01_cat.png").exists()
     assert blip(*args, "-t", "dogs", "--overwrite").code == 0
     assert not (tmp_path / "out" / "01_cat.png").exists() and (tmp_path / "out" / "00_dogs.png").exists()
 
 
-def test_what_is_missing_or_wrong_is_one_line(blip: Blip, photos: Path, tmp_path: Path) -> None:
-    one, out = photos / "a.png", ("-o", tmp_path / "out")
+def test_errors_are_one_line(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    photo, out = photos / "a.png", ("-o", tmp_path / "out")
     for args, code, message in (
-        ((one,), 2, "no folder to write to; give -o DIR"),
-        ((one, *out, "--method", "lime"), 2, "--method lime; must be gradcam, attention or rollout"),
-        ((one, *out, "--tokens", "some"), 2, "--tokens some; must be all, words or mean"),
-        ((one, *out, "--image-format", "gif"), 2, "--image-format gif; must be png, jpg or webp"),
-        ((one, *out, "-t", "x", "--layer", "7"), 2, "layer 7: must be from 0 to 1"),
-        ((one, *out, "-t", " "), 2, "empty text for"),
-        ((one, *out, "-m", "random-tiny-vqa"), 2, "needs a question: give -t TEXT"),
-        ((one, *out, "-m", "random-tiny-nlvr", "-t", "x"), 3, "has no heat-maps"),
+        ((photo,), 2, "no folder to write to; give -o DIR"),
+        ((photo, *out, "--method", "lime"), 2, "--method lime; must be gradcam, attention or rollout"),
+        ((photo, *out, "--tokens", "some"), 2, "--tokens some; must be all, words or mean"),
+        ((photo, *out, "--image-format", "gif"), 2, "--image-format gif; must be png, jpg or webp"),
+        ((photo, *out, "-t", "x", "--layer", "7"), 2, "layer 7: must be from 0 to 1"),
+        ((photo, *out, "-t", " "), 2, "empty text for"),
+        ((photo, *out, "-m", "random-tiny-vqa"), 2, "needs a question: give -t TEXT"),
+        ((photo, *out, "-m", "random-tiny-nlvr", "-t", "x"), 3, "has no heat-maps"),
     ):
-        said = blip("explain", *args, *(() if "-m" in args else RANDOM))
-        assert (said.code, said.out) == (code, "") and message in said.err
-        assert len(said.err.splitlines()) == 1
+        result = blip("explain", *args, *(() if "-m" in args else RANDOM))
+        assert (result.code, result.out) == (code, "") and message in result.err
+        assert len(result.err.splitlines()) == 1
         assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_map_is_pointed_out(blip: Blip, photos: Path, tmp_path: Path) -> None:
-    said = blip("explain", photos / "a.png", "-t", "a cat", "-o", tmp_path / "o", "--layer", "1", *RANDOM)
-    assert said.code == 0 and "empty heat-maps: attention in layer 1 does not change the match" in said.err
+def test_empty_heatmaps_are_noted(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    result = blip("explain", photos / "a.png", "-t", "a cat", "-o", tmp_path / "o", "--layer", "1", *RANDOM)
+    assert result.code == 0 and "empty heat-maps: attention in layer 1 does not change the match" in result.err
 
 
-def test_methods_give_different_maps(blip: Blip, photos: Path, tmp_path: Path) -> None:
+def test_methods_have_different_heatmaps(blip: Blip, photos: Path, tmp_path: Path) -> None:
     seen = set()
     for method in ("gradcam", "attention", "rollout"):
         blip("explain", photos / "a.png", "-t", "a cat", "-o", tmp_path / method, "--method", method, *RANDOM)

@@ -13,10 +13,10 @@ from tests.cli.conftest import Blip
 
 
 def test_graphs_of_a_part(blip: Blip, photos: Path, tmp_path: Path) -> None:
-    said = blip("export", "-m", "random-tiny-caption", "-o", tmp_path / "out", "--parts", "vision")
-    assert (said.code, said.out) == (0, f"{tmp_path / 'out'}\n")
-    assert said.err.splitlines()[0] == "writing vision.onnx"
-    assert said.err.splitlines()[1].startswith("largest difference from torch: ")
+    result = blip("export", "-m", "random-tiny-caption", "-o", tmp_path / "out", "--parts", "vision")
+    assert (result.code, result.out) == (0, f"{tmp_path / 'out'}\n")
+    assert result.err.splitlines()[0] == "writing vision.onnx"
+    assert result.err.splitlines()[1].startswith("largest difference from torch: ")
     assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["vision.onnx"]
     assert load(tmp_path / "out").capabilities == {"image"}
     result = blip("caption", photos / "a.png", "-m", tmp_path / "out", "--engine", "onnx")
@@ -27,10 +27,10 @@ def test_graphs_of_a_part(blip: Blip, photos: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("to", ["safetensors", "hf"])
 def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
-    said = blip("export", "-m", "random-tiny-caption", "--to", to, "-o", tmp_path / "out", "-q")
-    assert (said.code, said.err) == (0, "")
-    found, wanted = package.load(tmp_path / "out"), package.load_random("caption")
-    assert found.backend.module.state_dict().keys() == wanted.backend.module.state_dict().keys()
+    result = blip("export", "-m", "random-tiny-caption", "--to", to, "-o", tmp_path / "out", "-q")
+    assert (result.code, result.err) == (0, "")
+    loaded, expected = package.load(tmp_path / "out"), package.load_random("caption")
+    assert loaded.backend.module.state_dict().keys() == expected.backend.module.state_dict().keys()
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_weights_in_other_layouts(blip: Blip, tmp_path: Path, to: str) -> None:
         (["-m", "caption-base", "--to", "hf", "--offline"], 3, "'caption-base' is not cached and --offline is set"),
     ],
 )
-def test_failure_is_a_line_and_leaves_nothing(
+def test_failures_are_one_line_and_leave_nothing(
     blip: Blip,
     tmp_path: Path,
     tmp_path_factory: pytest.TempPathFactory,
@@ -56,23 +56,27 @@ def test_failure_is_a_line_and_leaves_nothing(
     message: str,
 ) -> None:
     monkeypatch.setenv("BLIP_CACHE", str(tmp_path_factory.mktemp("cache")))
-    said = blip("export", "-o", tmp_path / "out", *arguments)
-    assert said.code == code and message in said.err.splitlines()[-1] and said.err.splitlines()[-1].startswith("blip: ")
+    result = blip("export", "-o", tmp_path / "out", *arguments)
+    assert (
+        result.code == code
+        and message in result.err.splitlines()[-1]
+        and result.err.splitlines()[-1].startswith("blip: ")
+    )
     assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("to", ["onnx", "web", "safetensors"])
-def test_output_that_exists_is_kept(blip: Blip, tmp_path: Path, to: str) -> None:
+def test_existing_output_is_kept(blip: Blip, tmp_path: Path, to: str) -> None:
     (tmp_path / "mine.txt").write_text("x")
-    said = blip("export", "-m", "random-tiny", "--to", to, "-o", tmp_path)
-    assert said.code == 2 and "exists; choose another name or give --overwrite" in said.err
+    result = blip("export", "-m", "random-tiny", "--to", to, "-o", tmp_path)
+    assert result.code == 2 and "exists; choose another name or give --overwrite" in result.err
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
 def test_page_of_the_bundled_model_takes_its_graphs(
     blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No export: the graphs that the page gets are those beside the bundled weights."""
+    """The page gets the graphs of the bundled model; nothing is exported."""
     given: list[Path] = []
     monkeypatch.setattr("blip.apps.export.web.write", lambda folder, output: given.append(folder))
     assert blip("export", "--to", "web", "-o", tmp_path / "page", "-q").code == 0

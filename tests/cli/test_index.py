@@ -1,4 +1,4 @@
-"""`blip index` as a user types it."""
+"""`blip index` from the command line."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_a_folder_is_indexed_and_then_kept_up_to_date(blip: Blip, photos: Path, home: Path) -> None:
-    said = blip("index", photos, *RANDOM)
-    assert said.code == 1 and said.out == ""
-    assert "c.jpg: truncated" in said.err and "4 new, 1 failed" in said.err
-    assert f"4 files in {home}/index" in said.err
+    result = blip("index", photos, *RANDOM)
+    assert result.code == 1 and result.out == ""
+    assert "c.jpg: truncated" in result.err and "4 new, 1 failed" in result.err
+    assert f"4 files in {home}/index" in result.err
     (photos / "c.jpg").unlink()
     (photos / "a.png").rename(photos / "sub" / "z.png")
-    said = blip("index")
-    assert said.code == 0 and "1 moved, 1 removed, 3 unchanged" in said.err
+    result = blip("index")
+    assert result.code == 0 and "1 moved, 1 removed, 3 unchanged" in result.err
 
 
-def test_nothing_new_loads_no_model(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_changes_no_model_is_loaded(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blip("index", photos, *RANDOM)
     monkeypatch.setattr("blip.api.load", None)
     for args in ((), (photos,), (photos, *RANDOM), ("--prune-only",), ("--status",), ("--dry-run",)):
         assert blip("index", *args).code == 0
 
 
-def test_status_tells_model_counts_and_failures(blip: Blip, photos: Path) -> None:
+def test_status_shows_model_counts_and_failures(blip: Blip, photos: Path) -> None:
     blip("index", photos, *RANDOM)
     rows = [line.split("\t") for line in blip("index", "--status").out.splitlines()]
     assert ["model", "random-tiny"] in rows and ["files", "4"] in rows and ["folders", str(photos)] in rows
     assert any(name == "failed" and "c.jpg: truncated" in value for name, value in rows)
-    found = json.loads(blip("index", "--status", "--json").out)
-    assert found["pictures"] == 4 and found["bytes"] > 1000 and len(found["failed"]) == 1
+    status = json.loads(blip("index", "--status", "--json").out)
+    assert status["pictures"] == 4 and status["bytes"] > 1000 and len(status["failed"]) == 1
 
 
 def test_a_dry_run_lists_what_would_be_read(blip: Blip, photos: Path, home: Path) -> None:
@@ -54,16 +54,16 @@ def test_a_dry_run_lists_what_would_be_read(blip: Blip, photos: Path, home: Path
 
 
 def test_captions_beside_the_photos_and_back(blip: Blip, photos: Path) -> None:
-    said = blip("index", photos, *RANDOM, "--captions", "--write-captions", ".txt")
-    assert said.code == 1 and "4 captioned" in said.err and "4 captions written, 0 kept" in said.err
+    result = blip("index", photos, *RANDOM, "--captions", "--write-captions", ".txt")
+    assert result.code == 1 and "4 captioned" in result.err and "4 captions written, 0 kept" in result.err
     assert (photos / "a.txt").read_text().strip()
     (photos / "b.txt").write_text("mine now")
-    said = blip("index", "--remove-captions")
-    assert said.code == 0 and "b.txt: kept, changed since" in said.err
+    result = blip("index", "--remove-captions")
+    assert result.code == 0 and "b.txt: kept, changed since" in result.err
     assert [path.name for path in photos.rglob("*.txt")] == ["b.txt"]
 
 
-def test_rules_are_kept_until_others_are_given(blip: Blip, photos: Path) -> None:
+def test_scan_rules_are_kept_until_changed(blip: Blip, photos: Path) -> None:
     blip("index", photos, *RANDOM, "-g", "!*.jpg")
     assert "3 unchanged" in blip("index", photos).err
     assert "1 new, 1 failed, " in blip("index", photos, "--hidden").err.replace(", 3 unchanged", "")
@@ -73,23 +73,23 @@ def test_another_model_needs_a_rebuild(blip: Blip, photos: Path) -> None:
     blip("index", photos, *RANDOM)
     args = ("index", photos, *RANDOM, "--image-size", "48")
     (photos / "new.png").write_bytes((photos / "a.png").read_bytes() + b" ")
-    said = blip(*args)
-    assert said.code == 3 and "index was created with 'random-tiny'" in said.err and "--rebuild" in said.err
-    assert len(said.err.splitlines()) == 1
+    result = blip(*args)
+    assert result.code == 3 and "index was created with 'random-tiny'" in result.err and "--rebuild" in result.err
+    assert len(result.err.splitlines()) == 1
     assert "5 new, 1 failed" in blip(*args, "--rebuild").err
     assert json.loads(blip("index", "--status", "--json").out)["image_size"] == 48
     assert "5 new" in blip("index", "--rebuild").err  # of the folders known
-    said = blip("index", "--rebuild", "-m", "no-such-model")
-    assert said.code == 3 and json.loads(blip("index", "--status", "--json").out)["files"] == 5
+    result = blip("index", "--rebuild", "-m", "no-such-model")
+    assert result.code == 3 and json.loads(blip("index", "--status", "--json").out)["files"] == 5
 
 
-def test_damage_is_one_line_and_a_rebuild_mends_it(blip: Blip, photos: Path, home: Path) -> None:
+def test_damage_is_one_line_and_a_rebuild_repairs_it(blip: Blip, photos: Path, home: Path) -> None:
     blip("index", photos, *RANDOM)
     (home / "index" / "index.db").write_bytes(b"SQLite format 3\0" + bytes(5000))
     for args in (("index",), ("index", photos), ("index", "--status"), ("search", "cat")):
-        said = blip(*args)
-        assert said.code == 3 and "damaged" in said.err and "blip index --rebuild DIR" in said.err
-        assert len(said.err.splitlines()) == 1
+        result = blip(*args)
+        assert result.code == 3 and "damaged" in result.err and "blip index --rebuild DIR" in result.err
+        assert len(result.err.splitlines()) == 1
     assert "4 new" in blip("index", "--rebuild", photos, *RANDOM).err
     with sqlite3.connect(home / "index" / "index.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
@@ -108,12 +108,12 @@ def test_damage_is_one_line_and_a_rebuild_mends_it(blip: Blip, photos: Path, hom
         (("--frames", "0"), "--frames 0; must be an integer from 1 to 256"),
     ],
 )
-def test_what_is_wrong_is_one_line(blip: Blip, home: Path, args: tuple[str, ...], message: str) -> None:
-    said = blip("index", *args)
-    assert said.code == 2 and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+def test_usage_errors_are_one_line(blip: Blip, home: Path, args: tuple[str, ...], message: str) -> None:
+    result = blip("index", *args)
+    assert result.code == 2 and result.out == "" and message in result.err and len(result.err.splitlines()) == 1
     assert not home.exists()
 
 
-def test_a_file_is_no_folder(blip: Blip, photos: Path) -> None:
+def test_a_file_is_not_a_folder(blip: Blip, photos: Path) -> None:
     assert "is a file; name its folder" in blip("index", photos / "a.png").err
     assert "contains other files" in blip("index", photos, *RANDOM, "--index", photos).err

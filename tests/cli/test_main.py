@@ -1,4 +1,4 @@
-"""What all verbs share: help without torch, the table of exit codes, one line an error."""
+"""All verbs: help without torch, exit codes, one-line errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HEAVY = {"torch", "numpy", "PIL", "onnxruntime", "omegaconf", "huggingface_hub",
 MODULES = 600  # loaded after the help of all verbs; torch alone is more than a thousand
 
 
-def test_help_is_quick_and_without_torch() -> None:
+def test_help_imports_little_and_no_torch() -> None:
     """Quick because it imports little: counted, as times depend on the load of the machine (see benchmarks)."""
     code = (
         "import sys; from blip.cli import VERBS, main\n"
@@ -37,8 +37,8 @@ def test_help_is_quick_and_without_torch() -> None:
 
 
 def test_without_a_verb_the_verbs_are_listed(blip: Blip) -> None:
-    said = blip()
-    assert said.code == 2 and said.out == "" and all(verb in said.err for verb in VERBS)
+    result = blip()
+    assert result.code == 2 and result.out == "" and all(verb in result.err for verb in VERBS)
     assert blip("--help").code == 0
 
 
@@ -68,10 +68,10 @@ def test_usage_errors_exit_2(blip: Blip, photos: Path, tmp_path: Path) -> None:
         (("caption", photos, "--shard", "3/2"), "--shard 3/2; must be I/N"),
         (("caption", photos, *RANDOM, "--device", "tpu"), "device 'tpu'; must be auto, cpu, cuda"),
     ):
-        said = blip(*args)
-        assert (said.code, said.out) == (2, ""), (args, said)
-        assert said.err.startswith("blip: error: ") and len(said.err.splitlines()) == 1, said.err
-        assert message in said.err
+        result = blip(*args)
+        assert (result.code, result.out) == (2, ""), (args, result)
+        assert result.err.startswith("blip: error: ") and len(result.err.splitlines()) == 1, result.err
+        assert message in result.err
 
 
 def test_model_problems_exit_3(blip: Blip, photos: Path, tmp_path: Path) -> None:
@@ -82,39 +82,43 @@ def test_model_problems_exit_3(blip: Blip, photos: Path, tmp_path: Path) -> None
         (("-m", tmp_path / "broken.pth"), "broken.pth"),
         (("-m", tmp_path / "nothing.pth"), "no such file or folder"),
     ):
-        said = blip("caption", photos / "a.png", *args)
-        assert (said.code, said.out) == (3, ""), (args, said)
-        assert said.err.startswith("blip: error: ") and len(said.err.splitlines()) == 1, said.err
-        assert message in said.err
+        result = blip("caption", photos / "a.png", *args)
+        assert (result.code, result.out) == (3, ""), (args, result)
+        assert result.err.startswith("blip: error: ") and len(result.err.splitlines()) == 1, result.err
+        assert message in result.err
 
 
 def test_environment_problems_exit_4(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    said = blip("caption", photos / "a.png", *RANDOM, "--device", "cuda:7")
-    assert (said.code, said.out) == (4, "") and "device 'cuda:7' is not available" in said.err
+    result = blip("caption", photos / "a.png", *RANDOM, "--device", "cuda:7")
+    assert (result.code, result.out) == (4, "") and "device 'cuda:7' is not available" in result.err
 
     def full(*args: object, **options: object) -> None:
         raise EnvironmentProblem("out.txt: no space left on the disk; free some or write elsewhere")
 
     monkeypatch.setattr("blip.io.records._Text.write", full)
-    said = blip("caption", photos / "a.png", *RANDOM)
-    assert said.code == 4 and "no space left on the disk" in said.err
+    result = blip("caption", photos / "a.png", *RANDOM)
+    assert result.code == 4 and "no space left on the disk" in result.err
 
 
 def test_bugs_exit_70_with_the_traceback(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("blip.io.inputs.find_inputs", lambda *args, **options: 1 / 0)
-    said = blip("caption", photos)
-    assert said.code == 70 and "ZeroDivisionError" in said.err and "please report" in said.err
+    result = blip("caption", photos)
+    assert result.code == 70 and "ZeroDivisionError" in result.err and "please report" in result.err
 
 
-def test_a_missing_torch_is_told_and_what_goes_without(
+def test_a_missing_torch_is_reported_with_what_works_without_it(
     blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def load(*_: object, **__: object) -> None:
         raise ModuleNotFoundError("No module named 'torch'", name="torch")
 
     monkeypatch.setattr("blip.api.load", load)
-    said = blip("caption", photos / "a.png", "-m", "random-tiny")
-    assert said.code == 4 and said.err.startswith("blip: error: torch is not installed") and said.err.count("\n") == 1
+    result = blip("caption", photos / "a.png", "-m", "random-tiny")
+    assert (
+        result.code == 4
+        and result.err.startswith("blip: error: torch is not installed")
+        and result.err.count("\n") == 1
+    )
 
 
 def test_warnings_are_one_line() -> None:
@@ -133,12 +137,12 @@ def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, mo
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("os.replace", full)
-    said = blip("caption", photos / "a.png", *RANDOM, "-o", tmp_path / "out.csv")
-    assert said.code == 4 and "no space left on the disk" in said.err
+    result = blip("caption", photos / "a.png", *RANDOM, "-o", tmp_path / "out.csv")
+    assert result.code == 4 and "no space left on the disk" in result.err
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
 
-def test_a_closed_pipe_ends_quietly(photos: Path) -> None:
+def test_a_closed_pipe_ends_the_run_quietly(photos: Path) -> None:
     for i in range(60):
         (photos / f"x{i}.png").write_bytes((photos / "a.png").read_bytes())
     reader, writer = os.pipe()
@@ -158,16 +162,16 @@ def test_paths_of_every_kind(blip: Blip, photos: Path, monkeypatch: pytest.Monke
     monkeypatch.chdir(photos)
     for name in ("-dash.png", "with space.png", "ünï.png", "tab\there.png"):
         (photos / name).write_bytes((photos / "a.png").read_bytes())
-    said = blip("caption", *RANDOM, "--", "-dash.png", "with space.png", "ünï.png", "tab\there.png")
-    assert said.code == 0
-    keys = [line.split("\t")[0] for line in said.out.splitlines()]
+    result = blip("caption", *RANDOM, "--", "-dash.png", "with space.png", "ünï.png", "tab\there.png")
+    assert result.code == 0
+    keys = [line.split("\t")[0] for line in result.out.splitlines()]
     assert keys == ["-dash.png", "with space.png", "ünï.png", "tab here.png"]
 
 
-def test_the_bundled_model_says_in_one_line_that_others_are_better(blip: Blip, photos: Path) -> None:
-    said = blip("caption", photos / "a.png")
-    assert said.code == 0
-    assert "using the bundled model 'tiny'; published checkpoints are far better: -m caption-base" in said.err
+def test_the_default_model_is_noted_with_a_better_one(blip: Blip, photos: Path) -> None:
+    result = blip("caption", photos / "a.png")
+    assert result.code == 0
+    assert "using the bundled model 'tiny'; published checkpoints are far better: -m caption-base" in result.err
     assert "using the bundled" not in blip("caption", photos / "a.png", "-q").err
 
 

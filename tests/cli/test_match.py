@@ -1,4 +1,4 @@
-"""`blip match` as a user types it."""
+"""`blip match` from the command line."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from tests.cli.conftest import Blip
 RANDOM = ("-m", "random-tiny")
 
 
-def test_every_text_is_scored_against_every_picture(blip: Blip, photos: Path) -> None:
-    said = blip("match", photos / "a.png", photos / "b.jpg", "-t", "a cat", "-t", "a dog", *RANDOM, "--json")
-    rows = [json.loads(line) for line in said.out.splitlines()]
-    assert said.code == 0
+def test_every_text_is_scored_against_every_image(blip: Blip, photos: Path) -> None:
+    result = blip("match", photos / "a.png", photos / "b.jpg", "-t", "a cat", "-t", "a dog", *RANDOM, "--json")
+    rows = [json.loads(line) for line in result.out.splitlines()]
+    assert result.code == 0
     assert [(Path(r["key"]).name, r["text"], r["text_index"]) for r in rows] == [
         ("a.png", "a cat", 0),
         ("a.png", "a dog", 1),
@@ -46,18 +46,18 @@ def test_pairs_and_texts_of_a_table(blip: Blip, photos: Path, tmp_path: Path) ->
     assert [r["text"] for r in rows] == ["a cat", "x", "y"]
 
 
-def test_what_is_missing_or_wrong_is_one_line(blip: Blip, photos: Path) -> None:
+def test_errors_are_one_line(blip: Blip, photos: Path) -> None:
     for args, message in (
         ((photos / "a.png",), f"no texts for {photos}/a.png; give -t TEXT"),
         ((photos / "a.png", "-t", "x", "-t", "y", "--pairs"), "--pairs; 1 image and 2 texts, their numbers must match"),
         ((photos / "a.png", "-t", "x", "--head", "both2"), "--head both2; must be itm, itc or both"),
     ):
-        said = blip("match", *args, *RANDOM)
-        assert said.code == 2 and said.out == ""
-        assert message in said.err and len(said.err.splitlines()) == 1
+        result = blip("match", *args, *RANDOM)
+        assert result.code == 2 and result.out == ""
+        assert message in result.err and len(result.err.splitlines()) == 1
 
 
-def test_a_broken_picture_never_loses_the_others(blip: Blip, photos: Path) -> None:
-    said = blip("match", photos, "-t", "a cat", *RANDOM)
-    assert said.code == 1 and len(said.out.splitlines()) == 4
-    assert "c.jpg: truncated" in said.err
+def test_an_unreadable_image_does_not_affect_the_others(blip: Blip, photos: Path) -> None:
+    result = blip("match", photos, "-t", "a cat", *RANDOM)
+    assert result.code == 1 and len(result.out.splitlines()) == 4
+    assert "c.jpg: truncated" in result.err

@@ -31,7 +31,7 @@ def test_bare_verb_lists_models() -> None:
     assert {"caption-base", "tiny", "random-tiny"} <= {line.split("\t")[0] for line in bare.stdout.splitlines()}
 
 
-def test_cached_list_shows_what_is_here(tmp_path: Path) -> None:
+def test_cached_list_shows_local_models(tmp_path: Path) -> None:
     small_file(tmp_path / "cache/checkpoints/model_large_caption.pth")
     lines = run("list", "--cached", "--json").stdout.splitlines()
     listed = [json.loads(line)["name"] for line in lines]
@@ -49,7 +49,7 @@ def test_unknown_name_suggests() -> None:
     assert "did you mean 'caption-base'" in str(fails("info", "caption-bse"))
 
 
-def test_get_offline_says_what_to_do() -> None:
+def test_get_offline_names_the_fix() -> None:
     assert isinstance(fails("get", "caption-base", "--offline"), OfflineError)
     assert run("get", "random-tiny").exit_code == 0
 
@@ -60,7 +60,7 @@ def test_path_is_printed_only_when_cached(tmp_path: Path) -> None:
     assert isinstance(fails("path", "caption-base"), OfflineError)
 
 
-def test_verify_notices_a_changed_file(tmp_path: Path) -> None:
+def test_verify_detects_a_changed_file(tmp_path: Path) -> None:
     path = tmp_path / "cache/checkpoints/model_large_caption.pth"
     small_file(path)
     assert run("verify").stdout.split()[1] == "caption-large"
@@ -79,7 +79,7 @@ def test_rm_removes_cached_and_imported(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["tiny", "random-tiny", "Salesforce/blip-vqa-base"])
-def test_rm_refuses_what_it_does_not_own(name: str) -> None:
+def test_rm_refuses_models_outside_its_cache(name: str) -> None:
     assert isinstance(fails("rm", name), UsageError)
 
 

@@ -12,5 +12,5 @@ def test_schemas_are_listed_and_shown(blip: Blip) -> None:
     assert {"caption", "answer", "match", "embedding"} <= set(names)
     for name in names:
         assert json.loads(blip("schema", name).out)["title"] == f"{name}/1"
-    said = blip("schema", "captoin")
-    assert said.code == 2 and "unknown record 'captoin'; did you mean 'caption'?" in said.err
+    result = blip("schema", "captoin")
+    assert result.code == 2 and "unknown record 'captoin'; did you mean 'caption'?" in result.err

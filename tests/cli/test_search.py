@@ -1,4 +1,4 @@
-"""`blip search` as a user types it."""
+"""`blip search` from the command line."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def indexed(blip: Blip, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Four photos that can be read, from the folder they are in."""
+    """The working folder with four readable photos, indexed."""
     (photos / "c.jpg").unlink()
     assert blip("index", photos, *RANDOM).code == 0
     monkeypatch.chdir(photos)
@@ -40,15 +40,15 @@ def rows(text: str) -> list[list[str]]:
 
 
 def test_text_json_and_tables(blip: Blip, indexed: Path) -> None:
-    said = blip("search", "a", "cat")
-    assert said.code == 0 and said.err == ""
-    found = rows(said.out)
-    assert sorted(path for _, path in found) == ["a.png", "b.jpg", "sub/d.png", "sub/e ü.png"]
-    scores = [float(score) for score, _ in found]
+    result = blip("search", "a", "cat")
+    assert result.code == 0 and result.err == ""
+    hits = rows(result.out)
+    assert sorted(path for _, path in hits) == ["a.png", "b.jpg", "sub/d.png", "sub/e ü.png"]
+    scores = [float(score) for score, _ in hits]
     assert scores == sorted(scores, reverse=True)
     records = [json.loads(line) for line in blip("search", "a cat", "--json", "-n", "2").out.splitlines()]
     assert [record["rank"] for record in records] == [1, 2] and all(problem(record) is None for record in records)
-    assert [record["path"] for record in records] == [path for _, path in found[:2]]
+    assert [record["path"] for record in records] == [path for _, path in hits[:2]]
     assert all(0 <= record["itm"] <= 1 for record in records)
     table = rows(blip("search", "a cat", "--format", "tsv").out)
     assert table[0][:3] == ["schema", "rank", "path"] and len(table) == 5
@@ -67,42 +67,42 @@ def test_signs_and_weights_reach_the_query(blip: Blip, indexed: Path) -> None:
 
 def test_a_photo_finds_itself(blip: Blip, indexed: Path) -> None:
     assert blip("search", "./sub/d.png", "-f", "-n", "1").out == "sub/d.png\n"
-    said = blip("search", "b.jpg", "-n", "1")
-    assert "'b.jpg' is taken as text; write ./b.jpg for the photo" in said.err
+    result = blip("search", "b.jpg", "-n", "1")
+    assert "'b.jpg' is taken as text; write ./b.jpg for the photo" in result.err
 
 
 def test_paths_for_other_programs(blip: Blip, indexed: Path) -> None:
     (indexed / "a.png").rename(indexed / "-new\nline.png")
-    said = blip("search", "cat", "-0")
-    assert set(said.out.split("\0")) == {"./-new\nline.png", "b.jpg", "sub/d.png", "sub/e ü.png", ""}
+    result = blip("search", "cat", "-0")
+    assert set(result.out.split("\0")) == {"./-new\nline.png", "b.jpg", "sub/d.png", "sub/e ü.png", ""}
     assert len(blip("search", "cat").out.splitlines()) == 4  # a line a hit
     assert blip("search", "cat", "-f", "--in", "sub").out.count("\n") == 2
 
 
-def test_the_index_is_brought_up_to_date_first(blip: Blip, indexed: Path) -> None:
+def test_the_index_is_updated_first(blip: Blip, indexed: Path) -> None:
     (indexed / "new.png").write_bytes((indexed / "a.png").read_bytes())
     (indexed / "bad.png").write_bytes(b"bad")
     assert "new.png" not in blip("search", "cat", "--no-update").out
-    said = blip("search", "cat")
-    assert "new.png" in said.out and "1 copied, 4 unchanged, 1 failed" in said.err
+    result = blip("search", "cat")
+    assert "new.png" in result.out and "1 copied, 4 unchanged, 1 failed" in result.err
     assert blip("search", "cat").err == ""
 
 
-def test_while_another_writes_what_is_there_is_searched(blip: Blip, indexed: Path, home: Path) -> None:
+def test_the_index_is_searched_while_another_process_writes(blip: Blip, indexed: Path, home: Path) -> None:
     with Index.open(home / "index").writer():
-        said = blip("search", "cat")
-    assert said.code == 0 and len(rows(said.out)) == 4 and "another process is writing" in said.err
+        result = blip("search", "cat")
+    assert result.code == 0 and len(rows(result.out)) == 4 and "another process is writing" in result.err
 
 
-def test_what_cannot_be_read_is_named(blip: Blip, indexed: Path) -> None:
+def test_unreadable_files_are_named(blip: Blip, indexed: Path) -> None:
     for number in range(7):
         (indexed / f"x{number}.png").write_bytes(b"no image")
-    said = blip("search", "cat")
-    assert said.code == 0 and "x4.png: not an image" in said.err and "x5.png" not in said.err
-    assert "7 failed" in said.err
+    result = blip("search", "cat")
+    assert result.code == 0 and "x4.png: not an image" in result.err and "x5.png" not in result.err
+    assert "7 failed" in result.err
 
 
-def test_terminated_while_bringing_up_to_date(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminated_during_the_update(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def update(index: Index, **_: object) -> UpdateReport:
         os.kill(os.getpid(), signal.SIGTERM)
         return UpdateReport()
@@ -111,14 +111,14 @@ def test_terminated_while_bringing_up_to_date(blip: Blip, indexed: Path, monkeyp
     assert blip("search", "cat").code == 143
 
 
-def test_no_hits_are_no_failure(blip: Blip, indexed: Path) -> None:
-    said = blip("search", "cat", "--min-score", "99")
-    assert (said.code, said.out, said.err) == (0, "", "nothing found\n")
+def test_no_hits_are_not_a_failure(blip: Blip, indexed: Path) -> None:
+    result = blip("search", "cat", "--min-score", "99")
+    assert (result.code, result.out, result.err) == (0, "", "nothing found\n")
 
 
 def test_a_contact_sheet(blip: Blip, indexed: Path, tmp_path: Path) -> None:
-    said = blip("search", "cat", "-o", tmp_path / "sheet.png")
-    assert said.code == 0 and said.out == ""
+    result = blip("search", "cat", "-o", tmp_path / "sheet.png")
+    assert result.code == 0 and result.out == ""
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 900
     assert blip("search", "cat", "-o", tmp_path / "sheet.png").code == 2
@@ -133,21 +133,19 @@ def test_near_identical_photos(blip: Blip, indexed: Path) -> None:
     pixels[0, 0] += 1
     Image.fromarray(pixels).save("a2.png")
     blip("index", *RANDOM)
-    found = rows(blip("search", "--duplicates", "0.9999", "--no-update").out)
-    assert [(group, path) for group, _, path in found][:2] == [("1", "a.png"), ("1", "a2.png")]
+    groups = rows(blip("search", "--duplicates", "0.9999", "--no-update").out)
+    assert [(group, path) for group, _, path in groups][:2] == [("1", "a.png"), ("1", "a2.png")]
     assert blip("search", "--duplicates", "0.9999", "-f").out.startswith("a.png\na2.png\n")
     assert "must be followed by a number up to 1" in blip("search", "--duplicates", "cat").err
 
 
-def test_nothing_is_drawn_where_there_is_no_terminal(
-    blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_thumbnails_need_a_terminal(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
-    said = blip("search", "cat", "--thumbnails")
-    assert "\x1b" not in said.out + said.err and len(rows(said.out)) == 4
+    result = blip("search", "cat", "--thumbnails")
+    assert "\x1b" not in result.out + result.err and len(rows(result.out)) == 4
 
 
-def test_opening_without_a_desktop_is_told(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_without_a_desktop_is_noted(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[str] = []
     monkeypatch.setattr("click.launch", lambda path: opened.append(path) or 0)
     blip("search", "./a.png", "-n", "1", "--open")
@@ -160,10 +158,10 @@ def test_opening_without_a_desktop_is_told(blip: Blip, indexed: Path, monkeypatc
 def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path, home: Path) -> None:
     (home / "index").chmod(stat.S_IRUSR | stat.S_IXUSR)
     try:
-        said = blip("search", "cat")
+        result = blip("search", "cat")
     finally:
         (home / "index").chmod(0o755)
-    assert said.code == 0 and len(rows(said.out)) == 4 and "cannot be written" in said.err
+    assert result.code == 0 and len(rows(result.out)) == 4 and "cannot be written" in result.err
 
 
 @pytest.mark.parametrize(
@@ -183,11 +181,11 @@ def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path
         (("cat", "-m", "tiny"), 3, "index was created with 'random-tiny'"),
     ],
 )
-def test_what_is_wrong_is_one_line(blip: Blip, indexed: Path, args: tuple[str, ...], code: int, message: str) -> None:
-    said = blip("search", *args, "-q")
-    assert said.code == code and said.out == "" and message in said.err and len(said.err.splitlines()) == 1
+def test_usage_errors_are_one_line(blip: Blip, indexed: Path, args: tuple[str, ...], code: int, message: str) -> None:
+    result = blip("search", *args, "-q")
+    assert result.code == code and result.out == "" and message in result.err and len(result.err.splitlines()) == 1
 
 
 def test_before_anything_is_indexed(blip: Blip, home: Path) -> None:
-    said = blip("search", "cat")
-    assert said.code == 2 and "no index here; create one with 'blip index DIR'" in said.err and not home.exists()
+    result = blip("search", "cat")
+    assert result.code == 2 and "no index here; create one with 'blip index DIR'" in result.err and not home.exists()
