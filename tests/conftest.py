@@ -28,6 +28,7 @@ def own_environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 patch.delenv(name)
         for name in FOLDERS:
             patch.setenv(name, str(tmp_path_factory.getbasetemp() / name.lower()))
+        patch.setenv("OMP_NUM_THREADS", "1")  # for processes that tests start: they share the cores with each other
         yield
 
 
