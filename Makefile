@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test lint words types format test-slow docs generated bench release-check clean
+.PHONY: help demo test test-fast lint words types format test-slow docs generated bench release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -17,6 +17,9 @@ demo: .venv/.core  ## caption the photographs in examples/ with the bundled mode
 
 test: lint types .venv/.dev .venv/.browser .venv/.web  ## everything CI runs
 	$(BIN)/python -m pytest -n 2
+
+test-fast: .venv/.dev  ## unit tests only, in under a minute on two cores
+	$(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not network and not weights and not gpu and not browser'
 
 lint: .venv/.dev  ## ruff, wording, import contract, duplicate code
 	$(BIN)/ruff check .

@@ -7,9 +7,42 @@ from collections.abc import Iterator
 
 import pytest
 
+# Tests that start processes or browsers, train models or export them: left out by `make test-fast`.
+INTEGRATION = (
+    "tests/apps/serve/",
+    "tests/apps/web/",
+    "tests/apps/demo/test_page.py",
+    "tests/apps/demo/test_launch.py",
+    "tests/apps/search/test_kill.py",
+    "tests/apps/test_export",
+    "tests/cli/test_engines.py",
+    "tests/cli/test_export.py",
+    "tests/cli/test_serve.py",
+    "tests/cli/test_train.py",
+    "tests/cli/test_caption.py::test_an_interrupted_run_is_resumed_to_the_same_file",
+    "tests/cli/test_main.py::test_a_closed_pipe_ends_quietly",
+    "tests/experiments/",
+    "tests/tasks/test_distributed.py",
+    "tests/tasks/test_nlvr.py",
+    "tests/tasks/test_retrieval.py",
+    "tests/tasks/test_vqa.py",
+    "tests/test_container.py",
+    "tests/test_docs.py",
+    "tests/test_notebook.py",
+    "tests/test_packaging.py",
+    "tests/train/test_loop.py",
+    "tests/train/test_processes.py",
+    "tests/train/test_shard.py",
+)
 FOLDERS = ("BLIP_HOME", "BLIP_CACHE", "HF_HOME")
 KEPT = "BLIP_ORT_WEB"  # onnxruntime-web for the tests of the browser page
 _original = dict(os.environ)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.nodeid.startswith(INTEGRATION):
+            item.add_marker(pytest.mark.integration)
 
 
 @pytest.fixture(autouse=True, scope="session")
