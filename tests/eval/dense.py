@@ -9,16 +9,16 @@ KS = (1, 5, 10)
 
 
 def ranks(scores: NDArray[np.float32], owner: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Best rank (0 = first) of an own text for each image, and of its image for each text; ties count against.
+    """Best rank (0 = first) of a correct text for each image, and of its image for each text; ties count against.
 
     scores: [images, texts]; owner: [texts], the image that each text belongs to. Source: train_retrieval.py itm_eval
     (where ties fall as the sort happens to leave them, so that unscored pairs may rank among the first k by chance).
     """
     columns = np.arange(len(owner))
-    own = scores[owner, columns]
-    image_ranks = (scores >= own[None, :]).sum(axis=0) - 1
+    correct = scores[owner, columns]
+    image_ranks = (scores >= correct[None, :]).sum(axis=0) - 1
     best = np.full(len(scores), -np.inf)
-    np.maximum.at(best, owner, own)
+    np.maximum.at(best, owner, correct)
     foreign = scores.copy()
     foreign[owner, columns] = -np.inf
     return (foreign >= best[:, None]).sum(axis=1), image_ranks
@@ -33,8 +33,8 @@ def recalls(
     """
     result: dict[str, float] = {}
     both = ranks(scores, owner)[0], ranks(scores if by_text is None else by_text, owner)[1]
-    for name, found in zip(("txt", "img"), both, strict=True):
-        at_k = {f"{name}_r{k}": 100.0 * float((found < k).mean()) for k in KS}
+    for name, direction in zip(("txt", "img"), both, strict=True):
+        at_k = {f"{name}_r{k}": 100.0 * float((direction < k).mean()) for k in KS}
         result |= at_k | {f"{name}_r_mean": sum(at_k.values()) / len(KS)}
     result["r_mean"] = (result["txt_r_mean"] + result["img_r_mean"]) / 2
     return result

@@ -1,4 +1,4 @@
-"""Caption evaluation: ids, references, repeated rows, what is left out and why."""
+"""Caption evaluation: ids, references, repeated rows, skipped metrics and reasons."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.eval.photos import caption_rows, model, write_list
 def test_a_model_s_captions_are_scored_against_all_references(tmp_path: Path) -> None:
     source, loaded = open_source(write_list(tmp_path, "test.json", caption_rows())), model("caption")
     report = run(CaptionEval(), loaded.model, loaded.tokenizer, source)
-    said = [row["caption"] for row in report.predictions]
-    assert report.metrics == pytest.approx(score_captions([row["caption"] for row in caption_rows()], said))
+    captions = [row["caption"] for row in report.predictions]
+    assert report.metrics == pytest.approx(score_captions([row["caption"] for row in caption_rows()], captions))
     assert [row["key"] for row in report.rows] == [str(i) for i in range(8)]
     assert set(report.rows[0]["scores"]) == {"cider", "bleu4", "rouge_l"}
 
@@ -38,7 +38,7 @@ def test_the_first_of_two_predictions_of_a_photo_counts(tmp_path: Path) -> None:
     assert [row["prediction"] for row in CaptionEval().score(source, twice).rows] == ["a red wall"]
 
 
-def test_photos_are_named_by_number_where_that_is_unique(tmp_path: Path) -> None:
+def test_photos_are_named_by_number_if_it_is_unique(tmp_path: Path) -> None:
     folder = tmp_path / "val2014"
     rows = [{"image": f"{name}.png"} for name in ("COCO_val2014_000000000007", "COCO_val2014_000000000012")]
     assert image_ids(open_source(write_list(folder, "a.json", rows))) == [7, 12]
@@ -72,11 +72,11 @@ def test_a_broken_photo_stops_or_is_passed_over(tmp_path: Path) -> None:
 
 def test_java_metrics_are_left_out_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    found, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
-    assert not found and skipped["meteor"].startswith("java not found") and set(skipped) == {"meteor", "spice"}
+    scores, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
+    assert not scores and skipped["meteor"].startswith("java not found") and set(skipped) == {"meteor", "spice"}
 
 
-def test_spice_is_not_asked_to_download_where_that_is_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spice_does_not_download_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     def run(scorer: object, *texts: object) -> float:
         if getattr(scorer, "__name__", "") == "Spice":
             raise AssertionError("SPICE was run")
@@ -90,5 +90,5 @@ def test_spice_is_not_asked_to_download_where_that_is_forbidden(monkeypatch: pyt
     monkeypatch.setattr(meteor_spice, "_run", run)
     monkeypatch.setattr(meteor_spice, "import_module", lambda name: Scorers)
     monkeypatch.setenv("BLIP_OFFLINE", "1")
-    found, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
-    assert found == {"meteor": 0.5} and skipped["spice"].endswith("run once without --offline")
+    scores, skipped = meteor_spice.scores([["a red wall"]], ["a wall"])
+    assert scores == {"meteor": 0.5} and skipped["spice"].endswith("run once without --offline")

@@ -20,11 +20,11 @@ def test_ranks_by_hand() -> None:
 def test_recalls_equal_the_original(case: str) -> None:
     recorded, metrics = tensors("retrieval_eval"), values("retrieval_eval")[f"{case}.metrics"]
     owner = np.arange(24) // 2
-    found = recalls(recorded[f"{case}.score_i2t"].numpy(), owner, recorded[f"{case}.score_t2i"].numpy().T)
+    result = recalls(recorded[f"{case}.score_i2t"].numpy(), owner, recorded[f"{case}.score_t2i"].numpy().T)
     for k in (1, 5, 10):
         if k <= int(case[1:]):  # beyond, the original ranks unscored pairs by chance
-            assert found[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])
-            assert found[f"img_r{k}"] == pytest.approx(metrics[f"img_r{k}"])
+            assert result[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])
+            assert result[f"img_r{k}"] == pytest.approx(metrics[f"img_r{k}"])
 
 
 def test_unscored_pairs_never_count_as_found() -> None:

@@ -1,4 +1,4 @@
-"""Human ratings: the two file forms, what is left out, correlation with known scores."""
+"""Human ratings: both file formats, left-out captions, correlation with known scores."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.train.photos import write_photos
 
 @pytest.fixture
 def expert(tmp_path: Path) -> Path:
-    """Flickr8k's form: captions of other photos rated by three, one with its own photo."""
+    """Flickr8k's form: captions of other photos rated by three people, one of its own photo."""
     write_photos(tmp_path)
     tokens = [f"{name}.png#0\ta {name} wall" for name in ("red", "blue", "green")]
     (tmp_path / "Flickr8k.token.txt").write_text("\n".join(tokens))
@@ -27,8 +27,8 @@ def expert(tmp_path: Path) -> Path:
 
 
 def test_both_forms_are_read(expert: Path) -> None:
-    found = read_judgements(expert)
-    assert [(one.text, one.ratings, one.same_photo) for one in found] == [
+    captions = read_judgements(expert)
+    assert [(caption.text, caption.ratings, caption.same_photo) for caption in captions] == [
         ("a blue wall", (1, 1, 2), False),
         ("a green wall", (2, 3, 3), False),
         ("a red wall", (4, 4, 4), True),
@@ -39,13 +39,13 @@ def test_both_forms_are_read(expert: Path) -> None:
         {"image": "red.png", "caption": "b", "rating": 3.5},
     ]
     table.write_text("\n".join(map(json.dumps, rows)))
-    assert [one.ratings for one in read_judgements(table)] == [(1, 2), (3.5,)]
+    assert [caption.ratings for caption in read_judgements(table)] == [(1, 2), (3.5,)]
 
 
 def test_ratings_follow_scores_that_rank_alike(expert: Path) -> None:
-    judged = read_judgements(expert)
-    scores = [{"key": one.key, "text": one.text, "itm": i, "itc": -i} for i, one in enumerate(judged)]
-    report = JudgementsEval().score(judged, scores)
+    captions = read_judgements(expert)
+    scores = [{"key": caption.key, "text": caption.text, "itm": i, "itc": -i} for i, caption in enumerate(captions)]
+    report = JudgementsEval().score(captions, scores)
     # six pairs of score and rating: 9 comparisons between the captions, 8 of them in order, 1 a tie
     assert report.metrics["tau_c_itm"] == pytest.approx(8 / (6**2 * 1 / (2 * 2)), abs=1e-9)
     assert report.metrics["tau_c_itc"] == pytest.approx(-report.metrics["tau_c_itm"])
@@ -59,14 +59,14 @@ def test_a_model_scores_rated_captions(expert: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "message"),
     [
         ("red.png\tblue.png#0", "2 columns; must be image, caption id and ratings"),
         ("red.png\tblue.png#7\t1", "caption 'blue.png#7' is not in the file of captions"),
         ("red.png\tblue.png#0\tgood", "must be numbers"),
     ],
 )
-def test_a_broken_line_is_named(expert: Path, line: str, said: str) -> None:
+def test_a_broken_line_is_named(expert: Path, line: str, message: str) -> None:
     expert.write_text(line)
-    with pytest.raises(BadRecord, match=f"ExpertAnnotations.txt:1: .*{said}"):
+    with pytest.raises(BadRecord, match=f"ExpertAnnotations.txt:1: .*{message}"):
         read_judgements(expert)

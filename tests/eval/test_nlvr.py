@@ -26,8 +26,8 @@ ROWS = [
 
 def test_accuracy_chance_and_consistency(tmp_path: Path) -> None:
     source = open_source(write_list(tmp_path, "nlvr.json", ROWS))
-    said = [{"identifier": row["identifier"], "prediction": i == 0} for i, row in enumerate(ROWS)]
-    report = NlvrEval().score(source, said)
+    predictions = [{"identifier": row["identifier"], "prediction": i == 0} for i, row in enumerate(ROWS)]
+    report = NlvrEval().score(source, predictions)
     assert report.metrics["accuracy"] == 6 / 8 and report.measures["accuracy"].chance == 7 / 8
     assert report.metrics["consistency"] == 0.5  # the two wrong rows have one sentence
     assert report.rows[2]["prediction"] is False and report.rows[2]["references"] == [True]
@@ -37,8 +37,8 @@ def test_evaluation_is_deterministic_and_orders_agree_on_average(tmp_path: Path)
     source, loaded = open_source(write_list(tmp_path, "nlvr.json", ROWS)), model("nlvr")
 
     def chances(order: str) -> list[float]:
-        found = run(NlvrEval(order=order), loaded.model, loaded.tokenizer, source)  # type: ignore[arg-type]
-        return [row["score"] for row in found.predictions]
+        report = run(NlvrEval(order=order), loaded.model, loaded.tokenizer, source)  # type: ignore[arg-type]
+        return [row["score"] for row in report.predictions]
 
     given, both = chances("given"), chances("both")
     assert given == chances("given")

@@ -71,17 +71,17 @@ def features() -> tuple[Tensor, Tensor]:
     return model().project_image(states()), inference.embed_text(model(), tokenizer(), TEXTS)
 
 
-def scored(found: Pairs) -> Tensor:
+def scored(selected: Pairs) -> Tensor:
     encoded = tokenizer().encode(TEXTS, first="enc", max_length=35)
-    return match_pairs(model(), encoded, found, encode)[:, 1] + found.cosines
+    return match_pairs(model(), encoded, selected, encode)[:, 1] + selected.cosines
 
 
-def matrices(found: Pairs, scores: Tensor) -> tuple[Tensor, Tensor]:
-    """As the original has them: images to texts [N, M], texts to images [M, N]."""
-    count = len(found.of_image), len(found.of_text)
+def matrices(selected: Pairs, scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Score matrices as in the original: images to texts [N, M], texts to images [M, N]."""
+    count = len(selected.of_image), len(selected.of_text)
     to_texts, to_images = torch.full(count, UNSCORED), torch.full(count[::-1], UNSCORED)
-    to_texts.scatter_(1, found.texts[found.of_image], scores[found.of_image])
-    to_images.scatter_(1, found.images[found.of_text], scores[found.of_text])
+    to_texts.scatter_(1, selected.texts[selected.of_image], scores[selected.of_image])
+    to_images.scatter_(1, selected.images[selected.of_text], scores[selected.of_text])
     return to_texts, to_images
 
 
@@ -90,30 +90,30 @@ def matrices(found: Pairs, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("k", [4, 8, 12])
 def test_both_score_matrices_equal_the_original(k: int) -> None:
-    recorded, found = tensors("retrieval_eval"), best_pairs(*features(), k)
-    to_texts, to_images = matrices(found, scored(found))
+    recorded, selected = tensors("retrieval_eval"), best_pairs(*features(), k)
+    to_texts, to_images = matrices(selected, scored(selected))
     assert_close(to_texts, recorded[f"k{k}.score_i2t"], **HIDDEN)
     assert_close(to_images, recorded[f"k{k}.score_t2i"], **HIDDEN)
 
 
 @pytest.mark.parametrize("k", [4, 8, 12])
 def test_recalls_equal_the_original(k: int) -> None:
-    found = rank_pairs(model(), tokenizer(), encode, *features(), TEXTS, OWNERS, k=k)
+    selected = rank_pairs(model(), tokenizer(), encode, *features(), TEXTS, OWNERS, k=k)
     theirs = values("retrieval_eval")[f"k{k}.metrics"]
-    for name, one in zip(("txt", "img"), found, strict=True):
+    for name, ranking in zip(("txt", "img"), selected, strict=True):
         for depth in (1, 5, 10):
             if depth <= k:  # beyond, the original's order of pairs without a score is chance
-                assert 100 * float((one.ranks < depth).float().mean()) == pytest.approx(theirs[f"{name}_r{depth}"])
+                assert 100 * float((ranking.ranks < depth).float().mean()) == pytest.approx(theirs[f"{name}_r{depth}"])
 
 
 @pytest.mark.parametrize("count", [3, 5])
 def test_scores_of_videos_equal_the_original(count: int) -> None:
     recorded, texts = tensors("video"), TEXTS[:5]
     clips, vectors = inference.embed_video(model(), tensors("inputs")["images"][: 4 * count].unflatten(0, (count, 4)))
-    found = best_pairs(vectors, inference.embed_text(model(), tokenizer(), texts), 3)
+    selected = best_pairs(vectors, inference.embed_text(model(), tokenizer(), texts), 3)
     encoded = tokenizer().encode(texts, first="enc", max_length=35)
-    scores = match_pairs(model(), encoded, found, lambda numbers: clips[list(numbers)])[:, 1] + found.cosines
-    to_texts, to_videos = matrices(found, scores)
+    scores = match_pairs(model(), encoded, selected, lambda numbers: clips[list(numbers)])[:, 1] + selected.cosines
+    to_texts, to_videos = matrices(selected, scores)
     # original: a row and a column for as many videos as there are texts; ours: for those that there are
     theirs_to_texts, theirs_to_videos = recorded[f"v{count}.score_v2t"], recorded[f"v{count}.score_t2v"]
     assert_close(to_texts, theirs_to_texts[:count], **HIDDEN)
@@ -134,31 +134,31 @@ def plain_score(image: int, text: int) -> float:
 @pytest.mark.parametrize("tokens", [1, 40, 4096])
 def test_every_pair_is_scored_once_and_as_by_itself(tokens: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "TOKENS_PER_PASS", tokens)
-    found = best_pairs(*features(), 5)
-    both = list(zip(found.images.tolist(), found.texts.tolist(), strict=True))
+    selected = best_pairs(*features(), 5)
+    both = list(zip(selected.images.tolist(), selected.texts.tolist(), strict=True))
     assert len(set(both)) == len(both) < 12 * 5 + 24 * 5
-    assert_close(scored(found), torch.tensor([plain_score(*pair) for pair in both]), **SCORES)
+    assert_close(scored(selected), torch.tensor([plain_score(*pair) for pair in both]), **SCORES)
 
 
 def test_packed_weights_give_the_same_scores() -> None:
-    found, packed = best_pairs(*features(), 5), oracle_model("retrieval")
+    selected, packed = best_pairs(*features(), 5), oracle_model("retrieval")
     pack(packed)
     encoded = tokenizer().encode(TEXTS, first="enc", max_length=35)
-    assert_close(match_pairs(packed, encoded, found, encode)[:, 1] + found.cosines, scored(found), **SCORES)
+    assert_close(match_pairs(packed, encoded, selected, encode)[:, 1] + selected.cosines, scored(selected), **SCORES)
 
 
 @pytest.mark.parametrize("way", ["bfloat16 weights", "autocast", "autocast, packed"])
-def test_reduced_precision_gives_nearly_the_same_scores(way: str) -> None:
-    found, reduced = best_pairs(*features(), 5), oracle_model("retrieval")
+def test_reduced_precision_has_nearly_the_same_scores(way: str) -> None:
+    selected, reduced = best_pairs(*features(), 5), oracle_model("retrieval")
     embeds, encoded = states(), tokenizer().encode(TEXTS, first="enc", max_length=35)
     if way == "bfloat16 weights":
         reduced, embeds = reduced.bfloat16(), embeds.bfloat16()
     if way == "autocast, packed":
         pack(reduced)
     with torch.autocast("cpu", torch.bfloat16, enabled=way != "bfloat16 weights"):
-        logits = match_pairs(reduced, encoded, found, lambda numbers: embeds[list(numbers)])
+        logits = match_pairs(reduced, encoded, selected, lambda numbers: embeds[list(numbers)])
     assert logits.dtype == torch.float32
-    assert_close(logits[:, 1] + found.cosines, scored(found), atol=0.05, rtol=0.02)
+    assert_close(logits[:, 1] + selected.cosines, scored(selected), atol=0.05, rtol=0.02)
 
 
 def test_first_states_are_those_of_each_text_alone() -> None:
@@ -172,17 +172,17 @@ def test_first_states_are_those_of_each_text_alone() -> None:
 
 def test_images_are_encoded_once_and_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "IMAGES_PER_PASS", 5)
-    asked: list[list[int]] = []
-    told: list[tuple[int, int]] = []
+    requested: list[list[int]] = []
+    progress: list[tuple[int, int]] = []
 
     def noted(numbers: Sequence[int]) -> Tensor:
-        asked.append(list(numbers))
+        requested.append(list(numbers))
         return encode(numbers)
 
-    encoded, found = tokenizer().encode(TEXTS, first="enc", max_length=35), best_pairs(*features(), 4)
-    match_pairs(model(), encoded, found, noted, lambda done, count: told.append((done, count)))
-    assert asked == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
-    assert told == [(5, 12), (10, 12), (12, 12)]
+    encoded, selected = tokenizer().encode(TEXTS, first="enc", max_length=35), best_pairs(*features(), 4)
+    match_pairs(model(), encoded, selected, noted, lambda done, count: progress.append((done, count)))
+    assert requested == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    assert progress == [(5, 12), (10, 12), (12, 12)]
 
 
 def test_texts_longer_than_the_limit_are_cut_to_it() -> None:
@@ -195,9 +195,9 @@ def test_texts_longer_than_the_limit_are_cut_to_it() -> None:
 
 
 def test_a_model_without_matching_cannot_rank() -> None:
-    found = best_pairs(*features(), 1)
+    selected = best_pairs(*features(), 1)
     with pytest.raises(MissingPart, match="has no itm_head"):
-        match_pairs(BlipModel(random_tiny_config("vqa")), tokenizer().encode(TEXTS), found, encode)
+        match_pairs(BlipModel(random_tiny_config("vqa")), tokenizer().encode(TEXTS), selected, encode)
 
 
 def test_nothing_to_choose_from_is_an_error() -> None:
@@ -222,19 +222,19 @@ SETS = {  # image features, text features, owners
 }
 
 
-def as_lists(found: tuple[Ranking, Ranking]) -> list[list[int]]:
-    return [one.ranks.tolist() for one in found]
+def as_lists(selected: tuple[Ranking, Ranking]) -> list[list[int]]:
+    return [ranking.ranks.tolist() for ranking in selected]
 
 
 @pytest.mark.parametrize("k", [1, 3, 50])
 @pytest.mark.parametrize("name", SETS)
 def test_ranks_of_pairs_equal_those_of_whole_matrices(name: str, k: int) -> None:
     images, texts, owners = SETS[name]
-    found = best_pairs(images, texts, k)
-    scores = torch.randn(len(found.images), generator=torch.Generator().manual_seed(8)).mul(2).round()  # with ties
-    to_texts, to_images = matrices(found, scores)
+    selected = best_pairs(images, texts, k)
+    scores = torch.randn(len(selected.images), generator=torch.Generator().manual_seed(8)).mul(2).round()  # with ties
+    to_texts, to_images = matrices(selected, scores)
     expected = ranks(to_texts.numpy(), np.array(owners))[0], ranks(to_images.numpy().T, np.array(owners))[1]
-    assert as_lists(rank_by_score(found, scores, owners)) == [rank.tolist() for rank in expected]
+    assert as_lists(rank_by_score(selected, scores, owners)) == [rank.tolist() for rank in expected]
 
 
 @pytest.mark.parametrize("block", [1, 40, 1 << 24])
@@ -245,8 +245,8 @@ def test_ranks_by_cosine_equal_those_of_the_whole_matrix(
     monkeypatch.setattr(pairs, "COSINES_PER_PASS", block)
     images, texts, owners = SETS[name]
     expected = ranks((images @ texts.T).numpy(), np.array(owners))
-    found = rank_pairs(model(), tokenizer(), encode, images, texts, [""] * len(texts), owners, k=0)
-    assert as_lists(found) == [rank.tolist() for rank in expected]
+    selected = rank_pairs(model(), tokenizer(), encode, images, texts, [""] * len(texts), owners, k=0)
+    assert as_lists(selected) == [rank.tolist() for rank in expected]
 
 
 @pytest.mark.parametrize("block", [1, 40, 1 << 24])
@@ -254,21 +254,22 @@ def test_ranks_by_cosine_equal_those_of_the_whole_matrix(
 def test_pairs_are_the_nearest_of_both_sides(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pairs, "COSINES_PER_PASS", block)
     images, texts, _ = SETS[name]
-    found, cosines = best_pairs(images, texts, 3), images @ texts.T
-    assert_close(found.cosines, cosines[found.images, found.texts])
-    assert bool((found.images[found.of_image] == torch.arange(len(images))[:, None]).all())
-    assert bool((found.texts[found.of_text] == torch.arange(len(texts))[:, None]).all())
-    assert torch.equal(found.texts[found.of_image], cosines.topk(3, dim=1).indices)
-    assert torch.equal(found.images[found.of_text], cosines.T.topk(3, dim=1).indices)
-    assert set(torch.cat([found.of_image.flatten(), found.of_text.flatten()]).tolist()) == set(range(len(found.images)))
+    selected, cosines = best_pairs(images, texts, 3), images @ texts.T
+    assert_close(selected.cosines, cosines[selected.images, selected.texts])
+    assert bool((selected.images[selected.of_image] == torch.arange(len(images))[:, None]).all())
+    assert bool((selected.texts[selected.of_text] == torch.arange(len(texts))[:, None]).all())
+    assert torch.equal(selected.texts[selected.of_image], cosines.topk(3, dim=1).indices)
+    assert torch.equal(selected.images[selected.of_text], cosines.T.topk(3, dim=1).indices)
+    indices = torch.cat([selected.of_image.flatten(), selected.of_text.flatten()])
+    assert set(indices.tolist()) == set(range(len(selected.images)))
 
 
 def test_recalls_of_ranks_equal_those_of_matrices() -> None:
-    found = best_pairs(*features(), 12)
-    scores = scored(found)
-    to_texts, to_images = matrices(found, scores)
+    selected = best_pairs(*features(), 12)
+    scores = scored(selected)
+    to_texts, to_images = matrices(selected, scores)
     whole = recalls(to_texts.numpy(), np.array(OWNERS), to_images.numpy().T)
-    text_ranks, image_ranks = (one.ranks for one in rank_by_score(found, scores, OWNERS))
+    text_ranks, image_ranks = (ranking.ranks for ranking in rank_by_score(selected, scores, OWNERS))
     assert 100 * float((text_ranks < 5).float().mean()) == pytest.approx(whole["txt_r5"])
     assert 100 * float((image_ranks < 5).float().mean()) == pytest.approx(whole["img_r5"])
 
@@ -280,18 +281,18 @@ def test_the_first_of_a_ranking_are_best_first_with_their_scores() -> None:
     expected = (images @ texts.T).sort(dim=1, descending=True)
     assert torch.equal(to_texts.top, expected.indices[:, :10])
     assert_close(to_texts.scores, expected.values[:, :10])
-    found = best_pairs(images, texts, 4)
-    scores = -found.cosines
-    again, _ = rank_by_score(found, scores, owners)
+    selected = best_pairs(images, texts, 4)
+    scores = -selected.cosines
+    again, _ = rank_by_score(selected, scores, owners)
     assert torch.equal(again.top, expected.indices[:, :4].flip(1))  # the four nearest, now the other way round
     assert_close(again.scores, -expected.values[:, :4].flip(1))
 
 
-def test_scores_that_are_no_numbers_come_last() -> None:
+def test_nan_scores_come_last() -> None:
     images, texts, owners = SETS["two each"]
-    found = best_pairs(images, texts, 18)
-    own = found.images == torch.tensor(owners)[found.texts]
-    text_ranks, image_ranks = as_lists(rank_by_score(found, torch.where(own, torch.nan, -5.0), owners))
+    selected = best_pairs(images, texts, 18)
+    correct = selected.images == torch.tensor(owners)[selected.texts]
+    text_ranks, image_ranks = as_lists(rank_by_score(selected, torch.where(correct, torch.nan, -5.0), owners))
     assert text_ranks == [16] * 9 and image_ranks == [8] * 18
     text_ranks, image_ranks = as_lists(rank_by_cosine(images * torch.nan, texts, owners))
     assert text_ranks == [16] * 9 and image_ranks == [8] * 18
@@ -301,20 +302,20 @@ def test_scores_that_are_no_numbers_come_last() -> None:
 
 
 def test_a_store_keeps_what_fits_and_encodes_the_rest_again() -> None:
-    asked: list[list[int]] = []
+    requested: list[list[int]] = []
 
     def noted(numbers: Sequence[int]) -> Tensor:
-        asked.append(list(numbers))
+        requested.append(list(numbers))
         return encode(numbers)
 
-    one = states()[0].nbytes
-    store = TokenStore(noted, budget_bytes=5 * one)
+    size = states()[0].nbytes
+    store = TokenStore(noted, budget_bytes=5 * size)
     store.add([0, 1, 2], states()[:3])
     store.add([3, 4, 5], states()[3:6])  # no room
     store.add([7, 6], states()[[7, 6]])
     assert store.free_bytes == 0
-    assert torch.equal(store([6, 0, 7]), states()[[6, 0, 7]]) and asked == []
-    assert torch.equal(store(range(2, 8)), states()[2:8]) and asked == [[3, 4, 5]]
+    assert torch.equal(store([6, 0, 7]), states()[[6, 0, 7]]) and requested == []
+    assert torch.equal(store(range(2, 8)), states()[2:8]) and requested == [[3, 4, 5]]
 
 
 @pytest.mark.parametrize("budget", [0, 100_000, 1 << 30])

@@ -19,10 +19,10 @@ from tests.record_schemas import problem
 ABOUT = About(task="caption", data="test.json", model="mine", n=8, split="test", settings={"beams": 3})
 
 
-def test_every_file_is_there_and_fits(tmp_path: Path) -> None:
+def test_all_files_are_written_and_valid(tmp_path: Path) -> None:
     source = open_source(write_list(tmp_path, "test.json", caption_rows()))
-    said = [{"image_id": i, "caption": f"a <b>{i}</b> wall"} for i in range(8)]
-    report = replace(CaptionEval().score(source, said), failed=("a.json:3: image x.png: no such file",))
+    predictions = [{"image_id": i, "caption": f"a <b>{i}</b> wall"} for i in range(8)]
+    report = replace(CaptionEval().score(source, predictions), failed=("a.json:3: image x.png: no such file",))
     metrics = summary(ABOUT, report, draws=50, seed=0)
     write(tmp_path / "out", report, metrics)
     stored = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -32,7 +32,7 @@ def test_every_file_is_there_and_fits(tmp_path: Path) -> None:
     )
     rows = read_examples(tmp_path / "out")
     assert len(rows) == 9 and all(problem(row) is None for row in rows)
-    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == said
+    assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == predictions
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img") == 8 and "&lt;b&gt;3" in page and "http" not in page
     assert "1 rows could not be read" in page
@@ -59,7 +59,7 @@ def test_predictions_come_from_lists_lines_and_our_own_records(tmp_path: Path) -
         read_predictions(path)
 
 
-def test_submissions_have_the_server_s_form(tmp_path: Path) -> None:
+def test_submissions_have_the_format_of_the_server(tmp_path: Path) -> None:
     write_submission(tmp_path / "vqa.json", "vqa", [{"question_id": 1, "answer": "yes", "more": 2}])
     assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 1, "answer": "yes"}]
     write_submission(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])

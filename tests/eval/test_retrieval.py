@@ -95,15 +95,15 @@ def test_recalls_of_recorded_scores_equal_the_original(tmp_path: Path, case: str
     records = open_source(write_list(tmp_path, "test.json", rows)).samples
     to_texts, to_images = recorded[f"{case}.score_i2t"].numpy(), recorded[f"{case}.score_t2i"].numpy().T
     owner = np.arange(24) // 2
-    said = [
+    predictions = [
         {"direction": way, "query": query, "rank": int(rank) + 1, "top": []}
-        for way, queries, found in (
+        for way, queries, lists in (
             ("image_to_text", [record.key for record in records], ranks(to_texts, owner)[0]),
             ("text_to_image", map(str, range(24)), ranks(to_images, owner)[1]),
         )
-        for query, rank in zip(queries, found, strict=True)
+        for query, rank in zip(queries, lists, strict=True)
     ]
-    report = RetrievalEval().score(SampleList(records), said)
+    report = RetrievalEval().score(SampleList(records), predictions)
     for k in (1, 5, 10):
         if k <= int(case[1:]):  # beyond, the original ranks unscored pairs by chance
             assert report.metrics[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])

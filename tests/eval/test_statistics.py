@@ -20,19 +20,20 @@ def test_an_interval_is_about_two_standard_errors_wide() -> None:
 
 
 def test_photos_are_drawn_with_all_their_texts() -> None:
-    one = measure([[5, 5], [0, 5]], percentage)
-    assert one.value == 50 and interval(one, 500) == (0, 100)
+    metric = measure([[5, 5], [0, 5]], percentage)
+    assert metric.value == 50 and interval(metric, 500) == (0, 100)
 
 
-@pytest.mark.parametrize("one", [Measure(value=0.3), measure([1.0])])
-def test_there_is_none_without_examples_to_draw(one: Measure) -> None:
-    assert interval(one, 100) is None
+@pytest.mark.parametrize("metric", [Measure(value=0.3), measure([1.0])])
+def test_without_examples_there_is_no_interval(metric: Measure) -> None:
+    assert interval(metric, 100) is None
 
 
 def test_differences_are_those_of_the_same_examples() -> None:
     mine = [{"key": str(i), "scores": {"accuracy": 1.0}} for i in range(30)] + [{"key": "x", "scores": {"accuracy": 0}}]
     other = [{"key": str(i), "scores": {"accuracy": float(i < 6)}} for i in range(30)]
-    found = paired(mine, other[::-1], 500)["accuracy"]
-    assert found.value == pytest.approx(0.8) and found.n == 30 and 0.6 < found.low < 0.8 < found.high < 1
+    difference = paired(mine, other[::-1], 500)["accuracy"]
+    assert difference.value == pytest.approx(0.8) and difference.n == 30
+    assert 0.6 < difference.low < 0.8 < difference.high < 1
     with pytest.raises(UsageError, match="no example in common"):
         paired(mine, [{"key": "z", "scores": {"accuracy": 1.0}}], 10)

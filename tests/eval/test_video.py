@@ -28,7 +28,7 @@ COLOURS = ("red", "green", "blue")
 
 @pytest.fixture
 def clips(tmp_path: Path) -> Path:
-    """Three clips of a colour each and one that is no clip, under MSRVTT's column names."""
+    """Three clips of a colour each and one invalid file, under MSRVTT's column names."""
     for name in COLOURS:
         write_clip(tmp_path / f"{name}.mp4", pictures=[Image.new("RGB", (32, 32), name)] * 10)
     (tmp_path / "broken.mp4").write_bytes(b"nothing")
@@ -71,7 +71,7 @@ def test_scores_equal_the_original() -> None:
     to_texts, to_clips = rank_pairs(
         blip, tokenizer(), encode, vectors, embed_text(blip, tokenizer(), texts), texts, range(5), k=3
     )
-    for found, name in ((to_texts, "score_v2t"), (to_clips, "score_t2v")):
+    for ranking, name in ((to_texts, "score_v2t"), (to_clips, "score_t2v")):
         best = recorded[f"v5.{name}"].topk(3, dim=1)
-        torch.testing.assert_close(found.scores, best.values, atol=2e-5, rtol=1e-5)
-        assert torch.equal(found.top, best.indices)
+        torch.testing.assert_close(ranking.scores, best.values, atol=2e-5, rtol=1e-5)
+        assert torch.equal(ranking.top, best.indices)

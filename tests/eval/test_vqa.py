@@ -1,4 +1,4 @@
-"""VQA evaluation: one look a photo, kinds, chance, closed lists, questions without answers."""
+"""VQA evaluation: one encoding per photo, kinds, chance, answer lists, questions without answers."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ ROWS: list[dict[str, Any]] = [
 
 def test_answers_are_scored_by_the_official_rule_and_by_kind(tmp_path: Path) -> None:
     source = open_source(write_list(tmp_path, "vqa.json", ROWS))
-    said = [{"question_id": i, "answer": a} for i, a in ((1, "yes"), (2, "yes"), (3, "The red."))]
-    report = VqaEval().score(source, said)
+    predictions = [{"question_id": i, "answer": a} for i, a in ((1, "yes"), (2, "yes"), (3, "The red."))]
+    report = VqaEval().score(source, predictions)
     assert report.metrics["accuracy"] == pytest.approx((1 + 0 + 0.6) / 3)
     assert report.metrics["accuracy_yes/no"] == 0.5 and report.metrics["accuracy_other"] == pytest.approx(0.6)
     assert report.measures["accuracy_yes/no"].chance == 0.5

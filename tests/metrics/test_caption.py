@@ -73,11 +73,11 @@ def test_a_set_of_strings_is_scored_at_once(reference: Any) -> None:
 
 
 def test_scores_of_single_captions_equal_the_reference_scorer(reference: Any) -> None:
-    found = caption_scores(caption_statistics(*strings(reference["items"])))
+    scores = caption_scores(caption_statistics(*strings(reference["items"])))
     for name in ("rouge_l", "cider"):
-        assert found[name] == pytest.approx([row[name] for row in reference["items"]], abs=1e-6)
+        assert scores[name] == pytest.approx([row[name] for row in reference["items"]], abs=1e-6)
     for n in range(4):
-        assert found[f"bleu{n + 1}"] == pytest.approx([row["bleu"][n] for row in reference["items"]], abs=1e-6)
+        assert scores[f"bleu{n + 1}"] == pytest.approx([row["bleu"][n] for row in reference["items"]], abs=1e-6)
 
 
 def test_resampled_rows_give_the_scores_of_the_resampled_captions(reference: Any) -> None:

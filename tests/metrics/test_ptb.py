@@ -93,7 +93,7 @@ def test_a_number_decides_on_the_dot_of_no() -> None:
 
 @settings(deadline=None, derandomize=True, database=None)
 @given(st.text(alphabet="aB5é .,'’\"-!?()$&/@#_“”…\n😀", max_size=40))
-def test_any_text_gives_words_without_spaces_or_lone_punctuation(text: str) -> None:
+def test_any_text_becomes_words_without_spaces_or_lone_punctuation(text: str) -> None:
     for token in tokenize(text):
         assert token.split() == [token]
         assert token not in {".", ",", "?", "!", "'", "''", "``", "-", "--", "..."}

@@ -49,7 +49,7 @@ def test_answers_are_normalized(answer: str, normal: str) -> None:
 
 @pytest.mark.parametrize(
     ("same", "accuracy"),
-    # of ten: those who agree see one match less among the other nine
+    # of ten: annotators who agree have one match less among the other nine
     [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (9, 1.0)],
 )
 def test_accuracy_is_the_mean_over_the_people_left_out_in_turn(same: int, accuracy: float) -> None:

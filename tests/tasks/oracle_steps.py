@@ -46,15 +46,15 @@ def original_gradients(wrapper: MomentumModel, family: Family) -> dict[str, Tens
     return state_dict.from_blip(grads, oracle_config(family), "original")
 
 
-def check_gradients(found: dict[str, Tensor], norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:
+def check_gradients(gradients: dict[str, Tensor], norms: dict[str, list[float]], full: dict[str, Tensor]) -> None:
     compared = 0
     for name, (norm, _, _) in norms.items():
-        if norm > 1e-4 and name in found and ".key.bias" not in name:
-            assert found[name].norm().item() == pytest.approx(norm, rel=2e-4), name
+        if norm > 1e-4 and name in gradients and ".key.bias" not in name:
+            assert gradients[name].norm().item() == pytest.approx(norm, rel=2e-4), name
             compared += 1
     assert compared > 50
     for name, expected in full.items():
-        assert_close(found[name], expected, atol=1e-4 * expected.abs().max().item(), rtol=0, msg=name)
+        assert_close(gradients[name], expected, atol=1e-4 * expected.abs().max().item(), rtol=0, msg=name)
 
 
 @dataclass

@@ -57,17 +57,17 @@ def check_after(model: MomentumModel, family: Family, after: dict[str, Tensor], 
     """`after`: whole weights after a step; `sizes`: norm and sum of every one, momentum copies and queues included."""
     config = oracle_config(family)
     momentum = {f"momentum.{name}": tensor for name, tensor in model.momentum_encoders.state_dict().items()}
-    found = state_dict.from_blip(model.model.state_dict(), config, "original", momentum)
+    result = state_dict.from_blip(model.model.state_dict(), config, "original", momentum)
     for key, expected in after.items():
         name = key.split(".after.")[1]
-        assert_close(found[name], expected, atol=2e-6, rtol=0, msg=name)
-    found |= {"image_queue": model.queue.image, "text_queue": model.queue.text}
-    assert set(sizes) == {name for name, tensor in found.items() if tensor.is_floating_point()}
+        assert_close(result[name], expected, atol=2e-6, rtol=0, msg=name)
+    result |= {"image_queue": model.queue.image, "text_queue": model.queue.text}
+    assert set(sizes) == {name for name, tensor in result.items() if tensor.is_floating_point()}
     for name, (norm, total) in sizes.items():
         # left out: the gradient of a key's bias is zero but for rounding, which AdamW turns into steps of full size
         if not name.endswith(("key.bias", "qkv.bias")):
-            assert found[name].norm().item() == pytest.approx(norm, rel=1e-5, abs=1e-6), name
-            assert found[name].sum().item() == pytest.approx(total, rel=1e-5, abs=2e-4), name
+            assert result[name].norm().item() == pytest.approx(norm, rel=1e-5, abs=1e-6), name
+            assert result[name].sum().item() == pytest.approx(total, rel=1e-5, abs=2e-4), name
 
 
 def test_pretraining_steps_equal_the_original() -> None:

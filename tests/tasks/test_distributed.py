@@ -53,7 +53,7 @@ def one_step(rank: int, family: Family, all_ranks: bool) -> dict[str, Any]:
         if parameter.grad is not None:
             dist.all_reduce(parameter.grad)
             parameter.grad /= 2
-    found = {
+    result = {
         "losses": torch.stack(losses).detach(),
         "sim_i2t": ran.itc.sim_i2t.detach(),
         "sim_targets": hard_targets(rows, ran.itc.sim_i2t.shape[1], options.get("image_ids"), queued),
@@ -65,7 +65,7 @@ def one_step(rank: int, family: Family, all_ranks: bool) -> dict[str, Any]:
         "idx_queue": model.queue.ids,
         "ptr": model.queue.pointer,
     }
-    return {"found": found, "gradients": original_gradients(model, family)}
+    return {"found": result, "gradients": original_gradients(model, family)}
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +91,12 @@ def test_two_processes_equal_the_original(steps: Path, name: str) -> None:
     check_gradients(results[0]["gradients"], values("distributed")[f"{name}.grad"], full)
 
 
-def compare(part: str, found: Tensor, expected: Tensor) -> None:
+def compare(part: str, result: Tensor, expected: Tensor) -> None:
     if expected.dtype == torch.int64:
-        assert torch.equal(found, expected), part
+        assert torch.equal(result, expected), part
     elif part == "losses":
-        assert_close(found, expected, **LOSS)
+        assert_close(result, expected, **LOSS)
     elif part == "image_queue":
-        assert_close(found, expected, atol=2e-5, rtol=0)
+        assert_close(result, expected, atol=2e-5, rtol=0)
     else:
-        assert_close(found, expected, **SIMS)
+        assert_close(result, expected, **SIMS)

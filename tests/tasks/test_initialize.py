@@ -1,4 +1,4 @@
-"""What of a model is trained, and how fast."""
+"""Trainable parameters and their learning rates."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def scales(tune: FineTune, model: nn.Module) -> dict[str, tuple[float, float | N
 def test_deeper_layers_learn_more_slowly(with_momentum: bool) -> None:
     tune = FineTune(layer_decay=0.5, rates=(("decoder.*", 0.1),))
     model = tune.prepare(start_model(TINY, "pretrain"))
-    found = {
+    result = {
         k.removeprefix("model."): v[0]
         for k, v in scales(tune, MomentumModel(model, 4) if with_momentum else model).items()
     }
@@ -45,21 +45,21 @@ def test_deeper_layers_learn_more_slowly(with_momentum: bool) -> None:
         "vision_proj.weight": 1.0,
         "itm_head.bias": 1.0,
     }
-    assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert len(found) == len(list(model.parameters()))
+    assert {name: result[name] for name in expected} == pytest.approx(expected)
+    assert len(result) == len(list(model.parameters()))
 
 
 def test_norms_biases_and_embeddings_can_do_without_weight_decay() -> None:
     tune = FineTune(no_decay=True)
-    found = scales(tune, tune.prepare(start_model(TINY, "pretrain")))
-    decayed = {name for name, (_, decay) in found.items() if decay is None}
+    result = scales(tune, tune.prepare(start_model(TINY, "pretrain")))
+    decayed = {name for name, (_, decay) in result.items() if decay is None}
     assert all(
         name.endswith(".weight") and "norm" not in name and "embed." not in name
         for name in decayed - {"vision.patch_embed.weight"}
     )
     assert {"vision.patch_embed.weight", "vision.blocks.0.attn.q.weight", "decoder.lm_head.fc.weight"} <= decayed
     for name in ("temperature", "vision.cls_token", "vision.pos_embed", "decoder.embed.word.weight", "itm_head.bias"):
-        assert found[name][1] == 0.0
+        assert result[name][1] == 0.0
 
 
 def test_with_lora_only_additions_and_what_starts_random_are_trained() -> None:

@@ -22,7 +22,7 @@ from tests.train.photos import COLOURS, loop, write_photos
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The left photo of each pair is red or blue, and the sentence says red."""
+    """The left photo of each pair is red or blue, and the sentence claims red."""
     folder = write_photos(tmp_path_factory.mktemp("nlvr"))
     rows = [
         {"images": [f"{left}.png", f"{right}.png"], "sentence": "The left image is red.", "label": str(left == "red")}
@@ -53,27 +53,27 @@ def test_the_loss_equals_the_original() -> None:
 
 def test_half_of_the_pairs_are_swapped_with_their_words(pairs: Path) -> None:
     data = task(pairs).dataset()
-    found = [data[SampleRef(0, 0, seed)].sentence for seed in range(40)]
-    assert set(found) == {"the left image is red", "the right image is red"}
-    assert 10 < found.count("the left image is red") < 30
+    sentences = [data[SampleRef(0, 0, seed)].sentence for seed in range(40)]
+    assert set(sentences) == {"the left image is red", "the right image is red"}
+    assert 10 < sentences.count("the left image is red") < 30
 
 
 def test_a_run_learns_left_and_right(pairs: Path, tmp_path: Path) -> None:
-    wanted = task(pairs, val=str(pairs), tune=FineTune(no_decay=True))
-    fitted = fit(wanted, loop(steps=200, batch_size=12, lr=3e-3, eval_every=200, schedule="constant"), tmp_path)
+    chosen = task(pairs, val=str(pairs), tune=FineTune(no_decay=True))
+    fitted = fit(chosen, loop(steps=200, batch_size=12, lr=3e-3, eval_every=200, schedule="constant"), tmp_path)
     assert fitted.metrics["accuracy"] == 1.0
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"images": ["red.png"], "sentence": "a", "label": "True"}, "1 images; a pair needs two"),
         ({"images": ["red.png", "blue.png"], "label": "True"}, "no text in column 'sentence'"),
         ({"images": ["red.png", "blue.png"], "sentence": "a", "label": "perhaps"}, "label 'perhaps'; must be True"),
     ],
 )
-def test_a_broken_row_stops_with_its_place(pairs: Path, row: dict[str, Any], said: str) -> None:
+def test_a_broken_row_stops_with_its_place(pairs: Path, row: dict[str, Any], message: str) -> None:
     path = pairs.with_name("broken.jsonl")
     path.write_text(json.dumps(row) + "\n")
-    with pytest.raises(BadRecord, match=f"broken.jsonl:1: {said}"):
+    with pytest.raises(BadRecord, match=f"broken.jsonl:1: {message}"):
         task(path).dataset()

@@ -62,23 +62,23 @@ def test_the_losses_equal_the_original() -> None:
 
 
 def test_rows_of_one_photo_have_one_number(captions: Path) -> None:
-    wanted = task(captions)
-    data = wanted.dataset()
-    found = wanted.collate([data[SampleRef(i, 0, i)] for i in (0, 1, 8)])
-    assert found["image_ids"].tolist() == [0, 1, 0]
+    chosen = task(captions)
+    data = chosen.dataset()
+    collated = chosen.collate([data[SampleRef(i, 0, i)] for i in (0, 1, 8)])
+    assert collated["image_ids"].tolist() == [0, 1, 0]
 
 
 def test_a_run_learns_to_find(captions: Path, tmp_path: Path) -> None:
-    wanted = task(captions, val=str(captions))
-    fitted = fit(wanted, loop(steps=150, batch_size=8, lr=3e-3, eval_every=150, schedule="constant"), tmp_path)
+    chosen = task(captions, val=str(captions))
+    fitted = fit(chosen, loop(steps=150, batch_size=8, lr=3e-3, eval_every=150, schedule="constant"), tmp_path)
     assert fitted.metrics["txt_r1"] > 80 and fitted.metrics["img_r1"] > 80
 
 
 @pytest.mark.parametrize("rows", [(0,), (0, 8)], ids=["one photo", "one photo twice"])
 def test_a_batch_of_one_photo_has_no_negatives(captions: Path, rows: tuple[int, ...]) -> None:
-    wanted = task(captions)
-    model, data = cast(MomentumModel, wanted.setup.build_model().train()), wanted.dataset()
-    losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in rows]), Step(0, 0, 1))
+    chosen = task(captions)
+    model, data = cast(MomentumModel, chosen.setup.build_model().train()), chosen.dataset()
+    losses = chosen.loss(model, chosen.collate([data[SampleRef(i, 0, i)] for i in rows]), Step(0, 0, 1))
     losses["loss"].backward()
     assert torch.isfinite(losses["loss"]) and losses["itm"] > 0  # its positives alone
 
@@ -89,7 +89,7 @@ def test_an_epoch_may_end_with_a_queue_that_no_batch_divides(captions: Path, tmp
 
 
 def test_matching_alone_is_a_task_of_its_own(captions: Path) -> None:
-    wanted = cast(RetrievalTask, build_task("itm", {"data": str(captions), "start": {"init": "random-tiny"}}))
-    model, data = cast(MomentumModel, wanted.setup.build_model().train()), wanted.dataset()
-    losses = wanted.loss(model, wanted.collate([data[SampleRef(i, 0, i)] for i in range(4)]), Step(0, 0, 1))
-    assert wanted.name == "itm" and losses["loss"] == losses["itm"] != losses["itc"]
+    chosen = cast(RetrievalTask, build_task("itm", {"data": str(captions), "start": {"init": "random-tiny"}}))
+    model, data = cast(MomentumModel, chosen.setup.build_model().train()), chosen.dataset()
+    losses = chosen.loss(model, chosen.collate([data[SampleRef(i, 0, i)] for i in range(4)]), Step(0, 0, 1))
+    assert chosen.name == "itm" and losses["loss"] == losses["itm"] != losses["itc"]

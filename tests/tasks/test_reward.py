@@ -24,7 +24,7 @@ def test_the_reward_is_cider_with_the_end_as_a_word() -> None:
     assert reward(0, "a dog on grass", True) > reward(0, "a dog on grass", False) > reward(1, "a dog on grass", False)
 
 
-def test_the_loss_makes_captions_above_the_average_of_the_others_likelier(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_raises_the_probability_of_above_average_captions(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = random_tiny("caption")
     model, tokenizer, text = loaded.model, loaded.tokenizer, loaded.config.text
     lines = [["a dog on grass", "a cat", "men"], ["two men play guitar", "a dog", "grass"]]

@@ -63,9 +63,9 @@ def test_the_loss_equals_the_original(scope: Any) -> None:
 
 
 def test_a_batch_has_all_answers_with_their_shares(questions: Path) -> None:
-    asked = task(questions)
-    data = asked.dataset()
-    batch = asked.collate([data[SampleRef(i, 0, i)] for i in (0, 1)])
+    chosen = task(questions)
+    data = chosen.dataset()
+    batch = chosen.collate([data[SampleRef(i, 0, i)] for i in (0, 1)])
     assert batch["counts"].tolist() == [2, 1]
     assert_close(batch["weights"], torch.tensor([0.7, 0.3, 0.2]))
     assert batch["answer_ids"].shape[0] == 3 and batch["pixel_values"].shape[0] == 2
@@ -77,23 +77,23 @@ def test_a_run_learns_its_answers_by_heart(questions: Path, tmp_path: Path) -> N
     sure.write_text(
         json.dumps([row | {"answer": [row["answer"]] * 4} for row in rows if isinstance(row["answer"], str)])
     )
-    wanted = task(sure, val=str(sure), evaluation=VqaEval(mode="rank", answers=("yes", "no", *COLOURS)))
-    fitted = fit(wanted, loop(steps=200, batch_size=8, lr=3e-3, eval_every=200, schedule="constant"), tmp_path)
+    chosen = task(sure, val=str(sure), evaluation=VqaEval(mode="rank", answers=("yes", "no", *COLOURS)))
+    fitted = fit(chosen, loop(steps=200, batch_size=8, lr=3e-3, eval_every=200, schedule="constant"), tmp_path)
     assert fitted.metrics["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ({"image": "red.png", "question": " ", "answer": "red"}, "no text in column 'question'"),
         ({"image": "red.png", "question": "what?"}, "no answer in column"),
         ({"image": "red.png", "question": "what?", "answer": [1]}, "'answer' must be a text or a list of texts"),
     ],
 )
-def test_a_broken_row_stops_with_its_place(questions: Path, row: dict[str, Any], said: str) -> None:
+def test_a_broken_row_stops_with_its_place(questions: Path, row: dict[str, Any], message: str) -> None:
     path = questions.with_name("broken.jsonl")
     path.write_text(json.dumps({"image": "red.png", "question": "what?", "answer": "red"}) + "\n" + json.dumps(row))
-    with pytest.raises(BadRecord, match=f"broken.jsonl:2: {said}"):
+    with pytest.raises(BadRecord, match=f"broken.jsonl:2: {message}"):
         task(path).dataset()
 
 

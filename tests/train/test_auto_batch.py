@@ -16,8 +16,8 @@ from blip_lite.config import published_config
     [(5, 1, 5), (8, 1, 8), (300, 1, 15), (10000, 1, 32), (300, 4, 12), (7, 2, 6), (1, 2, 2)],
 )
 def test_on_a_cpu_the_data_decide(samples: int, shares: int, size: int) -> None:
-    found, reason = auto_batch.batch_size(samples, shares, torch.nn.Module(), torch.device("cpu"), torch.float32)
-    assert found == size and f"a 20th of {samples} samples, from 8 to 32 on a CPU" in reason
+    result, reason = auto_batch.batch_size(samples, shares, torch.nn.Module(), torch.device("cpu"), torch.float32)
+    assert result == size and f"a 20th of {samples} samples, from 8 to 32 on a CPU" in reason
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def test_on_a_gpu_memory_decides_too(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free), int(free)))
     with torch.device("meta"):
         model = BlipModel(published_config("caption"))
-    found, reason = auto_batch.batch_size(samples, shares, model, torch.device("cuda"), dtype)
-    assert found == size and " GB free, about " in reason
+    result, reason = auto_batch.batch_size(samples, shares, model, torch.device("cuda"), dtype)
+    assert result == size and " GB free, about " in reason
 
 
 def test_a_run_without_a_length_is_five_epochs_or_a_hundred_steps() -> None:

@@ -1,4 +1,4 @@
-"""What to train, from presets, YAML files of ours and of the original, and overrides."""
+"""Training configs from presets, YAML files (ours and the original's) and overrides."""
 
 from __future__ import annotations
 
@@ -73,25 +73,25 @@ def test_presets_that_only_measure_are_not_trained(name: str) -> None:
 
 def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "caption.yaml").write_text(ORIGINAL_CAPTION)
-    found = merge_config(str(tmp_path / "caption.yaml"), {"data": "coco.json"})
-    assert found["task"] == "caption" and found["start"]["image_size"] == 384
-    assert found["prompt"] == "a picture of " and found["decoding"] == {
+    values = merge_config(str(tmp_path / "caption.yaml"), {"data": "coco.json"})
+    assert values["task"] == "caption" and values["start"]["image_size"] == 384
+    assert values["prompt"] == "a picture of " and values["decoding"] == {
         "max_length": 20,
         "min_length": 5,
         "num_beams": 3,
     }
-    config = from_values(TrainConfig, found["train"])
+    config = from_values(TrainConfig, values["train"])
     assert (config.lr, config.epochs, config.batch_size, config.schedule) == (1e-5, 5, 32, "cosine_epoch")
     assert config.grad_checkpoint == 0
     (tmp_path / "pretrain.yaml").write_text(ORIGINAL_PRETRAIN)
-    found = merge_config(str(tmp_path / "pretrain.yaml"), {})
-    assert found["task"] == "pretrain" and found["data"] == ["a.json", "b.json"]
-    config = from_values(TrainConfig, found["train"])
+    values = merge_config(str(tmp_path / "pretrain.yaml"), {})
+    assert values["task"] == "pretrain" and values["data"] == ["a.json", "b.json"]
+    config = from_values(TrainConfig, values["train"])
     assert (config.schedule, config.warmup_steps, config.grad_checkpoint) == ("pretrain", 3000, 4)
-    assert found["start"] == {"size": "large", "image_size": 224}
+    assert values["start"] == {"size": "large", "image_size": 224}
     preset = {k: v for k, v in PRESETS["pretrain"].train.items() if k not in ("batch_size", "schedule", "lr")}
     assert all(
-        found["train"][k] in (v, f"{v:.0e}") or float(found["train"][k]) == v
+        values["train"][k] in (v, f"{v:.0e}") or float(values["train"][k]) == v
         for k, v in preset.items()
         if k != "schedule"
     )
@@ -100,8 +100,8 @@ def test_the_original_s_yaml_files_are_read(tmp_path: Path) -> None:
 def test_flags_win_over_set_and_set_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: caption\ndata: a\ntrain: {lr: 1, epochs: 1, seed: 1}\n")
-    found = merge_config(str(path), {"train.lr": 3, "data": None}, ["train.lr=2", "train.seed=2"])
-    assert found == {"task": "caption", "data": "a", "train": {"lr": 3, "epochs": 1, "seed": 2}}
+    values = merge_config(str(path), {"train.lr": 3, "data": None}, ["train.lr=2", "train.seed=2"])
+    assert values == {"task": "caption", "data": "a", "train": {"lr": 3, "epochs": 1, "seed": 2}}
 
 
 def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
@@ -109,13 +109,13 @@ def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
     task, config = caption_task(tmp_path, tune=tune), loop(ema=0.9)
     path = tmp_path / "config.yaml"
     path.write_text(effective_config(task, config))
-    found = merge_config(str(path), {})
-    assert from_values(TrainConfig, found.pop("train")) == config
-    assert build_task(found.pop("task"), found) == task
+    values = merge_config(str(path), {})
+    assert from_values(TrainConfig, values.pop("train")) == config
+    assert build_task(values.pop("task"), values) == task
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "said"),
+    ("text", "line", "message"),
     [
         (
             "task: caption\ndata: x\ntrain:\n  lr: 1\n  btach_size: 2\n",
@@ -125,31 +125,31 @@ def test_the_effective_config_is_a_config(tmp_path: Path) -> None:
         ("task: caption\nprompts: x\n", 2, "unknown key 'prompts'; did you mean 'prompt'?"),
     ],
 )
-def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, line: int, said: str) -> None:
+def test_an_unknown_key_is_named_with_file_and_line(tmp_path: Path, text: str, line: int, message: str) -> None:
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    found: dict[str, Any] = merge_config(str(path), {})
+    values: dict[str, Any] = merge_config(str(path), {})
     with pytest.raises(BlipError) as caught:
-        from_values(TrainConfig, found.pop("train", {"steps": 1}), "train.")
-        build_task(found.pop("task"), found)
-    assert str(at_line(caught.value, str(path))) == f"{path}:{line}: {said}"
+        from_values(TrainConfig, values.pop("train", {"steps": 1}), "train.")
+        build_task(values.pop("task"), values)
+    assert str(at_line(caught.value, str(path))) == f"{path}:{line}: {message}"
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("a: [", "not valid YAML"),
         ("- a", "must be a mapping"),
         ("init_lr: 1\nnot_known: 2", "unknown key 'not_known' of the original"),
     ],
 )
-def test_files_that_are_no_config_are_refused(tmp_path: Path, text: str, said: str) -> None:
+def test_invalid_config_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "a.yaml").write_text(text)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(ConfigError, match=message):
         merge_config(str(tmp_path / "a.yaml"), {})
 
 
-def test_presets_and_files_that_are_not_there_are_named() -> None:
+def test_missing_presets_and_files_are_named() -> None:
     with pytest.raises(UsageError, match="unknown preset 'caption_cocoo'; did you mean 'caption_coco'"):
         merge_config("preset:caption_cocoo", {})
     with pytest.raises(UsageError, match="no such file"):

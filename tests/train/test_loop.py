@@ -1,4 +1,4 @@
-"""The loop: learns, logs, stops, goes on bit for bit, says what went wrong."""
+"""The training loop: learning, logs, stopping, bit-exact resuming, messages."""
 
 from __future__ import annotations
 
@@ -104,14 +104,14 @@ def command(photos: Path, folder: Path, steps: int) -> list[str]:
     return [sys.executable, "-m", "blip", "train", *task, *loop_flags, "--threads", "1", "--device", "cpu"]
 
 
-def test_sigterm_to_all_processes_saves_and_the_same_command_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_sigterm_to_all_processes_saves_and_the_same_command_resumes(photos: Path, tmp_path: Path) -> None:
     with_workers = [*command(photos, tmp_path / "run", 100000), "--workers", "2"]
     process = subprocess.Popen(with_workers, stderr=subprocess.PIPE, text=True, start_new_session=True)
     wait_for_step(tmp_path / "run", process)
     os.killpg(process.pid, signal.SIGTERM)
-    _, said = process.communicate(timeout=HANG_SECONDS)
-    assert process.returncode == 143, said
-    assert "run the same command again to resume" in said
+    _, errors = process.communicate(timeout=HANG_SECONDS)
+    assert process.returncode == 143, errors
+    assert "run the same command again to resume" in errors
     stopped = RunFolder(tmp_path / "run").steps()[-1]
     fitted = fit(pretrain_task(photos, start=_start()), loop(steps=stopped + 1, seed=42), tmp_path / "run", quiet=True)
     assert fitted.step == stopped + 1
@@ -167,7 +167,7 @@ def test_a_diverging_loss_stops_the_run_and_names_step_and_cause(photos: Path, t
     assert all(torch.isfinite(v).all() for v in last["model"].values())
 
 
-def test_going_on_with_another_batch_size_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_resuming_with_another_batch_size_is_refused(photos: Path, tmp_path: Path) -> None:
     fit(caption_task(photos), loop(steps=1), tmp_path)
     with pytest.raises(ConfigError, match="batch_size 2; must be 4"):
         fit(caption_task(photos), loop(batch_size=2), tmp_path)
@@ -230,7 +230,7 @@ def test_a_run_that_gets_no_better_ends_and_stays_ended(photos: Path, tmp_path: 
             fit(without, still, tmp_path / "none")
 
 
-def test_a_batch_size_is_guessed_said_and_kept(
+def test_an_estimated_batch_size_is_reported_and_kept(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(caption_task(photos), loop(steps=1, batch_size=None), tmp_path)
@@ -259,7 +259,7 @@ def test_the_first_line_of_progress_comes_soon(
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_batches_of_one_photo_train(photos: Path, tmp_path: Path, accumulate: int) -> None:
     fit(pretrain_task(photos), loop(steps=2, batch_size=accumulate, accumulate=accumulate), tmp_path)
-    assert all(row["loss_itm"] > 0 for row in rows(tmp_path))  # the pairs that match, alone
+    assert all(row["loss_itm"] > 0 for row in rows(tmp_path))  # the matching pairs alone
 
 
 def test_lists_change_with_the_epochs(photos: Path, tmp_path: Path) -> None:
@@ -296,7 +296,9 @@ def test_two_processes_give_the_result_of_one(photos: Path, tmp_path: Path) -> N
     fit(caption_task(photos), loop(accumulate=2, batch_size=8), tmp_path / "one")
     norms = [[row["grad_norm"] for row in rows(tmp_path / name) if "loss" in row] for name in ("one", "two")]
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
-    one, two = (torch.load(tmp_path / name / "last" / STATE, weights_only=True) for name in ("one", "two"))
-    for number, state in one["optimizer"]["state"].items():
-        # averaged gradients, not weights: Adam turns the rounding of gradients near zero into whole steps
-        assert_close(two["optimizer"]["state"][number]["exp_avg"], state["exp_avg"], atol=1e-4 * norms[0][-1], rtol=0)
+    single, double = (torch.load(tmp_path / name / "last" / STATE, weights_only=True) for name in ("one", "two"))
+    for number, state in single["optimizer"]["state"].items():
+        # averaged gradients instead of weights: Adam turns rounding errors of small gradients into whole steps
+        assert_close(
+            double["optimizer"]["state"][number]["exp_avg"], state["exp_avg"], atol=1e-4 * norms[0][-1], rtol=0
+        )

@@ -23,8 +23,8 @@ def at(config: TrainConfig, epoch: int, in_epoch: int = 0, per_epoch: int = 10) 
 @pytest.mark.parametrize("case", SCHEDULES["cosine"], ids=lambda c: str(c["max_epoch"]))
 def test_cosine_equals_the_original(case: dict[str, float]) -> None:
     config = TrainConfig(epochs=case["max_epoch"], lr=case["init_lr"], min_lr=case["min_lr"], schedule="cosine_epoch")
-    found = [at(config, epoch, in_epoch=7) for epoch in range(len(case["lr"]))]
-    assert found == pytest.approx(case["lr"], rel=1e-12)
+    result = [at(config, epoch, in_epoch=7) for epoch in range(len(case["lr"]))]
+    assert result == pytest.approx(case["lr"], rel=1e-12)
 
 
 @pytest.mark.parametrize("case", SCHEDULES["warmup"], ids=lambda c: str(c["max_step"]))
@@ -32,8 +32,8 @@ def test_warm_up_of_the_first_epoch_equals_the_original(case: dict[str, float]) 
     config = TrainConfig(
         epochs=20, lr=case["max_lr"], warmup_lr=case["init_lr"], warmup_steps=case["max_step"], schedule="pretrain"
     )
-    found = [at(config, 0, step, per_epoch=10**6) for step in case["steps"]]
-    assert found == pytest.approx(case["lr"], rel=1e-12)
+    result = [at(config, 0, step, per_epoch=10**6) for step in case["steps"]]
+    assert result == pytest.approx(case["lr"], rel=1e-12)
 
 
 @pytest.mark.parametrize("case", SCHEDULES["step"], ids=lambda c: str(c["decay_rate"]))
@@ -41,8 +41,8 @@ def test_decay_by_epochs_equals_the_original(case: dict[str, float]) -> None:
     config = TrainConfig(
         epochs=20, lr=case["init_lr"], min_lr=case["min_lr"], lr_decay_rate=case["decay_rate"], schedule="pretrain"
     )
-    found = [at(config, epoch) for epoch in range(1, len(case["lr"]))]  # the first epoch climbs
-    assert found == pytest.approx(case["lr"][1:], rel=1e-12)
+    result = [at(config, epoch) for epoch in range(1, len(case["lr"]))]  # the first epoch is warm-up
+    assert result == pytest.approx(case["lr"][1:], rel=1e-12)
 
 
 @pytest.mark.parametrize(("key", "epochs"), [("alpha_pretrain", 2), ("alpha_retrieval", 1)])
@@ -50,17 +50,17 @@ def test_the_weight_of_momentum_targets_equals_the_original(key: str, epochs: in
     info = SCHEDULES[key]
     length = info["len_loader"]
     for epoch, step, alpha in info["values"]:
-        found = alpha_ramp(info["alpha"], Step(epoch * length + step, epoch, length), epochs)
-        assert found == pytest.approx(alpha, rel=1e-9)
+        result = alpha_ramp(info["alpha"], Step(epoch * length + step, epoch, length), epochs)
+        assert result == pytest.approx(alpha, rel=1e-9)
 
 
 def test_cosine_by_step_climbs_and_falls_to_the_minimum() -> None:
     config = TrainConfig(steps=100, lr=1.0, min_lr=0.1, warmup_lr=0.2, warmup_steps=10, schedule="cosine_step")
-    found = [learning_rate(config, Step(i, 0, 100), 100) for i in range(101)]
-    assert found[0] == pytest.approx(0.2)
-    assert found[10] == pytest.approx(1.0)
-    assert found[55] == pytest.approx(0.55)
-    assert found[100] == pytest.approx(0.1)
+    result = [learning_rate(config, Step(i, 0, 100), 100) for i in range(101)]
+    assert result[0] == pytest.approx(0.2)
+    assert result[10] == pytest.approx(1.0)
+    assert result[55] == pytest.approx(0.55)
+    assert result[100] == pytest.approx(0.1)
 
 
 def test_groups_keep_their_factor_and_their_decay() -> None:

@@ -76,10 +76,10 @@ def logged(folder: Path) -> list[dict[str, float]]:
     return [{k: v for k, v in row.items() if k.startswith("loss") or k == "grad_norm"} for row in rows]
 
 
-def compare(found: Path, expected: Path) -> None:
-    for ours, theirs in zip(logged(found), logged(expected), strict=True):
+def compare(run: Path, expected: Path) -> None:
+    for ours, theirs in zip(logged(run), logged(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)  # of six digits
-    ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (found, expected))
+    ours, theirs = (load_file(folder / "final" / "model.safetensors") for folder in (run, expected))
     for name, value in theirs.items():
         # AdamW turns the rounding of a gradient that is nearly zero into steps of full size: the gradient of a key's
         # bias is nothing else, and a few of other weights are among three hundred
@@ -109,8 +109,8 @@ def test_losses_and_weights_of_one_process(data: Path, tmp_path: Path, count: in
 def test_one_process_has_the_whole_batch_anyway(data: Path, tmp_path: Path, name: str) -> None:
     for whole in (True, False):
         fit(replace(TASKS[name](data), whole_batch=whole), three_steps(), tmp_path / str(whole), quiet=True)
-    whole, own = ((tmp_path / str(w) / "final" / "model.safetensors").read_bytes() for w in (True, False))
-    assert whole == own
+    whole, share = ((tmp_path / str(w) / "final" / "model.safetensors").read_bytes() for w in (True, False))
+    assert whole == share
 
 
 DYING = """\
@@ -143,5 +143,5 @@ def test_when_one_process_dies_the_others_say_so_and_end(data: Path, tmp_path: P
         [sys.executable, *torchrun, *task, *flags], capture_output=True, text=True, timeout=HANG_SECONDS
     )
     assert ended.returncode != 0
-    said = [line for line in ended.stderr.splitlines() if "process 0 of 2: another process has ended" in line]
-    assert len(said) == 1 and "run the same command again to resume" in said[0], ended.stderr
+    lines = [line for line in ended.stderr.splitlines() if "process 0 of 2: another process has ended" in line]
+    assert len(lines) == 1 and "run the same command again to resume" in lines[0], ended.stderr

@@ -1,4 +1,4 @@
-"""Checkpoints of a cut model: go on with as many processes, fewer or none, copied or cut, as if nothing had been."""
+"""Checkpoints of a sharded model: resuming with the same number of processes, fewer or one, replicated or sharded."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run(photos: Path, folder: Path, config: TrainConfig) -> None:
     fit(caption_task(photos, whole_batch=True), config, folder, quiet=True)
 
 
-def cut_and_go_on(photos: Path, folder: Path) -> None:
+def shard_and_resume(photos: Path, folder: Path) -> None:
     dist.init_process_group("gloo")
     run(photos, folder / "fsdp", steps(2, strategy="fsdp"))
     if dist.get_rank() == 0:
@@ -47,10 +47,10 @@ def cut_and_go_on(photos: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_whatever_its_processes_were(photos: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_with_any_processes(photos: Path, tmp_path: Path) -> None:
     run(photos, tmp_path / "one", steps(4))
     run(photos, tmp_path / "one-fsdp", steps(2))
-    spawn(2, cut_and_go_on, photos, tmp_path)
+    spawn(2, shard_and_resume, photos, tmp_path)
     run(photos, tmp_path / "fsdp-one", steps(4))
     ways = ("fsdp", "fsdp-ddp", "fsdp-one", "one-fsdp", "straight")
     for way in ways:
@@ -64,7 +64,7 @@ def test_a_run_goes_on_whatever_its_processes_were(photos: Path, tmp_path: Path)
     assert blip.api.load(cut, device="cpu").caption(photos / "red.png").text is not None
 
 
-def test_a_checkpoint_that_could_not_be_finished_is_not_there(tmp_path: Path) -> None:
+def test_an_incomplete_checkpoint_is_removed(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     with pytest.raises(ZeroDivisionError), folder.new(3) as part:
         (part / STATE).write_text("half")
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_could_not_be_finished_is_not_there(tmp_path: Path) ->
     assert folder.steps() == [] and not list(tmp_path.rglob("*.part*")) and not (tmp_path / "last").exists()
 
 
-def test_values_of_parts_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+def test_unreadable_values_of_shards_are_named(tmp_path: Path) -> None:
     (tmp_path / SHARDS).mkdir()
     (tmp_path / SHARDS / VALUES).write_text("{")
     with pytest.raises(CheckpointError, match=r"run\.json: cannot be read"):
@@ -85,5 +85,5 @@ def refused(photos: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_decoding_in_the_loss_is_refused(photos: Path, tmp_path: Path) -> None:
+def test_a_reward_is_refused_for_a_sharded_model(photos: Path, tmp_path: Path) -> None:
     spawn(2, refused, photos, tmp_path)

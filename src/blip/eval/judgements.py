@@ -93,8 +93,8 @@ class JudgementsEval:
                 for row, caption in zip(rows, rated, strict=True)
             ]
             measures |= _correlations(head, stats) if stats else {}
-        own = sum(caption.same_photo for caption in captions)
-        skipped = {"own captions": f"{own} with their own image"} if own else {}
+        count = sum(caption.same_photo for caption in captions)
+        skipped = {"own captions": f"{count} with their own image"} if count else {}
         return Report(
             measures=measures,
             rows=rows,

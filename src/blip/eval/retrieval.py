@@ -147,9 +147,9 @@ def retrieval_report(
     texts = retrieval_texts(samples)
     rows: list[Row] = []
     images: list[tuple[ImageRef, ...]] = []
-    for sample, own in zip(samples, texts.image_to_texts, strict=True):
+    for sample, numbers in zip(samples, texts.image_to_texts, strict=True):
         prediction = _prediction(given, directions[0], sample.key)
-        rows.append(_row(prediction, {str(i) for i in own}) | {"references": list(sample.texts)})
+        rows.append(_row(prediction, {str(i) for i in numbers}) | {"references": list(sample.texts)})
         images.append((sample.image,))
     for number, (text, owner) in enumerate(zip(texts.texts, texts.text_to_image, strict=True)):
         prediction = _prediction(given, directions[1], str(number))
@@ -165,11 +165,11 @@ def _prediction(given: Mapping[tuple[str, str], Mapping[str, Any]], direction: s
     return given[direction, query]
 
 
-def _row(prediction: Mapping[str, Any], own: set[str]) -> Row:
-    """Example row of a query. A prediction without a rank gets that of the first of `own` in its list, or the last."""
+def _row(prediction: Mapping[str, Any], correct: set[str]) -> Row:
+    """Example row of a query. A prediction without a rank gets that of the first correct item, or the last."""
     top = [(str(name), score) for name, score in prediction["top"]]
     last = len(top)
-    rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in own), last) + 1))
+    rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in correct), last) + 1))
     return {
         "task": "retrieval",
         "key": str(prediction["query"]),
@@ -190,7 +190,7 @@ def _recalls(ranks: Any, owners: Sequence[int], names: tuple[str, str]) -> dict[
         for k in KS:
             if name == names[0]:
                 hits, queries = (ranks[:count] <= k).astype(float), np.ones(count)
-                chance = 100 * float(np.mean([_chance(int(own), size, k) for own in texts]))
+                chance = 100 * float(np.mean([_chance(int(correct), size, k) for correct in texts]))
             else:
                 hits = np.bincount(owner, weights=ranks[count:] <= k, minlength=count)
                 queries, chance = texts, 100 * min(1.0, k / size)
@@ -211,9 +211,9 @@ def _mean(columns: Sequence[Any]) -> Measure:
     )
 
 
-def _chance(own: int, size: int, k: int) -> float:
-    """Probability that at least one of `own` items among `size` is in the first k of a random order."""
+def _chance(correct: int, size: int, k: int) -> float:
+    """Probability that at least one of `correct` items among `size` is in the first k of a random order."""
     missed = 1.0
     for i in range(min(k, size)):
-        missed *= max(0.0, (size - own - i) / (size - i))
+        missed *= max(0.0, (size - correct - i) / (size - i))
     return 1 - missed

@@ -71,7 +71,7 @@ class VideoEval:
     def predict(
         self, model: BlipModel, tokenizer: Tokenizer, source: Source, photos: Photos, tick: Tick | None = None
     ) -> list[Row]:
-        """As `RetrievalEval.predict`; a clip is named by its key."""
+        """Return rows like `RetrievalEval.predict`; a clip is named by its key."""
         merged = merged_by_image(source)
 
         def encode() -> Iterator[Encoded]:

@@ -30,7 +30,7 @@ QUESTIONS_PER_PASS = 16
 class VqaEval:
     """Accuracy over all questions, and by column `answer_type` (or `kind`) if the rows have one.
 
-    mode "rank": choose among `answers`; the `k` with the likeliest first token are scored (`inference.rank_answers`).
+    mode "rank": choose among `answers`; the `k` most probable by first token are scored (`inference.rank_answers`).
     """
 
     mode: Literal["generate", "rank"] = "generate"

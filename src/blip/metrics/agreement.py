@@ -1,4 +1,4 @@
-"""How well two rankings agree: Kendall's tau with ties, in O(n log n).
+"""Agreement of two rankings: Kendall's tau with ties, in O(n log n).
 
 Source: Kendall 1945 (tau-b), Stuart 1953 (tau-c); equal to scipy.stats.kendalltau.
 """
@@ -18,7 +18,7 @@ Values = NDArray[Any] | Sequence[float]
 
 
 def kendall_tau_b(x: Values, y: Values) -> float:
-    """Tau-b of two sequences [n]: -1 to 1, ties in either are taken out of the norm. NaN where one is constant."""
+    """Tau-b of two sequences [n]: -1 to 1, normalized by the pairs without ties; NaN for a constant sequence."""
     first, second = _ranks(x, y)
     pairs, ties_x, ties_y = _pairs(len(first)), _ties(first), _ties(second)
     norm = math.sqrt((pairs - ties_x) * (pairs - ties_y))
@@ -26,7 +26,7 @@ def kendall_tau_b(x: Values, y: Values) -> float:
 
 
 def kendall_tau_c(x: Values, y: Values) -> float:
-    """Tau-c of two sequences [n]: -1 to 1, for scales of different length. NaN where one is constant."""
+    """Tau-c of two sequences [n]: -1 to 1, for scales of different length; NaN for a constant sequence."""
     first, second = _ranks(x, y)
     classes = min(int(ranks.max(initial=-1)) + 1 for ranks in (first, second))
     if classes < 2:
@@ -35,9 +35,9 @@ def kendall_tau_c(x: Values, y: Values) -> float:
 
 
 def _ranks(x: Values, y: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Dense ranks from 0 of both, put in the order of x, then y."""
+    """Return dense ranks from 0 of both, sorted by x, then y."""
     if len(x) != len(y):
-        raise UsageError(f"agreement of {len(x)} values with {len(y)}; give as many of both")
+        raise UsageError(f"agreement of {len(x)} values with {len(y)}; counts must match")
     first, second = (np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64) for values in (x, y))
     order = np.lexsort((second, first))
     return first[order], second[order]
@@ -48,28 +48,28 @@ def _pairs(count: int) -> int:
 
 
 def _ties(ranks: NDArray[np.int64]) -> int:
-    """How many pairs have equal ranks."""
+    """Number of pairs with equal ranks."""
     counts = np.bincount(ranks)
     return int((counts * (counts - 1) // 2).sum())
 
 
 def _concordant_minus_discordant(first: NDArray[np.int64], second: NDArray[np.int64]) -> int:
-    """first, second: as `_ranks` gives them."""
+    """Number of concordant minus discordant pairs. first, second: from `_ranks`."""
     both = _ties(np.unique(first * (second.max(initial=0) + 1) + second, return_inverse=True)[1])
     untied = _pairs(len(first)) - _ties(first) - _ties(second) + both
     return untied - 2 * _inversions(second)
 
 
 def _inversions(ranks: NDArray[np.int64]) -> int:
-    """Pairs whose earlier rank is the greater one.
+    """Number of pairs whose earlier rank is greater.
 
-    Level by level of the ranks' bits: a pair counts at the highest bit in which its two ranks differ, and there the
-    earlier one has the bit. `ranks` is kept sorted by the bits above, stably, so that such pairs lie in one run.
+    Bit by bit: a pair counts at the highest bit in which its ranks differ, if the earlier rank has the bit set. `ranks`
+    is kept stably sorted by the higher bits, so that such pairs are in one run.
     """
     total = 0
     for bit in reversed(range(int(ranks.max(initial=0)).bit_length())):
         above, has = ranks >> (bit + 1), (ranks >> bit) & 1
-        before = np.cumsum(has) - has  # ranks with the bit further left
+        before = np.cumsum(has) - has  # ranks with the bit set further left
         starts = np.concatenate([[True], above[1:] != above[:-1]])
         in_run = before - np.maximum.accumulate(np.where(starts, before, 0))
         total += int(in_run[has == 0].sum())

@@ -18,8 +18,8 @@ from blip.metrics.ptb import tokenize as tokenize
 from blip_lite.errors import UsageError
 
 MAX_N = 4
-_BETA = 1.2  # how much more recall weighs than precision in ROUGE-L
-_SIGMA = 6.0  # width of CIDEr-D's length penalty, in tokens
+_BETA = 1.2  # weight of recall against precision in ROUGE-L
+_SIGMA = 6.0  # width of the length penalty of CIDEr-D, in tokens
 _TINY, _SMALL = 1e-15, 1e-9  # the reference scorer's guards against 0/0
 
 Ngrams = Counter[tuple[str, ...]]
@@ -31,10 +31,9 @@ def ngrams(tokens: Sequence[str]) -> Ngrams:
 
 
 def bleu_counts(references: Sequence[Sequence[str]], caption: Sequence[str]) -> list[int]:
-    """Ten counts of one caption whose sums give the set's BLEU.
+    """Return ten counts of one caption; their sums determine the BLEU of a set.
 
-    These are the n-grams found in a reference, n = 1..4, those in the caption, the caption's length in tokens, and the
-    length of the reference nearest to it.
+    Matched n-grams, n = 1..4; n-grams of the caption; its length in tokens; the length of the closest reference.
     """
     counts = [ngrams(reference) for reference in references]
     correct = [0] * MAX_N
@@ -46,7 +45,7 @@ def bleu_counts(references: Sequence[Sequence[str]], caption: Sequence[str]) -> 
 
 
 def bleu_scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
-    """BLEU-1..4 [..., 4] of `bleu_counts` [..., 10]: of single captions, or of a set when they are summed over it."""
+    """BLEU-1..4 [..., 4] from `bleu_counts` [..., 10], of single captions or summed over a set."""
     correct, guessed = counts[..., :MAX_N], counts[..., MAX_N : 2 * MAX_N]
     products = np.cumprod((correct + _TINY) / (guessed + _SMALL), axis=-1)
     ratio = (counts[..., -2] + _TINY) / (counts[..., -1] + _SMALL)
@@ -56,8 +55,8 @@ def bleu_scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> float:
-    """ROUGE-L of one caption (tokens): the best precision and the best recall, maybe of different references."""
-    mine = caption or [""]  # the reference scorer sees one empty word in an empty sentence
+    """ROUGE-L of one caption (tokens): best precision and best recall over the references, independently."""
+    mine = caption or [""]  # the reference scorer reads one empty word from an empty sentence
     pairs = [(_common_length(theirs, mine), len(theirs)) for theirs in (r or [""] for r in references)]
     precision = max(common for common, _ in pairs) / len(mine)
     recall = max(common / length for common, length in pairs)
@@ -67,7 +66,7 @@ def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> floa
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
-    """Length of the longest common subsequence; a row of the usual table is held as the bits of one number."""
+    """Length of the longest common subsequence; a row of the usual table is the bits of one integer."""
     places: dict[str, int] = {}
     for i, word in enumerate(first):
         places[word] = places.get(word, 0) | 1 << i
@@ -144,7 +143,7 @@ def _mean(rows: NDArray[np.float64]) -> float:
     return float(rows.mean())
 
 
-# What a metric is over a set, from its rows of `caption_statistics`, all of them or a resampled choice.
+# Value of each metric over a set, from all rows of `caption_statistics` or a resampled choice.
 SET_SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
     **{f"bleu{n}": _set_bleu(n) for n in range(1, MAX_N + 1)},
     "rouge_l": _mean,
@@ -153,13 +152,13 @@ SET_SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
 
 
 def caption_statistics(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
-    """For each metric of `SET_SCORES` an array with one row a caption: [n, 10] counts for BLEU, else [n, 1] scores.
+    """Return an array per metric of `SET_SCORES`, one row per caption: counts [n, 10] for BLEU, else scores [n, 1].
 
-    Captions and references are strings. CIDEr-D's document frequencies are those of all references, also when rows
-    are resampled later. Raises UsageError where there is nothing to score or to compare with.
+    Captions and references are strings. The document frequencies of CIDEr-D are those of all references, also for
+    resampled rows. Raises UsageError without captions or references.
     """
     if not captions or len(captions) != len(references):
-        raise UsageError(f"{len(captions)} captions and {len(references)} lists of references; give one list a caption")
+        raise UsageError(f"{len(captions)} captions and {len(references)} lists of references; must be one per caption")
     if not all(references):
         raise UsageError(f"caption {[bool(r) for r in references].index(False)} has no reference; give at least one")
     pairs = [([tokenize(r) for r in row], tokenize(c)) for row, c in zip(references, captions, strict=True)]
@@ -171,12 +170,12 @@ def caption_statistics(references: Sequence[Sequence[str]], captions: Sequence[s
 
 
 def caption_scores(statistics: dict[str, NDArray[np.float64]]) -> dict[str, NDArray[np.float64]]:
-    """Each metric of every single caption [n], from `caption_statistics`."""
+    """Return each metric of every caption [n], from `caption_statistics`."""
     scores = {f"bleu{n}": bleu_scores(statistics[f"bleu{n}"])[:, n - 1] for n in range(1, MAX_N + 1)}
     return {**scores, "rouge_l": statistics["rouge_l"][:, 0], "cider": statistics["cider"][:, 0]}
 
 
 def score_captions(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, float]:
-    """BLEU-1..4, ROUGE-L and CIDEr-D of a set of captions (strings), each with its references (strings)."""
+    """Return BLEU-1..4, ROUGE-L and CIDEr-D of captions (strings), each with its references (strings)."""
     statistics = caption_statistics(references, captions)
     return {name: score(statistics[name]) for name, score in SET_SCORES.items()}

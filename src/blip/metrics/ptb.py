@@ -1,7 +1,7 @@
-"""Penn Treebank tokens of English captions, as the reference scorer makes them (Stanford's PTBTokenizer of 2014).
+"""Penn Treebank tokens of English captions, equal to the reference scorer's (Stanford's PTBTokenizer of 2014).
 
-At each place the rule that matches most wins, the first of equals. The rules state what that program was seen to do;
-what captions do not hold (mark-up, web addresses with odd parts) is covered roughly.
+At each position the longest match wins, the first rule among equals. The rules reproduce the observed behaviour of that
+program; input that is rare in captions (mark-up, unusual web addresses) is covered roughly.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from itertools import zip_longest
 
-# Abbreviations that keep their dot: in any case, not in capitals, only capitalised (they are words), before a number.
+# Abbreviations that keep their dot: in any case; not in capitals; only capitalised (else words); before a number.
 _ABBREVIATIONS = """
 adj adm adv al ala alex apr ariz assn asst atty aug ave bhd bldg blvd brig bros capt cf cie cmdr co col colo conn corp
 cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov govs hon inc ind insp intl invt
@@ -21,7 +21,7 @@ thu tue tues univ va vs vt wed wis wisc wm wyo
 _NOT_IN_CAPITALS = "mfg mtg ppte ppty pte ptes pty ptys"
 _CAPITALISED = "ark az del ill la mass miss ore pa tex wash"
 _BEFORE_NUMBERS = "art ca fig figs no nos op pp prop"
-# Words that show, when capitalised, that the dot after a single letter ended a sentence ("with vitamin C. The ...").
+# Words that, capitalised, show that a dot after a single letter ends a sentence ("with vitamin C. The ...").
 _STARTERS = """
 a about according additionally after an as at but earlier he her here however if in it last many more now once one other
 our she since so some such that the their then there these they this we what when while yet you
@@ -30,17 +30,17 @@ _FORMS = {"lower": str.lower, "title": str.title, "upper": str.upper}
 
 
 def _any_of(words: str, *forms: str) -> str:
-    """A pattern for any of the words, in the given forms (all without one)."""
+    """Return a pattern for any of the words in the given forms (default: all)."""
     return "|".join(dict.fromkeys(_FORMS[form](word) for word in words.split() for form in forms or _FORMS))
 
 
 _NUMERAL = "²³¹¼-¾⁰-ₜ⅐-ↈ①-⓿❶-➓"
-_NO_LETTER = rf"{_NUMERAL}\U00010000-\U0010ffff"  # letters to Python, not to the tokenizer
-_L = rf"(?:[^\W\d_{_NO_LETTER}]|[˂-˅˒-˟˥-˫˭˯-ͯ])"  # a letter, or an accent that combines with one
-_C = rf"(?:{_L}|\d|\xad)"  # what goes on a word
+_NO_LETTER = rf"{_NUMERAL}\U00010000-\U0010ffff"  # letters in Python, not in the tokenizer
+_L = rf"(?:[^\W\d_{_NO_LETTER}]|[˂-˅˒-˟˥-˫˭˯-ͯ])"  # a letter or a combining accent
+_C = rf"(?:{_L}|\d|\xad)"  # continues a word
 _A = "[A-Za-z0-9]"
 _APOS = "['’]"
-_Q = "['’‘`]"  # what may stand for an apostrophe inside a word
+_Q = "['’‘`]"  # characters used as an apostrophe within a word
 _AUX = rf"{_APOS}(?:[msdMSD]|re|ve|ll|RE|VE|LL|Re|Ve|Ll)"
 _WORD = rf"{_L}{_C}*(?:[.!?]{_L}{_C}*)*"  # a full stop without a space does not end a word: grass.There
 _ELIDED = rf"(?:[dDlLoO]{_Q}(?={_L}{_L}))?"
@@ -48,9 +48,9 @@ _COMPOUND = rf"{_ELIDED}{_C}+(?:[-‐‑_]{_ELIDED}{_C}+)*"  # o'clock, 3d, t-sh
 _HYPHENATED = rf"{_A}[A-Za-z0-9.,]*(?:-(?:(?:[A-Za-z]\.){{2,}}|{_A}+))+"  # 5.5-inch, U.S.-made
 _SIDE = rf"{_A}+(?:-[A-Za-z]+){{0,2}}"
 _LABELS = r"(?:[^\s\"<>|.!?(){},]+\.)+"  # of a web address
-_SIGNS = "!-~¡-©¬®-±´¶-¸»¿×÷‖-”„-‣…‰-‸※‾-⁂⁺-⁾₊-₎₤€℀-℆№-℘℞-℣℥℧℩←-⯿、。〒・！-､￠￡￥￦"  # others are passed over
+_SIGNS = "!-~¡-©¬®-±´¶-¸»¿×÷‖-”„-‣…‰-‸※‾-⁂⁺-⁾₊-₎₤€℀-℆№-℘℞-℣℥℧℩←-⯿、。〒・！-､￠￡￥￦"  # others are dropped
 
-# Where a rule has groups, the one that took part is the token; the rest is context, which counts as matched.
+# If a rule has groups, the matched group is the token; the rest is context and counts for the length of the match.
 _RULES = tuple(
     re.compile(rule)
     for rule in (
@@ -97,7 +97,7 @@ _RULES = tuple(
         f"[{_SIGNS}{_NUMERAL}]",
     )
 )
-# A chunk whose last dot stays or goes by the next word.
+# A chunk whose final dot depends on the next word.
 _OPEN = re.compile(rf"(?<![A-Za-z])(?:[A-Za-z]|{_any_of(_BEFORE_NUMBERS)})\.$")
 _QUOTED = re.compile(rf"[nN]{_Q}[tT]|{_AUX}|[`‘’‛“”«»‹›]+")
 _QUOTES = str.maketrans(
@@ -129,46 +129,46 @@ _NAMES = {
     "―": "--",
     "…": "...",
 }
-# What the reference scorer leaves out.
+# Tokens that the reference scorer drops.
 _DROPPED = {"'", "`", "''", "``", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 
 
 def tokenize(text: str) -> list[str]:
-    """Lower-case tokens of a caption, without the punctuation that the reference scorer leaves out.
+    """Return the lower-case tokens of a caption, without the punctuation that the reference scorer drops.
 
-    The end of the text ends a sentence (the tokenizer itself looks into the next caption of its file), and a token with
-    a space in it, such as a telephone number, comes in parts (as the scorer's BLEU and CIDEr see it).
+    The end of the text ends a sentence (the original tokenizer reads on into the next caption of its file), and a token
+    with a space in it, such as a telephone number, is split (as in the scorer's BLEU and CIDEr).
     """
     chunks = text.split()
-    found: list[str] = []
+    tokens: list[str] = []
     for chunk, following in zip_longest(chunks, chunks[1:]):
-        found += _pieces(chunk, "" if following is None else f" {following} " if _OPEN.search(chunk) else " ")
-    return found
+        tokens += _pieces(chunk, "" if following is None else f" {following} " if _OPEN.search(chunk) else " ")
+    return tokens
 
 
 @lru_cache(maxsize=1 << 16)
 def _pieces(chunk: str, context: str) -> tuple[str, ...]:
-    """Tokens of what stands between two spaces; `context` is what follows."""
-    text, place, found = chunk + context, 0, []
-    while place < len(chunk):
-        token = _longest(text, place)
-        place += max(len(token), 1)
-        found.append(_written(token))
-    return tuple(token for token in found if token and token not in _DROPPED)
+    """Return the tokens of a chunk without spaces; context: the text after it."""
+    text, position, tokens = chunk + context, 0, []
+    while position < len(chunk):
+        token = _longest(text, position)
+        position += max(len(token), 1)
+        tokens.append(_normalized(token))
+    return tuple(token for token in tokens if token and token not in _DROPPED)
 
 
-def _longest(text: str, place: int) -> str:
-    """The token of the rule that matches most of the text from `place` on; empty for a sign that no rule knows."""
+def _longest(text: str, position: int) -> str:
+    """Return the token of the longest match at `position`; empty if no rule matches."""
     token, longest = "", 0
     for rule in _RULES:
-        match = rule.match(text, place)
-        if match and match.end() - place > longest:
-            token, longest = match.group(match.lastindex or 0), match.end() - place
+        match = rule.match(text, position)
+        if match and match.end() - position > longest:
+            token, longest = match.group(match.lastindex or 0), match.end() - position
     return token
 
 
-def _written(token: str) -> str:
-    """A token as the reference tokenizer writes it."""
+def _normalized(token: str) -> str:
+    """Return a token in the spelling of the reference tokenizer."""
     if token in _NAMES:
         return _NAMES[token]
     plain = token.translate(_QUOTES) if _QUOTED.fullmatch(token) else token

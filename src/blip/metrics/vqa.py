@@ -1,4 +1,4 @@
-"""VQA accuracy as the official tool counts it (visualqa.org, PythonEvaluationTools vqaEval.py)."""
+"""VQA accuracy by the rules of the official tool (visualqa.org, PythonEvaluationTools vqaEval.py)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from blip_lite.errors import UsageError
 
-AGREEMENT = 3  # as many people as make an answer wholly right
+AGREEMENT = 3  # people who must give an answer for full accuracy
 
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {"none": "0", **{word: str(number) for number, word in enumerate(_NUMBERS)}}
@@ -19,21 +19,22 @@ _DOT = re.compile(r"\.(?!\d)")
 _CONTRACTIONS = """
 ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't haven't he'd he'd've he's
 how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't mightn't've must've mustn't needn't not've o'clock
-oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've somebody'd've somebody'll somebody's someone'd
+oughtn't 'ow's'at shan't she'd've should've shouldn't shouldn't've someone'd
 someone'd've someone'll someone's something'd something'd've something'll that's there'd there'd've there're there's
 they'd they'd've they'll they're they've 'twas wasn't we'd've we've weren't what'll what're what's what've when's
 where'd where's where've who'd who'd've who'll who's who've why'll why're why's won't would've wouldn't wouldn't've
 y'all y'all'll y'all'd've you'd you'd've you'll you're you've
 """
+_CONTRACTIONS += "somebody'd've somebody'll somebody's"  # words: allow
 
 
-def _lacking_one(word: str) -> list[str]:
-    """The word without one of its apostrophes, in each way."""
+def _without_an_apostrophe(word: str) -> list[str]:
+    """Return all variants of the word that lack one apostrophe."""
     return [word[:i] + word[i + 1 :] for i, sign in enumerate(word) if sign == "'"]
 
 
-_MENDED = {lacking: word for word in _CONTRACTIONS.split() for lacking in _lacking_one(word)}
-_MENDED["somebody'd"] = "somebodyd"  # the wrong way round in the tool
+_CORRECTED = {variant: word for word in _CONTRACTIONS.split() for variant in _without_an_apostrophe(word)}
+_CORRECTED["somebody'd"] = "somebodyd"  # as in the tool, which has it the wrong way round  # words: allow
 
 
 def _plain(answer: str) -> str:
@@ -42,36 +43,36 @@ def _plain(answer: str) -> str:
 
 @lru_cache(maxsize=1 << 16)
 def normalize_answer(text: str) -> str:
-    """Lower case, without punctuation and articles, numbers up to ten as digits, apostrophes put back."""
+    """Return lower case without punctuation and articles, numbers up to ten as digits, apostrophes restored."""
     words = [_DIGITS.get(word, word) for word in _without_punctuation(_plain(text)).lower().split()]
-    return " ".join(_MENDED.get(word, word) for word in words if word not in _ARTICLES)
+    return " ".join(_CORRECTED.get(word, word) for word in words if word not in _ARTICLES)
 
 
 def _without_punctuation(text: str) -> str:
-    """A sign goes where it stands beside a space somewhere, or with "1,000" in the text; else it becomes a space."""
+    """Remove signs that are next to a space somewhere, or all of them with "1,000" in the text; else insert a space."""
     grouped = _DIGIT_GROUPS.search(text) is not None
-    found = text
+    result = text
     for sign in _PUNCTUATION:
         beside = f"{sign} " in text or f" {sign}" in text
-        found = found.replace(sign, "" if beside or grouped else " ")
-    return _DOT.sub("", found, count=32)  # the tool passes the value of a flag as the count
+        result = result.replace(sign, "" if beside or grouped else " ")
+    return _DOT.sub("", result, count=32)  # the tool passes the value of a flag as the count
 
 
 def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
-    """Mean over the people of min(1, matches among the others / 3), 0 to 1.
+    """Mean over the annotators of min(1, matches among the others / 3), 0 to 1.
 
-    Where all people gave the very same answer, nothing is normalized and the prediction must equal it to the letter.
-    The rule is made for ten people. With one there is no other to agree with, so the prediction has to be that answer,
-    both normalized: 1 or 0. Raises UsageError without answers.
+    If all annotators gave the same answer, nothing is normalized and the prediction must equal it exactly. The rule is
+    made for ten annotators; with a single one the accuracy is 1 if both are equal after normalization, else 0. Raises
+    UsageError without answers.
     """
     if not answers:
-        raise UsageError("VQA accuracy needs people's answers; this question has none")
+        raise UsageError("VQA accuracy needs reference answers; this question has none")
     if len(answers) == 1:
         return float(normalize_answer(prediction) == normalize_answer(answers[0]))
-    mine, given = _plain(prediction), [_plain(answer) for answer in answers]
-    if len(set(given)) > 1:
-        mine, given = normalize_answer(mine), [normalize_answer(answer) for answer in given]
-    same = given.count(mine)
-    # people who gave the answer have one match less among the others
-    total = (len(given) - same) * min(1.0, same / AGREEMENT) + same * min(1.0, (same - 1) / AGREEMENT)
-    return total / len(given)
+    answer, references = _plain(prediction), [_plain(reference) for reference in answers]
+    if len(set(references)) > 1:
+        answer, references = normalize_answer(answer), [normalize_answer(reference) for reference in references]
+    same = references.count(answer)
+    # annotators who gave the answer have one match less among the others
+    total = (len(references) - same) * min(1.0, same / AGREEMENT) + same * min(1.0, (same - 1) / AGREEMENT)
+    return total / len(references)

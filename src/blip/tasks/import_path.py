@@ -36,11 +36,11 @@ def import_class(path: str, key: str) -> type[Any]:
         raise ConfigError(f"{key} '{path}': import failed ({error})") from error
     except Exception as error:  # a module of the user can raise anything
         raise ConfigError(f"{key} '{path}': import failed ({type(error).__name__}: {error})") from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type) or not is_dataclass(found):
+    cls = getattr(module, class_name, None)
+    if not isinstance(cls, type) or not is_dataclass(cls):
         names = [name for name, value in vars(module).items() if isinstance(value, type) and is_dataclass(value)]
         raise ConfigError(f"{key} '{path}': no dataclass '{class_name}' in the module{did_you_mean(class_name, names)}")
-    return found
+    return cls
 
 
 def build_from_path(values: Mapping[str, Any], key: str) -> Any:  # Any: the class is found at run time

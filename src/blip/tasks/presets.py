@@ -2,7 +2,7 @@
 
 `blip train --list` shows them; `--config preset:NAME` takes one, `--data`, `--val`, `-o` and `--set` complete it.
 Batch sizes count all devices (the original: 8 GPUs times the number in its file). Expected scores are the paper's. If
-a released file differs from the paper's text, the preset follows the file and `doc` gives the other value.
+a released file differs from the paper's text, the preset follows the file and `doc` names the other value.
 """
 
 from __future__ import annotations

@@ -108,12 +108,12 @@ class EMA:
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Context in which the model has the averaged weights."""
-        own = {name: self.trained[name].detach().clone() for name in self.shadow}
+        weights = {name: self.trained[name].detach().clone() for name in self.shadow}
         self._copy(self.shadow)
         try:
             yield
         finally:
-            self._copy(own)
+            self._copy(weights)
 
     @torch.no_grad()
     def _copy(self, values: dict[str, Tensor]) -> None:
