@@ -67,14 +67,14 @@ def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> floa
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
     """Length of the longest common subsequence; a row of the usual table is the bits of one integer."""
-    places: dict[str, int] = {}
+    positions: dict[str, int] = {}
     for i, word in enumerate(first):
-        places[word] = places.get(word, 0) | 1 << i
+        positions[word] = positions.get(word, 0) | 1 << i
     full = (1 << len(first)) - 1
-    row = full  # a zero bit where the row's value goes up by one
+    row = full  # zero bits at the positions where the table row increases
     for word in second:
-        found = row & places.get(word, 0)
-        row = ((row + found) | (row - found)) & full
+        matches = row & positions.get(word, 0)
+        row = ((row + matches) | (row - matches)) & full
     return len(first) - row.bit_count()
 
 
