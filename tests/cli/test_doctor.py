@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from blip.cli import doctor, selftest
+from blip.apps.doctor import report as doctor
+from blip.apps.doctor import selftest
 from blip_lite.errors import CheckpointMismatch
 from tests.cli.conftest import Blip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
-from blip.cli.extras import require_extras
+from blip.io.extras import require_extras
 
 if TYPE_CHECKING:
     from blip_lite.model import Model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
-from blip.cli.extras import require_extras
+from blip.io.extras import require_extras
 
 if TYPE_CHECKING:
     from blip.apps.serve.settings import Settings

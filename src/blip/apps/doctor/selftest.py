@@ -10,7 +10,7 @@ from typing import Any
 
 from blip import api
 
-PHOTO = Path(__file__).parent.parent / "assets" / "examples" / "chelsea.jpg"
+PHOTO = Path(__file__).parents[2] / "assets" / "examples" / "chelsea.jpg"
 MODEL = api.DEFAULT
 # results of `tiny` for PHOTO on a CPU in fp32: the caption, the first eight numbers of the vector, their tolerance
 CAPTION = "a black and white cat sitting on top of a laptop"
