@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-# Tests that start processes or browsers, train models or export them: left out by `make test-fast`.
+# Files of tests that start processes or browsers, train models or export them: left out by `make test-fast`, as are
+# single tests marked `integration`.
 INTEGRATION = (
     "tests/apps/serve/",
     "tests/apps/web/",
@@ -19,8 +20,6 @@ INTEGRATION = (
     "tests/cli/test_export.py",
     "tests/cli/test_serve.py",
     "tests/cli/test_train.py",
-    "tests/cli/test_caption.py::test_an_interrupted_run_is_resumed_to_the_same_file",
-    "tests/cli/test_main.py::test_a_closed_pipe_ends_quietly",
     "tests/experiments/",
     "tests/tasks/test_distributed.py",
     "tests/tasks/test_nlvr.py",

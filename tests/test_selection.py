@@ -12,7 +12,5 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("prefix", INTEGRATION)
-def test_every_entry_names_tests(prefix: str) -> None:
-    path, _, name = prefix.partition("::")
-    assert (ROOT / path).exists() or list((ROOT / path).parent.glob(f"{Path(path).name}*.py"))
-    assert not name or f"def {name}(" in (ROOT / path).read_text(encoding="utf-8")
+def test_every_entry_names_a_file_or_folder(prefix: str) -> None:
+    assert list(ROOT.glob(f"{prefix.rstrip('/')}*"))

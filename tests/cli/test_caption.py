@@ -260,6 +260,7 @@ sys.exit(main(arguments))
 """
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_is_resumed_to_the_same_file(
     blip: Blip, photos: Path, tmp_path: Path, number: signal.Signals

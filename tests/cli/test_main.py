@@ -142,6 +142,7 @@ def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, mo
     assert [p.name for p in tmp_path.iterdir()] == ["photos"]
 
 
+@pytest.mark.integration
 def test_a_closed_pipe_ends_the_run_quietly(photos: Path) -> None:
     for i in range(60):
         (photos / f"x{i}.png").write_bytes((photos / "a.png").read_bytes())
