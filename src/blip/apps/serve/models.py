@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
 
 Records = list[list[Record]]  # of each job
+Images = list[Image.Image]
+Params = dict[str, Any]
 
 
 class Models:
@@ -68,8 +70,9 @@ class Models:
         return [replace(results[0], batch=len(jobs)), *results[1:]]
 
     def _run_group(self, jobs: Sequence[Job]) -> list[JobResult]:
+        run, model = ENDPOINTS[jobs[0].endpoint], self._by_name[jobs[0].model]
         try:
-            records = ENDPOINTS[jobs[0].endpoint](self._by_name[jobs[0].model], jobs)
+            records = run(model, jobs, [job.image for job in jobs if job.image is not None], dict(jobs[0].params))
             return [JobResult(tuple(rows)) for rows in records]
         except Exception as error:  # of any type: the client waits for a response
             if len(jobs) == 1:
@@ -95,13 +98,12 @@ def _device(name: str, worker: int) -> str:
     return f"cuda:{worker % count}" if count > 1 else name
 
 
-def caption(model: Model, jobs: Sequence[Job]) -> Records:
+def caption(model: Model, jobs: Sequence[Job], images: Images, params: Params) -> Records:
     from blip_lite.decoding import make_decoding, to_record
 
-    params = dict(jobs[0].params)
     prompt, seed = params.pop("prompt"), params.pop("seed")
     decoding = make_decoding(**params)
-    captions = model.caption_batch(_images(jobs), decoding, prompt=prompt, seed=seed, keys=[job.key for job in jobs])
+    captions = model.caption_batch(images, decoding, prompt=prompt, seed=seed, keys=[job.key for job in jobs])
     settings = to_record(decoding)
     return [
         [_record("caption", job, caption.to_dict(), params=settings, width=job.size[0], height=job.size[1])]
@@ -109,21 +111,20 @@ def caption(model: Model, jobs: Sequence[Job]) -> Records:
     ]
 
 
-def answer(model: Model, jobs: Sequence[Job]) -> Records:
-    images = [image for job, image in zip(jobs, _images(jobs), strict=True) for _ in job.texts]
+def answer(model: Model, jobs: Sequence[Job], images: Images, params: Params) -> Records:
+    repeated = [image for job, image in zip(jobs, images, strict=True) for _ in job.texts]
     questions = [question for job in jobs for question in job.texts]
-    answers = iter(model.answer_batch(images, questions, **dict(jobs[0].params)))
+    answers = iter(model.answer_batch(repeated, questions, **params))
     return [[_record("answer", job, {"question": q, **next(answers).to_dict()}) for q in job.texts] for job in jobs]
 
 
-def match(model: Model, jobs: Sequence[Job]) -> Records:
-    params = dict(jobs[0].params)
+def match(model: Model, jobs: Sequence[Job], images: Images, params: Params) -> Records:
     if all(len(job.texts) == 1 for job in jobs):
-        scores = model.match_batch(_images(jobs), [job.texts[0] for job in jobs], pairs=True, **params)
+        scores = model.match_batch(images, [job.texts[0] for job in jobs], pairs=True, **params)
         return [[_match_record(job, 0, scores.itm, scores.itc, i)] for i, job in enumerate(jobs)]
     records = []
-    for job in jobs:
-        scores = model.match_batch(_images([job]), list(job.texts), **params)
+    for job, image in zip(jobs, images, strict=True):
+        scores = model.match_batch([image], list(job.texts), **params)
         itm, itc = (None if values is None else values[0] for values in (scores.itm, scores.itc))
         records.append([_match_record(job, i, itm, itc, i) for i in range(len(job.texts))])
     return records
@@ -134,15 +135,14 @@ def _match_record(job: Job, text: int, itm: Any, itc: Any, row: int) -> Record:
     return _record("match", job, {"text": job.texts[text], "text_index": text, **scores})
 
 
-def embed(model: Model, jobs: Sequence[Job]) -> Records:
-    params = dict(jobs[0].params)
+def embed(model: Model, jobs: Sequence[Job], images: Images, params: Params) -> Records:
     kind, projected = params["kind"], params["projected"]
     if kind == "text":
         result = model.embed_text([job.texts[0] for job in jobs], projected)
     elif kind == "image":
-        result = model.embed_image_batch(_images(jobs), projected)
+        result = model.embed_image_batch(images, projected)
     else:
-        result = model.embed_multimodal(_images(jobs), [job.texts[0] for job in jobs])
+        result = model.embed_multimodal(images, [job.texts[0] for job in jobs])
     fields = {"kind": kind, "projected": result.projected, "dim": result.vectors.shape[-1], "dtype": "float32"}
     return [
         [_record("embedding", job, {**fields, "vector": vector})]
@@ -150,20 +150,15 @@ def embed(model: Model, jobs: Sequence[Job]) -> Records:
     ]
 
 
-def explain(model: Model, jobs: Sequence[Job]) -> Records:
-    params = dict(jobs[0].params)
+def explain(model: Model, jobs: Sequence[Job], images: Images, params: Params) -> Records:
     overlay = params.pop("overlay")
     records = []
-    for job, image in zip(jobs, _images(jobs), strict=True):
+    for job, image in zip(jobs, images, strict=True):
         words = model.explain(image, job.texts[0] if job.texts else None, **params).words()
         indices: list[int | None] = {"mean": [None], "words": [*range(len(words.tokens))], "none": []}[overlay]
         overlays = [{"token": "mean" if i is None else words.tokens[i], "png": _png(words.overlay(i))} for i in indices]
         records.append([_record("explain", job, {**words.to_dict(), "maps": words.maps, "overlays": overlays})])
     return records
-
-
-def _images(jobs: Sequence[Job]) -> list[Image.Image]:
-    return [job.image for job in jobs if job.image is not None]
 
 
 def _record(schema: str, job: Job, fields: Record, **others: Any) -> Record:
@@ -179,7 +174,7 @@ def _png(image: Image.Image) -> str:
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
-ENDPOINTS: dict[str, Callable[[Any, Sequence[Job]], Records]] = {
+ENDPOINTS: dict[str, Callable[[Any, Sequence[Job], Images, Params], Records]] = {
     "caption": caption,
     "answer": answer,
     "match": match,

@@ -9,7 +9,7 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
 
 from blip.apps.serve.jobs import CODES, ModelInfo
-from blip.apps.serve.request_models import BODIES, IMAGES, Body
+from blip.apps.serve.request_models import BODIES, IMAGES, Body, EmbedBody
 from blip.apps.serve.settings import MEGABYTE, Settings
 from blip.io import schemas
 
@@ -119,8 +119,8 @@ def _schemas() -> Schema:
         "properties": {"code": {"enum": codes}, "message": {"type": "string"}, "field": {"type": "string"}},
     }
     result: Schema = {"Error": {"type": "object", "required": ["error"], "properties": {"error": error}}}
-    for endpoint, body in BODIES.items():
-        schema = body.model_json_schema(schema_generator=_WithoutNull) | {"allOf": _exclusions(endpoint)}
+    for body in BODIES.values():
+        schema = body.model_json_schema(schema_generator=_WithoutNull) | {"allOf": _exclusions(body)}
         result[body.__name__], result[f"{body.__name__}Form"] = schema, _form(schema)
         record = schemas.schema(body.record)
         result[body.record] = {key: value for key, value in record.items() if key != "$schema"}
@@ -138,21 +138,17 @@ class _WithoutNull(GenerateJsonSchema):
         return {key: value for key, value in result.items() if key != "default" or value is not None}
 
 
-def _exclusions(endpoint: str) -> list[Schema]:
+def _exclusions(body: type[Body]) -> list[Schema]:
     """Rules for fields that exclude each other."""
-    image, text = _one_of(*IMAGES), _one_of("text", "texts")
-    if endpoint == "answer":
-        return [image, _one_of("question", "questions")]
-    if endpoint == "match":
-        return [image, text]
-    if endpoint == "embed":
+    image, text = _one_of(*IMAGES), _one_of(body.text_field, f"{body.text_field}s")
+    if body is EmbedBody:
         rules = {
             "image": [image, _none_of("text", "texts")],
             "text": [_has("kind"), text, _none_of(*IMAGES, "keys")],
             "multimodal": [_has("kind"), image, text],
         }
         return [{"oneOf": [{"properties": {"kind": {"const": kind}}, "allOf": rule} for kind, rule in rules.items()]}]
-    return [image]
+    return [image, text] if body.text_required else [image]
 
 
 def _one_of(*names: str) -> Schema:
