@@ -94,8 +94,6 @@ class SidecarFlags:
 
     def sidecars(self, run: o.Run) -> Sidecars | None:
         """Return where captions are written; by default, images with an existing file are skipped."""
-        from blip.io.sidecars import Sidecars
-
         extension = self.sidecar or (".xmp" if self.xmp else None)
         if extension is None and self.sidecar_dir is None:
             if self.append:
@@ -103,6 +101,8 @@ class SidecarFlags:
             return None
         if self.append and run.existing != "error":
             raise UsageError("--append with --skip-existing or --overwrite; must be one of them")
+        from blip.io.sidecars import Sidecars
+
         existing = "skip" if run.skip_existing is None and not run.overwrite else run.existing
         return Sidecars(
             extension=extension or ".txt",

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from blip.cli import options as o
 from blip.cli.commands import SERVER, command, option
 from blip.io.extras import require_extras
-
-if TYPE_CHECKING:
-    from blip_lite.model import Model
 
 BUNDLED = (o.BUNDLED, o.ANSWERER)
 
@@ -34,7 +31,6 @@ def demo(
     Example: blip demo -m caption-base
     """
     require_extras("the web page", "demo")
-    from blip import api
     from blip.apps.demo import launch, models
     from blip.apps.demo.uploads import Limits
     from blip.cli.sockets import listen
@@ -48,10 +44,7 @@ def demo(
     with listen(host, port) as probe:  # gradio binds the port itself, after the models are loaded
         free_port = probe.getsockname()[1]
 
-    def loader(name: str) -> Model:
-        return api.load(name, device=run.device, dtype=run.dtype, threads=run.threads, offline=run.offline or None)
-
-    loaded = models.load(model, BUNDLED, loader)
+    loaded = models.load(model, BUNDLED, run.load_torch)
     if not model:
         text = "using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base"
         o.note(text, run.quiet)

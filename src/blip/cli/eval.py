@@ -198,21 +198,13 @@ def _source(evaluation: Any, flags: Flags) -> Any:
 
 def _evaluate(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[str, Report]:
     """Return the name of the model and the report of its predictions."""
-    from blip import api
     from blip.cli.batch_run import Progress
     from blip.eval.photos import BATCH, Photos
     from blip.eval.run import run
 
     default = o.ANSWERER if task == "vqa" else o.BUNDLED
     o.note_default(flags.model, default, flags.quiet)
-    model = api.load(
-        o.model_name(flags.model, default),
-        device=flags.device,
-        dtype=flags.dtype,
-        threads=flags.threads,
-        image_size=flags.image_size,
-        offline=flags.offline or None,
-    )
+    model = flags.load_torch(o.model_name(flags.model, default), flags.image_size)
     model.require(evaluation.capability)
     photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
     progress = Progress(len(source), not (flags.no_progress or flags.quiet))

@@ -141,15 +141,18 @@ class _Indexing:
 
     def write_captions(self, extension: str) -> int:
         with self.run.open() as index:
-            for folder in self.folders or [None]:
+            for folder in self._folders_or_all():
                 self._note_sidecars(index.write_captions(extension, under=folder), "written")
         return 0
 
     def remove_captions(self) -> int:
         with self.run.open() as index:
-            for folder in self.folders or [None]:
+            for folder in self._folders_or_all():
                 self._note_sidecars(index.remove_captions(under=folder), "removed")
         return 0
+
+    def _folders_or_all(self) -> list[str | None]:
+        return [*self.folders] or [None]
 
     def _roots(self, index: Index) -> list[tuple[bytes, Rules]]:
         """Return the folders with the rules of the flags or, without such flags, of the index."""

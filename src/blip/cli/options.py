@@ -15,6 +15,7 @@ from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
+    from blip.torch_backend import TorchBackend
     from blip_lite.model import Model
 
 
@@ -141,6 +142,19 @@ class Device:
     threads: Threads = None
     offline: Annotated[bool, option(group=GENERAL, help="Never use the network.")] = False
     quiet: Quiet = False
+
+    def load_torch(self, name: str, image_size: int | None = None) -> Model[TorchBackend]:
+        """Load a model that runs on torch."""
+        from blip import api
+
+        return api.load(
+            name,
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            image_size=image_size,
+            offline=self.offline or None,
+        )
 
 
 @dataclass(kw_only=True)

@@ -196,8 +196,14 @@ def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str
 def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, ...]) -> None:
     from blip.io.records import open_records
 
-    options = {"format": run.record_format, "existing": run.existing, "columns": columns}
-    with open_records(run.output, schema="hit/1", stream=sys.stdout, **options) as records:
+    with open_records(
+        run.output,
+        schema="hit/1",
+        stream=sys.stdout,
+        format=run.record_format,
+        existing=run.existing,
+        columns=columns,
+    ) as records:
         records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
 
 
