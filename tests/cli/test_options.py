@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Annotated, Literal
 
 import click
 import pytest
+import yaml
 
 from blip.cli import VERBS
 from blip.cli import options as o
 from blip.cli.commands import GENERAL, TASK, Option, argument, command, option
 from blip.cli.run import verb_command
 from blip_lite.errors import UsageError
+from tests.cli.conftest import Blip
 
 IMAGE_VERBS = ("caption", "ask", "match", "embed")
 WIDTH = 98  # of text on a terminal of 100 columns
@@ -93,3 +96,35 @@ def test_help_has_groups_and_a_line_for_each_flag(name: str, made: click.Command
         assert isinstance(parameter, click.Argument) or (isinstance(parameter, Option) and parameter.group)
     assert not re.search(r"\b(INTEGER|FLOAT|BOOLEAN|PATH\b.*\bFile path)", text)
     assert made.params == [] or TASK in headings or not any(isinstance(p, click.Argument) for p in made.params)
+
+
+def test_config_set_and_flags_have_increasing_precedence(blip: Blip, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("beams: 2\nmax_length: 15\nglob: ['*.png']\nprefix: a\n")
+    args = ("caption", "x.jpg", "--config", tmp_path / "a.yaml", "--set", "max_length=12", "--set", "ext=jpg")
+    result = blip(*args, "--beams", "4", "--set", "glob=*.jpg", "--print-config")
+    values = yaml.safe_load(result.out)
+    assert result.code == 0 and "inputs" not in values
+    assert (values["beams"], values["max_length"], values["ext"], values["prefix"]) == (4, 12, "jpg", "a")
+    assert values["glob"] == ["*.jpg"] and "model" not in values
+    (tmp_path / "b.yaml").write_text(result.out)
+    assert blip("caption", "x.jpg", "--config", tmp_path / "b.yaml", "--print-config").out == result.out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("beams: 0\n", "--beams 0; must be an integer from 1 to 32"),
+        ("- beams\n", "must be a mapping of flag names to values"),
+        ("beams: [\n", "invalid YAML"),
+        ("head: itm\n", "unknown key 'head'"),
+    ],
+)
+def test_wrong_configs_are_one_line(blip: Blip, tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "a.yaml").write_text(text)
+    result = blip("caption", "x.jpg", "--config", tmp_path / "a.yaml")
+    assert result.code == 2 and message in result.err and len(result.err.splitlines()) == 1
+
+
+def test_config_flags_are_shown_where_they_work() -> None:
+    verbs = {verb for verb in VERBS if any(p.name == "print_config" for p in verb_command(verb).params)}
+    assert verbs == {"caption", "ask", "match", "embed", "explain", "index", "search", "train"}

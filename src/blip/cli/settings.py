@@ -47,7 +47,7 @@ class ConfigurableCommand(Command):
 
     def invoke(self, ctx: click.Context) -> Any:  # Any: click's signature
         if ctx.meta.get(__name__):
-            print(to_yaml(ctx.params), end="")
+            print(to_yaml({p.name: ctx.params[p.name] for p in self.params if p.name in ctx.params}), end="")
             return 0
         return super().invoke(ctx)
 
