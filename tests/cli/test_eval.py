@@ -33,7 +33,7 @@ def lists(folder: Path) -> dict[str, Path]:
         ],
         "judgements": [{"image": f"{name}.png", "caption": "a red wall", "rating": i} for i, name in enumerate(names)],
     }
-    return {task: write_list(folder, f"{task}.json", own) for task, own in rows.items()}
+    return {task: write_list(folder, f"{task}.json", values) for task, values in rows.items()}
 
 
 MODELS = {

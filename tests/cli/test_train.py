@@ -30,7 +30,7 @@ def test_presets_are_listed_and_configs_are_printed(blip: Blip, tmp_path: Path) 
     assert blip("train", "--config", tmp_path / "c.yaml", "--print-config").out == result.out
 
 
-def test_a_stopped_run_says_how_to_resume(blip: Blip, tmp_path: Path) -> None:
+def test_a_stopped_run_names_the_way_to_resume(blip: Blip, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos")
     args = ("train", "pretrain", "--data", photos, "-o", tmp_path / "run", "--queue-size", "8", *SMALL)
     result = blip(*args, "--max-minutes", "0")

@@ -31,7 +31,7 @@ class AskRun(o.Run):
 
 @dataclass(kw_only=True)
 class AnswerFlags:
-    """How answers are found."""
+    """Flags of answering."""
 
     answers: Annotated[
         str | None, option(metavar="LIST", help="Allowed answers: a file (one per line) or a comma-separated list.")
@@ -77,7 +77,7 @@ def ask(
     if not any(by_key.values()):
         raise UsageError("no questions; give -q QUESTION, --questions FILE, or a table with a column question")
     samples = [sample if by_key[sample.key] else _without_question(sample) for sample in samples]
-    batch_run = BatchRun(schema="answer/1", flags=run, per_key=max(len(own) for own in by_key.values()))
+    batch_run = BatchRun(schema="answer/1", flags=run, per_key=max(len(lines) for lines in by_key.values()))
     if not batch_run.is_needed(samples, o.model_name(model, o.ANSWERER)):
         return 0
     name = RANDOM_ANSWERER if o.model_name(model) == RANDOM else model

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class DecodingFlags:
-    """How captions are generated."""
+    """Flags of caption generation."""
 
     group = DECODING
 
@@ -77,7 +77,7 @@ class DecodingFlags:
 
 @dataclass(kw_only=True)
 class SidecarFlags:
-    """Texts beside the images."""
+    """Flags of the text files beside images."""
 
     group = "Sidecars"
 

@@ -38,7 +38,7 @@ Completer = Callable[[], Iterable[str]]
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """What a flag or argument is, apart from its type and default."""
+    """Attributes of a flag or argument, apart from its type and default."""
 
     names: tuple[str, ...]
     group: str | None  # None: that of the dataclass, else TASK

@@ -27,7 +27,7 @@ Specs = Annotated[
 
 @dataclass(kw_only=True)
 class SourceFlags:
-    """How rows are read."""
+    """Flags of reading rows."""
 
     group = COLUMNS
     roots: Annotated[
@@ -292,7 +292,7 @@ def _read(specs: Sequence[str], source: SourceFlags, quiet: bool) -> Iterator[Re
 
 
 def _report_file(fetched: Fetched, quiet: bool) -> None:
-    """Print the path of a downloaded file, or note what to do about one that is missing."""
+    """Print the path of a downloaded file, or note what to do about a missing one."""
     if not fetched.problem:
         print(fetched.path)
         if fetched.note:
@@ -303,7 +303,7 @@ def _report_file(fetched: Fetched, quiet: bool) -> None:
 
 
 def _report_images(dataset: DataSet, folder: Path, quiet: bool) -> None:
-    """Note which images are missing and where they are expected."""
+    """Note missing images and the expected folders."""
     from blip.data.known_datasets import URLS, tree
 
     if URLS in dataset.splits:

@@ -23,7 +23,7 @@ DATA_HELP = "Reference data: table, folder, shards or data set (repeatable)."
 
 @dataclass(kw_only=True)
 class DataFlags:
-    """What is evaluated."""
+    """Flags of the model and its data."""
 
     data: Annotated[tuple[str, ...], option(metavar="SPEC", help=DATA_HELP, complete=o.dataset_names)] = ()
     split: Annotated[str | None, option(help="Split of a known data set.", default="test")] = None
@@ -47,7 +47,7 @@ class DataFlags:
 
 @dataclass(kw_only=True)
 class DecodingFlags:
-    """How a model's predictions are made."""
+    """Flags of a model's predictions."""
 
     group = DECODING
     prompt: Annotated[str | None, option(metavar="TEXT", help="caption: prompt.", default="the model's")] = None
@@ -68,7 +68,7 @@ class DecodingFlags:
 
 @dataclass(kw_only=True)
 class ReportFlags:
-    """What is reported, and where."""
+    """Flags of the report."""
 
     group = OUTPUT
     output: Annotated[

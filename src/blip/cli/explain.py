@@ -35,7 +35,7 @@ class Flags(o.Reading):
 
 @dataclass(kw_only=True)
 class HeatmapFlags:
-    """Which heat-maps are computed and drawn."""
+    """Flags of the heat-maps and their pictures."""
 
     method: Annotated[
         Literal["gradcam", "attention", "rollout"], option(help="gradcam, attention or rollout (layers up to --layer).")
@@ -129,7 +129,7 @@ def _folders(samples: Sequence[Sample], folder: Path) -> dict[str, Path]:
 
 
 def _is_needed(folder: Path, existing: o.ExistingPolicy) -> bool:
-    """Return whether to write heat-maps. Raises `UsageError` if they exist and no flag says what to do."""
+    """Return whether to write heat-maps. Raises `UsageError` if they exist, by default."""
     from blip.heatmaps.files import SUMMARY
 
     if existing == "overwrite" or not (folder / SUMMARY).exists():
@@ -144,8 +144,8 @@ def _choose_text(sample: Sample, text: str | None, model: Model) -> str | None:
     from blip.heatmaps.explain import required_text
 
     required = required_text(model.config)
-    own = sample.fields.get("question") if required == "a question" else next(iter(sample.texts), None)
-    line = text if text is not None else own if isinstance(own, str) else None
+    text_of_row = sample.fields.get("question") if required == "a question" else next(iter(sample.texts), None)
+    line = text if text is not None else text_of_row if isinstance(text_of_row, str) else None
     if line is not None and not line.strip():
         raise UsageError(f"empty text for {sample.key}; must have words")
     if line is None and required is not None:

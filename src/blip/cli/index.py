@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(kw_only=True)
 class ActionFlags:
-    """What is done, at most one of these."""
+    """Flags of actions that exclude each other."""
 
     prune_only: Annotated[bool, option(help="Remove missing photos, add none.")] = False
     rebuild: Annotated[bool, option(help="Rebuild the index for DIR, or for all indexed folders.")] = False
@@ -33,7 +33,7 @@ class ActionFlags:
     status: Annotated[bool, option(help="Show model, counts, size and failed files.")] = False
 
     def check(self) -> None:
-        """Raise UsageError if there are two."""
+        """Raise UsageError for more than one."""
         given = [f"--{name.replace('_', '-')}" for name, value in vars(self).items() if value]
         if len(given) > 1:
             raise UsageError(f"{given[0]} with {given[1]}; must be one of the two")
@@ -41,7 +41,7 @@ class ActionFlags:
 
 @dataclass(kw_only=True)
 class ScanFlags:
-    """Which files of the folders are indexed."""
+    """Flags of scanning folders."""
 
     group = INPUT
     video: Annotated[bool, option(help="Also index frames of videos.")] = False

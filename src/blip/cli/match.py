@@ -90,7 +90,7 @@ def _score(
 
 
 def _select(rows: list[Record], sort: bool, top: int | None, threshold: float | None) -> list[Record]:
-    """Return the rows that are asked for, by itm or, without it, by itc."""
+    """Filter, sort and cut the rows by itm or, without it, by itc."""
 
     def score(row: Record) -> float:
         return float(row["itc"] if row["itm"] is None else row["itm"])

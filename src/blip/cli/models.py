@@ -58,7 +58,7 @@ def get(
     names: Annotated[tuple[str, ...], argument("NAME...", help="Model names.", complete=o.model_names)],
     offline: o.OfflineOrOnline = None,
 ) -> int:
-    """Download models into the cache, or check those that are there."""
+    """Download models into the cache, or check cached ones."""
     from blip.checkpoint.locate import locate, obtain
 
     for name in names:

@@ -262,7 +262,7 @@ class Run(Reading):
 
     @property
     def existing(self) -> ExistingPolicy:
-        """What to do with an output file that exists."""
+        """Policy for an output file that exists."""
         return parse_existing(self.skip_existing, self.overwrite)
 
     @property

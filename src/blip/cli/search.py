@@ -27,7 +27,7 @@ FAILURES = 5  # named after an update; all are counted
 
 @dataclass(kw_only=True)
 class SearchOptions(IndexOptions):
-    """The index, and how hits are printed, written and opened."""
+    """Flags of the index and of the output of hits."""
 
     group = OUTPUT
     files_only: Annotated[bool, option("-f", "--files-only", help="Print paths, one per line.")] = False
@@ -125,7 +125,7 @@ def _threshold(words: Sequence[str]) -> float:
 
 
 def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
-    """Update the indexed folders, unless the index cannot be written now; then search it as it is."""
+    """Update the indexed folders, unless the index cannot be written now."""
     from blip.apps.search.database import is_writable
     from blip.cli.run import Terminated
     from blip.signals import stop_on_signal

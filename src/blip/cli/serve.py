@@ -19,13 +19,13 @@ EXTRAS = {"local": ("serve",), "ray": ("serve", "ray")}
 
 @dataclass(kw_only=True)
 class ServerFlags:
-    """How the server listens, batches and limits requests."""
+    """Flags of listening, batching and limits."""
 
     group = SERVER
     host: o.Host = "127.0.0.1"
     port: o.Port = 8000
     max_batch: Annotated[int, option(min=1, max=1024, help="Maximum images per batch.")] = 16
-    max_wait_ms: Annotated[float, option(min=0, max=1000, help="How long to wait for a batch to fill, in ms.")] = 5.0
+    max_wait_ms: Annotated[float, option(min=0, max=1000, help="Maximum wait for a batch to fill, in ms.")] = 5.0
     queue: Annotated[int, option(min=1, help="Maximum images in flight; further requests get 429.")] = 256
     timeout: Annotated[float, option(min=0.1, help="Seconds until an unanswered request gets 504.")] = 30.0
     max_upload_mb: Annotated[float, option(min=0.001, help="Maximum request body in MB; larger ones get 413.")] = 20.0

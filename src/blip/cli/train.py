@@ -27,7 +27,7 @@ Data = Annotated[
 
 @dataclass(kw_only=True)
 class ConfigFlags:
-    """What to train, from a file, and where to start."""
+    """Flags of the config."""
 
     config: Annotated[str | None, option(metavar="FILE", help="YAML file (ours or the original's) or preset:NAME.")] = (
         None
