@@ -1,1 +1,1 @@
-"""The network: tensors in, tensors out. Knows no files, no names of checkpoints, no tasks."""
+"""The network: tensors in, tensors out. Independent of files, checkpoint names and tasks."""
