@@ -56,12 +56,8 @@ class CaptionTask:
     @cached_property
     def setup(self) -> Setup:
         return Setup(
+            task=self,
             family="caption",
-            data=self.data,
-            val=self.val,
-            reading=self.reading,
-            start=self.start,
-            tune=self.tune,
             evaluations=(CaptionEval(decoding=self.decoding, prompt=self.prompt),),
             need_text=True,
             keep_family=self.keep_parts,

@@ -7,8 +7,9 @@ the original, `whole_batch` computes the losses of one process whatever the numb
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ from blip.distributed import (
 from blip.model.blip import BlipModel
 from blip.model.losses import draw_negatives, hard_negative_weights, itc_loss, itm_loss, soft_targets
 from blip.model.momentum import MomentumModel
+from blip.tasks.images import with_first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +57,40 @@ class Contrast:
     image_features: Tensor  # [B, E], online
     text_features: Tensor
     whole_batch: bool
+
+
+@dataclass(frozen=True)
+class ImageTextLosses:
+    """ITC and ITM of a batch, with the intermediate results that other losses use.
+
+    grid: input of the ViT's blocks [B, C, s, s]; text_features: unit vectors [B, E].
+    """
+
+    itc: Tensor
+    itm: Tensor
+    grid: Tensor
+    image_embeds: Tensor  # [B, N, D]
+    text_features: Tensor
+
+
+def image_text_losses(
+    momentum_model: MomentumModel,
+    batch: Mapping[str, Any],
+    alpha: float,
+    negatives: Negatives,
+    image_ids: Tensor | None,
+    whole_batch: bool,
+) -> ImageTextLosses:
+    """ITC and ITM of a batch of `blip.tasks.images.collate_pairs`; arguments as for `contrast`."""
+    model, pixels = momentum_model.model, batch["pixel_values"]
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    grid, class_tokens = model.vision.read_pixels(pixels)
+    embeds = model.vision.encode_grid(grid, class_tokens)
+    frozen = None if grid.requires_grad else grid
+    itc = contrast(momentum_model, pixels, embeds, ids, mask, alpha, image_ids, frozen, whole_batch)
+    drawn = draw_hard_negatives(itc, model.temperature, negatives, image_ids)
+    itm, _ = match(model, with_first(ids, model.config.text.enc_id), mask, embeds, drawn)
+    return ImageTextLosses(itc.loss, itm, grid, embeds, itc.text_features)
 
 
 def contrast(

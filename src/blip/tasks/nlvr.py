@@ -74,12 +74,8 @@ class NlvrTask:
     @cached_property
     def setup(self) -> Setup:
         return Setup(
+            task=self,
             family="nlvr",
-            data=self.data,
-            val=self.val,
-            reading=self.reading,
-            start=self.start,
-            tune=self.tune,
             evaluations=(self.evaluation,),
             check=image_pair,
         )

@@ -16,9 +16,9 @@ from blip.eval.retrieval import RetrievalEval
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp, global_token_mean
-from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, contrast, draw_hard_negatives, match
+from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, image_text_losses
 from blip.tasks.epoch_lists import EpochLists
-from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs, with_first
+from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs
 from blip.tasks.import_path import build_from_path
 from blip.tasks.initialize import FineTune, Start
 from blip.tasks.setup import Setup
@@ -91,12 +91,8 @@ class PretrainTask:
         retrieval = RetrievalEval(k=0, max_length=self.max_length)
         captions = CaptionEval(decoding=self.decoding)
         return Setup(
+            task=self,
             family="pretrain",
-            data=self.data,
-            val=self.val,
-            reading=self.reading,
-            start=self.start,
-            tune=self.tune,
             evaluations=(captions, retrieval) if self.lm_weight else (retrieval,),
             need_text=True,
             queue_size=self.queue_size,
@@ -125,20 +121,14 @@ class PretrainTask:
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         momentum_model = cast(MomentumModel, model)
-        blip = momentum_model.model
-        pixels, ids, mask = batch["pixel_values"], batch["input_ids"], batch["attention_mask"]
         image_ids = batch["image_ids"] if self.same_image_ids else None
-        grid, class_tokens = blip.vision.read_pixels(pixels)
-        image_embeds = blip.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=2)
-        frozen = None if grid.requires_grad else grid
-        itc = contrast(momentum_model, pixels, image_embeds, ids, mask, alpha, image_ids, frozen, self.whole_batch)
-        drawn = draw_hard_negatives(itc, blip.temperature, self.negatives, image_ids)
-        itm, _ = match(blip, with_first(ids, blip.config.text.enc_id), mask, image_embeds, drawn)
-        losses = {"itc": itc.loss, "itm": itm}
+        pairs = image_text_losses(momentum_model, batch, alpha, self.negatives, image_ids, self.whole_batch)
+        losses = {"itc": pairs.itc, "itm": pairs.itm}
+        blip = momentum_model.model
         if self.lm_weight:
-            lm = blip.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], image_embeds)
+            lm = blip.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], pairs.image_embeds)
             losses["lm"] = self.lm_weight * (global_token_mean(lm, batch["labels"]) if self.whole_batch else lm)
-        outputs = PretrainOutputs(blip, batch, step, grid, image_embeds, itc.text_features)
+        outputs = PretrainOutputs(blip, batch, step, pairs.grid, pairs.image_embeds, pairs.text_features)
         losses |= {name: extra(outputs) for name, extra in self._extra_losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}

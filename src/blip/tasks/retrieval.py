@@ -15,8 +15,8 @@ from blip.data.task_rows import image_ids
 from blip.eval.retrieval import RetrievalEval
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp
-from blip.tasks.contrastive import Negatives, contrast, draw_hard_negatives, match
-from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs, with_first
+from blip.tasks.contrastive import Negatives, image_text_losses
+from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs
 from blip.tasks.initialize import FineTune, Start
 from blip.tasks.setup import Setup
 
@@ -63,12 +63,8 @@ class RetrievalTask:
     @cached_property
     def setup(self) -> Setup:
         return Setup(
+            task=self,
             family="retrieval",
-            data=self.data,
-            val=self.val,
-            reading=self.reading,
-            start=self.start,
-            tune=self.tune,
             evaluations=(self.evaluation,),
             need_text=True,
             queue_size=self.queue_size,
@@ -83,19 +79,10 @@ class RetrievalTask:
         return collate_pairs(samples, self.setup.initialized.tokenizer, self.max_length)
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        momentum_model = cast(MomentumModel, model)
-        blip = momentum_model.model
-        pixels, ids, mask, numbers = (
-            batch[name] for name in ("pixel_values", "input_ids", "attention_mask", "image_ids")
-        )
-        grid, class_tokens = blip.vision.read_pixels(pixels)
-        embeds = blip.vision.encode_grid(grid, class_tokens)
         alpha = alpha_ramp(self.alpha, step, epochs=1)
-        frozen = None if grid.requires_grad else grid
-        itc = contrast(momentum_model, pixels, embeds, ids, mask, alpha, numbers, frozen, self.whole_batch)
-        drawn = draw_hard_negatives(itc, blip.temperature, self.negatives, numbers)
-        itm, _ = match(blip, with_first(ids, blip.config.text.enc_id), mask, embeds, drawn)
-        return {"loss": self.itc_weight * itc.loss + itm, "itc": itc.loss, "itm": itm}
+        model = cast(MomentumModel, model)
+        losses = image_text_losses(model, batch, alpha, self.negatives, batch["image_ids"], self.whole_batch)
+        return {"loss": self.itc_weight * losses.itc + losses.itm, "itc": losses.itc, "itm": losses.itm}
 
 
 class NumberedImages:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from torch import nn
 
@@ -21,6 +22,25 @@ from blip_lite.config import BlipConfig, Family
 EXAMPLES = 3  # training samples shown in place of an evaluation
 
 
+class TaskInputs(Protocol):
+    """Fields that all tasks have: training and validation data, starting weights, trainable parameters."""
+
+    @property
+    def data(self) -> str | Sequence[str]: ...
+
+    @property
+    def val(self) -> str | Sequence[str] | None: ...
+
+    @property
+    def reading(self) -> Reading: ...
+
+    @property
+    def start(self) -> Start: ...
+
+    @property
+    def tune(self) -> FineTune: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """Model and data sources of one run, each loaded once, on first use.
@@ -30,12 +50,8 @@ class Setup:
     queue_size: number of features in the contrastive queue; None = training without momentum encoders.
     """
 
+    task: TaskInputs
     family: Family
-    data: str | Sequence[str]
-    val: str | Sequence[str] | None
-    reading: Reading
-    start: Start
-    tune: FineTune
     evaluations: tuple[Evaluation, ...]
     need_text: bool = False
     check: SampleCheck | None = None
@@ -45,7 +61,11 @@ class Setup:
 
     @cached_property
     def initialized(self) -> InitializedModel:
-        return start_model(self.start, self.family, self.keep_family)
+        return start_model(self.task.start, self.family, self.keep_family)
+
+    @property
+    def has_validation(self) -> bool:
+        return self.task.val is not None
 
     @property
     def config(self) -> BlipConfig:
@@ -53,30 +73,30 @@ class Setup:
 
     @cached_property
     def training_source(self) -> Source:
-        return self.reading.open(self.data, need_text=self.need_text, check=self.check)
+        return self.task.reading.open(self.task.data, need_text=self.need_text, check=self.check)
 
     @cached_property
     def _validation_source(self) -> Source:
-        assert self.val is not None
-        return self.evaluations[0].open(self.val, self.reading)
+        assert self.task.val is not None
+        return self.evaluations[0].open(self.task.val, self.task.reading)
 
     def build_model(self) -> nn.Module:
         """Return the model to train, with its starting weights; with a queue size as a MomentumModel."""
-        model = self.tune.prepare(self.initialized)
+        model = self.task.tune.prepare(self.initialized)
         if self.queue_size is None:
             return model
         return MomentumModel(model, self.queue_size, self.momentum, self.initialized.training)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
-        return self.tune.groups(model)
+        return self.task.tune.groups(model)
 
     def evaluate(self, model: nn.Module, limit: int | None = None) -> Report:
         """Report on the validation data; without it, a few training samples and no metrics."""
-        source, limit = (self.training_source, EXAMPLES) if self.val is None else (self._validation_source, limit)
+        source, limit = (self._validation_source, limit) if self.has_validation else (self.training_source, EXAMPLES)
         tokenizer = self.initialized.tokenizer
         reports = [run(e, _trained(model), tokenizer, source, limit=limit) for e in self.evaluations]
-        measures = {} if self.val is None else {name: m for report in reports for name, m in report.measures.items()}
-        return replace(reports[0], measures=measures)
+        scored = reports if self.has_validation else []
+        return replace(reports[0], measures={name: m for report in scored for name, m in report.measures.items()})
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """Write a folder that `blip.load` reads."""

@@ -94,12 +94,8 @@ class VqaTask:
     @cached_property
     def setup(self) -> Setup:
         return Setup(
+            task=self,
             family="vqa",
-            data=self.data,
-            val=self.val,
-            reading=self.reading,
-            start=self.start,
-            tune=self.tune,
             evaluations=(self.evaluation,),
             check=answered_question,
         )

@@ -329,7 +329,7 @@ class _Run:
 
 
 def _require_score_for_patience(task: Task, config: TrainConfig) -> None:
-    if config.patience is not None and (task.best is None or task.setup.val is None):
+    if config.patience is not None and (task.best is None or not task.setup.has_validation):
         raise ConfigError(f"patience {config.patience}: needs a validation score; give val data and best.keys")
 
 
