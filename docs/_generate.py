@@ -107,6 +107,14 @@ def models_table() -> str:
     return "\n".join(rows)
 
 
+def tasks_table() -> str:
+    from blip.tasks import TASKS, task_class
+
+    rows = [(name, task_class(name).info) for name in TASKS]
+    lines = [f"| `{name}` | {info.description} | {info.columns} | `blip {info.usage}` |" for name, info in rows]
+    return "\n".join(["| task | learns to | columns of the data | used by |", "| --- | --- | --- | --- |", *lines])
+
+
 def presets_table() -> str:
     from blip.tasks.presets import PRESETS
 
@@ -118,6 +126,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
     "list of commands": command_list,
     "options of": options_of,
     "table of models": models_table,
+    "table of tasks": tasks_table,
     "table of presets": presets_table,
 }
 MARK = re.compile(f"<!-- ({'|'.join(GENERATORS)}) ?([a-z]*) -->")

@@ -141,7 +141,10 @@ def train(
     if not values.get("task"):
         raise UsageError("no task; must be 'blip train TASK' or --config with one ('blip train --list' shows presets)")
     if not values.get("data"):
-        raise UsageError("no data; give --data FOLDER or a file of image-text pairs")
+        from blip.tasks import task_class
+
+        columns_needed = task_class(values["task"]).info.columns
+        raise UsageError(f"no data; give --data FOLDER or a file with columns {columns_needed}")
     if output is None and not recipe.print_config:
         raise UsageError("no folder for the run; give -o RUN_DIR")
     _complete(values, recipe, quiet)

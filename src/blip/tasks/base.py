@@ -53,12 +53,12 @@ class ParamGroup:
 class TaskInfo:
     """Properties of a task that the command line shows and uses.
 
-    columns: required columns of the training data. usage: `blip` command that uses the trained model. learning_rate:
+    columns: columns of the training data. usage: `blip` command that uses the trained model. learning_rate:
     the original's, for runs without a config; None = such runs keep the default of `TrainConfig`.
     """
 
     description: str
-    columns: tuple[str, ...]
+    columns: str
     usage: str
     learning_rate: float | None = None
 

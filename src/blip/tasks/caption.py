@@ -48,7 +48,7 @@ class CaptionTask:
     name: ClassVar[str] = "caption"
     info: ClassVar[TaskInfo] = TaskInfo(
         description="describe images",
-        columns=("image", "caption"),
+        columns="image, caption or captions",
         usage="caption PHOTO",
         learning_rate=1e-5,
     )

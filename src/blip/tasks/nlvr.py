@@ -66,7 +66,7 @@ class NlvrTask:
     name: ClassVar[str] = "nlvr"
     info: ClassVar[TaskInfo] = TaskInfo(
         description="judge statements about two images",
-        columns=("images", "sentence", "label"),
+        columns="images (two), sentence, label",
         usage="ask PHOTO --pair OTHER -q STATEMENT",
         learning_rate=3e-5,
     )

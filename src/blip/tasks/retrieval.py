@@ -51,7 +51,7 @@ class RetrievalTask:
 
     info: ClassVar[TaskInfo] = TaskInfo(
         description="find images by text and texts by image",
-        columns=("image", "caption"),
+        columns="image, caption or captions; image_id if several rows share an image",
         usage="match PHOTO -t TEXT",
         learning_rate=1e-5,
     )

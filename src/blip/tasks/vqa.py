@@ -86,7 +86,7 @@ class VqaTask:
     name: ClassVar[str] = "vqa"
     info: ClassVar[TaskInfo] = TaskInfo(
         description="answer questions about images",
-        columns=("image", "question", "answer"),
+        columns="image, question, answer or answers",
         usage="ask PHOTO -q QUESTION",
         learning_rate=2e-5,
     )
