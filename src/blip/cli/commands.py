@@ -20,17 +20,8 @@ from click.shell_completion import CompletionItem
 from blip_lite.errors import UsageError
 
 # headings in help; a heading of a single command comes before "Input"
-TASK, DECODING, SERVER, INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL = (
-    "Task",
-    "Decoding",
-    "Server",
-    "Input",
-    "Columns",
-    "Output",
-    "Device",
-    "General",
-)
-LAST_GROUPS = (INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL)
+TASK, DECODING, SERVER = "Task", "Decoding", "Server"
+INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL = LAST_GROUPS = ("Input", "Columns", "Output", "Device", "General")
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 METAVARS = {int: "N", float: "X", Path: "PATH"}  # else NAME
 Completer = Callable[[], Iterable[str]]
@@ -176,10 +167,13 @@ def command(
     more: Sequence[click.Parameter] = (),
 ) -> Command:
     """Return the command of an annotated function that returns an exit code; `more` are flags it does not take."""
+    parameters, callback = _expand(function)
+    # a flag that blip.cli.run looks for
+    debug = Option(["--debug"], is_flag=True, expose_value=False, group=GENERAL, help="Show tracebacks.")
     return cls(
         name or function.__name__,
-        params=[*_parameters(function), _debug_flag(), *more],
-        callback=_callback(function),
+        params=[*parameters, debug, *more],
+        callback=callback,
         help=inspect.getdoc(function),
         context_settings=HELP,
     )
@@ -197,40 +191,29 @@ def group(name: str, help: str, *, default: Command) -> Group:
     return made
 
 
-def _debug_flag() -> Option:
-    """Return the flag that `blip.cli.run` looks for."""
-    return Option(["--debug"], is_flag=True, expose_value=False, group=GENERAL, help="Show tracebacks.")
+def _expand(function: Callable[..., int]) -> tuple[list[click.Parameter], Callable[..., int]]:
+    """Return click's parameters of a function, and the function called with their values.
 
-
-def _groups(function: Callable[..., int]) -> dict[str, Any]:
-    """Return the dataclasses among a function's parameters."""
+    The fields of its dataclass parameters are parameters of their own.
+    """
     hints = get_type_hints(function, include_extras=True)
-    return {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
-
-
-def _callback(function: Callable[..., int]) -> Callable[..., int]:
-    """Return the function, called with the fields of its dataclasses as arguments of their own."""
-    groups = {name: (kind, [f.name for f in dataclasses.fields(kind)]) for name, kind in _groups(function).items()}
-
-    def call(**values: Any) -> int:
-        made = {name: kind(**{f: values.pop(f) for f in names}) for name, (kind, names) in groups.items()}
-        return function(**values, **made)
-
-    return call
-
-
-def _parameters(function: Callable[..., int]) -> list[click.Parameter]:
-    hints, groups = get_type_hints(function, include_extras=True), _groups(function)
     parameters: list[click.Parameter] = []
+    groups: dict[str, tuple[Any, list[str]]] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
-        if name in groups:
-            flags = get_type_hints(kind, include_extras=True)
-            for field in dataclasses.fields(kind):
-                parameters.append(_parameter(field.name, flags[field.name], field.default, _heading(kind, field.name)))
-        else:
+        if not dataclasses.is_dataclass(kind):
             parameters.append(_parameter(name, kind, parameter.default, TASK))
-    return parameters
+            continue
+        flags, fields = get_type_hints(kind, include_extras=True), dataclasses.fields(kind)
+        groups[name] = kind, [field.name for field in fields]
+        for field in fields:
+            parameters.append(_parameter(field.name, flags[field.name], field.default, _heading(kind, field.name)))
+
+    def call(**values: Any) -> int:
+        made = {name: kind(**{field: values.pop(field) for field in names}) for name, (kind, names) in groups.items()}
+        return function(**values, **made)
+
+    return parameters, call
 
 
 def _heading(kind: type, field: str) -> str:
