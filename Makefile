@@ -28,7 +28,7 @@ lint: .venv/.dev  ## ruff, wording, import contract, duplicate code
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-signatures=y src/blip lite/src/blip_lite
 
-words:  ## report the wording that checks/words.toml rejects, in all files (PATHS=... for some)
+words:  ## check the wording of all files, or of PATHS=...
 	@$(PYTHON) checks/words.py $(or $(PATHS),.)
 
 types: .venv/.dev  ## mypy --strict for Linux, Windows and macOS, public signatures without Any

@@ -1,7 +1,7 @@
 """Check the wording of code and documentation against `words.toml`: plain technical English.
 
-`python checks/words.py` checks all files that are not excluded; `python checks/words.py PATH...` reports these files,
-excluded or not. A line with the comment `words: allow` is skipped (quoted text, data).
+`python checks/words.py [PATH...]` checks all tracked code, Markdown and pages, or those below the paths. A line with
+the comment `words: allow` is skipped (quoted text, data).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +59,7 @@ def main(paths: list[str]) -> int:
         function_opening=[Rule(re.compile(p), better) for p, better in config["function_opening"].items()],
         names=config["names"],
     )
-    problems = [p for path in _files(paths, config["exclude"]) for p in _check(path, rules)]
+    problems = [p for path in _files(paths) for p in _check(path, rules)]
     for problem in problems:
         print(problem)
     if len(problems) > 20:
@@ -70,17 +69,11 @@ def main(paths: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _files(paths: list[str], exclude: list[str]) -> list[str]:
-    """Tracked files under `paths`; without paths all tracked files that no pattern of `exclude` matches."""
+def _files(paths: list[str]) -> list[str]:
+    """Tracked files, below `paths` if there are any."""
     command = ["git", "ls-files", "--", *paths]
     tracked = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.splitlines()
-    tracked = [p for p in tracked if p.endswith((".py", *MARKUP)) and p not in SKIPPED and (ROOT / p).is_file()]
-    return tracked if paths else [p for p in tracked if not any(_matches(p, pattern) for pattern in exclude)]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    same_depth = path.count("/") == pattern.count("/")
-    return path.startswith(f"{pattern}/") or (same_depth and fnmatch(path, pattern))
+    return [p for p in tracked if p.endswith((".py", *MARKUP)) and p not in SKIPPED and (ROOT / p).is_file()]
 
 
 def _check(path: str, rules: Rules) -> Iterator[Problem]:

@@ -1,6 +1,6 @@
 """Numbers recorded from the original code at small size, and our models with the same weights.
 
-The files under tests/oracle are copies of those numbers; their README says how they were made and how exact they are.
+The files under tests/oracle are copies of those numbers; their README describes how they were made and their precision.
 """
 
 from __future__ import annotations

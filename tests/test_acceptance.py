@@ -1,8 +1,8 @@
-"""Published weights give the published answers. Run with `-m network`: it downloads several gigabytes.
+"""Published weights reproduce the published results. Run with `-m network`: it downloads several gigabytes.
 
-Every expected value was printed by somebody else's run: the original's demo notebook, the tests of Transformers, the
-notebooks and tests of LAVIS. Settings that differ from ours are set as they were there. Numbers were made with other
-versions of torch, and some on a GPU: probabilities and cosines may differ by TOLERANCE, as in Transformers' own tests.
+Every expected value was printed by other code: the original's demo notebook, the tests of Transformers, the notebooks
+and tests of LAVIS, whose settings are used. They ran other versions of torch, and some a GPU: probabilities and cosines
+may differ by TOLERANCE, as in the tests of Transformers.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ def pixels(of: Model, url: str, size: int | None = None) -> torch.Tensor:
 
 
 def match(of: Model, url: str, text: str, first: First) -> tuple[float, float]:
-    """Chance of a match and cosine. The original's matcher and Transformers leave [CLS] first, LAVIS puts [ENC]."""
+    """Match probability and cosine. The original's matcher and Transformers have [CLS] first, LAVIS [ENC]."""
     with torch.no_grad():
         image_embeds = of.backend.module.encode_image(pixels(of, url))
-        found = inference.match(of.backend.module, of.backend.tokenizer, image_embeds, [text], first=first)
-    return float(found.itm), float(found.itc)
+        result = inference.match(of.backend.module, of.backend.tokenizer, image_embeds, [text], first=first)
+    return float(result.itm), float(result.itc)
 
 
 def test_every_name_is_in_the_catalogue() -> None:
@@ -89,17 +89,17 @@ def test_every_name_is_in_the_catalogue() -> None:
 
 @pytest.mark.network
 def test_a1_caption_of_the_demo() -> None:
-    """The stored output was made with this older file; the cell names another one by now, without an output."""
-    found = model("legacy-caption-base").caption(picture(DEMO), beams=3, max_length=20, min_length=5)
-    assert found.text == "a woman sitting on the beach with a dog"
+    """The stored output is from this older file; the cell names another one today, without an output."""
+    caption = model("legacy-caption-base").caption(picture(DEMO), beams=3, max_length=20, min_length=5)
+    assert caption.text == "a woman sitting on the beach with a dog"
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("name", ["legacy-vqa-base", "vqa-base-capfilt"])
 def test_a2_answer_of_the_demo(name: str) -> None:
     """Recorded with the first; the cell names the second."""
-    found = model(name).answer(picture(DEMO), "where is the woman sitting?")
-    assert found.text == "on beach"
+    answer = model(name).answer(picture(DEMO), "where is the woman sitting?")
+    assert answer.text == "on beach"
 
 
 @pytest.mark.network
@@ -123,8 +123,8 @@ def test_a3_match_of_the_demo() -> None:
     ],
 )
 def test_a12_matches_of_lavis(name: str, text: str, itm: float, itc: float) -> None:
-    found = match(model(name), MERLION, clean_caption(text), "enc")
-    assert found == pytest.approx((itm, itc), abs=TOLERANCE)
+    scores = match(model(name), MERLION, clean_caption(text), "enc")
+    assert scores == pytest.approx((itm, itc), abs=TOLERANCE)
 
 
 @pytest.mark.network
@@ -190,34 +190,34 @@ def test_a14_zero_shot_classes_of_lavis() -> None:
     ],
 )
 def test_a4_a5_captions_of_transformers(prompt: str, ids: list[int]) -> None:
-    """Greedy, at most 20 ids, no least length: its defaults. Eight text heads give another caption (blip-spec 7.4)."""
+    """Its defaults: greedy, at most 20 ids, no minimum. Eight text heads write another caption (blip-spec 7.4)."""
     of = model(HF_CAPTION)
-    found = of.caption(picture(DEMO_OF_TRANSFORMERS), prompt=prompt, beams=1, min_length=0, max_length=20)
-    assert list(found.tokens) == of.tokenizer.pieces(ids)
+    caption = of.caption(picture(DEMO_OF_TRANSFORMERS), prompt=prompt, beams=1, min_length=0, max_length=20)
+    assert list(caption.tokens) == of.tokenizer.pieces(ids)
 
 
 @pytest.mark.network
 def test_a9_caption_of_transformers() -> None:
-    found = model(HF_CAPTION).caption(picture(CATS), prompt="", beams=1, min_length=0, max_length=20)
-    assert found.text == "two cats sleeping on a couch"
+    caption = model(HF_CAPTION).caption(picture(CATS), prompt="", beams=1, min_length=0, max_length=20)
+    assert caption.text == "two cats sleeping on a couch"
 
 
 @pytest.mark.network
 def test_a6_caption_of_transformers_at_another_size() -> None:
-    """500 pixels are 31 patches and 4 pixels that its patch convolution never sees; ours takes whole patches only."""
+    """500 pixels are 31 patches and 4 pixels that its patch convolution ignores; this package needs whole patches."""
     of = model(HF_CAPTION, image_size=496)
     pixel_values = pixels(of, DEMO_OF_TRANSFORMERS, 500)[..., :496, :496]
     decoding = Greedy(min_length=0, max_length=20)
     with torch.no_grad():
-        found = inference.caption(
+        captions = inference.caption(
             of.backend.module, of.backend.tokenizer, of.backend.module.encode_image(pixel_values), decoding, prompt=""
         )
-    assert found[0][0].ids == (1037, 2450, 3564, 2006, 1996, 3509, 2007, 1037, 3899, 102)
+    assert captions[0][0].ids == (1037, 2450, 3564, 2006, 1996, 3509, 2007, 1037, 3899, 102)
 
 
 @pytest.mark.network
 def test_a7_answer_of_transformers() -> None:
-    """It leaves [CLS] before the question, where the original and ours write [ENC]; the answer is the same."""
+    """It has [CLS] before the question, the original and this package [ENC]; the answer is the same."""
     of, question = model(HF_VQA), "how many dogs are in the picture?"
     with torch.no_grad():
         ids = of.backend.tokenizer.encode([question], first="cls").input_ids

@@ -1,4 +1,4 @@
-"""The container files. No engine builds them here: what they copy, install and run is tried without one."""
+"""Container files, without building images: their copied files, installations and commands."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def instructions() -> list[tuple[str, str]]:
 
 
 def copied() -> list[str]:
-    """What is taken out of the repository."""
+    """Paths that are copied from the repository."""
     words = [rest.split() for name, rest in instructions() if name == "COPY" and not rest.startswith("--from")]
     return [source for *sources, _ in words for source in sources]
 
@@ -47,22 +47,22 @@ def arguments() -> dict[str, str]:
     return dict(rest.split("=", 1) for name, rest in instructions() if name == "ARG")
 
 
-def test_every_instruction_is_known_and_the_last_stage_runs_blip_as_no_root() -> None:
-    found = instructions()
-    assert {name for name, _ in found} <= KNOWN
-    last = found[max(i for i, (name, _) in enumerate(found) if name == "FROM") :]
+def test_every_instruction_is_known_and_the_last_stage_does_not_run_as_root() -> None:
+    steps = instructions()
+    assert {name for name, _ in steps} <= KNOWN
+    last = steps[max(i for i, (name, _) in enumerate(steps) if name == "FROM") :]
     assert ("USER", "blip") in last
     assert json.loads(dict(last)["ENTRYPOINT"]) == ["blip"] and "blip" in PROJECT["scripts"]
 
 
 def ignored(path: str) -> bool:
-    """Whether `.dockerignore` keeps a path of the top level from the builder: the last rule that fits decides."""
+    """Whether `.dockerignore` excludes a top-level path; the last matching rule decides."""
     rules = [r for r in (ROOT / ".dockerignore").read_text().splitlines() if r and not r.startswith("#")]
     fitting = [rule for rule in rules if fnmatch(path, rule.removeprefix("!"))]
     return bool(fitting) and not fitting[-1].startswith("!")
 
 
-def test_everything_copied_is_there_and_not_ignored() -> None:
+def test_everything_copied_exists_and_is_not_ignored() -> None:
     for source in copied():
         assert (ROOT / source).exists()
         assert not ignored(source), source
@@ -70,18 +70,18 @@ def test_everything_copied_is_there_and_not_ignored() -> None:
 
 
 @pytest.mark.parametrize("path", ["predict.py", "cog.yaml", ".cog", "src", "lite"])
-def test_cog_which_copies_the_folder_gets_what_it_needs(path: str) -> None:
+def test_the_files_that_cog_needs_are_not_ignored(path: str) -> None:
     assert not ignored(path)  # `.cog` holds the list of packages while it builds
 
 
-def test_models_and_the_index_lie_in_the_volume() -> None:
-    found = instructions()
-    folders = dict(pair.split("=", 1) for name, rest in found if name == "ENV" for pair in rest.split())
+def test_models_and_the_index_are_in_the_volume() -> None:
+    steps = instructions()
+    folders = dict(pair.split("=", 1) for name, rest in steps if name == "ENV" for pair in rest.split())
     for name in ("BLIP_CACHE", "BLIP_HOME", "HF_HOME"):
-        assert Path(folders[name]).is_relative_to(dict(found)["VOLUME"])
+        assert Path(folders[name]).is_relative_to(dict(steps)["VOLUME"])
 
 
-def test_it_installs_what_the_makefile_installs() -> None:
+def test_it_installs_the_same_as_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"TORCH ?= {arguments()['TORCH']}" in makefile
     assert set(arguments()["EXTRAS"].split(",")) <= set(PROJECT["optional-dependencies"])
@@ -90,23 +90,23 @@ def test_it_installs_what_the_makefile_installs() -> None:
 
 
 @pytest.mark.parametrize(("index", "words"), [("", []), ("https://a.example/cpu", ["--index-url"])])
-def test_torch_comes_from_the_index_that_is_named(index: str, words: list[str]) -> None:
+def test_torch_is_installed_from_the_given_index(index: str, words: list[str]) -> None:
     line = next(rest for name, rest in instructions() if name == "RUN" and "$TORCH_INDEX" in rest)
     script = f'pip() {{ printf "%s\\n" "$@"; }}\n{line}'
     environment = {"TORCH": "torch==1", "TORCH_INDEX": index}
-    said = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=True).stdout
-    assert said.split() == ["install", *words, *([index] if index else []), "torch==1"]
+    printed = subprocess.run(["sh", "-euc", script], env=environment, capture_output=True, text=True, check=True).stdout
+    assert printed.split() == ["install", *words, *([index] if index else []), "torch==1"]
 
 
-def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> None:
+def test_the_copied_files_install_a_package_that_captions(tmp_path: Path) -> None:
     pytest.importorskip("hatchling")
     for source in copied():
-        at = tmp_path / "src" / source
+        target = tmp_path / "src" / source
         if (ROOT / source).is_dir():
-            shutil.copytree(ROOT / source, at, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+            shutil.copytree(ROOT / source, target, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
         else:
-            at.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / source, at)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / source, target)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
     subprocess.run(
         [*pip, "--target", str(tmp_path / "installed"), str(tmp_path / "src" / "lite"), str(tmp_path / "src")],
@@ -135,7 +135,7 @@ def test_what_is_copied_makes_a_whole_package_that_captions(tmp_path: Path) -> N
 
 @dataclass
 class Field:
-    """What `cog.Input` was given."""
+    """Arguments of `cog.Input`."""
 
     description: str
     default: Any = ...
@@ -144,7 +144,7 @@ class Field:
 
 @pytest.fixture
 def predictor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The predictor over a stand-in for the module `cog`, with the bundled models."""
+    """The predictor with the bundled models, on a fake module `cog`."""
     cog = types.ModuleType("cog")
     cog.BasePredictor, cog.Input, cog.Path = object, Field, Path  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "cog", cog)
@@ -154,26 +154,26 @@ def predictor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, "predict", module)
     spec.loader.exec_module(module)
-    found = module.Predictor()
-    found.models = {name: "tiny-vqa" if "question" in name else "tiny" for name in module.Predictor.models}
-    found.setup()
-    yield found
+    instance = module.Predictor()
+    instance.models = {name: "tiny-vqa" if "question" in name else "tiny" for name in module.Predictor.models}
+    instance.setup()
+    yield instance
 
 
-def test_the_predictor_has_the_inputs_of_the_original_and_its_forms_of_answers(predictor: Any) -> None:
+def test_the_predictor_has_the_inputs_and_output_texts_of_the_original(predictor: Any) -> None:
     fields = predictor.predict.__defaults__
     names = predictor.predict.__code__.co_varnames[1:5]
     assert names == ("image", "task", "question", "caption")
     assert fields[1].choices == ["image_captioning", "visual_question_answering", "image_text_matching"]
     assert (fields[1].default, fields[2].default, fields[3].default) == ("image_captioning", None, None)
     photo = ROOT / "examples" / "chelsea.png"
-    said = [
+    printed = [
         predictor.predict(photo, "image_captioning", None, None),
         predictor.predict(photo, "visual_question_answering", "is there a cat?", None),
         predictor.predict(photo, "image_text_matching", None, "a cat"),
     ]
-    assert said[0].startswith("Caption: a cat") and said[1].startswith("Answer: ")
-    first, second = said[2].splitlines()
+    assert printed[0].startswith("Caption: a cat") and printed[1].startswith("Answer: ")
+    first, second = printed[2].splitlines()
     assert re.fullmatch(r"The image and text is matched with a probability of 0\.\d{4}\.", first)
     assert re.fullmatch(r"The image feature and text feature has a cosine similarity of 0\.\d{4}\.", second)
 

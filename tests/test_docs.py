@@ -87,7 +87,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_what_a_page_says_runs_and_prints_what_it_says(page: Path, desk: Path) -> None:
+def test_commands_of_a_page_run_and_print_its_outputs(page: Path, desk: Path) -> None:
     printed = ""
     for block in blocks(page):
         if block.title == PRINTS:
@@ -99,28 +99,28 @@ def test_what_a_page_says_runs_and_prints_what_it_says(page: Path, desk: Path) -
 
 
 def run_bash(code: str) -> str:
-    """Plain `blip` commands in this process, which spares them the start; all else by a shell."""
+    """Run plain `blip` commands in this process, which is faster, and all others in a shell."""
     lines = [shlex.split(line, comments=True) for line in code.splitlines()] if "<<" not in code else [["shell"]]
     if any(line and (line[0] != "blip" or {"|", ">", "||", "&&"} & set(line)) for line in lines):
         done = subprocess.run(["bash", "-euc", code], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         return done.stdout
-    said = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
-    with contextlib.redirect_stdout(said):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True)
+    with contextlib.redirect_stdout(output):
         for line in filter(None, lines):
             assert main(line[1:]) == 0, line
-    return said.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
+    return output.buffer.getvalue().decode("utf-8")  # type: ignore[attr-defined]
 
 
 def run_python(code: str) -> str:
-    said = io.StringIO()
-    with contextlib.redirect_stdout(said):
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
         exec(compile(code, "<page>", "exec"), {"__name__": "page"})
-    return said.getvalue()
+    return output.getvalue()
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=page_id)
-def test_blocks_that_are_not_run_say_why_and_name_only_what_there_is(page: Path) -> None:
+def test_blocks_that_are_not_run_have_a_reason_and_valid_names(page: Path) -> None:
     for block in blocks(page):
         assert block.title is None or block.title == PRINTS or block.title in NOT_RUN, block
         if block.language == "python":

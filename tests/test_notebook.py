@@ -1,4 +1,4 @@
-"""The notebook runs from top to bottom in a fresh kernel, and shows what its text says."""
+"""The notebook runs from top to bottom in a fresh kernel, and prints the results that its text describes."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ PARTS = [
 
 @pytest.fixture(scope="module")
 def cells() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
-    return found
+    notebook: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    return notebook
 
 
 def source(cell: dict[str, Any]) -> str:
     return "".join(cell["source"])
 
 
-def test_it_has_the_parts_of_the_original_and_ours_and_no_stored_outputs(cells: list[dict[str, Any]]) -> None:
+def test_it_has_all_parts_and_no_stored_outputs(cells: list[dict[str, Any]]) -> None:
     titles = [line[3:] for cell in cells for line in source(cell).splitlines() if line.startswith("## ")]
     assert titles == PARTS
     assert not any(cell.get("outputs") for cell in cells)
@@ -47,7 +47,7 @@ def test_only_colab_installs(cells: list[dict[str, Any]]) -> None:
     assert not any("pip install" in text for text in code[1:])
 
 
-def test_every_cell_runs_and_training_teaches_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_cell_runs_and_training_learns_the_texts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
@@ -62,10 +62,10 @@ def test_every_cell_runs_and_training_teaches_the_texts(tmp_path: Path, monkeypa
         resources={"metadata": {"path": str(tmp_path / "examples")}},
     )
     client.execute(env=os.environ | {"PYTHONWARNINGS": "default"})
-    said = "".join(
+    printed = "".join(
         output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", ()) if "text" in output
     )
-    assert "a cat sitting on top of a laptop computer" in said
-    assert "1 coffee" in said
-    assert "-> a rocket starts at night" in said
+    assert "a cat sitting on top of a laptop computer" in printed
+    assert "1 coffee" in printed
+    assert "-> a rocket starts at night" in printed
     assert sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())) == 2
