@@ -201,7 +201,7 @@ def _expand(function: Callable[..., int]) -> tuple[list[click.Parameter], Callab
     groups: dict[str, tuple[Any, list[str]]] = {}
     for name, parameter in inspect.signature(function).parameters.items():
         kind = hints[name]
-        if not dataclasses.is_dataclass(kind):
+        if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
             parameters.append(_parameter(name, kind, parameter.default, TASK))
             continue
         flags, fields = get_type_hints(kind, include_extras=True), dataclasses.fields(kind)
