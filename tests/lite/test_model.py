@@ -160,7 +160,7 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 def test_no_torch_is_needed() -> None:
     """Packages that only `blip` needs cannot be imported here."""
     code = (
-        "import sys\nfor name in ('torch', 'blip', 'onnx', 'safetensors', 'typer', 'scipy'): sys.modules[name] = None\n"
+        "import sys\nfor name in ('torch', 'blip', 'onnx', 'safetensors', 'click', 'scipy'): sys.modules[name] = None\n"
         "from blip_lite.cli import main\nsys.exit(main(sys.argv[1:]))"
     )
     for verb in (["caption"], ["match", "-t", "a cup of coffee"]):
