@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,9 +51,11 @@ class Plain:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with modules in it."""
+    """The current folder, which is not on the module search path, with modules in it."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    for name in ("own_tasks", "broken", "needs_more"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
     (tmp_path / "own_tasks.py").write_text(OWN_TASK)
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")

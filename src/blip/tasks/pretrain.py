@@ -83,7 +83,7 @@ class PretrainTask:
 
     name: ClassVar[str] = "pretrain"
     info: ClassVar[TaskInfo] = TaskInfo(
-        description="learn to contrast, match and describe images", columns="image, caption", usage="caption PHOTO"
+        description="contrast, match and describe images", columns="image, caption", usage="caption PHOTO"
     )
 
     @cached_property
