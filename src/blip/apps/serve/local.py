@@ -50,7 +50,8 @@ class Worker:
         return self._process.is_alive()
 
     def exit_code(self) -> int | None:
-        self._process.join()
+        """Exit code of a crashed process; its executor collects it in another thread."""
+        self._pool.shutdown()
         return self._process.exitcode
 
     async def load(self) -> tuple[ModelInfo, ...]:
