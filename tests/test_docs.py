@@ -153,6 +153,16 @@ def test_the_layer_diagram_is_that_of_the_import_contract() -> None:
     assert generate.DIAGRAM.read_text("utf-8") == generate.diagram(), "run 'make generated'"
 
 
+def test_the_walks_name_functions_that_exist_and_the_first_is_short() -> None:
+    page = (DOCS / "architecture.md").read_text("utf-8")
+    walks = [re.findall(r"^\| \d+\. .* \| `(\S+)` \| `(\w+)` \|$", part, re.M) for part in page.split("## ")]
+    assert 1 <= len(walks[1]) <= 14 and len(walks[2]) > 0
+    for path, name in (*walks[1], *walks[2]):
+        assert f"def {name}(" in (ROOT / path).read_text("utf-8"), path
+    for path in re.findall(r"`((?:src|lite|docs)/[^`]*)`", page):
+        assert "NAME" in path or (ROOT / path).exists(), path
+
+
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text("utf-8").split()) <= 900
 

@@ -60,7 +60,7 @@ def ask(
     pair: Annotated[
         Path | None, option(metavar="FILE", help="Second image: questions are true or false statements about both.")
     ] = None,
-    model: o.ModelName = None,
+    model: o.AnsweringModelName = None,
     answer: AnswerFlags,
     run: AskRun,
 ) -> int:

@@ -37,10 +37,16 @@ def dataset_names() -> list[str]:
 Inputs = Annotated[
     tuple[str, ...], argument("[INPUT]...", help="Images, videos, folders, tar shards, tables or URLs; - reads a list.")
 ]
-ModelName = Annotated[
-    str | None,
-    option("-m", "--model", help="Model name, file or folder.", default="BLIP_MODEL, else tiny", complete=model_names),
-]
+
+
+def model_option(default: str) -> Any:
+    """Return the annotation of -m for verbs that use the bundled model `default`."""
+    default = f"BLIP_MODEL, else {default}"
+    return option("-m", "--model", help="Model name, file or folder.", default=default, complete=model_names)
+
+
+ModelName = Annotated[str | None, model_option("tiny")]
+AnsweringModelName = Annotated[str | None, model_option("tiny-vqa")]
 ModelNames = Annotated[
     tuple[str, ...],
     option(
