@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, argument, option
+from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, Spec, argument, option
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Inputs = Annotated[
 ]
 
 
-def model_option(default: str) -> Any:
+def model_option(default: str) -> Spec:
     """Return the annotation of -m for verbs that use the bundled model `default`."""
     default = f"BLIP_MODEL, else {default}"
     return option("-m", "--model", help="Model name, file or folder.", default=default, complete=model_names)
