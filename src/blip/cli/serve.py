@@ -85,8 +85,7 @@ def serve(
         if server.engine == "local":
             from blip.apps.serve import local
 
-            o.note(text, run.quiet)
-            local.run(settings, listening)
+            local.run(settings, listening, lambda: o.note(text, run.quiet))
             return 0
     from blip.apps.serve import ray_app
 

@@ -13,10 +13,11 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager, contextmanager
+from multiprocessing import resource_tracker
 from types import FrameType
 
 import uvicorn
@@ -176,16 +177,20 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def run(settings: Settings, listening: socket.socket) -> None:
+def run(settings: Settings, listening: socket.socket, announce: Callable[[], None]) -> None:
     """Serve until SIGTERM or Ctrl-C, then answer the requests in flight.
 
     Raises the error of a worker that cannot load its models, and KeyboardInterrupt after Ctrl-C.
+
+    announce: called once signals are handled. Before, Ctrl-C raises KeyboardInterrupt anywhere, also in callbacks of
+    the garbage collector and of imports, which lose it.
     """
     engine = LocalEngine(settings)
     server = Server(build_app(settings, engine, engine.lifespan), settings, engine)
     # uvicorn installs the same handlers while it runs; these are for signals before and after
     previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        announce()
         server.run(sockets=[listening])
     finally:
         engine.close()
@@ -203,6 +208,7 @@ def _interrupts_blocked() -> Iterator[None]:
     if sys.platform == "win32":
         yield
         return
+    resource_tracker.ensure_running()  # it unblocks the signal when it starts, which the first process would else do
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
