@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 
 from blip.data.loader import EpochSampler, SampleRef, batches, sample_seed
-from blip.data.sources import SampleList
-from blip.io.samples import ImageRef, Sample
-from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
+from blip_lite.errors import BadRecord, ConfigError
 
 
 class Numbers:
@@ -17,17 +14,13 @@ class Numbers:
 
     def __init__(self, length: int, bad: bool = False) -> None:
         self.length, self.bad = length, bad
-        refs = [ImageRef(Path(f"{i}.png")) for i in range(length)]
-        self.source = SampleList(
-            [Sample(key=str(i), images=(ref,), where=f"list.json:{i + 1}") for i, ref in enumerate(refs)]
-        )
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, ref: SampleRef) -> tuple[int, int, int]:
         if self.bad and ref.index == 13:
-            raise UnreadableImage("13.png", "truncated image")
+            raise BadRecord("list.json:14", "image 13.png: truncated image")
         return ref.index, ref.epoch, ref.seed
 
 
@@ -131,7 +124,7 @@ def test_batches_are_endless_without_stop_step() -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_bad_image_is_reported_with_file_and_row_at_its_step(workers: int) -> None:
+def test_the_error_of_a_sample_is_raised_at_its_step(workers: int) -> None:
     sampler = EpochSampler(20, 5, shuffle=False)
     steps = batches(Numbers(20, bad=True), collate, sampler, 0, workers)
     assert [next(steps)[0], next(steps)[0]] == [0, 1]

@@ -43,6 +43,21 @@ def task(data: Path, **options: Any) -> VqaTask:
     return VqaTask(data=str(data), start=start, augment=Augment(min_scale=0.9, rand_augment=False), **options)
 
 
+@pytest.mark.parametrize("questions_per_image", [1, 2])
+def test_an_unreadable_image_is_reported_with_its_row(
+    questions: Path, tmp_path: Path, questions_per_image: int
+) -> None:
+    rows = json.loads(questions.read_text())[:6]
+    for row in rows:
+        row["image"] = str(questions.parent / row["image"])
+    rows[4]["image"] = rows[5]["image"] = "broken.png"
+    (tmp_path / "vqa.json").write_text(json.dumps(rows))
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    data = task(tmp_path / "vqa.json", questions_per_image=questions_per_image).dataset()
+    with pytest.raises(BadRecord, match=r"vqa\.json:5: image .*broken\.png: "):
+        data[SampleRef(index=4 // questions_per_image, epoch=0, seed=0)]
+
+
 @pytest.mark.parametrize("scope", ["valid", "all"])
 def test_the_loss_equals_the_original(scope: Any) -> None:
     recorded, model = tensors("vqa"), oracle_model("vqa").train()

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blip.runtime import cores, mixed_bits
-from blip_lite.errors import BadRecord, BlipError, ConfigError, UnreadableImage
+from blip_lite.errors import BlipError, ConfigError
 
 S_co = TypeVar("S_co", covariant=True)
 S = TypeVar("S")
@@ -154,7 +154,7 @@ def batches(
     """Yield (step, batch) from `start_step` on, endlessly or up to `stop_step`; the same for any `num_workers`.
 
     Workers (one torch thread each) read and collate `prefetch` batches ahead each. The error of a sample is raised at
-    its step: `BadRecord` with file and row if the data set has a `source`. Torch's global generator is not used.
+    its step. Torch's global generator is not used.
     """
     fetch = _Fetch(dataset, collate)
     steps = _Steps(sampler, start_step, stop_step)
@@ -204,17 +204,7 @@ class _Fetch(Dataset[Any], Generic[S, B]):
             return step, error
 
     def batch(self, refs: list[SampleRef]) -> B:
-        return self.collate([self._sample(ref) for ref in refs])
-
-    def _sample(self, ref: SampleRef) -> S:
-        try:
-            return self.dataset[ref]
-        except UnreadableImage as error:
-            source = getattr(self.dataset, "source", None)
-            where = source[ref.index].where if source is not None else ""
-            if not where:
-                raise
-            raise BadRecord(where, f"image {error}") from error
+        return self.collate([self.dataset[ref] for ref in refs])
 
 
 def _unchanged(item: Any) -> Any:

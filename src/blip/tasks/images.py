@@ -19,7 +19,7 @@ from blip.data.transforms import TrainTransform
 from blip.io.samples import ImageRef, Sample
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
-from blip_lite.errors import ConfigError
+from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
 from blip_lite.tokenizer import clean_caption
 
 
@@ -73,10 +73,13 @@ class ImageLoader:
             self.rows = {name: i for i, name in enumerate(names)}
 
     def __call__(self, sample: Sample, image: ImageRef, seed: int) -> Tensor:
-        """Return pixels [3, S, S], or cached features [C, s, s]."""
+        """Return pixels [3, S, S], or cached features [C, s, s]. Raises BadRecord naming the row if unreadable."""
         name = str(image.path or sample.key)
         if self.features is None:
-            return self.transform(image.read(key=name), seed)
+            try:
+                return self.transform(image.read(key=name), seed)
+            except UnreadableImage as error:
+                raise BadRecord(sample.where or sample.key, f"image {error}") from error
         row = self.rows.get(Path(name).stem)
         if row is None:
             raise ConfigError(f"augment.cached_features: no features of image '{Path(name).stem}'; compute them again")
