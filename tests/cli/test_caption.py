@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from blip.io.lock import exclusive
 from tests.cli.conftest import Blip
 from tests.io.test_video import damage, write_clip
 from tests.record_schemas import problem
@@ -282,3 +283,13 @@ def test_an_interrupted_run_is_resumed_to_the_same_file(
     assert blip(*arguments, "-o", out, "--resume").code == 0
     assert blip(*arguments, "-o", whole).code == 0
     assert out.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+def test_a_second_run_into_an_output_is_refused(blip: Blip, photos: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / name
+    with exclusive(out):
+        flags = ("--resume",) if name.endswith(".jsonl") else ()
+        result = blip("caption", photos / "a.png", *RANDOM, "-o", out, *flags)
+    assert result.code == 2 and f"{out}: another run is writing to it" in result.err
+    assert len(result.err.splitlines()) == 1 and not out.exists()

@@ -9,6 +9,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from blip.cli import options as o
 from blip.cli.output import plural, print_lines
 from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
@@ -37,11 +39,17 @@ class BatchRun:
     select: Callable[[Sample, list[Record]], list[Record]] = lambda sample, rows: rows  # the records to write
 
     def is_needed(self, inputs: Sequence[Sample], model: str) -> bool:
-        """Return False if the output exists and is to be skipped, or if --dry-run only lists the inputs."""
+        """Return False if the output exists and is to be skipped, or if --dry-run only lists the inputs.
+
+        The output is locked until the command ends. Raises `UsageError` if another run writes to it.
+        """
+        from blip.io.lock import exclusive
         from blip.io.records import format_of, must_write
 
         flags = self.flags
         format_of(flags.output, flags.record_format)
+        if flags.output is not None and not flags.dry_run:
+            click.get_current_context().with_resource(exclusive(flags.output))
         if not must_write(flags.output, existing=flags.existing, resume=flags.resume):
             o.note(f"{flags.output} exists, nothing to do", flags.quiet)
             return False

@@ -20,6 +20,7 @@ from typing import Any
 from blip.io import readers, table_reader, table_writer
 from blip.io.atomic import atomic_path, temporary_folder, writing
 from blip.io.byte_sources import TarMember
+from blip.io.lock import exclusive
 from blip.io.ordered_map import batched
 from blip.io.paths import safe_path
 from blip.io.readers import TEXT_COLUMNS, Columns
@@ -72,15 +73,16 @@ def convert(
     """
     source = _Source(names, columns, on_bad)
     suffix = target.suffix.lower()
-    if suffix == ".tar":
-        return _to_shards(source, target, shard_size)
-    if suffix == ".parquet":
-        return _to_parquet(source, target)
-    if suffix in table_reader.EXTENSIONS:
-        return _to_table(source, target, suffix)
-    if suffix:
+    if suffix not in ("", ".tar", *table_reader.EXTENSIONS):
         raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(table_reader.EXTENSIONS)}")
-    return _to_folder(source, target)
+    with exclusive(target):
+        if suffix == ".tar":
+            return _to_shards(source, target, shard_size)
+        if suffix == ".parquet":
+            return _to_parquet(source, target)
+        if suffix:
+            return _to_table(source, target, suffix)
+        return _to_folder(source, target)
 
 
 class _Source:
