@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from blip.io.atomic import atomic_folder, atomic_path, write_bytes, write_text
+from blip.io.atomic import atomic_folder, atomic_path, temporary_folder, write_bytes, write_text
+from blip.io.disk import disk_full
+from blip.io.lock import exclusive
 from blip_lite.errors import EnvironmentProblem, UsageError
 
 MARK = "config.json"
@@ -18,7 +24,7 @@ def test_file_appears_at_the_end_under_its_name(tmp_path: Path) -> None:
     target = tmp_path / "new" / "o.json"
     with atomic_path(target, durable=True) as temporary:
         temporary.write_text("x")
-        assert not target.exists() and temporary.parent == target.parent and temporary.suffix == ".json"
+        assert not target.exists() and temporary.name == "o.json" and temporary.parent.parent == target.parent
     assert target.read_text() == "x" and os.listdir(target.parent) == ["o.json"]
 
 
@@ -46,6 +52,20 @@ def test_full_disk_and_invalid_paths_are_environment_problems(tmp_path: Path) ->
     for target in (tmp_path, tmp_path / "file" / "o"):
         with pytest.raises(EnvironmentProblem, match="cannot be written"):
             write_text(target, "x")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_the_reason_of_a_full_disk_is_named(number: int, tmp_path: Path) -> None:
+    with pytest.raises(EnvironmentProblem, match=f"no space left on the disk .{os.strerror(number)}"), disk_full("o"):
+        raise OSError(number, "")
+
+
+def test_failed_writes_of_libraries_are_environment_problems(tmp_path: Path) -> None:
+    for text in ("Error while serializing: I/O error: No space left on device (os error 28)", "database is full"):
+        error = RuntimeError(text)
+        expected = EnvironmentProblem if "No space" in text else RuntimeError
+        with pytest.raises(expected), disk_full("o"):
+            raise error
 
 
 def test_other_errors_of_the_caller_pass(tmp_path: Path) -> None:
@@ -128,3 +148,55 @@ def test_a_link_is_kept_and_the_working_folder_is_rejected(tmp_path: Path, monke
     monkeypatch.chdir(empty)
     with pytest.raises(UsageError, match="is the working folder"), atomic_folder(Path("."), MARK):
         pass
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from blip.io.atomic import atomic_folder, atomic_path
+with atomic_path(sys.argv[1]) as temporary, atomic_folder(Path(sys.argv[2]), "mark", overwrite=True):
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.integration
+def test_the_next_run_removes_what_a_killed_one_left_but_nothing_in_use(tmp_path: Path) -> None:
+    target = tmp_path / "a.csv"
+    subprocess.run([sys.executable, "-c", KILLED, target, tmp_path / "out"], check=False)
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".part"]) == 2
+    with temporary_folder(tmp_path / "other") as folder, exclusive(target):
+        assert [path.name for path in tmp_path.iterdir() if path.suffix == ".part"] == [folder.name]
+        write_text(target, "whole")
+    assert sorted(os.listdir(tmp_path)) == [".out.lock", "a.csv"]
+    with atomic_folder(tmp_path / "out", MARK):
+        pass
+    assert sorted(os.listdir(tmp_path)) == ["a.csv", "out"]
+
+
+def test_a_folder_is_found_again_after_a_kill_between_the_two_renames(tmp_path: Path) -> None:
+    old = tmp_path / ".out.0123abcd.old"
+    old.mkdir()
+    (old / MARK).write_text("{}")
+    with pytest.raises(UsageError, match="exists"), atomic_folder(tmp_path / "out", MARK):
+        pass
+    assert (tmp_path / "out" / MARK).read_text() == "{}" and os.listdir(tmp_path) == ["out"]
+
+
+def test_two_runs_into_one_folder_are_refused(tmp_path: Path) -> None:
+    with (
+        atomic_folder(tmp_path / "out", MARK) as folder,
+        pytest.raises(UsageError, match="another run"),
+        atomic_folder(tmp_path / "out", MARK, overwrite=True),
+    ):
+        pass
+    assert not folder.exists() and (tmp_path / "out").is_dir()
+
+
+def test_a_pipe_is_written_and_stays_a_pipe(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with ThreadPoolExecutor() as pool:
+        content = pool.submit(pipe.read_bytes)
+        write_bytes(pipe, b"x")
+    assert content.result() == b"x" and stat.S_ISFIFO(pipe.stat().st_mode) and os.listdir(tmp_path) == ["pipe"]

@@ -8,8 +8,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,10 +26,8 @@ from blip.checkpoint.state_dict import from_blip
 from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_path, write_text
 from blip_lite.config import BlipConfig
-from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
+from blip_lite.errors import CheckpointError, ConfigError
 from blip_lite.tokenizer import Tokenizer
-
-WRITE_FAILURES = ("IoError", "I/O error", "No space left", "file write failed", "unexpected pos", "enforce fail")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,7 +92,7 @@ def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, 
     else:
         if Path(config.vocab).name != config.vocab:
             raise ConfigError(f"vocab '{config.vocab}'; must be a plain file name")
-        with _replacing(folder / config.vocab) as part:
+        with atomic_path(folder / config.vocab) as part:
             shutil.copyfile(vocab, part)
     shared = shared_names(config)  # stored once, under the decoder's name
     write_safetensors(folder / WEIGHTS, {k: v for k, v in state.items() if k.removesuffix(SCALE_SUFFIX) not in shared})
@@ -123,7 +120,7 @@ def write_original(
     if path.suffix == ".safetensors":
         write_safetensors(path, weights)
         return
-    with _replacing(path) as part:
+    with atomic_path(path) as part:
         torch.save({"model": weights}, part)
 
 
@@ -135,21 +132,8 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         whole = tensor.detach().contiguous()
         separate[name] = whole.clone() if whole.data_ptr() in seen else whole
         seen.add(whole.data_ptr())
-    with _replacing(path) as part:
-        save_file(separate, part, metadata={"format": "pt"})
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """`atomic_path` that raises EnvironmentProblem for failed writes of safetensors and torch (not OSErrors there)."""
     with atomic_path(path) as part:
-        try:
-            yield part
-        except (SafetensorError, RuntimeError) as error:
-            text = str(error).splitlines()[0]
-            if not any(sign in text for sign in WRITE_FAILURES):
-                raise
-            raise EnvironmentProblem(f"{path}: cannot be written ({text})") from error
+        save_file(separate, part, metadata={"format": "pt"})
 
 
 def _load_pickle(path: Path) -> object:

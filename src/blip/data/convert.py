@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from blip.io import readers, table_reader, table_writer
-from blip.io.atomic import atomic_path, temporary_folder, writing
+from blip.io.atomic import atomic_path, temporary_folder
 from blip.io.byte_sources import TarMember
+from blip.io.disk import writing
 from blip.io.lock import exclusive
 from blip.io.ordered_map import batched
 from blip.io.paths import safe_path

@@ -1,56 +1,97 @@
-"""Files and folders that appear complete or not at all: written beside the target, then renamed."""
+"""Files and folders that appear complete or not at all: written in a folder beside the target, then renamed.
+
+These folders, `.NAME.0123abcd.part`, are locked while they are in use. A killed process leaves unlocked ones, which
+the next run that writes beside them removes.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from blip.io.disk import disk_full, is_device, writing
+from blip.io.lock import exclusive, lock_folder, remove_abandoned
 from blip_lite.errors import EnvironmentProblem, UsageError
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_searched: set[Path] = set()  # folders in which this process has removed what killed ones left
 
 
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path` (created if missing), which becomes `path` on success.
+    """Yield the path of an empty file of the same name, which becomes `path` on success; its folder is created.
 
-    The temporary file exists and is empty; its name keeps the suffix of `path`, for writers that choose their
-    format by it. On failure it is removed and `path` is unchanged. `durable` syncs the data to disk before the
-    rename. A full disk or a path that cannot be written raises `EnvironmentProblem`.
+    On failure it is removed and `path` is unchanged. `durable` syncs the data to disk before the rename. A full disk
+    or a path that cannot be written raises `EnvironmentProblem`. A device or pipe is written at the end.
     """
     target = Path(path)
     if target.is_symlink():  # a rename would replace the link, not the file that it names
         target = Path(os.path.realpath(target))
-    with writing(target):
-        temporary = _reserve(target)
-        mode = temporary.stat().st_mode
-    try:
-        with disk_full(target):
+    if is_device(target):
+        with _copied_to(target) as temporary:
             yield temporary
+        return
+    with writing(target):
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with temporary_folder(target) as folder:
+        temporary = folder / target.name
+        with writing(target):
+            temporary.touch()
+            mode = (target if target.exists() else temporary).stat().st_mode & 0o7777
+        try:
+            with disk_full(target):
+                yield temporary
+        except OSError as error:
+            if not str(error.filename).startswith(str(folder)):
+                raise
+            raise EnvironmentProblem(f"{target}: cannot be written ({error.strerror})") from error
         with writing(target):
             temporary.chmod(mode)  # some writers replace the file by one that only its owner can read
             if durable:
                 _sync(temporary)
             os.replace(temporary, target)
-    finally:
-        with contextlib.suppress(OSError):  # absent after the rename
-            temporary.unlink()
+
+
+@contextlib.contextmanager
+def _copied_to(device: Path) -> Iterator[Path]:
+    """Yield the path of a file whose content is written to a device on success."""
+    with tempfile.TemporaryDirectory() as folder:
+        temporary = Path(folder, device.name)
+        temporary.touch()
+        with disk_full(tempfile.gettempdir()):
+            yield temporary
+        with open(temporary, "rb") as source, writing(device), open(device, "wb") as target:
+            shutil.copyfileobj(source, target)
 
 
 @contextlib.contextmanager
 def temporary_folder(target: Path) -> Iterator[Path]:
     """Yield a new folder beside `target` (its parent is created); it is removed unless the caller renames it."""
-    folder = target.with_name(f".{target.name[:100]}.{secrets.token_hex(4)}.part")
+    stem = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # a name has at most 255 bytes
+    if target.parent not in _searched:
+        _searched.add(target.parent)
+        remove_abandoned(target.parent)
     with writing(target):
-        folder.mkdir(parents=True)
+        while True:
+            folder = target.with_name(f".{stem}.{secrets.token_hex(4)}.part")
+            folder.mkdir(parents=True)
+            lock = lock_folder(folder)
+            if lock is not None:
+                break  # else another process has just removed it
     try:
         yield folder
     finally:
+        lock.release()
+        with contextlib.suppress(OSError):  # faster than rmtree, which closes the folder after its removal
+            folder.rmdir()
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -63,21 +104,29 @@ def atomic_folder(output: Path, mark: str, *, overwrite: bool = False) -> Iterat
     output = Path(os.path.realpath(output))  # the target of a link is replaced, not the link
     if output == Path(os.path.realpath(".")):
         raise UsageError(f"{output}: is the working folder, which cannot be replaced; name another")
-    full = output.is_dir() and any(output.iterdir())
-    if output.is_file() or (full and not overwrite):
-        raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    if full and not (output / mark).is_file():
-        raise UsageError(f"{output}: has no {mark}, so it holds other files; --overwrite does not replace them")
-    old = output.with_name(f".{output.name}.{secrets.token_hex(4)}.old")
-    try:
-        with temporary_folder(output) as part:
-            yield part
-            with writing(output):
-                if output.is_dir():
-                    output.rename(old)
-                part.rename(output)
-    finally:
-        if not output.exists() and old.exists():  # interrupted between the two renames
+    with exclusive(output):
+        _restore(output)
+        full = output.is_dir() and any(output.iterdir())
+        if output.is_file() or (full and not overwrite):
+            raise UsageError(f"{output} exists; choose another name or give --overwrite")
+        if full and not (output / mark).is_file():
+            raise UsageError(f"{output}: has no {mark}, so it holds other files; --overwrite does not replace them")
+        old = output.with_name(f".{output.name}.{secrets.token_hex(4)}.old")
+        try:
+            with temporary_folder(output) as part:
+                yield part
+                with writing(output):
+                    if output.is_dir():
+                        output.rename(old)
+                    part.rename(output)
+        finally:
+            _restore(output)
+
+
+def _restore(output: Path) -> None:
+    """Give the replaced folder its name back if the run ended between the two renames, else remove it."""
+    for old in output.parent.glob(f".{glob.escape(output.name)}.????????.old"):
+        if not output.exists():
             old.rename(output)
         shutil.rmtree(old, ignore_errors=True)
 
@@ -91,41 +140,6 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Replace `path` by `text` in one step; UTF-8, newlines as given."""
     write_bytes(path, text.encode("utf-8", "replace"))
-
-
-@contextlib.contextmanager
-def writing(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn every `OSError` of writing `target` into `EnvironmentProblem`; a closed pipe passes."""
-    try:
-        with disk_full(target):
-            yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise EnvironmentProblem(f"{target}: cannot be written ({error.strerror or error})") from error
-
-
-@contextlib.contextmanager
-def disk_full(target: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn a full disk into `EnvironmentProblem`; every other error passes."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise EnvironmentProblem(f"{target}: no space left on the disk; free some or write elsewhere") from error
-
-
-def _reserve(target: Path) -> Path:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_dir():
-        raise IsADirectoryError(errno.EISDIR, "it is a folder")
-    stem = os.fsencode(target.name)[:100].decode("utf-8", "ignore")  # a name has at most 255 bytes
-    temporary = target.with_name(f".{stem}.{secrets.token_hex(4)}.part{target.suffix[:20]}")
-    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))  # less the umask
-    if target.exists():
-        os.chmod(temporary, target.stat().st_mode & 0o7777)
-    return temporary
 
 
 def _sync(path: Path) -> None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from blip.io.atomic import disk_full, write_text, writing
+from blip.io.atomic import write_text
+from blip.io.disk import disk_full, writing
 from blip_lite.errors import (
     CheckpointError,
     ChecksumMismatch,

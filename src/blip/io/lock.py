@@ -1,16 +1,26 @@
-"""Locks of outputs, so that two runs never write to the same file or folder."""
+"""Locks of outputs and of temporary folders: two runs never write to one target, and none removes what is in use."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import stat
+import re
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from blip.io.atomic import writing
+from blip.io.disk import is_device, writing
 from blip_lite.errors import UsageError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)  # see blip.io.atomic
 
 
 @contextlib.contextmanager
@@ -37,6 +47,7 @@ def exclusive(target: str | os.PathLike[str], *, folder: bool = False, wait: flo
             raise UsageError(
                 f"{target}: another run is writing to it; wait until it has ended, or choose another output"
             ) from None
+    remove_abandoned(path.parent)
     try:
         yield
     finally:
@@ -45,16 +56,52 @@ def exclusive(target: str | os.PathLike[str], *, folder: bool = False, wait: flo
         lock.release()
 
 
-def is_device(path: Path) -> bool:
-    """Whether a path is a device or pipe, which exists already and is written in place."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return False
-    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
-
-
 def _name(target: str) -> str:
     """Return the name of a target's lock file; a name has at most 255 bytes."""
     data = os.fsencode(target)
     return f".{target if len(data) <= 200 else hashlib.sha256(data).hexdigest()}.lock"
+
+
+@dataclass
+class FolderLock:
+    """The lock of a temporary folder; not held where the system cannot lock folders."""
+
+    descriptor: int | None
+    is_held: bool = False
+
+    def release(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+
+
+def lock_folder(folder: Path) -> FolderLock | None:
+    """Lock a folder until its process ends or releases it; None if another process has locked or removed it."""
+    if fcntl is None:
+        return FolderLock(None)
+    try:
+        lock = FolderLock(os.open(folder, os.O_RDONLY))
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock.descriptor or 0, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.is_held = True
+    except BlockingIOError:
+        lock.release()
+        return None
+    except OSError:  # a file system without locks
+        return lock
+    if folder.exists():
+        return lock
+    lock.release()
+    return None
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Remove the temporary folders of killed processes; those in use are locked."""
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        for entry in entries:
+            if _PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
+                lock = lock_folder(Path(entry.path))
+                if lock is not None and lock.is_held:
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                    lock.release()

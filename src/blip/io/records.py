@@ -20,7 +20,8 @@ from types import TracebackType
 from typing import IO, Any, Literal, Self, get_args
 
 from blip.io import table_writer
-from blip.io.atomic import atomic_path, disk_full, writing
+from blip.io.atomic import atomic_path
+from blip.io.disk import disk_full, writing
 from blip.io.resume import kept_lines, sort_lines
 from blip_lite.errors import UsageError
 

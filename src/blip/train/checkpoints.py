@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from blip.io.atomic import writing
+from blip.io.disk import writing
 from blip_lite.errors import CheckpointError, UsageError
 
 logger = logging.getLogger(__name__)

@@ -28,7 +28,8 @@ from blip.checkpoint.load import Loaded, load
 from blip.checkpoint.locate import CONFIG, LICENCE_FILES, WEIGHTS, locate, obtain
 from blip.checkpoint.quantize import SUFFIX, quantize
 from blip.checkpoint.tables import shared_names
-from blip.io.atomic import atomic_folder, writing
+from blip.io.atomic import atomic_folder
+from blip.io.disk import writing
 from blip_lite.config import BlipConfig
 from blip_lite.errors import MissingPart, UsageError
 from blip_lite.graph_sessions import GraphSessions

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import quote
 
 from blip.apps.search.scan import IndexedFile, Root, Rules
-from blip.io.atomic import writing
+from blip.io.disk import writing
 from blip_lite.errors import CheckpointError, EnvironmentProblem, UsageError
 
 FILE = "index.db"

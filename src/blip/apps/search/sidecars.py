@@ -14,6 +14,7 @@ from pathlib import Path
 from blip.apps.search.database import STILL, Database
 from blip.apps.search.scan import display_path, prefix_range
 from blip.io import atomic
+from blip.io.disk import writing
 from blip.io.samples import ImageRef, Sample
 from blip.io.sidecars import Sidecars, xmp
 from blip_lite.errors import EnvironmentProblem, UsageError
@@ -60,7 +61,7 @@ def remove(db: Database, under: bytes | None) -> SidecarReport:
             report.kept.append((display_path(path), "changed since"))
             continue
         if current is not None:
-            with atomic.writing(os.fsdecode(path)):
+            with writing(os.fsdecode(path)):
                 os.unlink(path)
             report.done += 1
         _forget(db, path)
@@ -93,7 +94,7 @@ def _replace(db: Database, path: Path, image: bytes, content: bytes, digest: byt
     """Write a sidecar and its record so that a file of ours never exists without its recorded hash."""
     name = os.fsencode(path)
     if exists:
-        with atomic.writing(path), suppress(FileNotFoundError):
+        with writing(path), suppress(FileNotFoundError):
             os.unlink(name)
     with db.transaction():
         db.execute("INSERT OR REPLACE INTO sidecars VALUES (?, ?, ?)", (name, image, digest))
