@@ -95,7 +95,7 @@ def test_environment_problems_exit_4(blip: Blip, photos: Path, monkeypatch: pyte
     def full(*args: object, **options: object) -> None:
         raise EnvironmentProblem("out.txt: no space left on the disk; free some or write elsewhere")
 
-    monkeypatch.setattr("blip.io.records._Text.write", full)
+    monkeypatch.setattr("blip.io.record_files._Streamed.write", full)
     result = blip("caption", photos / "a.png", *RANDOM)
     assert result.code == 4 and "no space left on the disk" in result.err
 
@@ -129,7 +129,7 @@ def test_warnings_are_one_line() -> None:
     assert (done.returncode, done.stderr) == (0, "blip: warning: folder skipped\n")
 
 
-def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_results(photos: Path, tmp_path: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
     import os
 
@@ -139,7 +139,7 @@ def test_a_full_disk_leaves_no_file(photos: Path, tmp_path: Path, blip: Blip, mo
     monkeypatch.setattr("os.replace", full)
     result = blip("caption", photos / "a.png", *RANDOM, "-o", tmp_path / "out.csv")
     assert result.code == 4 and "no space left on the disk" in result.err
-    assert [p.name for p in tmp_path.iterdir()] == ["photos"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["out.csv.part.jsonl", "photos"]
 
 
 @pytest.mark.integration

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from blip.io.records import clean, error_record, image_id, must_write, open_records, to_json
-from blip_lite.errors import UnreadableImage, UsageError
+from blip.io.record_files import must_write, open_records
+from blip.io.records import clean, error_record, image_id, to_json
+from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 from tests.io.test_schemas import EXAMPLES
 
 CAPTION = EXAMPLES["caption"]
@@ -124,26 +128,128 @@ def test_a_failed_run_leaves_the_old_file(name: str, tmp_path: Path) -> None:
     ):
         out.write([caption("a")])
         raise ZeroDivisionError
-    assert path.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == [name]
+    assert path.read_text() == "old"
+    assert read_lines(tmp_path / f"{name}.part.jsonl") == [caption("a")]
 
 
-def test_an_interrupted_run_keeps_its_records(tmp_path: Path) -> None:
+def test_a_failed_run_without_results_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ZeroDivisionError),
+        open_records(tmp_path / "o.csv", schema="caption/1", stream=io.StringIO()),
+    ):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["o.csv", "o.txt", "o.json", "o.parquet", "o.npz"])
+def test_a_run_that_ended_early_is_continued(name: str, tmp_path: Path) -> None:
+    """The result equals that of an uninterrupted run; without --resume or --overwrite nothing is lost."""
+    schema = "embedding/1" if name == "o.npz" else "caption/1"
+    rows = [vector(k) if name == "o.npz" else caption(k) for k in "abc"]
+    whole, path = tmp_path / "whole" / name, tmp_path / name
+    write_rows(whole, rows, schema)
     with (
         pytest.raises(KeyboardInterrupt),
-        open_records(tmp_path / "o.csv", schema="caption/1", stream=io.StringIO()) as out,
+        open_records(path, schema=schema, stream=io.StringIO()) as out,
     ):
-        out.write([caption("a")])
+        out.write([rows[1]])
         raise KeyboardInterrupt
-    assert "a dog" in (tmp_path / "o.csv").read_text()
+    assert not path.exists() and out.unfinished == tmp_path / f"{name}.part.jsonl"
+    with pytest.raises(UsageError, match=r"part\.jsonl holds the results of an unfinished run; use --resume"):
+        write_rows(path, rows, schema)
+    with open_records(path, schema=schema, stream=io.StringIO(), resume=True, order=list("abc")) as out:
+        assert out.done == {"b"}
+        out.write([rows[0], rows[2]])
+    assert path.read_bytes() == whole.read_bytes() and not out.unfinished.exists()
+    with pytest.raises(UsageError, match=f"{name} exists; use --overwrite or --skip-existing$"):
+        write_rows(path, rows, schema, resume=True)
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]], schema: str, **how: Any) -> None:
+    with open_records(path, schema=schema, stream=io.StringIO(), **how) as out:
+        out.write(rows)
+
+
+def read_lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def test_vectors_keep_all_their_bits(tmp_path: Path) -> None:
+    for name, load in (("o.npz", np.load), ("o.safetensors", safetensors.numpy.load_file)):
+        error = error_record("embedding/1", "b", UnreadableImage("b", "x"))
+        write_rows(tmp_path / name, [vector("a"), error], "embedding/1")
+        assert np.array_equal(load(tmp_path / name)["vectors"], [vector("a")["vector"]])
+
+
+def vector(key: str) -> dict[str, Any]:
+    values = np.random.RandomState(ord(key)).rand(5).astype(np.float32)
+    return {**EXAMPLES["embedding"], "key": key, "vector": values, "dim": 5}
+
+
+def test_a_json_file_is_a_list(tmp_path: Path) -> None:
+    assert json.loads(write(tmp_path / "o.json", [caption("a"), failed("b")])) == [caption("a"), failed("b")]
+    assert json.loads(write(tmp_path / "empty.json")) == []
+
+
+def test_alternatives_are_lines_of_the_text_form() -> None:
+    record = {**caption("a.jpg", "a dog"), "alternatives": [{"text": "a cat", "score": -1.0}]}
+    assert write(None, [record, caption("b.jpg")]) == "a.jpg\ta dog\na.jpg\ta cat\nb.jpg\ta dog\n"
+    assert write(None, [record], single=True) == "a dog\na cat\n"
+
+
+def test_a_terminal_gets_no_control_characters() -> None:
+    key = "a\x1b[31m\u202e.jpg"
+    assert write(None, [caption(key)], stream=Terminal()).splitlines()[1] == "a\\x1b[31m\\u202e.jpg  a dog"
+    assert write(None, [caption(key)]) == f"{key}\ta dog\n"
+
+
+@pytest.mark.parametrize("name", ["a.xlsx", "a.jsonl.gz", "a.h5", "a.pt", "a", "a.npz", "a.md"])
+def test_an_unknown_ending_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"-o .*; must be one of \.jsonl, \.ndjson, \.json, \.csv"):
+        write(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_vectors_are_not_written_as_text(tmp_path: Path) -> None:
+    for name in ("a.txt", "a", "a.pt"):
+        with pytest.raises(UsageError, match=r"must be one of .*\.npz, \.safetensors"):
+            write(tmp_path / name, schema="embedding/1")
+
+
+def test_a_format_and_an_ending_must_agree(tmp_path: Path) -> None:
+    for name, format in (("a.parquet", "csv"), ("a.csv", "coco"), ("a.txt", "jsonl")):
+        with pytest.raises(UsageError, match=f"--format {format} with -o .*{name}; must be"):
+            write(tmp_path / name, format=format)
+    assert write(tmp_path / "a.dat", [caption("k")], format="csv").startswith("schema,key,text")
+
+
+def test_a_full_disk_keeps_the_results_so_far(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(EnvironmentProblem, match=r"o\.csv: no space left .*; --resume continues with"):
+        write(tmp_path / "o.csv", [caption("a")])
+    monkeypatch.undo()
+    assert "a dog" in write(tmp_path / "o.csv", resume=True)
+
+
+def test_an_output_that_fails_is_named() -> None:
+    full = pytest.raises(EnvironmentProblem, match="standard output: no space left")
+    with open("/dev/full", "wb", buffering=0) as stream, full:
+        write(None, [caption("a")], stream=stream)
+    for name in ("csv", "jsonl", "text"):
+        with pytest.raises(EnvironmentProblem, match="/dev/full: no space left"):
+            write(Path("/dev/full"), [caption("a")], format=name)
 
 
 def test_existing_files_are_rejected_skipped_or_replaced(tmp_path: Path) -> None:
     path = tmp_path / "o.jsonl"
-    assert must_write(path) and must_write(None)
+    assert must_write(path, "jsonl") and must_write(None, "jsonl")
     path.write_text("old\n")
     with pytest.raises(UsageError, match=r"o.jsonl exists; use --overwrite"):
         write(path)
-    assert not must_write(path, existing="skip") and must_write(path, resume=True)
+    assert not must_write(path, "jsonl", existing="skip") and must_write(path, "jsonl", resume=True)
     assert write(path, [caption("a")], existing="overwrite") == to_json(caption("a")) + "\n"
 
 
@@ -178,8 +284,7 @@ def test_resume_rejects_other_records_and_formats(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds caption/1 records; --resume needs match/1"):
         write(path, schema="match/1", resume=True)
     assert path.read_text() == before
-    for target in (None, tmp_path / "o.csv"):
-        with pytest.raises(UsageError, match=r"--resume; must be used with -o FILE\.jsonl"):
-            write(target, resume=True)
+    with pytest.raises(UsageError, match="--resume; must be used with -o FILE"):
+        write(None, resume=True)
     with pytest.raises(UsageError, match="--format xml; must be one of text"):
         write(None, format="xml")

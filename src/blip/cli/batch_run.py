@@ -13,12 +13,12 @@ import click
 
 from blip.cli import options as o
 from blip.cli.output import plural, print_lines
-from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
+from blip_lite.errors import EnvironmentProblem, UnreadableImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from blip.io.records import RecordWriter
+    from blip.io.record_files import RecordWriter
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
@@ -43,19 +43,23 @@ class BatchRun:
 
         The output is locked until the command ends. Raises `UsageError` if another run writes to it.
         """
+        from blip.io.formats import record_format
         from blip.io.lock import exclusive
-        from blip.io.records import format_of, must_write
+        from blip.io.record_files import must_write
+        from blip.io.table_writer import require_pyarrow
 
-        flags = self.flags
-        format_of(flags.output, flags.record_format)
-        if flags.output is not None and not flags.dry_run:
-            click.get_current_context().with_resource(exclusive(flags.output))
-        if not must_write(flags.output, existing=flags.existing, resume=flags.resume):
-            o.note(f"{flags.output} exists, nothing to do", flags.quiet)
+        flags, output = self.flags, self.flags.output_file
+        file_format = record_format(output, flags.record_format, self.schema if self.show else "")
+        if file_format == "parquet":
+            require_pyarrow()
+        if output is not None and not flags.dry_run:
+            click.get_current_context().with_resource(exclusive(output))
+        if not must_write(output, file_format, existing=flags.existing, resume=flags.resume):
+            o.note(f"{output} exists, nothing to do", flags.quiet)
             return False
         if flags.dry_run:
             print_lines(sample.key for sample in inputs)
-            where = flags.output if flags.output is not None else "standard output" if self.show else "sidecars"
+            where = output if output is not None else "standard output" if self.show else "sidecars"
             o.note(f"{plural(len(inputs), 'input')}, model {model}, device {flags.device}, to {where}")
         return not flags.dry_run
 
@@ -88,10 +92,15 @@ class BatchRun:
                 if stop.reason or (self.flags.strict and failed):
                     break
             progress.clear()
+            if records is not None:
+                records.finished = done + failed == len(remaining)
         seconds = time.perf_counter() - start
         skipped = f", {listed - len(remaining)} skipped" if listed > len(remaining) else ""
         rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
         o.note(f"{plural(listed, 'input')}, {done} done{skipped}, {failed} failed, {rate}", quiet)
+        if done + failed < len(remaining):
+            kept = "" if records is None or records.unfinished is None else f"; --resume continues {records.unfinished}"
+            o.note(f"{stop.reason or 'stopped'} after {done + failed} of {plural(len(remaining), 'input')}{kept}")
         return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:
@@ -101,16 +110,11 @@ class BatchRun:
                 records.write(rows)
 
     def _records(self, inputs: Sequence[Sample]) -> RecordWriter:
-        from blip.io.records import open_records
-        from blip.io.vectors import SUFFIXES, VectorFile
+        from blip.io.record_files import open_records
 
         flags = self.flags
-        if flags.output is not None and flags.output.suffix in SUFFIXES and flags.record_format is None:
-            if flags.resume:
-                raise UsageError("--resume; must be used with -o FILE.jsonl, other formats are written at the end")
-            return VectorFile(flags.output)
         return open_records(
-            flags.output,
+            flags.output_file,
             schema=self.schema,
             stream=sys.stdout,
             format=flags.record_format,

@@ -132,6 +132,11 @@ def parse_existing(skip_existing: bool | None, overwrite: bool) -> ExistingPolic
     return "overwrite" if overwrite else "skip" if skip_existing else "error"
 
 
+def file_or_stdout(output: Path | None) -> Path | None:
+    """Return the file of -o; None for standard output, which is also called `-`."""
+    return None if output is None or str(output) == "-" else output
+
+
 def note(text: str, quiet: bool = False) -> None:
     """Print a line on standard error."""
     if not quiet:
@@ -253,15 +258,17 @@ class Run(Reading):
 
     group = OUTPUT
     output: Annotated[
-        Path | None, option("-o", "--output", metavar="FILE", help="File to write; its extension selects the format.")
+        Path | None,
+        option("-o", "--output", metavar="FILE", help="File, in the format of its ending; - is stdout."),
     ] = None
-    format: Annotated[str | None, option(help="text, jsonl, csv, tsv, parquet or coco (captions).", default="text")] = (
-        None
-    )
+    format: Annotated[
+        str | None,
+        option(help="text, jsonl, json, csv, tsv, parquet or coco.", default="text"),
+    ] = None
     json: AsJson = False
     skip_existing: SkipExisting = None
     overwrite: Overwrite = False
-    resume: Annotated[bool, option(help="Continue an interrupted .jsonl output.")] = False
+    resume: Annotated[bool, option(help="Continue the output of a run that ended early.")] = False
     batch_size: BatchSize = None
     engine: EngineName = "auto"
     compile: Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")] = False
@@ -270,6 +277,11 @@ class Run(Reading):
     def existing(self) -> ExistingPolicy:
         """Policy for an output file that exists."""
         return parse_existing(self.skip_existing, self.overwrite)
+
+    @property
+    def output_file(self) -> Path | None:
+        """The file to write; None for standard output, `-`."""
+        return file_or_stdout(self.output)
 
     @property
     def record_format(self) -> str | None:

@@ -53,19 +53,25 @@ class SearchOptions(IndexOptions):
     @property
     def sheet(self) -> Path | None:
         """Path of the contact sheet, None if the output is not one."""
-        return self.output if self.output and self.output.suffix.lower() in (".png", ".jpg", ".jpeg") else None
+        from blip.io.formats import PICTURES, ending
+
+        return self.output if self.output and ending(self.output) in PICTURES else None
 
     def must_write(self) -> bool:
         """Return False if the output exists and is to be skipped. Raises UsageError for flags that do not fit."""
-        from blip.io.records import format_of, must_write
+        from blip.io import formats
+        from blip.io.record_files import must_write
 
         if (self.files_only or self.null) and (self.record_format or self.output):
             raise UsageError("-f or -0 with another format or -o; must be one of the two")
+        file_format: formats.Format = "text"
         if self.sheet is None:
-            format_of(self.output, self.record_format)
+            if self.output is not None and self.record_format is None:
+                formats.require_ending(self.output, (*formats.RECORDS, *formats.PICTURES))
+            file_format = formats.record_format(self.output, self.record_format, "hit/1")
         elif self.record_format is not None:
             raise UsageError(f"-o {self.output} with a format; must be one of the two")
-        if must_write(self.output, existing=self.existing):
+        if must_write(self.output, file_format, existing=self.existing):
             return True
         o.note(f"{self.output} exists, nothing to do", self.quiet)
         return False
@@ -194,7 +200,7 @@ def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str
 
 
 def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, ...]) -> None:
-    from blip.io.records import open_records
+    from blip.io.record_files import open_records
 
     with open_records(
         run.output,

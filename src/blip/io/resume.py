@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +28,10 @@ def kept_lines(path: Path, schema: str, per_key: int = 1) -> frozenset[str]:
     lines, bad = _scan(path, schema)
     counts = Counter(line.key for line in lines)
     kept = [line for line in lines if line.key not in bad and counts[line.key] >= per_key]
-    if sum(line.end - line.start for line in kept) < path.stat().st_size:
+    size = sum(line.end - line.start for line in kept)
+    if kept and kept[-1].end == size:
+        os.truncate(path, size)  # needs no space on a full disk
+    elif size < path.stat().st_size:
         _rewrite(path, kept)
     return frozenset(line.key for line in kept)
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from blip.apps.search.reading import read_hit
 from blip.io.atomic import atomic_path
+from blip.io.formats import PICTURES, ending
 from blip_lite.errors import UnreadableImage, UsageError
 from blip_lite.results import Hit
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
     from PIL.ImageFont import ImageFont as BitmapFont
 
-SHEET_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 MAX_PHOTOS = 400  # the sheet then has 24 megapixels
 THUMBNAIL, GAP, LINE = 224, 12, 17  # pixels
 COLUMNS = 5
@@ -39,7 +39,7 @@ def write_sheet(path: Path, hits: Sequence[Hit], title: str) -> None:
         raise UsageError(f"-o {path}: {len(hits)} photos; a contact sheet holds at most {MAX_PHOTOS}, use --top")
     sheet = draw_sheet(hits, title)
     with atomic_path(path) as temporary:
-        sheet.save(temporary, SHEET_FORMATS[path.suffix.lower()], quality=90)
+        sheet.save(temporary, PICTURES[ending(path)], quality=90)
 
 
 def draw_sheet(hits: Sequence[Hit], title: str) -> Image.Image:
