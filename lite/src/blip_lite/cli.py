@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from blip_lite import __version__
-from blip_lite.errors import BlipError, UnreadableImage, UsageError
+from blip_lite.errors import UnreadableImage, UsageError
+from blip_lite.streams import run_command
+from blip_lite.terminal import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -32,19 +33,7 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the program; return the exit code: 0 done, 1 some inputs failed, 2 usage, 3 model, 4 environment."""
     arguments = sys.argv[1:] if argv is None else argv
-    try:
-        return _run(_parser().parse_args(arguments))
-    except BlipError as error:
-        if "--debug" in arguments:
-            traceback.print_exc()
-        print(f"blip-lite: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("blip-lite: error: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    return run_command("blip-lite", lambda: _run(_parser().parse_args(arguments)), debug="--debug" in arguments)
 
 
 def _parser() -> _Parser:
@@ -106,7 +95,7 @@ def _run(arguments: argparse.Namespace) -> int:
             try:
                 opened.append((key, read(key)))
             except UnreadableImage as error:
-                print(error, file=sys.stderr)
+                print(printable(str(error)), file=sys.stderr)
                 failed += 1
         rows = arguments.describe(model, [image for _, image in opened], arguments) if opened else []
         for (key, _), cells in zip(opened, rows, strict=True):

@@ -14,6 +14,7 @@ import click
 from blip.cli import options as o
 from blip.cli.output import plural, print_lines
 from blip_lite.errors import EnvironmentProblem, UnreadableImage
+from blip_lite.streams import STOPPED
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -100,8 +101,8 @@ class BatchRun:
         o.note(f"{plural(listed, 'input')}, {done} done{skipped}, {failed} failed, {rate}", quiet)
         if done + failed < len(remaining):
             kept = "" if records is None or records.unfinished is None else f"; --resume continues {records.unfinished}"
-            o.note(f"{stop.reason or 'stopped'} after {done + failed} of {plural(len(remaining), 'input')}{kept}")
-        return o.STOPPED[stop.reason] if stop.reason else 1 if failed else 0
+            o.note(f"stopped after {done + failed} of {plural(len(remaining), 'input')}{kept}")
+        return STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:
         """Write records that need no images."""

@@ -12,6 +12,7 @@ from blip.cli.index_options import IndexOptions, summary
 from blip.cli.output import plural, print_lines, print_table
 from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
+from blip_lite.streams import STOPPED
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
@@ -124,7 +125,7 @@ class _Indexing:
             options = self.run.update_options(index, stop, self.captioner)
             report = index.update(roots, options=options, on_wait=self._note_wait)
             self._note_report(index, report, time.perf_counter() - start)
-        return o.STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
+        return STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
 
     def prune(self) -> int:
         with self.run.open() as index:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, Spec, argument, option
 from blip_lite.errors import UsageError
+from blip_lite.terminal import printable
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
@@ -104,7 +105,6 @@ Quiet = Annotated[bool, option("-q", "--quiet", group=GENERAL, help="Hide notes 
 
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
 BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
-STOPPED = {"interrupted": 130, "terminated": 143}  # exit codes
 ExistingPolicy = Literal["error", "skip", "overwrite"]
 
 
@@ -138,9 +138,9 @@ def file_or_stdout(output: Path | None) -> Path | None:
 
 
 def note(text: str, quiet: bool = False) -> None:
-    """Print a line on standard error."""
+    """Print a line on standard error, safe on a terminal."""
     if not quiet:
-        print(text, file=sys.stderr)
+        print(printable(text), file=sys.stderr)
 
 
 @dataclass(kw_only=True)

@@ -7,21 +7,24 @@ from collections.abc import Callable, Iterable, Sequence
 
 import click
 
+from blip_lite.terminal import printable
+
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print rows: aligned with a header on a terminal, else tab-separated without one."""
     if not sys.stdout.isatty():
         print_lines("\t".join(row) for row in rows)
         return
-    table = [header, *rows]
+    table = [header, *([printable(cell) for cell in row] for row in rows)]
     widths = [max(len(row[i]) for row in table) for i in range(len(header))]
     print_lines("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table)
 
 
 def print_lines(texts: Iterable[str]) -> None:
-    """Print one text per line."""
+    """Print one text per line; on a terminal, without characters that control it."""
+    safe = printable if sys.stdout.isatty() else str
     for text in texts:
-        click.echo(text)
+        click.echo("\n".join(map(safe, text.splitlines())))
 
 
 def plural(number: int, noun: str) -> str:

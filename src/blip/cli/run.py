@@ -17,8 +17,12 @@ import click
 from click.shell_completion import CompletionItem, shell_complete
 
 from blip.cli.commands import GENERAL, HELP, Command, Group, Option
+from blip.io.disk import write_failure
 from blip_lite.errors import BlipError, MissingPart, did_you_mean
+from blip_lite.streams import ENVIRONMENT, TERMINATED, report, run_command
+from blip_lite.terminal import printable
 
+NAME = "blip"
 COMPLETION = "_BLIP_COMPLETE"  # environment variable by which the completion script calls this program
 
 
@@ -39,7 +43,7 @@ class Program(Group):
             help="Show the versions of blip, torch and Python.",
             callback=_print_versions,
         )
-        super().__init__("blip", params=[version_flag], context_settings=HELP)
+        super().__init__(NAME, params=[version_flag], context_settings=HELP)
         self.verbs = verbs
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -68,13 +72,18 @@ def run(argv: Sequence[str], verbs: Mapping[str, str]) -> int:
     """Run one verb and return the exit code; errors become one line on standard error."""
     debug, program = "--debug" in argv, Program(verbs)
     if COMPLETION in os.environ:
-        return shell_complete(program, {}, "blip", COMPLETION, os.environ[COMPLETION])
+        return shell_complete(program, {}, NAME, COMPLETION, os.environ[COMPLETION])
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(signal.SIGTERM, _terminate)
+    return run_command(NAME, lambda: _invoke(program, argv, debug), debug=debug)
+
+
+def _invoke(program: Program, argv: Sequence[str], debug: bool) -> int:
+    """Run one verb; handle click's exceptions, and those that no code raises deliberately."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _warn  # type: ignore[assignment]
-            with program.make_context("blip", list(argv)) as context:
+            with program.make_context(NAME, list(argv)) as context:
                 # not main(), which would exit with 1 for a closed pipe
                 return int(program.invoke(context) or 0)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -84,21 +93,20 @@ def run(argv: Sequence[str], verbs: Mapping[str, str]) -> int:
         return _fail(_usage_message(error), 2, debug)
     except click.exceptions.Exit as error:
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        return _fail("interrupted", 130, False)
+    except click.Abort as error:
+        raise KeyboardInterrupt from error
     except Terminated:
-        return _fail("terminated", 143, False)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return TERMINATED
     except MissingPart as error:
         return _fail(f"{error}{_models_with(error.capability)}", error.exit_code, debug)
-    except BlipError as error:
-        return _fail(str(error), error.exit_code, debug)
+    except (BlipError, OSError):
+        raise
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torch":
             advice = "without it, bundled models and folders written by 'blip export' caption, answer, match and embed"
-            return _fail(f"torch is not installed: pip install torch; {advice}", 4, debug)
+            return _fail(f"torch is not installed: pip install torch; {advice}", ENVIRONMENT, debug)
+        if reason := write_failure(error):
+            return _fail(reason, ENVIRONMENT, debug)
         traceback.print_exc()
         return _fail("this is a bug in blip, please report it with the lines above", 70, False)
 
@@ -139,14 +147,12 @@ def _models_with(capability: str | None) -> str:
 
 
 def _fail(message: str, code: int, debug: bool) -> int:
-    if debug:
-        traceback.print_exc()
-    print(f"blip: error: {' '.join(message.split())}", file=sys.stderr)
+    report(NAME, message, debug=debug)
     return code
 
 
 def _warn(message: Warning | str, *_: object) -> None:
-    print(f"blip: warning: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{NAME}: warning: {printable(' '.join(str(message).split()))}", file=sys.stderr)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
