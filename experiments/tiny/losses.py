@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from blip.distributed import gather, gather_with_grad, rank, world_size
@@ -16,6 +18,7 @@ from blip.tasks.pretrain import PretrainOutputs, PretrainTask
 from blip.tasks.reward import CiderReward, Reward, self_critical_loss
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import clean_caption
+from experiments.tiny.changed_captions import change_caption
 from experiments.tiny.distillation import TeacherVectors, read_teacher_vectors, similarity_loss
 from experiments.tiny.synthetic_features import SyntheticData, read_synthetic_data
 
@@ -100,3 +103,33 @@ class CiderLoss:
             self.task.whole_batch,
         )
         return self.reward.weight * loss
+
+
+@dataclass
+class ChangedCaptions:
+    """ITM loss of the batch's images with their captions made false by one change (`changed_captions`)."""
+
+    weight: float = 1.0
+    task: PretrainTask = field(init=False, repr=False)
+
+    def prepare(self, task: PretrainTask) -> None:
+        if task.whole_batch:
+            raise ConfigError("whole_batch: not with the loss of changed captions")
+        self.task = task
+
+    def __call__(self, outputs: PretrainOutputs) -> Tensor:
+        source, rng = self.task.setup.training_source, Random(outputs.step.index * world_size() + rank())
+        rows, texts = [], []
+        for row, index in enumerate(outputs.batch["image_ids"].tolist()):
+            others = [clean_caption(other, self.task.max_words) for other in source[index].texts]
+            changed = change_caption(outputs.batch["texts"][row], rng, others=others)
+            if changed is not None:
+                rows.append(row)
+                texts.append(changed.text)
+        embeds = outputs.image_embeds[rows]
+        encoded = self.task.setup.initialized.tokenizer.encode(texts, first="enc", max_length=self.task.max_length)
+        ids, mask = (x.to(embeds.device) for x in encoded)
+        encoder = outputs.model.encoder
+        states = encoder(ids, mask, cross=encoder.cross_keys_values(embeds), first_only=True)
+        logits = outputs.model.match_logits(states).float()
+        return self.weight * F.cross_entropy(logits, torch.zeros(len(rows), dtype=torch.long, device=logits.device))

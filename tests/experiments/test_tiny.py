@@ -83,6 +83,21 @@ def test_all_losses_train_the_parameters_that_are_not_frozen(inputs: Path, tmp_p
     assert scales == [0.1, 1.0]
 
 
+def test_changed_captions_train_the_matching_head(inputs: Path, tmp_path: Path) -> None:
+    task = PretrainTask(
+        data=str(write_photos(tmp_path / "photos")),
+        start=Start(init=str(inputs / "init")),
+        queue_size=6,
+        extra_losses={"changed": {"class": "experiments.tiny.losses:ChangedCaptions", "weight": 1.0}},
+    )
+    model, images = task.setup.build_model().train(), task.dataset()
+    batch = task.collate([images[SampleRef(i, 0, i)] for i in range(4)])
+    task.loss(model, batch, Step(0, 0, 1))["changed"].backward()
+    trained = {name for name, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert "model.itm_head.weight" in trained and "model.text_proj.weight" not in trained
+    assert any("encoder.blocks" in name for name in trained), trained
+
+
 def test_distillation_reaches_the_text_encoder_only(inputs: Path, tmp_path: Path) -> None:
     source = str(write_photos(tmp_path / "photos"))
     plain = PretrainTask(data=source, start=Start(init=str(inputs / "init")), queue_size=6, lm_weight=0.0)
