@@ -109,7 +109,7 @@ def test_a_custom_vocabulary_is_written_and_read(tmp_path: Path) -> None:
 
 
 def test_a_model_with_a_stem_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="stem 'edgetpu' cannot have the hf layout; use 'blip'"):
+    with pytest.raises(ConfigError, match="Transformers cannot hold the convolutional stem 'edgetpu'"):
         blip.load("tiny").save(tmp_path / "hf", "hf")
     assert not (tmp_path / "hf").exists()
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from blip.checkpoint import adapt, infer, state_dict
+from blip.checkpoint.tables import can_export_to
 from blip.model.blip import BlipModel
-from blip_lite.config import BlipConfig, Family, published_config
+from blip_lite.config import BlipConfig, Family, VisionConfig, published_config, random_tiny_config
 from blip_lite.errors import CheckpointMismatch, ConfigError
 from tests.oracle_files import oracle_config, values, weights
 
@@ -198,3 +201,10 @@ def test_models_without_transformers_class_are_refused() -> None:
         state_dict.from_blip({}, published_config("nlvr"), "hf")
     with pytest.raises(ConfigError, match="must be equal"):
         state_dict.from_blip({}, published_config("vqa", "large"), "hf")
+
+
+def test_layouts_that_hold_a_model_are_known_from_its_config() -> None:
+    tiny = replace(random_tiny_config("caption"), vision=VisionConfig(stem="edgetpu"))
+    assert can_export_to("blip", tiny) and not can_export_to("hf", tiny) and not can_export_to("original", tiny)
+    assert can_export_to("hf", random_tiny_config("caption")) and not can_export_to("hf", random_tiny_config("nlvr"))
+    assert can_export_to("original", random_tiny_config("nlvr"))

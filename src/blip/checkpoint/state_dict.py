@@ -14,7 +14,7 @@ from torch import Tensor
 from blip.checkpoint import tables
 from blip.checkpoint.tables import Layout
 from blip_lite.config import BlipConfig
-from blip_lite.errors import CheckpointMismatch, ConfigError
+from blip_lite.errors import CheckpointMismatch
 
 State = dict[str, Tensor]
 PREFIXES: dict[Layout, str] = {"blip": "vision.", "original": "visual_encoder.", "hf": "vision_model."}
@@ -74,7 +74,7 @@ def from_blip(
     """
     if layout == "blip":
         return dict(state)
-    _check_supported(config, layout)
+    tables.require_export(layout, config)
     left = _with_shared(dict(state), config)
     result = _give(left, tables.expand(tables.rules(config, layout), config))
     if layout == "hf":
@@ -199,16 +199,3 @@ def _training_to_original(training: Mapping[str, Tensor], config: BlipConfig) ->
     if left:
         raise mismatch("training state", [], list(left))
     return result
-
-
-def _check_supported(config: BlipConfig, layout: Layout) -> None:
-    if config.vision.stem != "none":
-        raise ConfigError(f"a model with the stem '{config.vision.stem}' cannot have the {layout} layout; use 'blip'")
-    if layout == "hf" and config.family not in ("caption", "vqa", "retrieval"):
-        raise ConfigError(f"Transformers has no class for '{config.family}' models; only for caption, vqa, retrieval")
-    if layout == "hf" and config.family == "vqa" and config.vision.width != config.text.width:
-        # its decoder would attend to sequences of vision.width, BLIP's to question states of text.width
-        raise ConfigError(
-            f"Transformers cannot hold a vqa model with vision.width {config.vision.width} and text.width "
-            f"{config.text.width}; they must be equal"
-        )

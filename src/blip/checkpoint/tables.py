@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from blip_lite.config import BlipConfig
+from blip_lite.errors import ConfigError
 
 Layout = Literal["blip", "original", "hf"]
 
@@ -145,6 +146,36 @@ QUEUES = {  # the original's names -> names in the training state
     "queue_ptr": "queue_ptr",  # pre-training
     "ptr_queue": "queue_ptr",  # retrieval
 }
+
+
+def can_export_to(layout: Layout, config: BlipConfig) -> bool:
+    """Whether weights of this config can be written in a layout."""
+    return not _export_obstacle(layout, config)
+
+
+def require_export(layout: Layout, config: BlipConfig) -> None:
+    """Raise ConfigError, with the reason, if weights of this config cannot be written in a layout."""
+    obstacle = _export_obstacle(layout, config)
+    if obstacle:
+        raise ConfigError(obstacle)
+
+
+def _export_obstacle(layout: Layout, config: BlipConfig) -> str:
+    vision, text = config.vision, config.text
+    reader = {"blip": "", "hf": "Transformers", "original": "the original's code"}[layout]
+    if layout == "blip":
+        return ""
+    if vision.stem != "none":
+        return f"{reader} cannot hold the convolutional stem '{vision.stem}' of tiny and its runs; use layout blip"
+    if layout == "hf" and config.family not in ("caption", "vqa", "retrieval"):
+        return f"{reader} has no class for '{config.family}' models; only for caption, vqa, retrieval"
+    if layout == "hf" and config.family == "vqa" and vision.width != text.width:
+        # its decoder would attend to sequences of vision.width, BLIP's to question states of text.width
+        return (
+            f"{reader} cannot hold a vqa model with vision.width {vision.width} and text.width {text.width}; "
+            "they must be equal"
+        )
+    return ""
 
 
 def rules(config: BlipConfig, layout: Layout) -> Iterator[Rule]:
