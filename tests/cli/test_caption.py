@@ -293,3 +293,32 @@ def test_a_second_run_into_an_output_is_refused(blip: Blip, photos: Path, tmp_pa
         result = blip("caption", photos / "a.png", *RANDOM, "-o", out, *flags)
     assert result.code == 2 and f"{out}: another run is writing to it" in result.err
     assert len(result.err.splitlines()) == 1 and not out.exists()
+
+
+def test_photos_of_one_name_have_their_own_sidecars(blip: Blip, tmp_path: Path) -> None:
+    for name, colour in (("photo.jpg", "red"), ("photo.png", "blue"), ("other.png", "red")):
+        Image.new("RGB", (64, 64), colour).save(tmp_path / name)
+    assert blip("caption", tmp_path / "photo.jpg", *RANDOM, "--sidecar", "txt").code == 0
+    assert [path.name for path in tmp_path.glob("*.txt")] == ["photo.jpg.txt"]
+    result = blip("caption", tmp_path, *RANDOM, "--sidecar", ".txt", "-n", "2")
+    assert sorted(path.name for path in tmp_path.glob("*.txt")) == ["other.txt", "photo.jpg.txt", "photo.png.txt"]
+    assert "3 inputs, 2 done, 1 skipped, 0 failed" in result.err
+    assert len((tmp_path / "other.txt").read_text().splitlines()) == 2
+
+
+def test_a_sidecar_that_cannot_be_changed_fails_alone(blip: Blip, photos: Path) -> None:
+    (photos / "c.jpg").unlink()
+    (photos / "a.xmp").write_text("notes")
+    result = blip("caption", photos, *RANDOM, "--xmp", "--overwrite")
+    assert result.code == 1 and "a.xmp: is not XML" in result.err and "4 inputs, 3 done, 1 failed" in result.err
+    assert (photos / "a.xmp").read_text() == "notes" and (photos / "b.xmp").exists()
+
+
+def test_all_captions_are_printed_and_minus_is_standard_output(blip: Blip, photos: Path) -> None:
+    args = ("caption", photos / "a.png", photos / "b.jpg", *RANDOM, "-n", "3")
+    lines = blip(*args).out.splitlines()
+    assert [line.split("\t")[0] for line in lines] == [str(photos / "a.png")] * 3 + [str(photos / "b.jpg")] * 3
+    assert blip(*args, "-o", "-").out.splitlines() == lines
+    assert len(blip("caption", photos / "a.png", *RANDOM, "-n", "3").out.splitlines()) == 3
+    result = blip(*args, "--sidecar", "caption", "-o", "-")
+    assert result.out.splitlines() == lines and (photos / "a.caption").read_text().count("\n") == 3

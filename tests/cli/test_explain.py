@@ -34,7 +34,7 @@ def test_an_unreadable_image_does_not_affect_the_others(blip: Blip, photos: Path
 def test_images_of_the_same_name_get_different_folders(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (photos / "a.jpg").write_bytes((photos / "b.jpg").read_bytes())
     blip("explain", photos / "a.png", photos / "a.jpg", "-t", "x", "-o", tmp_path / "out", *RANDOM)
-    assert sorted(p.parent.name for p in (tmp_path / "out").rglob("mean.png")) == ["a", "a (2)"]
+    assert sorted(p.parent.name for p in (tmp_path / "out").rglob("mean.png")) == ["a.jpg", "a.png"]
 
 
 def test_texts_and_questions_come_from_a_table(blip: Blip, photos: Path, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class BatchRun:
 
         listed = len(inputs) if listed is None else listed
         quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
-        start, failed, done = time.perf_counter(), 0, 0
+        start, tried, failed = time.perf_counter(), 0, 0
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signal())
             records = stack.enter_context(self._records(inputs)) if self.show else None
@@ -86,22 +86,23 @@ class BatchRun:
                     rows = (
                         [self._fail(sample, image, progress)] if isinstance(image, UnreadableImage) else next(results)
                     )
+                    failed += any("error" in row for row in rows)
                     if records is not None:
                         records.write(self.select(sample, rows))
-                done, failed = done + len(good), failed + len(batch) - len(good)
-                progress.update(done + failed)
+                tried += len(batch)
+                progress.update(tried)
                 if stop.reason or (self.flags.strict and failed):
                     break
             progress.clear()
             if records is not None:
-                records.finished = done + failed == len(remaining)
-        seconds = time.perf_counter() - start
+                records.finished = tried == len(remaining)
+        seconds, done = time.perf_counter() - start, tried - failed
         skipped = f", {listed - len(remaining)} skipped" if listed > len(remaining) else ""
         rate = f"{seconds:.1f} s ({done / seconds:.1f} img/s)"
         o.note(f"{plural(listed, 'input')}, {done} done{skipped}, {failed} failed, {rate}", quiet)
-        if done + failed < len(remaining):
+        if tried < len(remaining):
             kept = "" if records is None or records.unfinished is None else f"; --resume continues {records.unfinished}"
-            o.note(f"stopped after {done + failed} of {plural(len(remaining), 'input')}{kept}")
+            o.note(f"stopped after {tried} of {plural(len(remaining), 'input')}{kept}")
         return STOPPED[stop.reason] if stop.reason else 1 if failed else 0
 
     def write_all(self, batches: Iterable[Sequence[Record]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ from blip.cli.commands import DECODING, option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
 from blip_lite.decoding import to_record
-from blip_lite.errors import UsageError
+from blip_lite.errors import BadRecord, UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -82,7 +82,7 @@ class SidecarFlags:
     group = "Sidecars"
 
     sidecar: Annotated[
-        str | None, option(metavar="EXT", help="Write each caption to a file beside its image: .txt or .xmp.")
+        str | None, option(metavar="EXT", help="Write captions beside their images: .txt, .caption or .xmp.")
     ] = None
     sidecar_dir: Annotated[
         Path | None, option(metavar="DIR", help="Write these files to a folder that mirrors the tree.")
@@ -94,15 +94,17 @@ class SidecarFlags:
 
     def sidecars(self, run: o.Run) -> Sidecars | None:
         """Return where captions are written; by default, images with an existing file are skipped."""
-        extension = self.sidecar or (".xmp" if self.xmp else None)
+        from blip.io.sidecars import Sidecars, sidecar_ending
+
+        if self.xmp and self.sidecar is not None:
+            raise UsageError("--xmp with --sidecar; must be one of the two")
+        extension = ".xmp" if self.xmp else self.sidecar and sidecar_ending(self.sidecar, "--sidecar")
         if extension is None and self.sidecar_dir is None:
             if self.append:
                 raise UsageError("--append; must be used with --sidecar, --sidecar-dir or --xmp")
             return None
         if self.append and run.existing != "error":
             raise UsageError("--append with --skip-existing or --overwrite; must be one of them")
-        from blip.io.sidecars import Sidecars
-
         existing = "skip" if run.skip_existing is None and not run.overwrite else run.existing
         return Sidecars(
             extension=extension or ".txt",
@@ -143,7 +145,8 @@ def caption(
     to_stdout = sidecars is None or run.output is not None or run.record_format is not None
     flags = replace(run, skip_existing=None, overwrite=False) if sidecars else run  # they are about sidecars then
     batch_run = BatchRun(schema="caption/1", flags=flags, show=to_stdout)
-    samples = [sample for sample in listed if sidecars is None or sidecars.must_write(sample)]
+    paths = {} if sidecars is None else sidecars.paths(listed)
+    samples = [sample for sample in listed if sidecars is None or sidecars.must_write(paths[sample.key])]
     if not batch_run.is_needed(samples, o.model_name(model)):
         return 0
     if not samples:
@@ -156,7 +159,7 @@ def caption(
         batch_run.select = _Summary(samples)
         judge = judge or (loaded if "match" in loaded.capabilities else None)
     decoding = decode.decoding(loaded, prompt, num_captions)
-    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars)
+    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars, paths)
     return batch_run.run(samples, loaded, describe, listed=len(listed))
 
 
@@ -171,6 +174,7 @@ class _Captioner:
     keep_prompt: bool
     seed: int
     sidecars: Sidecars | None
+    paths: Mapping[str, Path]  # of sidecars, by key
 
     def __call__(self, batch: DecodedBatch) -> list[list[Record]]:
         images, keys = [image for _, image in batch], [sample.key for sample, _ in batch]
@@ -178,6 +182,8 @@ class _Captioner:
         return [[self._record(sample, image, c)] for (sample, image), c in zip(batch, captions, strict=True)]
 
     def _record(self, sample: Sample, image: Image, caption: Caption) -> Record:
+        from blip.io.records import error_record
+
         candidates = [caption, *caption.alternatives]
         texts = [self._text(candidate.text) for candidate in candidates]
         scores: list[float | None] = [None] * len(candidates)
@@ -185,7 +191,11 @@ class _Captioner:
             itm = self.judge.match_batch([image], [c.text for c in candidates], head="itm").itm
             scores = scores if itm is None else [float(score) for score in itm[0]]
         if self.sidecars is not None:
-            self.sidecars.write(sample, texts[0])
+            try:
+                self.sidecars.write(self.paths[sample.key], *texts)
+            except BadRecord as error:  # an existing file that is not XMP
+                o.note(str(error))
+                return error_record("caption/1", sample.key, error)
         alternatives = [
             {"text": text, "score": c.score, **({} if itm is None else {"itm": itm})}
             for text, c, itm in zip(texts[1:], candidates[1:], scores[1:], strict=True)

@@ -71,8 +71,11 @@ def explain(
 
     Example: blip explain cat.jpg -t 'a cat on a sofa' -o maps/
     """
+    from blip.io.formats import require_folder
+
     if output is None:
         raise UsageError("no folder to write to; give -o DIR")
+    require_folder(output)
     listed = run.inputs(inputs)
     folders = _folders(listed, output)
     existing = o.parse_existing(run.skip_existing, run.overwrite)
@@ -118,14 +121,7 @@ def _folders(samples: Sequence[Sample], folder: Path) -> dict[str, Path]:
 
     if len(samples) == 1:
         return {samples[0].key: folder}
-    mirror, keys = Sidecars(folder=folder, extension=""), dict[Path, str]()
-    for sample in samples:
-        path = mirror.path(sample)
-        unique, number = path, 2
-        while unique in keys:
-            unique, number = path.with_name(f"{path.name} ({number})"), number + 1
-        keys[unique] = sample.key
-    return {key: path for path, key in keys.items()}
+    return Sidecars(folder=folder, extension="").paths(samples)
 
 
 def _is_needed(folder: Path, existing: o.ExistingPolicy) -> bool:

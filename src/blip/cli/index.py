@@ -140,7 +140,10 @@ class _Indexing:
             o.note(f"{plural(len(changes), 'new or changed file')}, to {index.folder}", self.run.quiet)
         return 0
 
-    def write_captions(self, extension: str) -> int:
+    def write_captions(self, ending: str) -> int:
+        from blip.io.sidecars import sidecar_ending
+
+        extension = sidecar_ending(ending, "--write-captions")
         with self.run.open() as index:
             for folder in self._folders_or_all():
                 self._note_sidecars(index.write_captions(extension, under=folder), "written")
