@@ -82,16 +82,16 @@ def change_caption(
 
 def _changes(caption: str, others: Sequence[str]) -> dict[str, list[tuple[int, int, str]]]:
     """Return all changes by kind: characters [start, end) and their replacement."""
-    found = find_words(caption)
+    occurrences = find_words(caption)
     pattern, _ = _pattern()
     present = set(pattern.findall(" . ".join([caption, *others])))
     changes: dict[str, list[tuple[int, int, str]]] = {}
-    for word in found:
+    for word in occurrences:
         for replacement in word_groups()[word.kind][word.group]:
             if replacement not in present:
                 changes.setdefault(word.kind, []).append((word.start, word.end, replacement))
-    for i, first in enumerate(found):
-        for second in found[i + 1 :]:
+    for i, first in enumerate(occurrences):
+        for second in occurrences[i + 1 :]:
             words = caption[first.start : first.end], caption[second.start : second.end]
             swappable = first.kind == second.kind and first.kind in ("object", "attribute") and words[0] != words[1]
             between = caption[first.end : second.start]
