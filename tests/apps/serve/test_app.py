@@ -168,7 +168,7 @@ def test_lone_surrogates_and_duplicate_fields_are_refused_in_one_line() -> None:
     ]
     *refused, named = responses(Settings(), DirectEngine(), *(post(*request) for request in requests))
     assert [error_of(response)[:2] for response in refused] == [
-        (404, "unknown_model"),
+        (422, "bad_field"),
         (400, "bad_request"),
         (422, "bad_field"),
     ]

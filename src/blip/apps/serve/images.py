@@ -34,6 +34,7 @@ Resolve = Callable[[str, int], Awaitable[str]]  # host, port -> the address to c
 Size = tuple[int, int]  # width, height
 
 REDIRECTS = 5
+URL_SAFE = str.maketrans("-_", "+/")  # the second alphabet of base64
 MAX_SIDE = 1024  # pixels; for images that are returned below a heat-map
 NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 _RESOLVERS = ThreadPoolExecutor(8, thread_name_prefix="resolve")  # slow name servers must not block other threads
@@ -79,10 +80,16 @@ class Decoder:
 
 
 def _from_base64(text: str, field: str) -> bytes:
+    """Decode base64, with or without line breaks and padding, in either alphabet, or a data URL. Raises Problem."""
     head, comma, rest = text.partition(",")
-    encoded = rest if comma and head.startswith("data:") else text
+    is_data_url = comma and head.strip().lower().startswith("data:")
+    if is_data_url and not head.rstrip().lower().endswith(";base64"):
+        raise Problem("bad_image", f"{field}: a data URL without ';base64'", field=field)
+    if text[:8].lower().startswith(("http://", "https://")):
+        raise Problem("bad_image", f"{field}: a URL; must be an image file in base64", field=field)
+    encoded = "".join((rest if is_data_url else text).split()).translate(URL_SAFE).rstrip("=")
     try:
-        return base64.b64decode(encoded.encode("ascii"), validate=True)
+        return base64.b64decode(encoded.encode("ascii") + b"=" * (-len(encoded) % 4), validate=True)
     except (binascii.Error, UnicodeEncodeError) as error:
         raise Problem("bad_image", f"{field}: not base64 of an image file", field=field) from error
 

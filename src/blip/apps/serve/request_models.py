@@ -1,33 +1,23 @@
-"""Request models, one per endpoint, and how JSON and forms are read into them. OpenAPI is generated from the models."""
+"""Request models, one per endpoint. The OpenAPI description is generated from them."""
 
 from __future__ import annotations
 
-import asyncio
-import json
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, NoReturn, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from starlette.datastructures import FormData, Headers, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from blip.apps.serve.images import ImageSource
-from blip.apps.serve.jobs import Params, Problem, encodable
-from blip.apps.serve.settings import Settings
-from blip_lite.errors import did_you_mean
+from blip.apps.serve.jobs import Params
 
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
 Texts = Annotated[list[Text], Field(min_length=1, max_length=100)]
-Image = Annotated[str, Field(description="base64 of an image file.")]
-Url = Annotated[str, Field(max_length=2000, description="http(s) URL of an image, if the server allows URLs.")]
-Key = Annotated[str, Field(max_length=500)]
+Image = Annotated[str, Field(min_length=1, description="An image file in base64, or as a data URL.")]
+Url = Annotated[str, Field(min_length=1, max_length=2000, description="http(s) URL of an image.")]
+Key = Annotated[str, Field(min_length=1, max_length=500)]
 IMAGES = ("image", "images", "url", "urls")
-TYPES = "application/json or multipart/form-data"
 
 
 class Body(BaseModel):
-    """Fields of all endpoints. With a list of images, texts or questions the response is a list."""
+    """Fields of all endpoints. With a list of images, URLs, texts or questions the response is a list."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -40,8 +30,11 @@ class Body(BaseModel):
     images: Annotated[list[Image], Field(min_length=1)] | None = None
     url: Url | None = None
     urls: Annotated[list[Url], Field(min_length=1)] | None = None
-    keys: Annotated[list[Key], Field(description="Names of the images.")] | None = None
-    model: Annotated[str, Field(description="One of /v1/models; default: the first with the capability.")] | None = None
+    keys: Annotated[list[Key], Field(min_length=1, description="Names of the images.")] | None = None
+    model: (
+        Annotated[str, Field(min_length=1, description="One of /v1/models; default: the first with the capability.")]
+        | None
+    ) = None
 
     @model_validator(mode="before")
     @classmethod
@@ -222,136 +215,3 @@ BODIES: dict[str, type[Body]] = {
     "embed": EmbedBody,
     "explain": ExplainBody,
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedRequest:
-    """A validated body and its images; none for texts alone."""
-
-    body: Body
-    sources: list[ImageSource]
-
-
-class _InMemoryParser(MultiPartParser):
-    """Never writes files to disk: the size of the whole body is limited."""
-
-    spool_max_size = 1 << 62
-
-
-async def parse_request(
-    headers: Headers, stream: AsyncGenerator[bytes, None], body_type: type[Body], settings: Settings
-) -> ParsedRequest:
-    """Read a body. Raises Problem: 400 invalid JSON or form, 413 too many images, 415 another type, 422 a field."""
-    media = headers.get("content-type", "").partition(";")[0].strip().lower()
-    files: list[tuple[str, bytes]] = []  # name and content
-    if media == "application/json":
-        data = b"".join([chunk async for chunk in stream])
-        values = await asyncio.to_thread(_parse_json, data)
-    elif media == "multipart/form-data":
-        values, files = await _parse_form(headers, stream, body_type)
-    else:
-        raise Problem("unsupported_type", f"Content-Type {media[:80] or 'missing'}; must be {TYPES}")
-    body = _validate(values, body_type, strict=media == "application/json")
-    if body.num_images > settings.max_images:
-        raise Problem("too_many", f"{body.num_images} images; at most {settings.max_images} per request")
-    return ParsedRequest(body, _sources(body, files))
-
-
-def _parse_json(data: bytes) -> Any:
-    try:
-        return json.loads(data.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_fields)
-    except (ValueError, RecursionError) as error:
-        raise Problem("bad_request", f"the body is not valid JSON ({str(error)[:120]})") from error
-
-
-def _reject_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON number")
-
-
-def _unique_fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        raise ValueError("duplicate field")
-    return values
-
-
-async def _parse_form(
-    headers: Headers, stream: AsyncGenerator[bytes, None], body_type: type[Body]
-) -> tuple[dict[str, Any], list[tuple[str, bytes]]]:
-    """Fields of a form, with an empty text in place of each file, and the files."""
-    try:
-        form = await _InMemoryParser(headers, stream, max_files=1000, max_fields=1000, max_part_size=1 << 20).parse()
-    except (MultiPartException, KeyError, UnicodeError, ValueError) as error:
-        reason = getattr(error, "message", None) or str(error)
-        raise Problem("bad_request", f"the body is not a valid form ({reason[:120]})") from error
-    try:
-        values, files = _form_fields(form, body_type)
-        return values, [(file.filename or "", await file.read()) for file in files]
-    finally:
-        await form.close()
-
-
-def _form_fields(form: FormData, body_type: type[Body]) -> tuple[dict[str, Any], list[UploadFile]]:
-    values: dict[str, Any] = {}
-    files: list[UploadFile] = []
-    for name in dict.fromkeys(form.keys()):
-        parts = form.getlist(name)
-        uploads = [part for part in parts if isinstance(part, UploadFile)]
-        if uploads and (name not in ("image", "images") or len(uploads) < len(parts)):
-            raise Problem("bad_field", f"{name[:80]}: only image takes files, and only files", field=name[:80])
-        files += uploads
-        texts: list[Any] = ["" for _ in parts] if uploads else parts
-        target = "images" if name == "image" and len(parts) > 1 else name
-        if _is_list_field(body_type, target):
-            values[target] = texts
-        elif len(texts) == 1:
-            values[target] = texts[0]
-        else:
-            raise Problem("bad_field", f"{name[:80]}: given {len(texts)} times; allowed once", field=name[:80])
-    return values, files
-
-
-def _is_list_field(body_type: type[Body], name: str) -> bool:
-    field = body_type.model_fields.get(name)
-    return field is not None and "list[" in str(field.annotation)
-
-
-def _validate(values: Any, body_type: type[Body], *, strict: bool) -> Body:
-    if not isinstance(values, Mapping):
-        raise Problem("bad_field", "the body must be a JSON object")
-    try:
-        return body_type.model_validate(values, strict=strict)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        path = [str(part) for part in first["loc"]]
-        reason = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "extra_forbidden":
-            reason = f"unknown field{did_you_mean(path[-1], body_type.model_fields)}"
-        name = ".".join(path)[:80]
-        message = f"{name}: {reason}" if name else reason
-        raise Problem("bad_field", message, field=path[0][:80] if path else None) from None
-
-
-def _sources(body: Body, files: list[tuple[str, bytes]]) -> list[ImageSource]:
-    field = next((name for name in IMAGES if getattr(body, name) is not None), "")
-    if not field:
-        return []
-    value: str | list[str] = getattr(body, field)
-    texts = value if isinstance(value, list) else [value]
-    keys = [str(i) for i in range(len(texts))]
-    if files:
-        names = body.keys or _distinct([encodable(name)[:500] or keys[i] for i, (name, _) in enumerate(files)])
-        return [ImageSource(name, field, data) for name, (_, data) in zip(names, files, strict=True)]
-    if field in ("url", "urls"):
-        return [ImageSource(k, field, url=url) for k, url in zip(body.keys or _distinct(texts), texts, strict=True)]
-    return [ImageSource(key, field, text) for key, text in zip(body.keys or keys, texts, strict=True)]
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The names, with a number appended to repeated ones."""
-    counts: dict[str, int] = {}
-    results = []
-    for name in names:
-        counts[name] = counts.get(name, 0) + 1
-        results.append(name if counts[name] == 1 else f"{name} ({counts[name]})")
-    return results

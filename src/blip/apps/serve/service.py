@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from blip.apps.serve.images import Decoder, Fetcher, ImageSource, public_address
 from blip.apps.serve.jobs import Engine, Job, JobResult, ModelInfo, Problem, Record
-from blip.apps.serve.request_models import BODIES, Body, ParsedRequest, parse_request
+from blip.apps.serve.parsing import ParsedRequest, parse_request
+from blip.apps.serve.request_models import BODIES, Body
 from blip.apps.serve.settings import MEGABYTE, Settings
 from blip.io.records import error_record
 from blip_lite.errors import UnreadableImage
