@@ -83,6 +83,93 @@ def test_metrics_are_chosen_and_thresholds_set_the_exit_code(blip: Blip, tmp_pat
     assert low.code == 1 and "is below 11" in low.err
 
 
+def test_half_of_the_predictions_are_an_error(blip: Blip, tmp_path: Path) -> None:
+    data, half = tmp_path / "truth.jsonl", tmp_path / "half.json"
+    rows = [
+        {"image": "cat.png", "captions": ["a cat on a sofa", "a cat"], "image_id": "abc"},
+        {"image": "same_stem/photo.jpg", "captions": ["a rocket starts"], "image_id": "def"},
+    ]
+    data.write_text("\n".join(map(json.dumps, rows)))
+    half.write_text('[{"image_id": "abc", "caption": "a cat on a sofa"}]')
+    args = ("eval", "caption", "--data", data, "--predictions", half, "--fail-under", "bleu1=0.5", *QUIET)
+    result = blip(*args)
+    assert result.code == 2 and not result.out
+    problem = "1 of 2 ids in the data has no prediction ('def'); --allow-missing scores the others"
+    assert result.err == f"blip: error: {problem}\n"
+    allowed = blip(*args, "--allow-missing", "-o", tmp_path / "out")
+    assert allowed.code == 0 and "1 of 2 ids in the data has no prediction ('def'); not counted" in allowed.err
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["missing"] == 1
+    half.write_text('[{"img": "abc", "said": "a cat on a sofa"}]')
+    result = blip(*args)
+    assert result.code == 1
+    assert "half.json:1: has the fields 'img', 'said'; a prediction needs 'image_id' (or" in result.err
+
+
+def test_our_submissions_are_scored(blip: Blip, tmp_path: Path) -> None:
+    data_files = lists(tmp_path / "data")
+    for task, ending in (("vqa", "json"), ("nlvr", "csv"), ("caption", "json")):
+        file = tmp_path / f"{task}.{ending}"
+        args = ("eval", task, "--data", data_files[task], *QUIET)
+        first = blip(*args, "-m", MODELS[task], "--submission", file)
+        again = blip(*args, "--predictions", file)
+        assert first.code == again.code == 0 and again.out == first.out
+
+
+def test_a_metric_that_is_not_a_number_fails(blip: Blip, tmp_path: Path) -> None:
+    data, file = lists(tmp_path / "data")["judgements"], tmp_path / "scores.json"
+    rows = [
+        {"key": f"{name}.png", "text": "a red wall", "itm": 0.5, "itc": i / 8} for i, name in enumerate(COLOURS)
+    ]
+    file.write_text(json.dumps(rows))
+    result = blip("eval", "judgements", "--data", data, "--predictions", file, *QUIET)
+    assert result.code == 1 and "tau_c_itm: left out, is nan: the scores are constant" in result.err
+
+
+def test_a_metric_that_was_not_computed_is_below_every_threshold(blip: Blip, tmp_path: Path) -> None:
+    data, file = lists(tmp_path / "data")["vqa"], tmp_path / "answers.json"
+    file.write_text(json.dumps([{"question_id": i, "answer": name} for i, name in enumerate(COLOURS)]))
+    args = ("eval", "vqa", "--data", data, "--predictions", file, *QUIET)
+    result = blip(*args, "--fail-under", "accuracy_other=0.1")
+    assert result.code == 1 and "--fail-under accuracy_other: not computed" in result.err
+
+
+def test_predictions_without_references_need_a_place(blip: Blip, tmp_path: Path) -> None:
+    data = lists(tmp_path / "data")["nocaps"]
+    result = blip("eval", "nocaps", "--data", data, "-m", "random-tiny", *QUIET)
+    assert result.code == 2 and "no metric can be computed (all metrics: the data have no reference" in result.err
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_work(
+    blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    data = lists(tmp_path / "data")["caption"]
+    monkeypatch.setattr("blip.eval.results.tempfile.TemporaryFile", refuse)
+    result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "-o", tmp_path / "out", *QUIET)
+    assert result.code == 4 and result.err.endswith("out: cannot be written (Read-only file system)\n")
+
+
+def test_a_full_disk_keeps_the_earlier_evaluation(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, file, out = lists(tmp_path / "data")["caption"], tmp_path / "said.json", tmp_path / "out"
+    args = ("eval", "caption", "--data", data, "--predictions", file, "-o", out, *QUIET)
+    file.write_text(json.dumps([{"image_id": i, "caption": "a wall"} for i in range(8)]))
+    assert blip(*args).code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    write_bytes = Path.write_bytes
+
+    def full(path: Path, data: bytes) -> int:
+        if "predictions" in path.name:
+            raise OSError(28, "No space left on device")
+        return write_bytes(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    result = blip(*args, "--overwrite", "--metrics", "cider")
+    assert result.code == 4 and "no space left on the disk" in result.err and len(result.err.splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
 def test_two_evaluations_are_compared_example_by_example(blip: Blip, tmp_path: Path) -> None:
     data = lists(tmp_path / "data")["vqa"]
     for name, right in (("good", 8), ("bad", 0)):
@@ -93,7 +180,7 @@ def test_two_evaluations_are_compared_example_by_example(blip: Blip, tmp_path: P
     result = blip(
         *args, "--predictions", tmp_path / "good.json", "--compare", tmp_path / "bad", "-o", tmp_path / "good"
     )
-    assert "accuracy: +1 (1 to 1, 8 examples): clear" in result.err
+    assert "accuracy: +1 (1 to 1, 8 examples, 8 changed, p 0.0078): clear" in result.err
     assert json.loads((tmp_path / "good" / "metrics.json").read_text())["compared"]["accuracy"]["n"] == 8
 
 
@@ -129,6 +216,21 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
         (("vqa",), 2, "no data; give --data"),
         (("vqa", "--data", data, "-o", tmp_path / "out"), 2, "holds an evaluation; choose another folder"),
         (("vqa", "--data", data, "--fail-under", "accuracy"), 2, "--fail-under accuracy; must be METRIC=NUMBER"),
+        (("vqa", "--data", data, "--fail-under", "accuracy=nan"), 2, "must be a finite number"),
+        (("vqa", "--data", "none", "--fail-under", "acuracy=1"), 2, "--fail-under acuracy; must be of accuracy"),
+        (("caption", "--data", "none", "--metrics", "bleu5"), 2, "--metrics bleu5; must be of bleu1"),
+        (
+            ("caption", "--data", "none", "--metrics", "bleu", "--fail-under", "cider=1"),
+            2,
+            "--fail-under cider; must be among --metrics bleu",
+        ),
+        (("vqa", "--data", data, "-o", tmp_path / "out.json"), 2, "out.json: must be a folder"),
+        (("vqa", "--data", data, "-o", data), 2, "vqa.json: must be a folder"),
+        (("vqa", "--data", data, "--submission", tmp_path / "a.csv"), 2, "the format of vqa is .json"),
+        (("vqa", "--data", data, "--submission", data), 2, "vqa.json exists; choose another name"),
+        (("retrieval", "--data", data, "--submission", tmp_path / "a.json"), 2, "no format for retrieval"),
+        (("vqa", "--data", data, "--allow-missing"), 2, "--allow-missing; must be used with --predictions"),
+        (("vqa", "--data", data, "--compare", tmp_path / "none"), 2, "must be a folder written by 'blip eval -o'"),
         (("vqa", "--data", data, "-m", "random-tiny"), 3, "cannot answer; models of the family vqa can; use vqa-base"),
         (("vqa", "--data", data, "--mode", "rank"), 2, "--mode rank needs the answers to choose from"),
         (("vqa", "--data", data, "--predictions", tmp_path / "other.json"), 2, "no prediction matches a row"),

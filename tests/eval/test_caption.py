@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from blip.data.sources import open_source
+from blip.data.sources import SampleList, open_source
 from blip.eval import meteor_spice
 from blip.eval.caption import CaptionEval, image_ids
 from blip.eval.photos import Photos
@@ -35,7 +36,8 @@ def test_rows_of_one_photo_are_its_references(tmp_path: Path) -> None:
 def test_the_first_of_two_predictions_of_a_photo_counts(tmp_path: Path) -> None:
     source = open_source(write_list(tmp_path, "test.json", caption_rows()))
     twice = [{"image_id": 0, "caption": "a red wall"}, {"image_id": "0", "caption": "x"}]
-    assert [row["prediction"] for row in CaptionEval().score(source, twice).rows] == ["a red wall"]
+    report = CaptionEval().score(source, twice, allow_missing=True)
+    assert [row["prediction"] for row in report.rows] == ["a red wall"] and report.coverage.repeated == ("0",)
 
 
 def test_photos_are_named_by_number_if_it_is_unique(tmp_path: Path) -> None:
@@ -54,10 +56,21 @@ def test_without_references_there_are_predictions_alone(tmp_path: Path) -> None:
     assert report.skipped == {"all metrics": "the data have no reference captions"}
 
 
-def test_a_photo_without_references_among_others_is_named(tmp_path: Path) -> None:
-    source = open_source(write_list(tmp_path, "a.json", [*caption_rows(), {"image": "other.png", "image_id": 9}]))
-    with pytest.raises(BadRecord, match="no reference caption"):
-        CaptionEval().score(source, [{"image_id": 0, "caption": "a"}, {"image_id": 9, "caption": "b"}])
+def test_photos_without_references_among_others_are_counted(tmp_path: Path) -> None:
+    rows = [*caption_rows()[:2], {"image": "other.png", "image_id": 9}]
+    source = open_source(write_list(tmp_path, "a.json", rows))
+    predictions = [{"image_id": i, "caption": "a red wall"} for i in (0, 1, 9)]
+    report = CaptionEval().score(source, predictions)
+    assert report.skipped == {"images without references": "1 of 3, not scored"}
+    assert report.measures["cider"].stats is not None and len(report.measures["cider"].stats) == 2
+    assert [bool(row["scores"]) for row in report.rows] == [True, True, False]
+
+
+def test_shards_may_repeat_keys(tmp_path: Path) -> None:
+    rows = [{"image": "red.png", "caption": "a"}, {"image": "blue.png", "caption": "b"}]
+    samples = open_source(write_list(tmp_path, "a.json", rows)).samples
+    same = SampleList([replace(sample, key="000") for sample in samples])
+    assert image_ids(same) == [sample.where for sample in samples]
 
 
 def test_a_broken_photo_stops_or_is_passed_over(tmp_path: Path) -> None:

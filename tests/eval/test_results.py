@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-
-import pytest
+from typing import Any
 
 from blip.data.sources import open_source
 from blip.eval.caption import CaptionEval
 from blip.eval.results import About, read_examples, summary, write
-from blip.eval.run import read_predictions, write_submission
-from blip_lite.errors import UsageError
+from blip.eval.retrieval import RetrievalEval
 from tests.eval.photos import caption_rows, write_list
 from tests.record_schemas import problem
 
@@ -35,7 +33,7 @@ def test_all_files_are_written_and_valid(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "out" / "predictions.json").read_text()) == predictions
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<img") == 8 and "&lt;b&gt;3" in page and "http" not in page
-    assert "1 rows could not be read" in page
+    assert "rows could not be read: 1" in page
 
 
 def test_settings_are_named_by_a_hash() -> None:
@@ -43,26 +41,20 @@ def test_settings_are_named_by_a_hash() -> None:
     assert ABOUT.config_sha256 != replace(ABOUT, settings={"beams": 1}).config_sha256
 
 
-def test_predictions_come_from_lists_lines_and_our_own_records(tmp_path: Path) -> None:
-    path = tmp_path / "said.json"
-    path.write_text('[{"image_id": 1, "caption": "a"}]')
-    assert read_predictions(path) == [{"image_id": 1, "caption": "a"}]
-    lines = [
-        {"schema": "caption/1", "key": "val/COCO_val2014_000000000007.jpg", "text": "a cat"},
-        {"schema": "caption/1", "key": "b.jpg", "error": {"type": "UnreadableImage", "reason": "x"}},
-        {"schema": "answer/1", "key": "a.jpg", "question": "q", "text": "yes", "question_id": 3},
+def test_markup_in_texts_and_names_is_shown_not_run(tmp_path: Path) -> None:
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    rows = [{"image": f"{name}.png", "caption": [f"{attack} {name}"]} for name in ("red", "blue")]
+    source = open_source(write_list(tmp_path, "test.json", rows))
+    predictions: list[dict[str, Any]] = [
+        {"direction": "image_to_text", "query": f"{name}.png", "top": [["0", 1.0], ["1", 0.5], [attack, 0.1]]}
+        for name in ("red", "blue")
     ]
-    path.write_text("\n".join(map(json.dumps, lines)))
-    assert read_predictions(path) == [{"image_id": 7, "caption": "a cat"}, {"question_id": 3, "answer": "yes"}]
-    path.write_text("nothing")
-    with pytest.raises(UsageError, match="not a JSON list or JSON lines"):
-        read_predictions(path)
-
-
-def test_submissions_have_the_format_of_the_server(tmp_path: Path) -> None:
-    write_submission(tmp_path / "vqa.json", "vqa", [{"question_id": 1, "answer": "yes", "more": 2}])
-    assert json.loads((tmp_path / "vqa.json").read_text()) == [{"question_id": 1, "answer": "yes"}]
-    write_submission(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])
-    assert (tmp_path / "nlvr.csv").read_text() == "dev-1,True\n"
-    with pytest.raises(UsageError, match="no format for retrieval"):
-        write_submission(tmp_path / "x", "retrieval", [])
+    predictions += [{"direction": "text_to_image", "query": str(i), "top": [[attack, 1.0]]} for i in range(2)]
+    report = replace(RetrievalEval().score(source, predictions), skipped={attack: attack}, failed=(attack,))
+    about = replace(ABOUT, task=attack, model=attack, data=attack, split=attack)
+    write(tmp_path / "out", report, summary(about, report, draws=0, seed=0))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<script" not in page and "<img src=x" not in page
+    assert "✓" in page and any(line.startswith("<p class=small>1. ") for line in page.replace("<p", "\n<p").split("\n"))
+    retrieved = read_examples(tmp_path / "out")[0]["retrieved"]
+    assert retrieved[1].endswith("blue") and retrieved[2] == ""

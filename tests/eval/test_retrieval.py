@@ -14,7 +14,7 @@ from blip.data.task_rows import retrieval_texts
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
-from blip_lite.errors import BadRecord
+from blip_lite.errors import UsageError
 from tests.eval.dense import ranks, recalls
 from tests.eval.photos import caption_rows, model, write_list
 from tests.oracle_files import tensors, values
@@ -54,6 +54,8 @@ def test_rows_tell_rank_and_best_of_both_ways(source: SampleList) -> None:
     assert [row["direction"] for row in report.rows] == ["image_to_text"] * 8 + ["text_to_image"] * 16
     first = report.rows[0]
     assert first["key"] == "red.png" and first["scores"]["r1"] == (first["rank"] == 1) and len(first["top"]) == 4
+    texts = retrieval_texts(source).texts
+    assert first["retrieved"] == [texts[int(name)] for name, _ in first["top"]]
     assert report.rows[8]["text"] == "a red wall" and all(name.endswith(".png") for name, _ in report.rows[8]["top"])
 
 
@@ -68,8 +70,10 @@ def test_lists_from_elsewhere_give_ranks(source: SampleList) -> None:
     report = RetrievalEval().score(source, lists)
     assert report.metrics["txt_r1"] == pytest.approx(12.5) and report.metrics["txt_r5"] == pytest.approx(100)
     assert report.metrics["img_r1"] == pytest.approx(12.5) and report.metrics["img_r10"] == pytest.approx(100)
-    with pytest.raises(BadRecord, match="none for query '0'"):
+    with pytest.raises(UsageError, match=r"16 of 24 ids in the data have no prediction \('text_to_image of 0', ...\)"):
         RetrievalEval().score(source, lists[:8])
+    half = RetrievalEval().score(source, lists[:8], allow_missing=True)
+    assert half.metrics["txt_r1"] == pytest.approx(12.5) and "img_r1" not in half.metrics
 
 
 def test_chance_is_that_of_a_random_order(source: SampleList) -> None:

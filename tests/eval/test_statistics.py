@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -34,6 +37,31 @@ def test_differences_are_those_of_the_same_examples() -> None:
     other = [{"key": str(i), "scores": {"accuracy": float(i < 6)}} for i in range(30)]
     difference = paired(mine, other[::-1], 500)["accuracy"]
     assert difference.value == pytest.approx(0.8) and difference.n == 30
-    assert 0.6 < difference.low < 0.8 < difference.high < 1
+    assert 0.6 < (difference.low or 0) < 0.8 < (difference.high or 1) < 1
+    assert difference.clear and difference.p < 0.001 and difference.changed == 24
     with pytest.raises(UsageError, match="no example in common"):
         paired(mine, [{"key": "z", "scores": {"accuracy": 1.0}}], 10)
+
+
+def rows(scores: Sequence[float]) -> list[dict[str, Any]]:
+    return [{"key": str(i), "scores": {"cider": score}} for i, score in enumerate(scores)]
+
+
+def test_rounded_scores_are_equal() -> None:
+    scores = np.random.default_rng(0).random(50) * 3
+    difference = paired(rows(scores + 3e-7), rows(scores), 200)["cider"]
+    assert (difference.value, difference.p, difference.changed, difference.clear) == (0, 1, 0, False)
+
+
+def test_few_or_balanced_changes_are_not_clear() -> None:
+    for count, p in ((3, 0.25), (5, 0.0625), (8, 2 / 256)):
+        difference = paired(rows([1.0] * count), rows([0.0] * count), 200)["cider"]
+        assert difference.p == pytest.approx(p) and difference.clear == (p < 0.05)
+    noise = np.random.default_rng(1).normal(size=200)
+    assert not paired(rows(noise), rows([0.0] * 200), 200)["cider"].clear
+    assert paired(rows(noise + 0.5), rows([0.0] * 200), 0)["cider"].clear  # also without an interval
+
+
+def test_texts_of_one_photo_are_different_examples() -> None:
+    mine = [{"key": "a", "text": text, "scores": {"itm": value}} for text, value in (("x", 0.1), ("y", 0.9))]
+    assert paired(mine, mine[::-1], 10)["itm"].changed == 0

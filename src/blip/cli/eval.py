@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from blip.cli import options as o
 from blip.cli.commands import DECODING, INPUT, OUTPUT, argument, command, option
 from blip.cli.output import plural, print_table
+from blip.metrics.formatting import format_number
 from blip_lite.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ class DataFlags:
     split: Annotated[str | None, option(help="Split of a known data set.", default="test")] = None
     model: o.ModelName = None
     predictions: Annotated[Path | None, option(metavar="FILE", help="Score this file instead of a model.")] = None
+    allow_missing: Annotated[
+        bool, option(help="predictions: score only the rows that have one; missing and surplus ids are no error.")
+    ] = False
     order: Annotated[str, option(help="nlvr: image order: given, both or random (original).")] = "given"
     seed: Annotated[int, option(help="Random seed for resampling and --order random.")] = 0
     limit: o.Limit = None
@@ -110,35 +115,74 @@ def eval(
     Example: blip eval caption --data coco --split test -m caption-base -o eval/mine
     """
     _check(task, flags)
-    from blip.eval.run import first, read_predictions
-
     evaluation = _evaluation(task, flags)
-    source = _source(evaluation, flags)
+    metrics = _check_metrics(evaluation, flags)
+    other = None if flags.compare is None else _examples(flags.compare, task)
     start = time.perf_counter()
     if flags.predictions is not None:
-        name = str(flags.predictions)
-        report = evaluation.score(first(source, flags.limit), read_predictions(flags.predictions))
+        from blip.eval.prediction_files import read_predictions
+        from blip.eval.run import score_predictions
+
+        name, predictions = str(flags.predictions), read_predictions(flags.predictions, evaluation.form)
+        source = _source(evaluation, flags)
+        report = score_predictions(
+            evaluation, source, predictions, limit=flags.limit, allow_missing=flags.allow_missing
+        )
     else:
+        source = _source(evaluation, flags)
         name, report = _evaluate(task, evaluation, source, flags)
     for text in report.failed:  # the source has reported its own invalid rows
         o.note(text)
     skipped = map(str, getattr(source, "skipped", ()))
-    report = replace(report.only(flags.metrics), failed=(*report.failed, *skipped))
-    return _finish(task, flags, name, report, time.perf_counter() - start)
+    report = replace(report.finite().only(metrics), failed=(*report.failed, *skipped))
+    return _finish(task, flags, name, report, other, time.perf_counter() - start)
 
 
 def _check(task: str, flags: Flags) -> None:
     """Raise UsageError for what is wrong before anything is loaded."""
-    from blip.eval.results import METRICS
+    from blip.eval import results
+    from blip.eval.prediction_files import check_submission
 
     if task not in TASKS:
         problem = f"unknown task '{task}'{did_you_mean(task, TASKS)}" if task else "no task"
         raise UsageError(f"{problem}; must be one of {', '.join(TASKS)}")
     if not flags.data:
         raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
-    if flags.output is not None and (flags.output / METRICS).exists() and not flags.overwrite:
-        raise UsageError(f"{flags.output} holds an evaluation; choose another folder or use --overwrite")
+    if flags.predictions is not None and flags.model is not None:
+        raise UsageError("--predictions with -m; must be one of the two")
+    if flags.allow_missing and flags.predictions is None:
+        raise UsageError("--allow-missing; must be used with --predictions")
     _thresholds(flags.fail_under)
+    if flags.submission is not None:
+        check_submission(flags.submission, task)
+        if flags.submission.exists() and not flags.overwrite:
+            raise UsageError(f"--submission {flags.submission} exists; choose another name or use --overwrite")
+    if flags.output is not None:
+        results.check_folder(flags.output, overwrite=flags.overwrite)
+
+
+def _check_metrics(evaluation: Any, flags: Flags) -> list[str] | None:
+    """Return the metrics to report. Raises UsageError for --metrics and --fail-under that the task does not have."""
+    from blip.eval.base import metric_family
+
+    names: tuple[str, ...] = evaluation.metric_names
+    chosen = None if flags.metrics is None else [name.strip() for name in flags.metrics.split(",")]
+    families = {metric_family(name) for name in names}
+    for name in chosen or ():
+        if name not in names and name not in families and metric_family(name) not in names:
+            raise UsageError(f"--metrics {name}; must be of {', '.join(names)}{did_you_mean(name, names)}")
+    for name in _thresholds(flags.fail_under):
+        if name not in names and metric_family(name) not in names:
+            raise UsageError(f"--fail-under {name}; must be of {', '.join(names)}{did_you_mean(name, names)}")
+        if chosen is not None and name not in chosen and metric_family(name) not in chosen:
+            raise UsageError(f"--fail-under {name}; must be among --metrics {flags.metrics}")
+    return chosen
+
+
+def _examples(folder: Path, task: str) -> list[dict[str, Any]]:
+    from blip.eval.results import read_examples
+
+    return read_examples(folder, task)
 
 
 def _thresholds(texts: Sequence[str]) -> dict[str, float]:
@@ -150,6 +194,8 @@ def _thresholds(texts: Sequence[str]) -> dict[str, float]:
             thresholds[name] = float(value)
         except ValueError as error:
             raise UsageError(f"--fail-under {text}; must be METRIC=NUMBER") from error
+        if not math.isfinite(thresholds[name]):
+            raise UsageError(f"--fail-under {text}; must be a finite number")
     return thresholds
 
 
@@ -200,38 +246,44 @@ def _evaluate(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
     """Return the name of the model and the report of its predictions."""
     from blip.cli.batch_run import Progress
     from blip.eval.photos import BATCH, Photos
-    from blip.eval.run import run
+    from blip.eval.run import first, run
 
     default = o.ANSWERER if task == "vqa" else o.BUNDLED
     o.note_default(flags.model, default, flags.quiet)
     model = flags.load_torch(o.model_name(flags.model, default), flags.image_size)
     model.require(evaluation.capability)
     photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
-    progress = Progress(len(source), not (flags.no_progress or flags.quiet))
+    chosen = first(source, flags.limit)
+    progress = Progress(len(chosen), not (flags.no_progress or flags.quiet))
+
+    def tick(done: int, total: int) -> None:
+        progress.total = total  # images, which may have several rows
+        progress.update(done)
+
     report = run(
         evaluation,
         model.backend.module,
         model.backend.tokenizer,
-        source,
-        limit=flags.limit,
+        chosen,
         photos=photos,
-        tick=lambda done, total: progress.update(done),
+        tick=tick,
     )
     progress.clear()
     return model.name, report
 
 
-def _finish(task: str, flags: Flags, name: str, report: Report, seconds: float) -> int:
+def _finish(
+    task: str, flags: Flags, name: str, report: Report, other: list[dict[str, Any]] | None, seconds: float
+) -> int:
     """Print and write the report; return the exit code."""
     from blip.eval import results
-    from blip.eval.run import write_submission
+    from blip.eval.prediction_files import write_submission
     from blip.eval.statistics import paired
 
-    if not report.rows:
-        raise UsageError(f"{name}: no prediction matches a row of the data; ids must be equal")
-    compared = None
-    if flags.compare is not None:
-        compared = paired(report.rows, results.read_examples(flags.compare), flags.bootstrap, flags.seed)
+    if not report.measures and flags.output is None and flags.submission is None:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
+        raise UsageError(f"no metric can be computed ({reasons}); -o or --submission writes the predictions")
+    compared = None if other is None else paired(report.rows, other, flags.bootstrap, flags.seed)
     about = results.About(
         task=task,
         data=" ".join(flags.data),
@@ -242,25 +294,29 @@ def _finish(task: str, flags: Flags, name: str, report: Report, seconds: float) 
         settings=flags.settings(),
     )
     metrics = results.summary(about, report, flags.bootstrap, flags.seed, compared)
+    _print(metrics)
     if flags.output is not None:
         results.write(flags.output, report, metrics)
     if flags.submission is not None:
         write_submission(flags.submission, task, report.predictions)
-    _print(metrics)
     where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
+    uncovered = report.coverage.describe() if flags.predictions is not None else ""
+    if uncovered:
+        o.note(f"{uncovered}; not counted in the metrics")
     o.note(f"{plural(len(report.rows), 'example')}, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
     return _exit_code(flags, report)
 
 
 def _exit_code(flags: Flags, report: Report) -> int:
-    """Return 1 if a row failed or a metric is below its threshold."""
-    failed = bool(report.failed) and not flags.skip_bad
+    """Return 1 if a row failed, a metric is not a number, or a metric is below its threshold or was not computed."""
+    failed = bool(report.invalid) or (bool(report.failed) and not flags.skip_bad)
     for name, threshold in _thresholds(flags.fail_under).items():
-        if name not in report.metrics:
-            raise UsageError(f"--fail-under {name}; unknown metric{did_you_mean(name, report.metrics)}")
-        if not report.metrics[name] >= threshold:
-            o.note(f"{name} {report.metrics[name]:.4g} is below {threshold:g}")
-            failed = True
+        value = report.metrics.get(name)
+        if value is None:
+            o.note(f"--fail-under {name}: not computed, {report.skipped.get(name, 'the data have no such rows')}")
+        elif value < threshold:
+            o.note(f"{name} {format_number(value)} is below {threshold:g}")
+        failed |= value is None or value < threshold
     return 1 if failed else 0
 
 
@@ -269,16 +325,18 @@ def _print(metrics: Mapping[str, Any]) -> None:
     rows = [(name, _number(m, "value"), _interval(m), _number(m, "chance")) for name, m in metrics["metrics"].items()]
     print_table(("metric", "value", "95 % interval", "chance"), rows)
     for name, d in metrics.get("compared", {}).items():
-        clear = "clear" if d["low"] > 0 or d["high"] < 0 else "not clear"
-        o.note(f"{name}: {d['difference']:+.4g} ({_interval(d)}, {d['n']} examples): {clear}")
+        clear = "clear" if d["clear"] else "not clear"
+        interval = f"{_interval(d)}, " if "low" in d else ""
+        counts = f"{plural(d['n'], 'example')}, {d['changed']:,} changed, p {d['p']:.2g}"
+        o.note(f"{name}: {format_number(d['difference'], sign=True)} ({interval}{counts}): {clear}")
     for name, reason in metrics.get("skipped", {}).items():
         o.note(f"{name}: left out, {reason}")
     sys.stdout.flush()
 
 
 def _number(m: Mapping[str, Any], key: str) -> str:
-    return f"{m[key]:.4g}" if key in m else "-"
+    return format_number(m[key]) if key in m else "-"
 
 
 def _interval(m: Mapping[str, Any]) -> str:
-    return f"{m['low']:.4g} to {m['high']:.4g}" if "low" in m else "-"
+    return f"{format_number(m['low'])} to {format_number(m['high'])}" if "low" in m else "-"

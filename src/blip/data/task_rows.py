@@ -6,7 +6,7 @@ Pure functions of samples, equal to the original's data set classes (data/*.py) 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -134,9 +134,7 @@ def image_pair(sample: Sample, draw: float | None = None, max_words: int = 40) -
     return pair if draw is None or draw < 0.5 else pair.swapped()
 
 
-def first_of_each(rows: Iterable[Mapping[str, Any]], column: str) -> list[Mapping[str, Any]]:
-    """Return the rows with a new value in `column` (3 equals "3"): padded samplers repeat some samples."""
-    kept: dict[str, Mapping[str, Any]] = {}
-    for row in rows:
-        kept.setdefault(str(row[column]), row)
-    return list(kept.values())
+def unique_keys(samples: Sequence[Sample]) -> list[str]:
+    """Return the keys of samples; those that occur twice (shards may repeat keys) are replaced by file and row."""
+    counts = Counter(sample.key for sample in samples)
+    return [sample.key if counts[sample.key] == 1 else sample.where or sample.key for sample in samples]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from blip_lite.errors import UsageError
+from blip.eval.predictions import Coverage, Form, Row
 
 if TYPE_CHECKING:
     from blip.data.sources import Reading, Source, Spec
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from blip.model.blip import BlipModel
     from blip.tokenizer import Tokenizer
 
-Row = dict[str, Any]
 Stats = NDArray[np.float64]
 Predictions = Sequence[Mapping[str, Any]]
 Tick = Callable[[int, int], None]  # (number of examples done, total)
@@ -62,7 +62,8 @@ class Report:
     """Metrics by name, examples as records `eval-example/1`, predictions in the task's own format.
 
     skipped: metrics that could not be computed, with the reason. failed: rows that could not be read, as
-    `where: reason`. images: the images of each row.
+    `where: reason`. images: the images of each row. coverage: rows without a prediction and the like.
+    invalid: metrics in `skipped` that are not finite numbers.
     """
 
     measures: Mapping[str, Measure] = field(default_factory=dict)
@@ -71,25 +72,31 @@ class Report:
     skipped: Mapping[str, str] = field(default_factory=dict)
     failed: tuple[str, ...] = ()
     images: list[tuple[ImageRef, ...]] = field(default_factory=list)
+    coverage: Coverage = field(default_factory=Coverage)
+    invalid: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
         return {name: measure.value for name, measure in self.measures.items()}
 
-    def only(self, names: str | None) -> Report:
-        """Return the report with only these metrics (comma-separated; "bleu" means bleu1 to bleu4)."""
+    def only(self, names: Sequence[str] | None) -> Report:
+        """Return the report with only these metrics; "bleu" means bleu1 to bleu4, None all."""
         if names is None:
             return self
-        families = {
-            name: [m for m in self.measures if m == name or m.rstrip("1234") == name]
-            for name in (name.strip() for name in names.split(","))
-        }
-        for name, members in families.items():
-            if not members and name not in self.skipped:
-                allowed = ", ".join([*self.measures, *self.skipped])
-                raise UsageError(f"--metrics {name}; must be of {allowed}")
-        kept = {member for members in families.values() for member in members}
-        return replace(self, measures={name: measure for name, measure in self.measures.items() if name in kept})
+        kept = {name: m for name, m in self.measures.items() if name in names or metric_family(name) in names}
+        return replace(self, measures=kept)
+
+    def finite(self) -> Report:
+        """Return the report with metrics that are not finite numbers moved to `skipped`."""
+        reason = "is {}: the scores are constant, too few or not numbers"
+        bad = {name: reason.format(m.value) for name, m in self.measures.items() if not math.isfinite(m.value)}
+        kept = {name: m for name, m in self.measures.items() if name not in bad}
+        return replace(self, measures=kept, skipped={**self.skipped, **bad}, invalid=tuple(bad))
+
+
+def metric_family(name: str) -> str:
+    """Name that stands for several metrics: bleu for bleu1 to bleu4, accuracy_ for the accuracies by kind."""
+    return "accuracy_" if name.startswith("accuracy_") else name.rstrip("1234")
 
 
 class Evaluation(Protocol):
@@ -103,6 +110,16 @@ class Evaluation(Protocol):
         """Capability that the model must have (`Model.require`)."""
         ...
 
+    @property
+    def form(self) -> Form:
+        """Fields of a prediction."""
+        ...
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        """Metrics that may be reported; "accuracy_" stands for those by kind of question."""
+        ...
+
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
         """Return the rows of a data source, checked for this evaluation."""
         ...
@@ -113,6 +130,10 @@ class Evaluation(Protocol):
         """Return predictions in the task's own format."""
         ...
 
-    def score(self, source: Source, predictions: Predictions) -> Report:
-        """Return the report of predictions from any program; rows without a prediction are not counted."""
+    def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
+        """Return the report of predictions from any program.
+
+        Raises UsageError for missing, surplus and repeated ids, BadRecord for a prediction with other fields. With
+        allow_missing the rows that have a prediction are scored; the differences are counted in `Report.coverage`.
+        """
         ...

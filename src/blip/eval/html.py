@@ -11,11 +11,18 @@ from typing import Any
 from blip.eval.base import Report, Row
 from blip.io.paths import VIDEO_EXTENSIONS
 from blip.io.samples import ImageRef
+from blip.metrics.formatting import format_number
 from blip_lite.errors import BlipError
-from blip_lite.image import read
 
 EXAMPLES = 12  # worst ones, and as many best ones
+RETRIEVED = 3  # items shown for a query
 SIDE = 240  # of an image, in pixels
+COUNTS = {  # fields of the metrics
+    "failed": "rows could not be read",
+    "missing": "ids of the data have no prediction",
+    "surplus": "ids in the predictions are not in the data",
+    "repeated": "ids have several predictions",
+}
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8882 }
@@ -53,18 +60,19 @@ def _metrics_table(metrics: Mapping[str, Any]) -> str:
     skipped = "".join(
         f"<p>{escape(name)}: skipped, {escape(reason)}</p>" for name, reason in metrics.get("skipped", {}).items()
     )
-    failed = f"<p>{metrics['failed']} rows could not be read</p>" if "failed" in metrics else ""
-    return f"<table>{head}{rows}</table>{skipped}{failed}{_comparison(metrics.get('compared', {}))}"
+    counts = "".join(f"<p>{text}: {metrics[name]}</p>" for name, text in COUNTS.items() if name in metrics)
+    return f"<table>{head}{rows}</table>{skipped}{counts}{_comparison(metrics.get('compared', {}))}"
 
 
 def _comparison(differences: Mapping[str, Any]) -> str:
     if not differences:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(name)}<td class=n>{d['difference']:+.4g}<td class=n>{_interval(d)}<td class=n>{d['n']}</tr>"
+        f"<tr><td>{escape(name)}<td class=n>{format_number(d['difference'], sign=True)}<td class=n>{_interval(d)}"
+        f"<td class=n>{d['p']:.2g}<td>{'clear' if d['clear'] else 'not clear'}<td class=n>{d['n']}</tr>"
         for name, d in differences.items()
     )
-    head = "<tr><th>score<th>this - other<th>95 % interval<th>n</tr>"
+    head = "<tr><th>score<th>this - other<th>95 % interval<th>p<th><th>n</tr>"
     return f"<h2>Compared, example by example</h2><table>{head}{rows}</table>"
 
 
@@ -97,8 +105,7 @@ def _card(row: Row, images: Sequence[ImageRef]) -> str:
     lines += [
         f"<p class=small>{escape(str(caption))}</p>" for caption in list(dict.fromkeys(row.get("references", [])))[:5]
     ]
-    if "top" in row:
-        lines += [f"<p class=small>{escape(name)} ({escape(score)})</p>" for name, score in row["top"][:3]]
+    lines += [f"<p class=small>{escape(line)}</p>" for line in _retrieved(row)]
     scores = ", ".join(f"{name} {_number(value)}" for name, value in row["scores"].items())
     rank = f"rank {row['rank']}, " if "rank" in row else ""
     direction = f"{row['direction'].replace('_', ' ')}, " if "direction" in row else ""
@@ -115,7 +122,7 @@ def _picture(ref: ImageRef) -> str:
 
             image = read_frames(ref.path, 1)[0]
         else:
-            image = read(ref.open(), key="image")
+            image = ref.read(key="image")
     except BlipError as error:
         return f"<p class=small>no image: {escape(str(error))}</p>"
     image.thumbnail((SIDE * 2, SIDE * 2))
@@ -124,9 +131,17 @@ def _picture(ref: ImageRef) -> str:
     return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
+def _retrieved(row: Row) -> list[str]:
+    """Lines with the best items of a query: their texts, or the names of images; the first right one is marked."""
+    best = row.get("top", [])[:RETRIEVED]
+    names = row.get("retrieved") or [name for name, _ in best]
+    lines = zip(range(1, RETRIEVED + 1), names, (score for _, score in best), strict=False)
+    return [f"{place}. {name} ({score}){' ✓' if place == row.get('rank') else ''}" for place, name, score in lines]
+
+
 def _interval(values: Mapping[str, Any]) -> str:
-    return f"{values['low']:.4g} to {values['high']:.4g}" if "low" in values else ""
+    return f"{format_number(values['low'])} to {format_number(values['high'])}" if "low" in values else ""
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value if abs(value) > 1e-4 else 0:.4g}"
+    return "" if value is None else format_number(value)

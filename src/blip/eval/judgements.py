@@ -14,8 +14,9 @@ import torch
 from blip import inference
 from blip.data.judgements import RatedCaption, read_judgements
 from blip.data.sources import Reading, Spec
-from blip.eval.base import Measure, Report, Row, Stats, Tick, measure
+from blip.eval.base import Measure, Predictions, Report, Row, Stats, Tick, measure
 from blip.eval.photos import Photos
+from blip.eval.predictions import RATINGS, Form, match
 from blip.metrics.agreement import kendall_tau_b, kendall_tau_c
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
@@ -34,6 +35,8 @@ class JudgementsEval:
 
     name: ClassVar[str] = "judgements"
     capability: ClassVar[str] = "match"
+    form: ClassVar[Form] = RATINGS
+    metric_names: ClassVar[tuple[str, ...]] = tuple(f"tau_{scale}_{head}" for head in HEADS for scale in "cb")
 
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> list[RatedCaption]:
         paths = [spec] if isinstance(spec, str | PathLike) else spec
@@ -69,15 +72,21 @@ class JudgementsEval:
                 tick(len(rows), len(captions))
         return [rows[i] for i in sorted(rows)]
 
-    def score(self, captions: Sequence[RatedCaption], predictions: Sequence[Row]) -> Report:
+    def score(
+        self, captions: Sequence[RatedCaption], predictions: Predictions, *, allow_missing: bool = False
+    ) -> Report:
         """Correlations of the predictions' `itm` and `itc` with the ratings, joined on `key` and `text`."""
-        by_caption = {(p["key"], p["text"]): p for p in predictions}
-        rated = [
-            caption for caption in captions if not caption.same_photo and (caption.key, caption.text) in by_caption
-        ]
+        left_out = {_name(caption.key, caption.text) for caption in captions if caption.same_photo}
+        others = [caption for caption in captions if not caption.same_photo]
+        given = [p for p in self.form.parse(predictions) if _name(p["key"], p["text"]) not in left_out]
+        ids = [_name(caption.key, caption.text) for caption in others]
+        matched = match(ids, given, lambda p: _name(p["key"], p["text"]), allow_missing=allow_missing)
+        chosen = [(name, caption) for name, caption in zip(ids, others, strict=True) if name in matched.rows]
+        rated = [caption for _, caption in chosen]
+        heads = [head for head in HEADS if all(matched.rows[name].get(head) is not None for name, _ in chosen)]
         rows: list[Row] = []
-        for caption in rated:
-            scores = {head: float(by_caption[caption.key, caption.text][head]) for head in HEADS}
+        for name, caption in chosen:
+            scores = {head: matched.rows[name][head] for head in heads}
             rows.append(
                 {
                     "task": self.name,
@@ -87,21 +96,28 @@ class JudgementsEval:
                 }
             )
         measures: dict[str, Measure] = {}
-        for head in HEADS:
+        for head in heads:
             stats = [
                 np.array([[row["scores"][head], rating] for rating in caption.ratings], dtype=float)
                 for row, caption in zip(rows, rated, strict=True)
             ]
-            measures |= _correlations(head, stats) if stats else {}
+            measures |= _correlations(head, stats)
+        skipped = {f"tau of {head}": "not all predictions have this score" for head in HEADS if head not in heads}
         count = sum(caption.same_photo for caption in captions)
-        skipped = {"own captions": f"{count} with their own image"} if count else {}
+        skipped |= {"own captions": f"{count} with their own image"} if count else {}
         return Report(
             measures=measures,
             rows=rows,
-            predictions=[dict(p) for p in predictions],
+            predictions=[matched.rows[name] for name, _ in chosen],
             skipped=skipped,
             images=[(caption.image,) for caption in rated],
+            coverage=matched.coverage,
         )
+
+
+def _name(key: object, text: str) -> str:
+    """Id of a rated caption."""
+    return f"{key}: {text}"
 
 
 def _correlations(head: str, stats: Sequence[Stats]) -> dict[str, Measure]:

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.sources import Reading, Source, Spec
-from blip.data.task_rows import ImagePair, first_of_each, image_pair
+from blip.data.task_rows import ImagePair, image_pair
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
+from blip.eval.predictions import NLVR, Form, match
 from blip.io.samples import Sample
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
@@ -33,6 +34,8 @@ class NlvrEval:
 
     name: ClassVar[str] = "nlvr"
     capability: ClassVar[str] = "compare"
+    form: ClassVar[Form] = NLVR
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "consistency")
 
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
         return reading.open(spec, check=image_pair)
@@ -61,15 +64,16 @@ class NlvrEval:
                 tick(len(rows), len(source))
         return rows
 
-    def score(self, source: Source, predictions: Predictions) -> Report:
-        unique = first_of_each(predictions, "identifier")
-        by_identifier = {str(p["identifier"]): p for p in unique}
-        samples = [source[i] for i in range(len(source)) if identifier(source[i]) in by_identifier]
+    def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
+        ids = [identifier(source[i]) for i in range(len(source))]
+        parsed = self.form.parse(predictions)
+        matched = match(ids, parsed, lambda row: str(row["identifier"]), allow_missing=allow_missing)
+        samples = [source[i] for i, name in enumerate(ids) if name in matched.rows]
         pairs = [image_pair(sample) for sample in samples]
         rows: list[Row] = []
         for sample, pair in zip(samples, pairs, strict=True):
-            prediction = by_identifier[identifier(sample)]
-            answer, truth = str(prediction["prediction"]).lower() == "true", bool(pair.label)
+            prediction = matched.rows[identifier(sample)]
+            answer, truth = prediction["prediction"], bool(pair.label)
             scores = {"accuracy": float(answer == truth)}
             if "score" in prediction:
                 scores["true"] = prediction["score"]
@@ -90,7 +94,11 @@ class NlvrEval:
         if groups is not None:
             measures["consistency"] = measure(groups, unit="share of sentences")
         return Report(
-            measures=measures, rows=rows, predictions=[dict(p) for p in unique], images=[s.images for s in samples]
+            measures=measures,
+            rows=rows,
+            predictions=[matched.rows[name] for name in dict.fromkeys(ids) if name in matched.rows],
+            images=[sample.images for sample in samples],
+            coverage=matched.coverage,
         )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,12 +13,17 @@ from typing import Any
 
 from blip.eval.base import Measure, Report, Row
 from blip.eval.html import page
+from blip.eval.prediction_files import PREDICTIONS
 from blip.eval.statistics import Difference, interval
-from blip.io.atomic import write_text
+from blip.io.atomic import atomic_path, writing
 from blip.io.records import clean
 from blip_lite.errors import UsageError
 
-METRICS, EXAMPLES, PREDICTIONS, PAGE = "metrics.json", "examples.jsonl", "predictions.json", "report.html"
+METRICS, EXAMPLES, PAGE = "metrics.json", "examples.jsonl", "report.html"
+NEGLIGIBLE = 1e-12  # left over by the scorers' guards against 0/0
+FILE_ENDINGS = (
+    "json jsonl ndjson csv tsv txt html htm md xml yaml yml pdf xlsx parquet npy npz pt h5 gz zip tar"  # never folders
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +59,7 @@ def summary(
         "metrics": {name: _metric(m, draws, seed) for name, m in report.measures.items()},
         "skipped": dict(report.skipped) or None,
         "failed": len(report.failed) or None,
+        **report.coverage.counts(),
         "compared": {name: d.to_dict() for name, d in (compared or {}).items()} or None,
         "seconds": about.seconds,
         "config_sha256": about.config_sha256,
@@ -65,7 +73,7 @@ def _metric(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
     low, high = interval(measure, draws, seed) or (None, None)
     n = None if measure.stats is None else len(measure.stats)
     values = {
-        "value": measure.value,
+        "value": 0.0 if abs(measure.value) < NEGLIGIBLE else measure.value,
         "low": low,
         "high": high,
         "unit": measure.unit or None,
@@ -75,15 +83,37 @@ def _metric(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
     return {k: v for k, v in values.items() if v is not None}
 
 
+def check_folder(folder: Path, *, overwrite: bool) -> None:
+    """Create the folder of an evaluation before hours of work depend on it.
+
+    Raises UsageError if it holds an evaluation, or if its name has the ending of a file; EnvironmentProblem if it
+    cannot be written.
+    """
+    if folder.suffix.lower().removeprefix(".") in FILE_ENDINGS.split():
+        raise UsageError(f"-o {folder}: must be a folder, in which {METRICS}, {EXAMPLES} and {PAGE} are written")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder}: is a file; must be a folder")
+    if (folder / METRICS).exists() and not overwrite:
+        raise UsageError(f"{folder} holds an evaluation; choose another folder or use --overwrite")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
 def write(folder: Path, report: Report, metrics: Mapping[str, Any]) -> None:
-    """Write the four files; `metrics` comes from `summary`."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write the four files, all or none; `metrics` comes from `summary`."""
     lines = [json.dumps(clean({"schema": "eval-example/1", **row}), ensure_ascii=False) for row in report.rows]
     lines += [json.dumps(_failed(text), ensure_ascii=False) for text in report.failed]
-    write_text(folder / EXAMPLES, "".join(line + "\n" for line in lines))
-    write_text(folder / PREDICTIONS, json.dumps(clean(report.predictions), ensure_ascii=False) + "\n")
-    write_text(folder / PAGE, page(report, metrics))
-    write_text(folder / METRICS, json.dumps(metrics, indent=1, ensure_ascii=False) + "\n")
+    contents = {
+        METRICS: json.dumps(metrics, indent=1, ensure_ascii=False) + "\n",
+        EXAMPLES: "".join(line + "\n" for line in lines),
+        PREDICTIONS: json.dumps(clean(report.predictions), ensure_ascii=False) + "\n",
+        PAGE: page(report, metrics),
+    }
+    with contextlib.ExitStack() as stack:  # all are complete before the first is renamed, the metrics last
+        for name, content in contents.items():
+            stack.enter_context(atomic_path(folder / name)).write_bytes(content.encode("utf-8", "replace"))
 
 
 def _failed(text: str) -> Row:
@@ -91,12 +121,18 @@ def _failed(text: str) -> Row:
     return {"schema": "eval-example/1", "key": where, "error": {"type": "BadRecord", "reason": reason}}
 
 
-def read_examples(folder: Path) -> list[Row]:
-    """Read the rows that an evaluation wrote. Raises UsageError."""
+def read_examples(folder: Path, task: str | None = None) -> list[Row]:
+    """Read the rows that an evaluation wrote. Raises UsageError, also if it evaluated another task."""
     path = folder / EXAMPLES
     try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; must be a folder written by 'blip eval -o'") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON lines ({error})") from error
+    if not all(isinstance(row, dict) and "key" in row for row in rows):
+        raise UsageError(f"{path}: must be examples written by 'blip eval -o'")
+    tasks = {str(row["task"]) for row in rows if "task" in row}
+    if task is not None and tasks and task not in tasks:
+        raise UsageError(f"{folder} evaluates {', '.join(sorted(tasks))}, not {task}")
+    return rows

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -11,24 +11,30 @@ import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.sources import Reading, Source, Spec
-from blip.data.task_rows import merged_by_image, retrieval_texts
+from blip.data.sources import Reading, SampleList, Source, Spec
+from blip.data.task_rows import RetrievalTexts, merged_by_image, retrieval_texts, unique_keys
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure, percentage
 from blip.eval.pairs import Ranking, TokenStore, rank_pairs
 from blip.eval.photos import Photos
-from blip.io.samples import ImageRef, Sample
+from blip.eval.predictions import RANKING, Form, match
+from blip.io.samples import Sample
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
-from blip_lite.errors import BadRecord, UsageError
+from blip_lite.errors import UsageError
 
 KS = (1, 5, 10)
 TO_TEXT, TO_IMAGE = "image_to_text", "text_to_image"
 
 
-class Encoded(NamedTuple):
-    """Samples whose images (or clips) are encoded: image_embeds [B, N, D] and unit vectors [B, E]."""
+def recall_names(*directions: str) -> tuple[str, ...]:
+    """Names of the metrics of `retrieval_report`."""
+    return (*(f"{name}_r{k}" for name in directions for k in (*KS, "_mean")), "r_mean")
 
-    samples: list[Sample]
+
+class Encoded(NamedTuple):
+    """Numbers of samples whose images (or clips) are encoded: image_embeds [B, N, D] and unit vectors [B, E]."""
+
+    numbers: list[int]
     image_embeds: Tensor
     features: Tensor
 
@@ -47,6 +53,8 @@ class RetrievalEval:
 
     name: ClassVar[str] = "retrieval"
     capability: ClassVar[str] = "match"
+    form: ClassVar[Form] = RANKING
+    metric_names: ClassVar[tuple[str, ...]] = recall_names("txt", "img")
 
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
         return reading.open(spec, need_text=True)
@@ -57,23 +65,24 @@ class RetrievalEval:
     ) -> list[Row]:
         """One row per query: `{"direction", "query", "rank", "top"}`; ranks from 1, `top` the ten best with scores.
 
-        Images are named by the key of their first row, texts by their number in the order of the readable images.
+        Images are named by the key of their first row, texts by their number in the order of the data.
         """
         merged = merged_by_image(source)
 
         def encode() -> Iterator[Encoded]:
             for chosen, pixels in photos.batches(merged, model):
                 embeds = model.encode_image(pixels)
-                yield Encoded([merged[i] for i in chosen], embeds, model.project_image(embeds))
+                yield Encoded(chosen, embeds, model.project_image(embeds))
 
         def encode_again(samples: Sequence[Sample]) -> Tensor:
             return torch.cat([model.encode_image(pixels) for _, pixels in Photos().batches(samples, model)])
 
         options = RankingOptions(k=self.k, max_length=self.max_length, max_words=self.max_words)
-        return rank_queries(model, tokenizer, encode(), encode_again, options, (TO_TEXT, TO_IMAGE), tick)
+        return rank_queries(model, tokenizer, merged, encode(), encode_again, options, (TO_TEXT, TO_IMAGE), tick)
 
-    def score(self, source: Source, predictions: Predictions) -> Report:
-        return retrieval_report(source, predictions, (TO_TEXT, TO_IMAGE), ("txt", "img"))
+    def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
+        rows = self.form.parse(predictions)
+        return retrieval_report(source, rows, (TO_TEXT, TO_IMAGE), ("txt", "img"), allow_missing=allow_missing)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,41 +97,46 @@ class RankingOptions:
 def rank_queries(
     model: BlipModel,
     tokenizer: Tokenizer,
+    merged: SampleList,
     encoded: Iterable[Encoded],
     encode_again: Callable[[Sequence[Sample]], Tensor],
     options: RankingOptions,
     directions: tuple[str, str],
     tick: Tick | None = None,
 ) -> list[Row]:
-    """Predictions of both directions for images or clips. Raises UsageError if there are none.
+    """Predictions of both directions for images or clips, one sample each. Raises UsageError if none can be read.
 
     encode_again: image_embeds of samples whose states did not fit into memory.
     """
     model.require("vision_proj")
-    samples: list[Sample] = []
+    numbers: list[int] = []
     features: list[Tensor] = []
-    store = TokenStore(lambda numbers: encode_again([samples[i] for i in numbers]))
+    store = TokenStore(lambda chosen: encode_again([merged[numbers[i]] for i in chosen]))
     for batch in encoded:
-        store.add(range(len(samples), len(samples) + len(batch.samples)), batch.image_embeds)
+        store.add(range(len(numbers), len(numbers) + len(batch.numbers)), batch.image_embeds)
         features.append(batch.features)
-        samples += batch.samples
-    if not samples:
+        numbers += batch.numbers
+    if not numbers:
         raise UsageError("nothing to rank: none of the images can be read")
-    texts, keys = retrieval_texts(samples, options.max_words), [sample.key for sample in samples]
+    texts = retrieval_texts(merged, options.max_words)
+    chosen = [text for i in numbers for text in texts.image_to_texts[i]]
+    words = [texts.texts[i] for i in chosen]
+    owners = [place for place, i in enumerate(numbers) for _ in texts.image_to_texts[i]]
     by_image, by_text = rank_pairs(
         model,
         tokenizer,
         store,
         torch.cat(features),
-        inference.embed_text(model, tokenizer, texts.texts, max_length=options.max_length),
-        texts.texts,
-        texts.text_to_image,
+        inference.embed_text(model, tokenizer, words, max_length=options.max_length),
+        words,
+        owners,
         k=options.k,
         max_length=options.max_length,
         tick=tick,
     )
-    numbers = [str(i) for i in range(len(texts.texts))]
-    return [*_queries(directions[0], keys, by_image, numbers), *_queries(directions[1], numbers, by_text, keys)]
+    all_keys = unique_keys(merged.samples)
+    keys, text_names = [all_keys[i] for i in numbers], [str(i) for i in chosen]
+    return [*_queries(directions[0], keys, by_image, text_names), *_queries(directions[1], text_names, by_text, keys)]
 
 
 def _queries(direction: str, queries: Sequence[str], ranking: Ranking, names: Sequence[str]) -> list[Row]:
@@ -139,37 +153,43 @@ def _queries(direction: str, queries: Sequence[str], ranking: Ranking, names: Se
 
 
 def retrieval_report(
-    source: Source, predictions: Predictions, directions: tuple[str, str], names: tuple[str, str]
+    source: Source,
+    predictions: Sequence[Row],
+    directions: tuple[str, str],
+    names: tuple[str, str],
+    *,
+    allow_missing: bool,
 ) -> Report:
-    """Rows and recalls of the images that have predictions; bootstrap draws images, each with all its texts."""
-    merged, given = merged_by_image(source), {(row["direction"], str(row["query"])): row for row in predictions}
-    samples = [merged[i] for i in range(len(merged)) if (directions[0], merged[i].key) in given]
-    texts = retrieval_texts(samples)
+    """Rows and recalls of the queries that have predictions; bootstrap draws images, each with all its texts."""
+    merged = merged_by_image(source)
+    keys, texts = unique_keys(merged.samples), retrieval_texts(merged)
+    queries = [(directions[0], key) for key in keys] + [(directions[1], str(i)) for i in range(len(texts.texts))]
+    ids = [f"{direction} of {query}" for direction, query in queries]
+    matched = match(ids, predictions, lambda p: f"{p['direction']} of {p['query']}", allow_missing=allow_missing)
+    chosen = [i for i, name in enumerate(ids) if name in matched.rows]
+    numbers = {str(i): text for i, text in enumerate(texts.texts)}
     rows: list[Row] = []
-    images: list[tuple[ImageRef, ...]] = []
-    for sample, numbers in zip(samples, texts.image_to_texts, strict=True):
-        prediction = _prediction(given, directions[0], sample.key)
-        rows.append(_row(prediction, {str(i) for i in numbers}) | {"references": list(sample.texts)})
-        images.append((sample.image,))
-    for number, (text, owner) in enumerate(zip(texts.texts, texts.text_to_image, strict=True)):
-        prediction = _prediction(given, directions[1], str(number))
-        rows.append(_row(prediction, {samples[owner].key}) | {"text": text})
-        images.append((samples[owner].image,))
-    measures = _recalls(np.array([row["rank"] for row in rows]), texts.text_to_image, names)
-    return Report(measures=measures, rows=rows, predictions=[dict(p) for p in predictions], images=images)
+    for i in chosen:
+        row, place = matched.rows[ids[i]], i - len(keys)
+        if place < 0:
+            example = _row(row, set(map(str, texts.image_to_texts[i]))) | {"references": list(merged[i].texts)}
+            rows.append(example | {"retrieved": [numbers.get(name, "") for name, _ in example["top"]]})
+        else:
+            rows.append(_row(row, {keys[texts.text_to_image[place]]}) | {"text": texts.texts[place]})
+    owners = [i if i < len(keys) else texts.text_to_image[i - len(keys)] for i in chosen]
+    return Report(
+        measures=_recalls([row["rank"] for row in rows], [i < len(keys) for i in chosen], owners, texts, names),
+        rows=rows,
+        predictions=[matched.rows[ids[i]] for i in chosen],
+        images=[(merged[owner].image,) for owner in owners],
+        coverage=matched.coverage,
+    )
 
 
-def _prediction(given: Mapping[tuple[str, str], Mapping[str, Any]], direction: str, query: str) -> Mapping[str, Any]:
-    if (direction, query) not in given:
-        raise BadRecord("predictions", f"none for query '{query}' ({direction.replace('_', ' ')})")
-    return given[direction, query]
-
-
-def _row(prediction: Mapping[str, Any], correct: set[str]) -> Row:
+def _row(prediction: Row, correct: set[str]) -> Row:
     """Example row of a query. A prediction without a rank gets that of the first correct item, or the last."""
-    top = [(str(name), score) for name, score in prediction["top"]]
-    last = len(top)
-    rank = int(prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in correct), last) + 1))
+    top = prediction.get("top") or []
+    rank = prediction.get("rank", next((i for i, (name, _) in enumerate(top) if name in correct), len(top)) + 1)
     return {
         "task": "retrieval",
         "key": str(prediction["query"]),
@@ -180,20 +200,26 @@ def _row(prediction: Mapping[str, Any], correct: set[str]) -> Row:
     }
 
 
-def _recalls(ranks: Any, owners: Sequence[int], names: tuple[str, str]) -> dict[str, Measure]:
-    """R@k of both directions and their means. ranks [N + M] from 1, of N images, then M texts."""
-    count, owner = len(ranks) - len(owners), np.asarray(owners)
-    texts = np.bincount(owner, minlength=count).astype(float)
+def _recalls(
+    ranks: Sequence[int], to_text: Sequence[bool], owners: Sequence[int], texts: RetrievalTexts, names: tuple[str, str]
+) -> dict[str, Measure]:
+    """R@k of both directions and their means. ranks from 1; owners: the image of each query."""
+    rank, is_text = np.asarray(ranks), np.asarray(to_text, dtype=bool)
+    images, owner = np.unique(np.asarray(owners), return_inverse=True)
+    correct = [len(texts.image_to_texts[i]) for i in np.asarray(owners)[is_text]]
+    text_count = sum(len(texts.image_to_texts[i]) for i in images)
     measures: dict[str, Measure] = {}
     columns = []
-    for name, size in zip(names, (len(owners), count), strict=True):
+    for name, chosen in zip(names, (is_text, ~is_text), strict=True):
+        queries = np.bincount(owner[chosen], minlength=len(images)).astype(float)
+        if not chosen.any():
+            continue
         for k in KS:
+            hits = np.bincount(owner[chosen], weights=rank[chosen] <= k, minlength=len(images))
             if name == names[0]:
-                hits, queries = (ranks[:count] <= k).astype(float), np.ones(count)
-                chance = 100 * float(np.mean([_chance(int(correct), size, k) for correct in texts]))
+                chance = 100 * float(np.mean([_chance(n, text_count, k) for n in correct]))
             else:
-                hits = np.bincount(owner, weights=ranks[count:] <= k, minlength=count)
-                queries, chance = texts, 100 * min(1.0, k / size)
+                chance = 100 * min(1.0, k / len(images))
             columns.append(np.stack([hits, queries], axis=1))
             measures[f"{name}_r{k}"] = measure(columns[-1], percentage, unit="percent", chance=chance)
         measures[f"{name}_r_mean"] = _mean(columns[-len(KS) :])

@@ -17,7 +17,8 @@ from blip.data.sources import Reading, SampleList, Source, Spec, open_source, wa
 from blip.data.task_rows import merged_by_image
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
-from blip.eval.retrieval import Encoded, RankingOptions, rank_queries, retrieval_report
+from blip.eval.predictions import RANKING, Form
+from blip.eval.retrieval import Encoded, RankingOptions, rank_queries, recall_names, retrieval_report
 from blip.io import table_reader
 from blip.io.image import prepare
 from blip.io.samples import ImageRef, Sample
@@ -63,6 +64,8 @@ class VideoEval:
 
     name: ClassVar[str] = "video-retrieval"
     capability: ClassVar[str] = "match"
+    form: ClassVar[Form] = RANKING
+    metric_names: ClassVar[tuple[str, ...]] = (*recall_names(TO_TEXT, TO_VIDEO), f"{TO_VIDEO}_median_rank")
 
     def open(self, spec: Spec | Sequence[Spec], reading: Reading) -> Source:
         return open_clips(spec, reading)
@@ -81,13 +84,13 @@ class VideoEval:
                 except UnreadableImage as error:
                     photos.bad.append(BadRecord(merged[i].where or merged[i].key, str(error)))
                     continue
-                yield Encoded([merged[i]], *inference.embed_video(model, pixels))
+                yield Encoded([i], *inference.embed_video(model, pixels))
 
         def encode_again(samples: Sequence[Sample]) -> Tensor:
             return torch.cat([inference.embed_video(model, self._pixels(sample, model))[0] for sample in samples])
 
         options = RankingOptions(k=self.k, max_length=self.max_length, max_words=self.max_words)
-        return rank_queries(model, tokenizer, encode(), encode_again, options, (TO_TEXT, TO_VIDEO), tick)
+        return rank_queries(model, tokenizer, merged, encode(), encode_again, options, (TO_TEXT, TO_VIDEO), tick)
 
     def _pixels(self, sample: Sample, model: BlipModel) -> Tensor:
         """Return the frames of a clip [1, K, 3, S, S], resized to a square like images, as in the original."""
@@ -99,8 +102,9 @@ class VideoEval:
         pixels = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return pixels[None].to(weight.device, weight.dtype)
 
-    def score(self, source: Source, predictions: Predictions) -> Report:
-        report = retrieval_report(source, predictions, (TO_TEXT, TO_VIDEO), (TO_TEXT, TO_VIDEO))
+    def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
+        rows = self.form.parse(predictions)
+        report = retrieval_report(source, rows, (TO_TEXT, TO_VIDEO), (TO_TEXT, TO_VIDEO), allow_missing=allow_missing)
         directions = [row["direction"] for row in report.rows]
         ranks = [row["rank"] for row in report.rows if row["direction"] == TO_VIDEO]
         chance = (directions.count(TO_TEXT) + 1) / 2

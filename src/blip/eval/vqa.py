@@ -12,9 +12,10 @@ import torch
 
 from blip import inference
 from blip.data.sources import Reading, Source, Spec
-from blip.data.task_rows import first_of_each, question
+from blip.data.task_rows import question
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
+from blip.eval.predictions import VQA, Form, match
 from blip.inference import Scoring
 from blip.io.samples import Sample
 from blip.metrics.vqa import vqa_accuracy
@@ -41,6 +42,8 @@ class VqaEval:
 
     name: ClassVar[str] = "vqa"
     capability: ClassVar[str] = "answer"
+    form: ClassVar[Form] = VQA
+    metric_names: ClassVar[tuple[str, ...]] = ("accuracy", "accuracy_")
 
     def __post_init__(self) -> None:
         if self.mode == "rank" and not self.answers:
@@ -81,19 +84,28 @@ class VqaEval:
         ranked = inference.rank_answers(model, tokenizer, embeds, texts, allowed, k=self.k, scoring=self.scoring)
         return [self.answers[int(place)] for place in ranked.indices[:, 0]]
 
-    def score(self, source: Source, predictions: Predictions) -> Report:
-        unique = first_of_each(predictions, "question_id")
-        answers = {p["question_id"]: str(p["answer"]) for p in unique}
-        samples = [source[i] for i in range(len(source)) if question_id(source[i]) in answers]
-        rows = [_row(sample, answers[question_id(sample)]) for sample in samples]
+    def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
+        ids = [str(question_id(source[i])) for i in range(len(source))]
+        parsed = self.form.parse(predictions)
+        matched = match(ids, parsed, lambda row: str(row["question_id"]), allow_missing=allow_missing)
+        chosen = [(name, source[i]) for i, name in enumerate(ids) if name in matched.rows]
+        samples = [sample for _, sample in chosen]
+        rows = [_row(sample, matched.rows[name]["answer"]) for name, sample in chosen]
         answered = [row for row in rows if row["references"]]
         return Report(
             measures=_measures(answered) if answered else {},
             rows=rows,
-            predictions=[dict(p) for p in unique],
-            skipped={} if answered else {"accuracy": "the rows have no answers"},
+            predictions=[matched.rows[name] for name in dict(chosen)],
+            skipped=_unanswered(len(rows) - len(answered), len(rows)),
             images=[sample.images for sample in samples],
+            coverage=matched.coverage,
         )
+
+
+def _unanswered(count: int, total: int) -> dict[str, str]:
+    if count == total:
+        return {"accuracy": "the rows have no answers"}
+    return {"questions without answers": f"{count} of {total}, not scored"} if count else {}
 
 
 def question_id(sample: Sample) -> int | str:
