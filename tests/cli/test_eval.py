@@ -117,9 +117,7 @@ def test_our_submissions_are_scored(blip: Blip, tmp_path: Path) -> None:
 
 def test_a_metric_that_is_not_a_number_fails(blip: Blip, tmp_path: Path) -> None:
     data, file = lists(tmp_path / "data")["judgements"], tmp_path / "scores.json"
-    rows = [
-        {"key": f"{name}.png", "text": "a red wall", "itm": 0.5, "itc": i / 8} for i, name in enumerate(COLOURS)
-    ]
+    rows = [{"key": f"{name}.png", "text": "a red wall", "itm": 0.5, "itc": i / 8} for i, name in enumerate(COLOURS)]
     file.write_text(json.dumps(rows))
     result = blip("eval", "judgements", "--data", data, "--predictions", file, *QUIET)
     assert result.code == 1 and "tau_c_itm: left out, is nan: the scores are constant" in result.err
@@ -224,8 +222,8 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
             2,
             "--fail-under cider; must be among --metrics bleu",
         ),
-        (("vqa", "--data", data, "-o", tmp_path / "out.json"), 2, "out.json: must be a folder"),
-        (("vqa", "--data", data, "-o", data), 2, "vqa.json: must be a folder"),
+        (("vqa", "--data", data, "-o", tmp_path / "out.json"), 2, "out.json; must be a folder"),
+        (("vqa", "--data", data, "-o", data), 2, "vqa.json; must be a folder"),
         (("vqa", "--data", data, "--submission", tmp_path / "a.csv"), 2, "the format of vqa is .json"),
         (("vqa", "--data", data, "--submission", data), 2, "vqa.json exists; choose another name"),
         (("retrieval", "--data", data, "--submission", tmp_path / "a.json"), 2, "no format for retrieval"),

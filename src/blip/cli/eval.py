@@ -32,7 +32,7 @@ class DataFlags:
     model: o.ModelName = None
     predictions: Annotated[Path | None, option(metavar="FILE", help="Score this file instead of a model.")] = None
     allow_missing: Annotated[
-        bool, option(help="predictions: score only the rows that have one; missing and surplus ids are no error.")
+        bool, option(help="predictions: score only the rows that have one; ignore surplus ones.")
     ] = False
     order: Annotated[str, option(help="nlvr: image order: given, both or random (original).")] = "given"
     seed: Annotated[int, option(help="Random seed for resampling and --order random.")] = 0

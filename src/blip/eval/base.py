@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from blip.eval.predictions import Coverage, Form, Row
+from blip.eval.predictions import Coverage, Form
+from blip.eval.predictions import Row as Row
 
 if TYPE_CHECKING:
     from blip.data.sources import Reading, Source, Spec
@@ -62,7 +63,7 @@ class Report:
     """Metrics by name, examples as records `eval-example/1`, predictions in the task's own format.
 
     skipped: metrics that could not be computed, with the reason. failed: rows that could not be read, as
-    `where: reason`. images: the images of each row. coverage: rows without a prediction and the like.
+    `where: reason`. images: the images of each row. coverage: differences between the ids of data and predictions.
     invalid: metrics in `skipped` that are not finite numbers.
     """
 

@@ -6,21 +6,23 @@ import contextlib
 import io
 import logging
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from blip.io.fetch import is_offline
+from blip.metrics.arguments import References, Texts, caption_lists
 
 logger = logging.getLogger(__name__)
 
 SCORERS = {"meteor": ("pycocoevalcap.meteor.meteor", "Meteor"), "spice": ("pycocoevalcap.spice.spice", "Spice")}
 
 
-def scores(references: Sequence[Sequence[str]], captions: Sequence[str]) -> tuple[dict[str, float], dict[str, str]]:
-    """Return scores of the set by name, and the reasons for missing ones."""
+def scores(references: References, captions: Texts) -> tuple[dict[str, float], dict[str, str]]:
+    """Return scores of the set by name, and the reasons for missing ones. Arguments: as for `score_captions`."""
+    references, captions = caption_lists(references, captions)
     reason = missing()
     if reason:
         return {}, dict.fromkeys(SCORERS, reason)

@@ -213,8 +213,8 @@ class Coverage:
             (self.repeated, "", "in the predictions", "occurs", "occur", "more than once"),
         )
         return "; ".join(
-            f"{len(ids):,}{of or _noun(ids)} {place} {one if len(ids) == 1 else many} {problem}{_first(ids)}"
-            for ids, of, place, one, many, problem in groups
+            f"{len(ids):,}{of or _noun(ids)} {place} {verb if len(ids) == 1 else verbs} {problem}{_first(ids)}"
+            for ids, of, place, verb, verbs, problem in groups
             if ids
         )
 

@@ -15,15 +15,14 @@ from blip.eval.base import Measure, Report, Row
 from blip.eval.html import page
 from blip.eval.prediction_files import PREDICTIONS
 from blip.eval.statistics import Difference, interval
-from blip.io.atomic import atomic_path, writing
+from blip.io.atomic import atomic_path
+from blip.io.disk import writing
+from blip.io.formats import require_folder
 from blip.io.records import clean
 from blip_lite.errors import UsageError
 
 METRICS, EXAMPLES, PAGE = "metrics.json", "examples.jsonl", "report.html"
 NEGLIGIBLE = 1e-12  # left over by the scorers' guards against 0/0
-FILE_ENDINGS = (
-    "json jsonl ndjson csv tsv txt html htm md xml yaml yml pdf xlsx parquet npy npz pt h5 gz zip tar"  # never folders
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,10 +88,7 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     Raises UsageError if it holds an evaluation, or if its name has the ending of a file; EnvironmentProblem if it
     cannot be written.
     """
-    if folder.suffix.lower().removeprefix(".") in FILE_ENDINGS.split():
-        raise UsageError(f"-o {folder}: must be a folder, in which {METRICS}, {EXAMPLES} and {PAGE} are written")
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"-o {folder}: is a file; must be a folder")
+    require_folder(folder)
     if (folder / METRICS).exists() and not overwrite:
         raise UsageError(f"{folder} holds an evaluation; choose another folder or use --overwrite")
     with writing(folder):

@@ -36,11 +36,27 @@ def kendall_tau_c(x: Values, y: Values) -> float:
 
 def _ranks(x: Values, y: Values) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return dense ranks from 0 of both, sorted by x, then y."""
-    if len(x) != len(y):
-        raise UsageError(f"agreement of {len(x)} values with {len(y)}; counts must match")
-    first, second = (np.unique(np.asarray(values), return_inverse=True)[1].astype(np.int64) for values in (x, y))
+    first_values, second_values = _values(x, "x"), _values(y, "y")
+    if len(first_values) != len(second_values):
+        raise UsageError(f"agreement of {len(first_values)} values with {len(second_values)}; counts must match")
+    first, second = (
+        np.unique(values, return_inverse=True)[1].astype(np.int64) for values in (first_values, second_values)
+    )
     order = np.lexsort((second, first))
     return first[order], second[order]
+
+
+def _values(values: Values, name: str) -> NDArray[np.float64]:
+    """Return finite numbers [n]. Raises UsageError."""
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name}: must be numbers [n]") from error
+    if array.ndim != 1 or isinstance(values, str):
+        raise UsageError(f"{name} has {array.ndim} dimensions; must be numbers [n]")
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name}[{int(np.argmin(np.isfinite(array)))}] is not finite; must be finite numbers")
+    return array
 
 
 def _pairs(count: int) -> int:

@@ -6,6 +6,7 @@ cider_scorer.py (sigma 6).
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,9 +15,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from blip.metrics.arguments import References, Texts, caption_lists, require_tokens
 from blip.metrics.ptb import tokenize as tokenize
 from blip_lite.errors import UsageError
 
+logger = logging.getLogger(__name__)
 MAX_N = 4
 _BETA = 1.2  # weight of recall against precision in ROUGE-L
 _SIGMA = 6.0  # width of the length penalty of CIDEr-D, in tokens
@@ -35,6 +38,7 @@ def bleu_counts(references: Sequence[Sequence[str]], caption: Sequence[str]) -> 
 
     Matched n-grams, n = 1..4; n-grams of the caption; its length in tokens; the length of the closest reference.
     """
+    _check(references, caption)
     counts = [ngrams(reference) for reference in references]
     correct = [0] * MAX_N
     for gram, count in ngrams(caption).items():
@@ -56,6 +60,7 @@ def bleu_scores(counts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> float:
     """ROUGE-L of one caption (tokens): best precision and best recall over the references, independently."""
+    _check(references, caption)
     mine = caption or [""]  # the reference scorer reads one empty word from an empty sentence
     pairs = [(_common_length(theirs, mine), len(theirs)) for theirs in (r or [""] for r in references)]
     precision = max(common for common, _ in pairs) / len(mine)
@@ -63,6 +68,15 @@ def rouge_l(references: Sequence[Sequence[str]], caption: Sequence[str]) -> floa
     if not precision:
         return 0.0
     return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+
+
+def _check(references: Sequence[Sequence[str]], caption: Sequence[str]) -> None:
+    require_tokens(caption, "caption")
+    require_tokens(references, "references")
+    if not references:
+        raise UsageError("no references; give at least one")
+    for reference in references:
+        require_tokens(reference, "a reference")
 
 
 def _common_length(first: Sequence[str], second: Sequence[str]) -> int:
@@ -99,6 +113,11 @@ class Cider:
     _vectors: list[list[_Vector]] = field(init=False)
 
     def __post_init__(self) -> None:
+        if not self.references or not all(self.references):
+            raise UsageError("references: must be at least one image, each with at least one reference")
+        for image in self.references:
+            for reference in image:
+                require_tokens(reference, "a reference")
         counts = [[ngrams(reference) for reference in refs] for refs in self.references]
         frequency = Counter(gram for image in counts for gram in set().union(*image))
         self._unseen = math.log(len(self.references))
@@ -117,6 +136,7 @@ class Cider:
 
     def score(self, image: int, caption: Sequence[str]) -> float:
         """CIDEr-D of one caption (tokens) of the image with that index."""
+        require_tokens(caption, "caption")
         mine = self._vector(ngrams(caption))
         total = sum(self._similarity(mine, reference) for reference in self._vectors[image])
         return 10.0 * total / len(self._vectors[image])
@@ -151,16 +171,15 @@ SET_SCORES: dict[str, Callable[[NDArray[np.float64]], float]] = {
 }
 
 
-def caption_statistics(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, NDArray[np.float64]]:
+def caption_statistics(references: References, captions: Texts) -> dict[str, NDArray[np.float64]]:
     """Return an array per metric of `SET_SCORES`, one row per caption: counts [n, 10] for BLEU, else scores [n, 1].
 
     Captions and references are strings. The document frequencies of CIDEr-D are those of all references, also for
-    resampled rows. Raises UsageError without captions or references.
+    resampled rows; with a single image it is 0, which a warning says. Raises UsageError for other arguments.
     """
-    if not captions or len(captions) != len(references):
-        raise UsageError(f"{len(captions)} captions and {len(references)} lists of references; must be one per caption")
-    if not all(references):
-        raise UsageError(f"caption {[bool(r) for r in references].index(False)} has no reference; give at least one")
+    references, captions = caption_lists(references, captions)
+    if len(captions) == 1:
+        logger.warning("CIDEr is 0 for a single image: it weights words by the number of images they occur in")
     pairs = [([tokenize(r) for r in row], tokenize(c)) for row, c in zip(references, captions, strict=True)]
     scorer = Cider([refs for refs, _ in pairs])
     counts = np.array([bleu_counts(refs, caption) for refs, caption in pairs], dtype=np.float64)
@@ -175,7 +194,11 @@ def caption_scores(statistics: dict[str, NDArray[np.float64]]) -> dict[str, NDAr
     return {**scores, "rouge_l": statistics["rouge_l"][:, 0], "cider": statistics["cider"][:, 0]}
 
 
-def score_captions(references: Sequence[Sequence[str]], captions: Sequence[str]) -> dict[str, float]:
-    """Return BLEU-1..4, ROUGE-L and CIDEr-D of captions (strings), each with its references (strings)."""
+def score_captions(references: References, captions: Texts) -> dict[str, float]:
+    """Return BLEU-1..4, ROUGE-L and CIDEr-D of captions (strings), each with its references (lists of strings).
+
+    Both may also be dicts by id, as the reference scorer takes them, `{id: [text]}` or `{id: [{"caption": text}]}`,
+    with one caption per id. Raises UsageError for other arguments, and if counts or ids differ.
+    """
     statistics = caption_statistics(references, captions)
     return {name: score(statistics[name]) for name, score in SET_SCORES.items()}

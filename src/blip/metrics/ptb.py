@@ -10,6 +10,8 @@ import re
 from functools import lru_cache
 from itertools import zip_longest
 
+from blip.metrics.arguments import require_text
+
 # Abbreviations that keep their dot: in any case; not in capitals; only capitalised (else words); before a number.
 _ABBREVIATIONS = """
 adj adm adv al ala alex apr ariz assn asst atty aug ave bhd bldg blvd brig bros capt cf cie cmdr co col colo conn corp
@@ -139,7 +141,7 @@ def tokenize(text: str) -> list[str]:
     The end of the text ends a sentence (the original tokenizer reads on into the next caption of its file), and a token
     with a space in it, such as a telephone number, is split (as in the scorer's BLEU and CIDEr).
     """
-    chunks = text.split()
+    chunks = require_text(text, "text").split()
     tokens: list[str] = []
     for chunk, following in zip_longest(chunks, chunks[1:]):
         tokens += _pieces(chunk, "" if following is None else f" {following} " if _OPEN.search(chunk) else " ")

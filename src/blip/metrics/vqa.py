@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from blip.metrics.arguments import require_text, text_list
 from blip_lite.errors import UsageError
 
 AGREEMENT = 3  # people who must give an answer for full accuracy
@@ -41,9 +42,13 @@ def _plain(answer: str) -> str:
     return answer.replace("\n", " ").replace("\t", " ").strip()
 
 
-@lru_cache(maxsize=1 << 16)
 def normalize_answer(text: str) -> str:
     """Return lower case without punctuation and articles, numbers up to ten as digits, apostrophes restored."""
+    return _normalize(require_text(text, "answer"))
+
+
+@lru_cache(maxsize=1 << 16)
+def _normalize(text: str) -> str:
     words = [_DIGITS.get(word, word) for word in _without_punctuation(_plain(text)).lower().split()]
     return " ".join(_CORRECTED.get(word, word) for word in words if word not in _ARTICLES)
 
@@ -65,6 +70,8 @@ def vqa_accuracy(prediction: str, answers: Sequence[str]) -> float:
     made for ten annotators; with a single one the accuracy is 1 if both are equal after normalization, else 0. Raises
     UsageError without answers.
     """
+    require_text(prediction, "prediction")
+    answers = text_list(answers, "answers")
     if not answers:
         raise UsageError("VQA accuracy needs reference answers; this question has none")
     if len(answers) == 1:
