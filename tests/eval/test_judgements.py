@@ -10,7 +10,7 @@ import pytest
 from blip.data.judgements import read_judgements
 from blip.eval.judgements import JudgementsEval
 from blip.eval.run import run
-from blip_lite.errors import BadRecord
+from blip_lite.errors import BadRecord, UsageError
 from tests.eval.photos import model
 from tests.train.photos import write_photos
 
@@ -64,9 +64,16 @@ def test_a_model_scores_rated_captions(expert: Path) -> None:
         ("red.png\tblue.png#0", "2 columns; must be image, caption id and ratings"),
         ("red.png\tblue.png#7\t1", "caption 'blue.png#7' is not in the file of captions"),
         ("red.png\tblue.png#0\tgood", "must be numbers"),
+        ("red.png\tblue.png#0\tnan", "all finite numbers"),
     ],
 )
 def test_a_broken_line_is_named(expert: Path, line: str, message: str) -> None:
     expert.write_text(line)
     with pytest.raises(BadRecord, match=f"ExpertAnnotations.txt:1: .*{message}"):
+        read_judgements(expert)
+
+
+def test_a_file_without_ratings_is_an_error(expert: Path) -> None:
+    expert.write_text("\n")
+    with pytest.raises(UsageError, match="holds no rated captions"):
         read_judgements(expert)

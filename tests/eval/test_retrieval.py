@@ -14,7 +14,7 @@ from blip.data.task_rows import retrieval_texts
 from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
-from blip_lite.errors import UsageError
+from blip_lite.errors import CheckpointError, UsageError
 from tests.eval.dense import ranks, recalls
 from tests.eval.photos import caption_rows, model, write_list
 from tests.oracle_files import tensors, values
@@ -112,3 +112,12 @@ def test_recalls_of_recorded_scores_equal_the_original(tmp_path: Path, case: str
         if k <= int(case[1:]):  # beyond, the original ranks unscored pairs by chance
             assert report.metrics[f"txt_r{k}"] == pytest.approx(metrics[f"txt_r{k}"])
             assert report.metrics[f"img_r{k}"] == pytest.approx(metrics[f"img_r{k}"])
+
+
+@pytest.mark.parametrize(("k", "name"), [(0, "vision_proj"), (4, "itm_head")])
+def test_a_model_that_computes_no_numbers_is_an_error(source: SampleList, k: int, name: str) -> None:
+    loaded = model("retrieval")
+    with torch.no_grad():
+        getattr(loaded.model, name).weight.fill_(float("nan"))
+    with pytest.raises(CheckpointError, match="not finite numbers: its weights are damaged"):
+        run(RetrievalEval(k=k), loaded.model, loaded.tokenizer, source)

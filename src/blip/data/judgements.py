@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,10 @@ def read_judgements(path: Path, texts: Path | None = None, root: Path | None = N
         return [_from_sample(sample) for sample in source.samples]
     tokens = path.parent / "Flickr8k.token.txt" if texts is None else texts
     captions = dict(_tokens(tokens))
-    return [_from_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
+    rated = [_from_line(where, fields, captions, root or path.parent) for where, fields in _lines(path)]
+    if not rated:
+        raise UsageError(f"{path}: holds no rated captions")
+    return rated
 
 
 def _from_sample(sample: Sample) -> RatedCaption:
@@ -52,6 +56,7 @@ def _from_sample(sample: Sample) -> RatedCaption:
         ratings = tuple(float(x) for x in (value if isinstance(value, list | tuple) else [value]))  # type: ignore[arg-type]
     except (TypeError, ValueError) as error:
         raise BadRecord(sample.where, "no number in column 'ratings' or 'rating'") from error
+    _require_ratings(sample.where, ratings)
     return RatedCaption(sample.key, sample.image, sample.texts[0], ratings, sample.where)
 
 
@@ -65,8 +70,14 @@ def _from_line(where: str, fields: list[str], captions: Mapping[str, str], root:
         ratings = tuple(float(x) for x in values)
     except ValueError as error:
         raise BadRecord(where, f"rating {values}: must be numbers") from error
+    _require_ratings(where, ratings)
     same_photo = caption.partition("#")[0] == image
     return RatedCaption(f"{image} {caption}", ImageRef(root / image), captions[caption], ratings, where, same_photo)
+
+
+def _require_ratings(where: str, ratings: tuple[float, ...]) -> None:
+    if not ratings or not all(map(math.isfinite, ratings)):
+        raise BadRecord(where, f"ratings {ratings}: must be at least one, all finite numbers")
 
 
 def _tokens(path: Path) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ from blip.model.blip import BlipModel
 from blip.model.layers import Attention
 from blip.model.text import Cross, TextTransformer
 from blip.tokenizer import Encoded, Tokenizer
-from blip_lite.errors import ConfigError, UsageError
+from blip_lite.errors import CheckpointError, ConfigError, UsageError
 
 TOP = 10  # entries kept of a ranking
 IMAGES_PER_PASS = 16  # encoded together
@@ -83,11 +83,20 @@ def rank_pairs(
         raise UsageError(
             f"{len(image_features)} images and {len(text_features)} texts to rank; must be at least 1 of each"
         )
+    _require_finite(image_features, text_features)
     if k == 0:
         return rank_by_cosine(image_features, text_features, owners)
     encoded = tokenizer.encode(texts, first="enc", max_length=max_length)
     pairs = best_pairs(image_features, text_features, k)
-    return rank_by_score(pairs, match_pairs(model, encoded, pairs, encode, tick)[:, 1] + pairs.cosines, owners)
+    scores = match_pairs(model, encoded, pairs, encode, tick)[:, 1] + pairs.cosines
+    _require_finite(scores)
+    return rank_by_score(pairs, scores, owners)
+
+
+def _require_finite(*values: Tensor) -> None:
+    """Raise CheckpointError if a model computes scores that cannot be ranked."""
+    if not all(bool(torch.isfinite(value).all()) for value in values):
+        raise CheckpointError("the model computes scores that are not finite numbers: its weights are damaged")
 
 
 def best_pairs(image_features: Tensor, text_features: Tensor, k: int) -> Pairs:
