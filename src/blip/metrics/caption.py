@@ -175,7 +175,7 @@ def caption_statistics(references: References, captions: Texts) -> dict[str, NDA
     """Return an array per metric of `SET_SCORES`, one row per caption: counts [n, 10] for BLEU, else scores [n, 1].
 
     Captions and references are strings. The document frequencies of CIDEr-D are those of all references, also for
-    resampled rows; with a single image it is 0, which a warning says. Raises UsageError for other arguments.
+    resampled rows; with a single image it is 0, with a warning. Raises UsageError for other arguments.
     """
     references, captions = caption_lists(references, captions)
     if len(captions) == 1:
