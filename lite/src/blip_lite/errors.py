@@ -40,8 +40,12 @@ class UnknownKey(ConfigError):
 
     def __init__(self, key: str, known: Iterable[str]) -> None:
         prefix, dot, name = key.rpartition(".")
+        known = tuple(known)
         super().__init__(f"unknown key '{key}'" + did_you_mean(name, known, prefix + dot))
-        self.key = key
+        self.key, self.known = key, known
+
+    def __reduce__(self) -> tuple[type[UnknownKey], tuple[str, tuple[str, ...]]]:
+        return type(self), (self.key, self.known)
 
 
 class UsageError(BlipError, ValueError):
@@ -70,6 +74,9 @@ class MissingPart(CheckpointError):
     def __init__(self, message: str, capability: str | None = None) -> None:
         super().__init__(message)
         self.capability = capability
+
+    def __reduce__(self) -> tuple[type[MissingPart], tuple[str, str | None]]:
+        return type(self), (str(self), self.capability)
 
 
 class OfflineError(CheckpointError):

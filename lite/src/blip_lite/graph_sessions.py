@@ -13,6 +13,7 @@ Inputs and outputs, all numpy arrays:
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -24,20 +25,38 @@ from numpy.typing import NDArray
 
 from blip_lite.arrays import Floats, Ids
 from blip_lite.errors import CheckpointError, MissingExtra
+from blip_lite.fork import notify_after_fork
 
 WEIGHTS = "model.safetensors"
 Feeds = Mapping[str, NDArray[Any]]
 
 
 class GraphSessions:
-    """onnxruntime sessions by graph name. Several threads may use them."""
+    """onnxruntime sessions by graph name. Several threads may use them; copies and forked processes open their own."""
 
     def __init__(self, folder: Path, *, threads: int | None = None) -> None:
         """threads: number of threads per graph; None = the physical cores."""
         self.folder, self.threads = folder, threads
         self.graphs = frozenset(path.stem for path in folder.glob("*.onnx"))
+        self._close()
+
+    def _close(self) -> None:
         self._sessions: dict[str, Any] = {}
         self._lock = threading.Lock()
+        notify_after_fork(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"folder": self.folder, "threads": self.threads, "graphs": self.graphs}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._close()
+
+    def after_fork(self) -> None:
+        """Forget the sessions, whose threads exist in the parent only."""
+        for session in self._sessions.values():
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))  # closing it would wait for those threads forever
+        self._close()
 
     def run(self, graph: str, feeds: Feeds, outputs: Sequence[str] | None = None) -> list[NDArray[Any]]:
         """Run a graph. Return the named outputs, or all of them in the graph's order."""
