@@ -196,5 +196,5 @@ def test_wrong_arguments_are_one_line() -> None:
         model.match(photo, [])
     with pytest.raises(UsageError, match="no images given; at least one is needed"):
         model.embed_image([])
-    with pytest.raises(ConfigError, match="beams 0: must be 1 or more"):
+    with pytest.raises(ConfigError, match="beams 0: must be an integer of at least 1"):
         model.caption(photo, beams=0)

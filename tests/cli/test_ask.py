@@ -184,7 +184,7 @@ def test_the_score_of_a_ranked_answer_is_the_mean_of_its_tokens(photos: Path) ->
             ids = model.tokenizer.encode([answer.text], first="dec").input_ids
             logprobs = model.backend.module.decode(ids, None, states, mask)[0, :-1].log_softmax(dim=-1)
             assert answer.score == pytest.approx(float(logprobs.gather(1, ids[0, 1:, None]).mean()), abs=1e-4)
-    with pytest.raises(UsageError, match="must be at least one"):
+    with pytest.raises(UsageError, match="no answers given; at least one is needed"):
         model.answer(photos / "a.png", "what is it?", answers=[])
 
 

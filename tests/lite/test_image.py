@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import subprocess
 import sys
 import warnings
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from blip.io.image import prepare
 from blip_lite.config import CLIP_MEAN, CLIP_STD
 from blip_lite.errors import MissingExtra, UnreadableImage
-from blip_lite.image import read, to_rgb
+from blip_lite.image import _PixelBudget, read, to_rgb
 from tests.oracle_files import tensors
 
+SHARED_CASES = Path(__file__).parents[1] / "cases"
 FORMATS = {
     "a.jpg": "JPEG",
     "a.png": "PNG",
@@ -302,3 +307,94 @@ def test_palette_file_equals_the_original() -> None:
 
 def test_preparing_no_images_returns_an_empty_batch() -> None:
     assert prepare([], size=32, mean=CLIP_MEAN, std=CLIP_STD).shape == (0, 3, 32, 32)
+
+
+def test_png_with_large_text_and_profile_chunks_is_read() -> None:
+    info = PngInfo()
+    info.add_text("comment", "a" * 3_000_000, zip=True)
+    info.add_itxt("more", "b" * 3_000_000, zip=True)
+    data = encode(gradient(), "PNG", pnginfo=info, icc_profile=bytes(3_000_000))
+    assert np.array_equal(read(data), gradient())
+    assert np.array_equal(read(SHARED_CASES / "big_ztxt.png"), read(SHARED_CASES / "cat.png"))
+
+
+def test_orientation_in_a_text_chunk_of_png_is_kept() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    raw = exif.tobytes().hex()
+    info = PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(raw) // 2:8}\n{raw}\n")
+    assert read(encode(gradient(), "PNG", pnginfo=info)).size == (30, 40)
+
+
+@pytest.mark.parametrize("alpha", [0, 0xFF000000])
+def test_bmp_with_an_empty_alpha_channel_is_opaque(alpha: int) -> None:
+    pixels = np.asarray(gradient().convert("RGBA"))[::-1, :, [2, 1, 0, 3]].copy()
+    pixels[..., 3] = 0
+    head = struct.pack("<IiiHHIIiiII4I", 124, 40, 30, 1, 32, 3, 4800, 0, 0, 0, 0, 0xFF0000, 0xFF00, 0xFF, alpha)
+    data = b"BM" + struct.pack("<IHHI", 138 + 4800, 0, 0, 138) + head.ljust(124, b"\0") + pixels.tobytes()
+    assert np.array_equal(read(data), gradient())
+
+
+def test_an_empty_first_frame_of_gif_is_passed_over() -> None:
+    empty = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
+    data = encode(empty, "GIF", save_all=True, append_images=[gradient().convert("RGBA")], disposal=2)
+    assert np.abs(np.asarray(read(data), int) - np.asarray(gradient(), int)).mean() < 10
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+@pytest.mark.parametrize("file_format", ["PNG", "TIFF"])
+def test_fewer_bits_in_sixteen_are_scaled_by_their_range(bits: int, file_format: str) -> None:
+    eight = np.asarray(gradient().convert("L")).astype(np.uint16)
+    values = eight << (bits - 8)
+    values[0, 0] = (1 << bits) - 1
+    grey = np.asarray(read(encode(Image.fromarray(values), file_format)))[..., 0]
+    assert np.array_equal(grey.ravel()[1:], eight.ravel()[1:])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_named_pipes_and_devices_are_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jpg")
+    assert reason(tmp_path / "a.jpg") == "is not a regular file; pass its contents on standard input"
+    assert "not a regular file" in reason("/dev/zero")
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_process_substitution_is_read() -> None:
+    reader, writer = os.pipe()
+    data = encode(gradient(), "PNG")
+    with ThreadPoolExecutor(1) as pool, open(writer, "wb") as pipe:
+        image = pool.submit(read, f"/dev/fd/{reader}")
+        pipe.write(data)
+        pipe.close()
+        assert np.array_equal(image.result(), gradient())
+    os.close(reader)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
+def test_reading_reserves_no_more_memory_than_the_file_needs(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    code = (
+        "import resource, sys; from blip_lite.image import read; "
+        "used = int(open('/proc/self/statm').read().split()[0]);"
+        "limit = used * 4096 + (200 << 20); resource.setrlimit(resource.RLIMIT_AS, (limit, limit)); read(sys.argv[1])"
+    )
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.png")], check=True, timeout=60)
+
+
+def test_large_images_are_decoded_one_at_a_time() -> None:
+    budget = _PixelBudget(100)
+    order: list[str] = []
+    with ThreadPoolExecutor(2) as pool, budget.admit(60):
+        large = pool.submit(lambda: admitted(budget, 500, order, "large"))
+        small = pool.submit(lambda: admitted(budget, 40, order, "small"))
+        small.result(timeout=10)
+        assert not large.done()
+        order.append("first")
+    large.result(timeout=10)
+    assert order == ["small", "first", "large"]
+
+
+def admitted(budget: _PixelBudget, pixels: int, order: list[str], name: str) -> None:
+    with budget.admit(pixels):
+        order.append(name)

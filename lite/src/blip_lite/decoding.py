@@ -5,9 +5,12 @@ Semantics are those of the original (`generate` of transformers 4.15). Lengths c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
+
+import numpy as np
 
 from blip_lite.errors import ConfigError
 
@@ -25,8 +28,12 @@ class _Constraints:
     banned: Banned = ()
 
     def __post_init__(self) -> None:
-        _check("repetition_penalty", self.repetition_penalty, self.repetition_penalty > 0, "above 0")
-        _check("no_repeat_ngram", self.no_repeat_ngram, self.no_repeat_ngram >= 0, "0 (off) or more")
+        check_int("min_length", self.min_length, 0)
+        check_int("max_length", self.max_length, 1)
+        allowed = f"at most max_length ({self.max_length})"
+        _check("min_length", self.min_length, self.min_length <= self.max_length, allowed)
+        check_float("repetition_penalty", self.repetition_penalty, above=0)
+        check_int("no_repeat_ngram", self.no_repeat_ngram, 0)
         _check("banned", self.banned, all(self.banned), "sequences of at least one id")
 
 
@@ -51,10 +58,10 @@ class Nucleus(_Constraints):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("top_p", self.top_p, 0 <= self.top_p <= 1, "from 0 to 1")
-        _check("top_k", self.top_k, self.top_k >= 0, "0 (off) or more")
-        _check("temperature", self.temperature, self.temperature > 0, "above 0")
-        _check("num_captions", self.num_captions, self.num_captions >= 1, "1 or more")
+        _check("top_p", self.top_p, _is_number(self.top_p) and 0 <= self.top_p <= 1, "from 0 to 1")
+        check_int("top_k", self.top_k, 0)
+        check_float("temperature", self.temperature, above=0)
+        check_int("num_captions", self.num_captions, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,17 +80,36 @@ class Beam(_Constraints):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("num_beams", self.num_beams, self.num_beams >= 1, "1 or more")
+        check_int("num_beams", self.num_beams, 1)
+        check_float("length_penalty", self.length_penalty)
+        check_int("num_captions", self.num_captions, 1)
         allowed = f"from 1 to num_beams ({self.num_beams})"
-        _check("num_captions", self.num_captions, 1 <= self.num_captions <= self.num_beams, allowed)
+        _check("num_captions", self.num_captions, self.num_captions <= self.num_beams, allowed)
 
 
 Decoding = Greedy | Nucleus | Beam
 
 
+def check_int(name: str, value: object, least: int) -> None:
+    """Raise ConfigError unless `value` is an integer of at least `least`; a bool is not."""
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    _check(name, value, is_int and value >= least, f"an integer of at least {least}")  # type: ignore[operator]
+
+
+def check_float(name: str, value: object, above: float | None = None) -> None:
+    """Raise ConfigError unless `value` is a finite number, above `above` if given."""
+    ok = _is_number(value) and (above is None or value > above)  # type: ignore[operator]
+    _check(name, value, ok, "a finite number" if above is None else f"a finite number above {above:g}")
+
+
+def _is_number(value: object) -> bool:
+    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    return is_real and math.isfinite(value)  # type: ignore[arg-type]
+
+
 def _check(name: str, value: object, ok: bool, allowed: str) -> None:
     if not ok:
-        raise ConfigError(f"{name} {value}: must be {allowed}")
+        raise ConfigError(f"{name} {value!r:.40}: must be {allowed}")
 
 
 def is_noop(decoding: Decoding, length: int) -> bool:
@@ -139,7 +165,8 @@ def make_decoding(
     top_p, top_k, temperature: for sampling. num_captions: at least this many beams are used.
     repetition_penalty: None = 1.1 for sampling, else 1.0.
     """
-    _check("beams", beams, beams >= 1, "1 or more")
+    check_int("beams", beams, 1)
+    check_int("num_captions", num_captions, 1)
     decoding: Decoding
     if sample:
         decoding = Nucleus(top_p=top_p, top_k=top_k, temperature=temperature, num_captions=num_captions)

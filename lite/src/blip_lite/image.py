@@ -10,8 +10,10 @@ import importlib
 import io
 import os
 import stat
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -60,6 +62,10 @@ _PLUGINS = {
     "BMP": "PIL.BmpImagePlugin",
     "JPEG 2000": "PIL.Jpeg2KImagePlugin",
 }
+_CHUNK = 16 << 20  # bytes per read
+_DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))  # of process substitution
+_PIXELS_AT_ONCE = 100_000_000  # decoded by all threads together; a larger image is decoded alone
+_VISIBLE_WITHIN = 16  # frames of an animation whose first ones are empty
 _ORIENTATION = 0x0112
 _TRANSPOSE = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -90,19 +96,55 @@ def read(
         raise UnreadableImage(key, sniff.explain_not_image(data))
     check_size(key, sniff.decoded_size(data, file_format), max_pixels)
     try:
-        image = _open(data, file_format, key)
+        image = _open(sniff.without_text(data) if file_format == "PNG" else data, file_format, key)
         check_size(key, image.size, max_pixels)
-        if file_format == "TIFF":
-            _load_tiff(image, key, max_pixels)
-        image.load()
-        check_size(key, image.size, max_pixels)
-        transpose = _TRANSPOSE.get(_orientation(image))
-        rgb = to_rgb(image)
+        with _decoding.admit(image.width * image.height):
+            return _decode(image, file_format, key, max_pixels)
     except (UnreadableImage, MissingExtra):
         raise
     except Exception as error:  # decoders raise almost any type on damaged files
         raise UnreadableImage(key, sniff.explain_decode_error(data, file_format, error)) from error
-    return rgb if transpose is None else rgb.transpose(transpose)
+
+
+def from_pil(image: Image.Image, key: str) -> Image.Image:
+    """Return a PIL image as RGB, upright by its EXIF, which rotations by `ImageOps.exif_transpose` remove.
+
+    Raises UnreadableImage for an image that its file cannot fill, or of a size that files may not have.
+    """
+    check_size(key, image.size, MAX_PIXELS)
+    try:
+        image.load()
+        return _upright(to_rgb(image), _orientation(image))
+    except UnreadableImage:
+        raise
+    except Exception as error:  # a lazily opened file may be damaged, truncated or closed
+        raise UnreadableImage(key, f"PIL image cannot be loaded ({' '.join(str(error).split())[:120]})") from error
+
+
+def from_array(values: NDArray[Any], key: str, channels_first: bool = False) -> Image.Image:
+    """Return an array as RGB: uint8, or float in 0..1; grey [H, W], or 1, 3 or 4 channels first or last.
+
+    channels_first: order if both ends could be channels. The fourth channel is alpha (over white). Raises
+    UnreadableImage for other shapes and types, NaN, and values out of range.
+    """
+    shape = f"array {values.dtype} {list(values.shape)}"
+    first, last = (values.ndim == 3 and values.shape[i] in (1, 3, 4) for i in (0, 2))
+    if values.ndim != 2 and not (first or last):
+        raise UnreadableImage(key, f"{shape}; must be [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels")
+    if first and (channels_first or not last):
+        values = values.transpose(1, 2, 0)
+    check_size(key, (values.shape[1], values.shape[0]), MAX_PIXELS)
+    if np.issubdtype(values.dtype, np.floating):
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            observed = "NaN" if np.isnan(low) else f"values from {low:.4g} to {high:.4g}"
+            raise UnreadableImage(key, f"{shape} with {observed}; float values must be from 0 to 1, not normalised")
+        values = (values.astype(np.float64) * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise UnreadableImage(key, f"{shape}; must be uint8, or float from 0 to 1")
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    return to_rgb(Image.fromarray(np.ascontiguousarray(values)))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -174,9 +216,7 @@ def _bytes(source: str | os.PathLike[str] | bytes | BinaryIO, key: str, limit: i
     elif isinstance(source, str | os.PathLike):
         data = _file_bytes(Path(source), key, limit)
     else:
-        data = source.read(limit + 1)
-        if not isinstance(data, bytes):
-            raise UnreadableImage(key, "file object returns text; open it in mode 'rb'")
+        data = _object_bytes(source, key, limit)
     if len(data) > limit:
         raise UnreadableImage(key, _too_big(len(data), limit))
     return data
@@ -187,10 +227,12 @@ def _file_bytes(path: Path, key: str, limit: int) -> bytes:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise UnreadableImage(key, "is a folder, not an image file")
+        if not stat.S_ISREG(status.st_mode) and path.parent not in _DESCRIPTORS:
+            raise UnreadableImage(key, "is not a regular file; pass its contents on standard input")
         if status.st_size > limit:
             raise UnreadableImage(key, _too_big(status.st_size, limit))
         with open(path, "rb") as file:
-            return file.read(limit + 1)
+            return _read_chunks(file, limit)
     except UnreadableImage:
         raise
     except FileNotFoundError as error:
@@ -201,17 +243,37 @@ def _file_bytes(path: Path, key: str, limit: int) -> bytes:
         raise UnreadableImage(key, f"not a file name ({error})") from error
 
 
+def _object_bytes(file: Any, key: str, limit: int) -> bytes:
+    """Contents of a file object from its start, if it can be rewound: it may have been read before."""
+    try:
+        if hasattr(file, "seek") and (not hasattr(file, "seekable") or file.seekable()):
+            file.seek(0)
+        return _read_chunks(file, limit)
+    except (OSError, ValueError) as error:  # closed, or not open for reading
+        raise UnreadableImage(key, f"file object cannot be read ({error})") from error
+    except TypeError as error:
+        raise UnreadableImage(key, "file object returns text; open it in mode 'rb'") from error
+
+
+def _read_chunks(file: Any, limit: int) -> bytes:
+    """Contents, at most one chunk beyond `limit`. A single read of `limit` bytes would reserve them all."""
+    parts = bytearray()
+    while len(parts) <= limit and (part := file.read(_CHUNK)):
+        parts += part
+    return bytes(parts)
+
+
 def _too_big(size: int, limit: int) -> str:
     return f"file of {size >> 20:,} MiB; at most {limit >> 20:,} MiB are read"
 
 
 def check_size(key: str, size: tuple[int, int] | None, max_pixels: int) -> None:
-    """Raise `UnreadableImage` for (width, height) without pixels or with more than allowed."""
+    """Raise `UnreadableImage` for (width, height) with less than two pixels or with more than allowed."""
     if size is None:
         return
     width, height = size
-    if width < 1 or height < 1:
-        raise UnreadableImage(key, f"image of {width}x{height} pixels")
+    if width * height < 2:
+        raise UnreadableImage(key, f"image of {width}x{height} pixels; at least 2 are needed")
     if width * height > max_pixels:
         raise UnreadableImage(
             key, f"{width}x{height} is {width * height / 1e6:.4g} megapixels; at most {max_pixels / 1e6:.4g} allowed"
@@ -229,6 +291,62 @@ def _open(data: bytes, file_format: str, key: str) -> Image.Image:
     importlib.import_module(_PLUGINS[file_format])
     factory: Any = Image.OPEN[file_format.upper().replace("JPEG 2000", "JPEG2000")][0]
     return cast(Image.Image, factory(io.BytesIO(data), ""))
+
+
+def _decode(image: Image.Image, file_format: str, key: str, max_pixels: int) -> Image.Image:
+    """Load an opened file as RGB, upright."""
+    if file_format == "TIFF":
+        _load_tiff(image, key, max_pixels)
+    image.load()
+    check_size(key, image.size, max_pixels)
+    if file_format == "GIF":
+        _seek_visible(image)
+    if file_format == "BMP" and image.mode == "RGBA" and image.getchannel("A").getextrema() == (0, 0):
+        image = image.convert("RGB")  # some programs write zeros in place of alpha
+    return _upright(to_rgb(image), _orientation(image))
+
+
+def _seek_visible(image: Any) -> None:
+    """Move to the first frame that is not fully transparent, if one follows soon."""
+    for frame in range(min(getattr(image, "n_frames", 1), _VISIBLE_WITHIN)):
+        image.seek(frame)
+        if not image.has_transparency_data or image.convert("RGBA").getchannel("A").getextrema()[1]:
+            return
+    image.seek(0)
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    transpose = _TRANSPOSE.get(orientation)
+    return image if transpose is None else image.transpose(transpose)
+
+
+class _PixelBudget:
+    """Limits the pixels that threads decode at the same time."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.reset()
+        if hasattr(os, "register_at_fork"):  # a forked process has none of the threads that decode
+            os.register_at_fork(after_in_child=self.reset)
+
+    def reset(self) -> None:
+        self.used, self.changed = 0, threading.Condition()
+
+    @contextmanager
+    def admit(self, pixels: int) -> Iterator[None]:
+        """Wait until `pixels` fit beside those of other threads; more than the limit wait until they are alone."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.used == 0 or self.used + pixels <= self.limit)
+            self.used += pixels
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.used -= pixels
+                self.changed.notify_all()
+
+
+_decoding = _PixelBudget(_PIXELS_AT_ONCE)
 
 
 def _load_tiff(image: Any, key: str, max_pixels: int) -> None:
@@ -252,11 +370,15 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _scale_to_rgb(image: Image.Image) -> Image.Image:
-    """Convert 16-bit, 32-bit or float grey levels to RGB; white is the smallest common maximum above all values."""
+    """Convert 16-bit, 32-bit or float grey levels to RGB; white is the smallest common maximum above all values.
+
+    Files of 16 bits often hold the 10, 12 or 14 bits of a camera.
+    """
     values = np.asarray(image)
     if image.mode.startswith("I;16"):
-        bits = _sample_bits(image)
-        grey = (values.astype(np.uint16) >> max(0, bits - 8)).clip(0, 255)
+        values = values.astype(np.uint16)
+        bits = min(_sample_bits(image), next(b for b in (8, 10, 12, 14, 16) if int(values.max(initial=0)) >> b == 0))
+        grey = (values >> max(0, bits - 8)).clip(0, 255)
     else:
         values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
         peak = float(values.max(initial=0.0))

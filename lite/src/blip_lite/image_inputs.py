@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, Literal, Protocol
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from blip_lite.errors import UnreadableImage, UsageError
-from blip_lite.image import read, to_rgb
+from blip_lite.image import from_array, from_pil, read
 from blip_lite.results import ErrorResult
 
 
 class Pixels(Protocol):
-    """A numpy array uint8 [H, W, 3], or a torch tensor [3, H, W], uint8 or float in [0, 1]."""
+    """A numpy array [H, W, 3] or torch tensor [3, H, W], uint8 or float in 0..1; see `blip_lite.image.from_array`."""
 
     @property
     def ndim(self) -> int: ...
@@ -25,24 +25,50 @@ class Pixels(Protocol):
 # A mapping is a row of a Hugging Face image column: {"bytes": ..., "path": ...}, either may be None.
 ImageLike = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | Pixels | Mapping[str, Any]
 OnError = Literal["raise", "record"]
+ACCEPTED = "a path, bytes, file object, PIL image, array or tensor"
+NO_IMAGES = "no images given; at least one is needed"
+_URL = re.compile(r"[a-z][a-z0-9+.-]+://|data:", re.IGNORECASE)
 Opened = list[tuple[str, Image.Image | ErrorResult]]  # key, and the image or why it cannot be read
 
 
 def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:  # Any: any value a user passes is checked
-    """Whether `images` is a single image, and the images. An array or tensor with a batch dimension is several."""
-    if isinstance(images, str | os.PathLike | bytes | Image.Image | Mapping) or hasattr(images, "read"):
+    """Whether `images` is a single image, and the images. An array or tensor with a batch dimension is several.
+
+    Raises UsageError if it is neither an image nor iterable.
+    """
+    if isinstance(images, str | os.PathLike | bytes | bytearray | memoryview | Image.Image | Mapping):
+        return True, [images]
+    if hasattr(images, "read"):
         return True, [images]
     if hasattr(images, "ndim"):
-        return images.ndim == 3, [images] if images.ndim == 3 else list(images)
+        return images.ndim < 4, list(images) if images.ndim == 4 else [images]
+    if not isinstance(images, Iterable):
+        raise UsageError(f"images {type(images).__name__}; must be an image or several: {ACCEPTED}")
     return False, images
 
 
-def as_texts(texts: str | Sequence[str]) -> list[str]:
-    """One text or several as a list. Raises UsageError if there are none."""
-    result = [texts] if isinstance(texts, str) else list(texts)
+def as_texts(texts: str | Iterable[str], name: str = "texts") -> list[str]:
+    """One text or several as a list. Raises UsageError if there are none, or for anything but `str`."""
+    return [texts] if isinstance(texts, str) else text_list(texts, name)
+
+
+def text_list(texts: Iterable[str], name: str) -> list[str]:
+    """Several texts as a list, a set in alphabetical order. Raises UsageError if there are none, or for other types."""
+    if isinstance(texts, str | bytes | Mapping) or not isinstance(texts, Iterable):
+        raise UsageError(f"{name} {texts!r:.40}; must be a list of texts")
+    result = list(texts)
+    for i, text in enumerate(result):
+        if not isinstance(text, str):
+            raise UsageError(f"{name}: item {i} is {type(text).__name__}; must be str")
     if not result:
-        raise UsageError("no texts given; at least one is needed")
-    return result
+        raise UsageError(f"no {name} given; at least one is needed")
+    return sorted(result) if isinstance(texts, Set) else result
+
+
+def check_text(name: str, text: object) -> None:
+    """Raise UsageError for anything but a `str`."""
+    if not isinstance(text, str):
+        raise UsageError(f"{name} {text!r:.40}; must be one text (str)")
 
 
 def check_pairs(images: int, texts: int, what: str = "texts") -> None:
@@ -57,6 +83,12 @@ def check_head(head: str) -> None:
         raise UsageError(f"head '{head}'; must be itm, itc or both")
 
 
+def check_on_error(on_error: str) -> None:
+    """Raise UsageError for an unknown `OnError`."""
+    if on_error not in get_args(OnError):
+        raise UsageError(f"on_error '{on_error}'; must be raise or record")
+
+
 def image_key(image: Any, index: int) -> str:  # Any: any value a user passes is checked
     """Name of an image in results and errors: its path, or its index."""
     if isinstance(image, Mapping):
@@ -66,36 +98,28 @@ def image_key(image: Any, index: int) -> str:  # Any: any value a user passes is
 
 
 def open_image(image: Any, key: str) -> Image.Image:  # Any: any value a user passes is checked
-    """Open an `ImageLike` as RGB. Raises UnreadableImage."""
+    """Open an `ImageLike` as RGB; one picture has the same pixels in every form. Raises UnreadableImage."""
     if isinstance(image, Mapping):
         image = image.get("bytes") or image.get("path") or b""
-    if hasattr(image, "is_floating_point"):
-        image = _from_tensor(image)
-    if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UnreadableImage(key, f"array {image.dtype} {list(image.shape)}; must be uint8 [H, W, 3]")
-        return Image.fromarray(image)
+    if isinstance(image, str) and _URL.match(image):
+        raise UnreadableImage(key, "is a URL; download it and pass a path or bytes")
     if isinstance(image, Image.Image):
-        return to_rgb(image)
-    if not (isinstance(image, str | os.PathLike | bytes) or hasattr(image, "read")):
-        kind = type(image).__name__
-        raise UnreadableImage(key, f"unsupported image type {kind}; pass a path, bytes, PIL image or array")
+        return from_pil(image, key)
+    if hasattr(image, "is_floating_point"):
+        values = image.detach().cpu()
+        return from_array(values.float().numpy() if values.is_floating_point() else values.numpy(), key, True)
+    if hasattr(image, "ndim") and not isinstance(image, memoryview):
+        return from_array(np.asarray(image), key)
+    if not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read")):
+        raise UnreadableImage(key, f"unsupported image type {type(image).__name__}; pass {ACCEPTED}")
     return read(image, key=key)
-
-
-def _from_tensor(image: Any) -> NDArray[np.uint8]:
-    """A tensor [3, H, W], uint8 or float in [0, 1], as an array [H, W, 3]."""
-    values = image.detach().cpu()
-    values = values.float().numpy() * 255 if values.is_floating_point() else values.numpy()
-    pixels: NDArray[np.uint8] = values.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
-    return pixels
 
 
 def open_all(images: Any) -> list[Image.Image]:  # Any: any value a user passes is checked
     """Open one image or several, all of which must be readable. Raises UsageError if there are none."""
     opened = [open_image(image, str(i)) for i, image in enumerate(as_batch(images)[1])]
     if not opened:
-        raise UsageError("no images given; at least one is needed")
+        raise UsageError(NO_IMAGES)
     return opened
 
 
@@ -121,10 +145,10 @@ def _open_or_record(image: Any, key: str, on_error: OnError) -> tuple[str, Image
 
 
 def pair_questions(
-    images: Sequence[Image.Image], questions: str | Sequence[str]
+    images: Sequence[Image.Image], questions: str | Iterable[str]
 ) -> tuple[Sequence[Image.Image], Sequence[str]]:
     """Images and questions of equal number: a single one of either is repeated for all of the other."""
-    questions = [questions] if isinstance(questions, str) else list(questions)
+    questions = as_texts(questions, "questions")
     if len(images) == 1:
         return [*images] * len(questions), questions
     if len(questions) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Generic, Literal, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Generic, Literal, TypedDict, Unpack, get_args, overload
 
 import numpy as np
 from PIL import Image
@@ -14,21 +14,25 @@ from blip_lite.arrays import Floats, match_probability
 from blip_lite.backend import Backend, Head, Images, Layout
 from blip_lite.beam_search import Hypothesis
 from blip_lite.config import BlipConfig, Family, families_with
-from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, make_decoding
-from blip_lite.errors import ConfigError, MissingPart, UsageError
+from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, check_int, make_decoding
+from blip_lite.errors import MissingPart, UsageError
 from blip_lite.explanation import Explanation, Method, Subject
 from blip_lite.image_inputs import (
+    NO_IMAGES,
     ImageLike,
     OnError,
     as_batch,
     as_texts,
     check_head,
+    check_on_error,
     check_pairs,
+    check_text,
     image_key,
     open_all,
     open_batches,
     open_image,
     pair_questions,
+    text_list,
 )
 from blip_lite.results import Answer, Caption, Embeddings, ErrorResult, Hit, MatchResult, ScoredText, Verdict
 from blip_lite.tokenizer import Tokenizer, clean_caption
@@ -59,7 +63,7 @@ class CaptionOptions(StreamOptions, DecodingOptions, total=False):
 class AnswerOptions(TypedDict, total=False):
     """Keyword arguments of `Model.answer`."""
 
-    answers: Sequence[str] | None
+    answers: Iterable[str] | None
     top: int
     k: int
     beams: int
@@ -168,7 +172,12 @@ class Model(Generic[B_co]):
             generator=generator,
             on_error=on_error,
         )
-        return next(results) if single else list(results)
+        if single:
+            return next(results)
+        captions = list(results)
+        if not captions:
+            raise UsageError(NO_IMAGES)
+        return captions
 
     @overload
     def caption_iter(
@@ -203,7 +212,10 @@ class Model(Generic[B_co]):
     ) -> Iterator[Caption | ErrorResult]:
         """Yield captions of a stream of images in order, reading one batch at a time."""
         self.require("caption")
-        for batch in open_batches(images, batch_size or self.default_batch_size, on_error):
+        check_on_error(on_error)
+        if batch_size is not None:
+            check_int("batch_size", batch_size, 1)
+        for batch in open_batches(as_batch(images)[1], batch_size or self.default_batch_size, on_error):
             opened = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
             captions = self.caption_batch(
                 [image for _, image in opened],
@@ -229,6 +241,10 @@ class Model(Generic[B_co]):
     ) -> list[Caption]:
         """Captions of opened RGB images, as one batch. decoding: None = `Beam()`; keys: for the seeds of sampling."""
         self.require("sample" if isinstance(decoding, Nucleus) else "caption")
+        if prompt is not None:
+            check_text("prompt", prompt)
+        if seed is not None:
+            check_int("seed", seed, 0)
         if not images:
             return []
         seeds = [_seed(seed, key) for key in keys or map(str, range(len(images)))]
@@ -248,14 +264,14 @@ class Model(Generic[B_co]):
     def answer(
         self,
         images: ImageLike | Iterable[ImageLike],
-        questions: str | Sequence[str],
+        questions: str | Iterable[str],
         **options: Unpack[AnswerOptions],
     ) -> list[Answer]: ...
 
     def answer(
         self,
         images: ImageLike | Iterable[ImageLike],
-        questions: str | Sequence[str],
+        questions: str | Iterable[str],
         **options: Unpack[AnswerOptions],
     ) -> Answer | list[Answer]:
         """Answer questions about images: an Answer for one image and one question, else a list.
@@ -272,7 +288,7 @@ class Model(Generic[B_co]):
         images: Images,
         questions: Sequence[str],
         *,
-        answers: Sequence[str] | None = None,
+        answers: Iterable[str] | None = None,
         top: int = 1,
         k: int = 128,
         beams: int = 3,
@@ -289,10 +305,10 @@ class Model(Generic[B_co]):
         """
         self.require("answer")
         check_pairs(len(images), len(questions), "questions")
-        if answers is not None and not answers:
-            raise UsageError("answers: must be at least one text, or None to generate freely")
-        if k < 1:
-            raise ConfigError(f"k {k}: must be at least 1")
+        check_int("k", k, 1)
+        check_int("top", top, 1)
+        check_int("beams", beams, 1)
+        answers = None if answers is None else text_list(answers, "answers")
         if not images:
             return []
         choices = None if answers is None else self.tokenizer.arrays(answers, first="dec")
@@ -318,6 +334,7 @@ class Model(Generic[B_co]):
     def compare(self, image_a: ImageLike, image_b: ImageLike, text: str) -> Verdict:
         """Whether a statement is true of two images, left and right (NLVR2 models)."""
         self.require("compare")
+        check_text("text", text)
         images = [open_image(image_a, "image_a"), open_image(image_b, "image_b")]
         probability = self.backend.statement_probability(images, clean_caption(text))
         return Verdict(value=probability > 0.5, score=probability)
@@ -325,7 +342,7 @@ class Model(Generic[B_co]):
     def match(
         self,
         images: ImageLike | Iterable[ImageLike],
-        texts: str | Sequence[str],
+        texts: str | Iterable[str],
         *,
         pairs: bool = False,
         head: Head = "both",
@@ -348,6 +365,7 @@ class Model(Generic[B_co]):
         """`match` of opened RGB images."""
         self.require("match")
         check_head(head)
+        check_int("max_text_length", max_text_length, 2)
         if pairs:
             check_pairs(len(images), len(texts))
         return self.backend.match(images, texts, pairs, head, max_text_length)
@@ -355,7 +373,9 @@ class Model(Generic[B_co]):
     def match_logits(self, images: Iterable[ImageLike], texts: Sequence[str], *, max_text_length: int = 35) -> Floats:
         """ITM logits [N, M, 2] of no match and match, float32. Images are read and encoded a batch at a time."""
         self.require("match")
-        rows = [self.backend.match_logits(batch, texts, max_text_length) for batch in self._open(images)]
+        check_int("max_text_length", max_text_length, 2)
+        texts = text_list(texts, "texts")
+        rows = [self.backend.match_logits(batch, texts, max_text_length) for batch in self._open(as_batch(images)[1])]
         return np.concatenate([np.empty((0, len(texts), 2), np.float32), *rows])
 
     def embed_image(
@@ -367,7 +387,7 @@ class Model(Generic[B_co]):
         """
         batches = [self.embed_image_batch(batch, projected, tokens=tokens) for batch in self._open(as_batch(images)[1])]
         if not batches:
-            raise UsageError("no images given; at least one is needed")
+            raise UsageError(NO_IMAGES)
         return Embeddings(np.concatenate([e.vectors for e in batches]), "image", batches[0].projected, self.name)
 
     def embed_image_batch(self, images: Images, projected: bool = True, *, tokens: bool = False) -> Embeddings:
@@ -376,7 +396,7 @@ class Model(Generic[B_co]):
         self.require("match" if projected else "image")
         return Embeddings(self.backend.embed_images(images, projected, tokens), "image", projected, self.name)
 
-    def embed_text(self, texts: str | Sequence[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
+    def embed_text(self, texts: str | Iterable[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
         """Vectors of texts: unit length in the space shared with images, or not projected the first token's states.
 
         tokens: the states of all positions, [N, T, D], not projected; shorter texts end with zeros.
@@ -386,7 +406,7 @@ class Model(Generic[B_co]):
         return Embeddings(self.backend.embed_texts(as_texts(texts), projected, tokens), "text", projected, self.name)
 
     def embed_multimodal(
-        self, images: ImageLike | Iterable[ImageLike], texts: str | Sequence[str], *, tokens: bool = False
+        self, images: ImageLike | Iterable[ImageLike], texts: str | Iterable[str], *, tokens: bool = False
     ) -> Embeddings:
         """Vectors of image i with text i: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
@@ -401,9 +421,8 @@ class Model(Generic[B_co]):
         original does. An image may be read twice. `Hit.path` is its path, or its index.
         """
         self.require("match")
-        if rerank < 0:
-            raise UsageError(f"rerank {rerank}; must be at least 0")
-        candidates = [image.read() if hasattr(image, "read") else image for image in images]
+        check_int("rerank", rerank, 0)
+        candidates = list(as_batch(images)[1])
         if not candidates:
             return []
         text = query if isinstance(query, str) else None
@@ -439,6 +458,12 @@ class Model(Generic[B_co]):
             layer: cross-attention layer from 0; None = the middle one (for rollout, the last).
             subject: "caption" explains `text` as a caption even if the model can match it.
         """
+        if text is not None:
+            check_text("text", text)
+        if method not in get_args(Method):
+            raise UsageError(f"method '{method}'; must be one of {', '.join(get_args(Method))}")
+        if layer is not None:
+            check_int("layer", layer, 0)
         return self.backend.explain(open_image(image, "image"), text, method, layer, subject)
 
     def save(self, folder: str | os.PathLike[str], layout: Layout = "blip") -> None:

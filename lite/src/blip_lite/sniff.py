@@ -26,6 +26,7 @@ _STARTS = (
     (b"\0\0\0\x0cjP  \r\n\x87\n", "JPEG 2000"),
     (b"\xff\x4f\xff\x51", "JPEG 2000"),
 )
+_TEXT_CHUNKS = (b"tEXt", b"zTXt", b"iTXt", b"iCCP")
 _OTHERS = (
     (b"%PDF", "a PDF document"),
     (b"<!doctype", "an HTML page"),
@@ -87,6 +88,24 @@ def decoded_size(data: bytes, file_format: str) -> tuple[int, int] | None:
     except (struct.error, IndexError):  # truncated header: the decoder reports it
         pass
     return None
+
+
+def without_text(data: bytes) -> bytes:
+    """A PNG without its text and colour-profile chunks, which Pillow limits in size and nothing here needs.
+
+    Kept are texts that hold EXIF, which contains the orientation.
+    """
+    parts, start, at = [], 0, 8
+    while at + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, at)
+        end = at + 12 + length
+        if name == b"IEND" or end > len(data):
+            break
+        if name in _TEXT_CHUNKS and not data.startswith(b"Raw profile type exif\0", at + 8):
+            parts.append(data[start:at])
+            start = end
+        at = end
+    return b"".join([*parts, data[start:]]) if parts else data
 
 
 def explain_decode_error(data: bytes, file_format: str, error: BaseException) -> str:
