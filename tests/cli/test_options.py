@@ -20,6 +20,7 @@ from blip_lite.errors import UsageError
 from tests.cli.conftest import Blip
 
 IMAGE_VERBS = ("caption", "ask", "match", "embed")
+CASES = Path(__file__).parents[1] / "cases"
 WIDTH = 98  # of text on a terminal of 100 columns
 
 
@@ -128,3 +129,13 @@ def test_wrong_configs_are_one_line(blip: Blip, tmp_path: Path, text: str, messa
 def test_config_flags_are_shown_where_they_work() -> None:
     verbs = {verb for verb in VERBS if any(p.name == "print_config" for p in verb_command(verb).params)}
     assert verbs == {"caption", "ask", "match", "embed", "explain", "index", "search", "train"}
+
+
+def test_a_byte_order_mark_is_no_part_of_texts_and_answers(tmp_path: Path) -> None:
+    assert o.read_texts((), CASES / "texts_bom.txt") == ["a cat", "a dog"]
+    for name, text in {"a.txt": "yes\r\nno\r\n", "a.json": '["yes", "no"]'}.items():
+        (tmp_path / name).write_text(text, "utf-8-sig")
+        assert o.closed_answers(str(tmp_path / name), "rank") == ["yes", "no"]
+    (tmp_path / "deep.json").write_text("[" * 200_000)
+    with pytest.raises(UsageError, match=r"deep.json; nested too deeply"):
+        o.closed_answers(str(tmp_path / "deep.json"), "rank")

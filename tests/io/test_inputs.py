@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import tarfile
 import threading
 from collections.abc import Iterator
@@ -123,6 +124,12 @@ def test_lists_come_from_standard_input_and_files(photos: Path) -> None:
     Path(odd).write_bytes(png())
     assert keys("-", stdin=io.BytesIO(b"photos/b.jpg\r\n\nphotos/a\n"))[0] == "photos/b.jpg"
     assert keys("-", stdin=io.BytesIO(f"{odd}\0photos/a.jpg\0".encode()), null=True) == [odd, "photos/a.jpg"]
+    names = "photos/b.jpg\r\nphotos/a.jpg\r\n"
+    for encoding in ("utf-8-sig", "utf-16"):  # byte order marks of editors and shells on Windows
+        assert keys("-", stdin=io.BytesIO(names.encode(encoding))) == ["photos/b.jpg", "photos/a.jpg"]
+    for data, kind in ((png(), "an image (PNG)"), (b"MZ\0\0\n\n", "binary data")):
+        with pytest.raises(UsageError, match=f"standard input: not a list of names but {re.escape(kind)}"):
+            keys("-", stdin=io.BytesIO(data))
     Path("list").write_text("photos/a.jpg\nphotos/{1..2}.jpg\n")
     assert keys("photos/b.jpg", from_file="list") == ["photos/b.jpg", "photos/a.jpg", "photos/{1..2}.jpg"]
     with pytest.raises(UsageError, match="--from-file none: cannot be read"):

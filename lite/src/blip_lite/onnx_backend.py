@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from blip_lite.graph_sessions import Feeds, GraphSessions, GraphStepper
 from blip_lite.image import prepare
 from blip_lite.model import Model
 from blip_lite.results import MatchResult
+from blip_lite.text_files import load_json
 from blip_lite.tokenizer import Arrays, Tokenizer
 
 BUNDLED = "tiny"
@@ -66,7 +66,7 @@ def is_exported(path: Path) -> bool:
 
 def _read_config(path: Path) -> BlipConfig:
     try:
-        return BlipConfig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        return BlipConfig.from_dict(load_json(path))
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 

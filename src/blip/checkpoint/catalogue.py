@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 from blip_lite.config import BlipConfig, Family, published_config, random_tiny_config, with_image_size
 from blip_lite.errors import UnknownModel, did_you_mean
+from blip_lite.text_files import read_text
 
 Source = Literal["url", "hub", "bundled", "random"]
 Vit = Literal["base", "large", "tiny"]
@@ -64,7 +65,7 @@ def _entry(group: str, name: str, fields: dict[str, Any]) -> Entry:
     return Entry(name=name, family=family, location=location, vit="large" if "large" in name else "base", **fields)
 
 
-_GROUPS = tomllib.loads(Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8"))
+_GROUPS = tomllib.loads(read_text(Path(__file__).with_name("catalogue.toml")))
 ENTRIES = tuple(_entry(group, name, fields) for group, rows in _GROUPS.items() for name, fields in rows.items())
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 

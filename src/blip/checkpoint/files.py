@@ -5,7 +5,6 @@ Pickles are loaded weights-only and run no code. Files are written under a tempo
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 from collections.abc import Mapping
@@ -27,6 +26,7 @@ from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_path, write_text
 from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointError, ConfigError
+from blip_lite.text_files import load_json
 from blip_lite.tokenizer import Tokenizer
 
 
@@ -174,7 +174,7 @@ def first_line(error: Exception) -> str:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = load_json(path)
     except (ValueError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}: not valid JSON ({error})") from error
     if not isinstance(values, dict):

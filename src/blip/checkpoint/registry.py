@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from typing import Any
 
@@ -10,6 +9,7 @@ from blip.checkpoint.catalogue import ENTRIES, Entry
 from blip.checkpoint.locate import cached_entry, cached_url, imported, imported_dir, imported_names, is_cached, locate
 from blip.io import fetch
 from blip_lite.errors import CheckpointError, UsageError
+from blip_lite.text_files import load_json
 
 
 def list_records() -> list[dict[str, Any]]:
@@ -36,7 +36,7 @@ def entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def _imported_record(name: str) -> dict[str, Any]:
-    config = json.loads((imported_dir() / name / "config.json").read_text(encoding="utf-8"))
+    config = load_json(imported_dir() / name / "config.json")
     return {
         "name": name,
         "family": config["family"],
@@ -54,7 +54,7 @@ def model_record(name: str) -> dict[str, Any]:
     record = {"name": name} if location.entry is None else entry_record(location.entry)
     record |= {"path": str(location.path) if location.path else None}
     if location.path is not None and location.path.is_dir():
-        record |= {"config": json.loads((location.path / "config.json").read_text(encoding="utf-8"))}
+        record |= {"config": load_json(location.path / "config.json")}
     return record
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, Spec, argument, option
 from blip_lite.errors import UsageError
 from blip_lite.terminal import printable
+from blip_lite.text_files import load_json, read_text
 
 if TYPE_CHECKING:
     from blip.io.samples import Sample
@@ -349,7 +350,7 @@ def read_texts(texts: Sequence[str], file: Path | None, flag: str = "--texts") -
     if file is None:
         return list(texts)
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = read_text(file).splitlines()
     except OSError as error:
         raise UsageError(f"{flag} {file}; {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -380,10 +381,8 @@ def closed_answers(answers: str | None, mode: str | None) -> list[str] | None:
 
 def _json_list(file: Path) -> list[str]:
     """Return the answers of a JSON list, the original's format."""
-    import json
-
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = load_json(file)
     except (OSError, ValueError) as error:
         raise UsageError(f"--answers {file}; {' '.join(str(error).split())}") from error
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):

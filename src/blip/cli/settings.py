@@ -13,6 +13,7 @@ import click
 
 from blip.cli.commands import GENERAL, Command, Option, command
 from blip_lite.errors import ConfigError, UnknownKey, UsageError
+from blip_lite.text_files import read_text
 
 NOT_SETTINGS = ("inputs",)
 
@@ -96,11 +97,11 @@ def _read(path: Path, known: Mapping[str, click.Parameter]) -> dict[str, Any]:
     import yaml
 
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path)
         node, values = yaml.compose(text), yaml.safe_load(text) or {}
     except OSError as error:
         raise UsageError(f"--config {path}; {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: invalid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of flag names to values")

@@ -6,7 +6,6 @@ img2dataset honours the opt-out headers of sites; nothing here disables that. It
 from __future__ import annotations
 
 import csv
-import json
 import os
 import shlex
 import shutil
@@ -24,6 +23,7 @@ from blip.io.paths import is_url
 from blip.io.readers import TEXT_COLUMNS
 from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
+from blip_lite.text_files import load_json, open_text
 
 RUNNER = "uvx"
 LIST_NAME = "urls.csv"
@@ -140,7 +140,7 @@ def _rows(name: str) -> Iterable[table_reader.Row]:
 
 def _lines(path: Path) -> Iterator[table_reader.Row]:
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
+        with open_text(path, errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield table_reader.Row(f"{path}:{number}", {"url": line.strip()})
@@ -158,7 +158,7 @@ def _text(values: dict[str, Any], column: str | None) -> str:
 def _failures(path: Path) -> dict[str, int]:
     """Return reasons and counts of img2dataset's report of a shard; none if it cannot be read."""
     try:
-        status = json.loads(path.read_text(encoding="utf-8"))["status_dict"]
+        status = load_json(path)["status_dict"]
         return {str(reason): int(count) for reason, count in status.items() if reason != "success"}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -11,6 +11,7 @@ from blip.data.sources import open_source
 from blip.io import table_reader
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
+from blip_lite.text_files import read_text
 
 RATING_COLUMNS = ("ratings", "rating", "judgements", "score")
 
@@ -89,7 +90,7 @@ def _tokens(path: Path) -> Iterator[tuple[str, str]]:
 
 def _lines(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path).splitlines()
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; the captions' file is named with --texts") from error
     for number, line in enumerate(lines, 1):

@@ -19,6 +19,7 @@ from blip.io import fetch, table_reader
 from blip.io.atomic import write_text
 from blip.io.paths import expand_name
 from blip_lite.errors import BlipError, ConfigError, EnvironmentProblem, UsageError, did_you_mean
+from blip_lite.text_files import load_json, read_text
 
 HOST = "https://storage.googleapis.com/sfr-vision-language-research"
 URLS = "urls"  # split of the lists that hold URLs instead of images
@@ -89,7 +90,7 @@ class DataSet:
 
 
 def _load() -> tuple[DataSet, ...]:
-    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    tables = tomllib.loads(read_text(Path(__file__).with_suffix(".toml")))
     entries = []
     for name, table in tables.items():
         files = tuple(File(**file) for file in table.pop("files"))
@@ -284,7 +285,7 @@ def _registry() -> Path:
 
 def _remembered() -> dict[str, str]:
     try:
-        folders = json.loads(_registry().read_text(encoding="utf-8"))
+        folders = load_json(_registry())
         return {str(name): str(folder) for name, folder in folders.items()}
     except FileNotFoundError:
         return {}

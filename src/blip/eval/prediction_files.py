@@ -13,6 +13,7 @@ from blip.eval.predictions import Form, Row, truth
 from blip.io import table_reader
 from blip.io.atomic import write_text
 from blip_lite.errors import BadRecord, UsageError
+from blip_lite.text_files import parse_json, read_text
 
 PREDICTIONS = "predictions.json"  # in the folder of an evaluation
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -76,11 +77,11 @@ def _pairs(path: Path) -> list[tuple[int, str, str]]:
 def _json_rows(path: Path, form: Form) -> list[tuple[str, Any]]:
     content = _read(path)
     try:
-        value = _load(content)
+        value = parse_json(content)
     except ValueError as whole:
         lines = [(f"{path}:{n}", line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
         try:
-            return [(where, _load(line)) for where, line in lines]
+            return [(where, parse_json(line)) for where, line in lines]
         except ValueError as error:
             reason = whole if content.lstrip().startswith("[") else error
             raise UsageError(f"{path}: not a JSON list, JSON lines or a table ({reason})") from error
@@ -104,17 +105,9 @@ def _unwrap(value: dict[str, Any], form: Form) -> list[Any]:
     return [{required[0]: name, required[1]: item} for name, item in value.items()]
 
 
-def _load(content: str) -> Any:
-    """Parse JSON. Raises ValueError, also for lists nested too deeply."""
-    try:
-        return json.loads(content)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-
-
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return read_text(path)
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:

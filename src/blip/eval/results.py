@@ -20,6 +20,7 @@ from blip.io.disk import writing
 from blip.io.formats import require_folder
 from blip.io.records import clean
 from blip_lite.errors import UsageError
+from blip_lite.text_files import parse_json, read_text
 
 METRICS, EXAMPLES, PAGE = "metrics.json", "examples.jsonl", "report.html"
 NEGLIGIBLE = 1e-12  # left over by the scorers' guards against 0/0
@@ -121,10 +122,10 @@ def read_examples(folder: Path, task: str | None = None) -> list[Row]:
     """Read the rows that an evaluation wrote. Raises UsageError, also if it evaluated another task."""
     path = folder / EXAMPLES
     try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        rows = [parse_json(line) for line in read_text(path).splitlines()]
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror}; must be a folder written by 'blip eval -o'") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"{path}: not valid JSON lines ({error})") from error
     if not all(isinstance(row, dict) and "key" in row for row in rows):
         raise UsageError(f"{path}: must be examples written by 'blip eval -o'")

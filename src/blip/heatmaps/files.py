@@ -15,6 +15,7 @@ import numpy as np
 from blip.io import atomic
 from blip_lite.errors import UsageError
 from blip_lite.explanation import Explanation, draw_overlay, resize_longer_side, resize_map
+from blip_lite.text_files import load_json
 
 Tokens = Literal["all", "words", "mean"]
 SUMMARY, NUMBERS = "explain.json", "map.npz"
@@ -75,7 +76,7 @@ def _write_numbers(path: Path, parts: Explanation, size: tuple[int, int]) -> Non
 def clear(folder: Path) -> None:
     """Remove the files listed in the folder's explain.json, and nothing else."""
     try:
-        names = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))["files"]
+        names = load_json(folder / SUMMARY)["files"]
     except (OSError, ValueError, KeyError, TypeError):
         return
     for name in [*names, SUMMARY]:

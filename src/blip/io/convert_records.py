@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from blip.io import table_writer, vectors
 from blip.io.formats import VECTORS, Format
 from blip.io.record_text import TextLines
 from blip.io.records import Record, image_id, to_json
+from blip_lite.text_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Rows(Iterable[dict[str, Any]]):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         self._file.seek(0)
-        return map(json.loads, iter(self._file.readline, b""))
+        return map(parse_json, iter(self._file.readline, b""))
 
 
 def convert(file: IO[bytes], path: Path, layout: Layout) -> None:

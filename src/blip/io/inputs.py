@@ -6,6 +6,7 @@ folders in the byte order of relative paths.
 
 from __future__ import annotations
 
+import codecs
 import itertools
 import os
 import warnings
@@ -20,6 +21,8 @@ from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, ke
 from blip.io.readers import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, OfflineError, UsageError
+from blip_lite.sniff import image_format
+from blip_lite.text_files import encoding_of
 
 FIELDS = ("question", "question_id", "answers", "url")  # the columns that verbs use besides texts
 
@@ -55,7 +58,7 @@ def find_inputs(
     finder = _Finder(InputOptions(**options))
     samples = finder.from_args(names)
     if from_file is not None:
-        samples = itertools.chain(samples, finder.from_list(finder.read_list(from_file)))
+        samples = itertools.chain(samples, finder.from_list(finder.read_list(from_file), os.fspath(from_file)))
     inputs = list(itertools.islice(_with_unique_keys(samples), limit))
     if not inputs:
         raise UsageError(_explain_nothing(names, from_file, finder.options))
@@ -108,7 +111,7 @@ class _Finder:
             if arg == "-":
                 if self.options.stdin is None:
                     raise UsageError("'-': there is no standard input to read the list from")
-                yield from self.from_list(self.options.stdin.read())
+                yield from self.from_list(self.options.stdin.read(), "standard input")
             else:
                 for name in expand_name(arg):
                     yield from self.from_name(name)
@@ -121,7 +124,16 @@ class _Finder:
         except OSError as error:
             raise UsageError(f"--from-file {os.fspath(path)}: cannot be read ({error.strerror or error})") from error
 
-    def from_list(self, data: bytes) -> Iterator[Sample]:
+    def from_list(self, data: bytes, where: str) -> Iterator[Sample]:
+        """Yield the inputs of a list of names in the encoding of the file system, or of its byte order mark."""
+        encoding = encoding_of(data)
+        data = data.removeprefix(codecs.BOM_UTF8)
+        if encoding != "utf-8-sig":
+            data = os.fsencode(data.decode(encoding, "replace"))
+        if kind := image_format(data):
+            raise UsageError(f"{where}: not a list of names but an image ({kind}); name its file as an input")
+        if b"\0" in data and not self.options.null:
+            raise UsageError(f"{where}: not a list of names but binary data; names separated by NUL need -0")
         lines = data.split(b"\0") if self.options.null else [line.removesuffix(b"\r") for line in data.split(b"\n")]
         for line in lines:
             if line:

@@ -5,7 +5,6 @@ Each yields a `Sample` for a good row and a `BadRecord` for a bad one, in file o
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from blip.io.paths import ListOptions, is_url, walk
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
+from blip_lite.text_files import decode_text, parse_json, read_text
 
 TEXT_COLUMNS = ("caption", "captions", "text", "texts")
 MAX_TEXT_BYTES = 1 << 20  # of a text member of a shard
@@ -73,7 +73,7 @@ class Columns:
 def _parse_texts(value: Any, name: str, where: str) -> tuple[str, ...]:
     if isinstance(value, str) and value.startswith("[") and name in ("captions", "texts"):
         try:  # tables store lists as JSON text
-            value = json.loads(value)
+            value = parse_json(value)
         except ValueError as error:
             raise BadRecord(where, f"column '{name}' is not a JSON list ({error})") from error
     values = [value] if isinstance(value, str) else value
@@ -207,8 +207,8 @@ def _sidecar(member: TarMember, where: str) -> dict[str, Any]:
     if member.size > MAX_TEXT_BYTES:
         raise BadRecord(where, f"{member.name}: text of {member.size:,} bytes; at most {MAX_TEXT_BYTES:,} are read")
     try:
-        text = member.read().decode("utf-8-sig")
-        values = json.loads(text) if member.name.lower().endswith(".json") else {"texts": _lines(text)}
+        text = decode_text(member.read())
+        values = parse_json(text) if member.name.lower().endswith(".json") else {"texts": _lines(text)}
     except ValueError as error:  # UnicodeDecodeError, JSONDecodeError, UnreadableImage
         raise BadRecord(where, f"{member.name}: {error}") from error
     if not isinstance(values, dict):
@@ -256,7 +256,7 @@ def _parse_list(value: Any) -> Any:
     if not (isinstance(value, str) and value.startswith("[")):
         return value
     try:
-        return json.loads(value)
+        return parse_json(value)
     except ValueError:
         return value
 
@@ -287,7 +287,7 @@ def folder(path: Path, columns: Columns) -> Iterator[ReadResult]:
 
 def _beside(path: Path, where: str) -> dict[str, Any]:
     try:
-        return {"texts": _lines(path.read_text("utf-8-sig"))}
+        return {"texts": _lines(read_text(path))}
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError) as error:

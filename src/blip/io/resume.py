@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +10,7 @@ from typing import Any, NamedTuple
 
 from blip.io.atomic import atomic_path
 from blip_lite.errors import UsageError
+from blip_lite.text_files import parse_json
 
 
 class _Line(NamedTuple):
@@ -66,7 +66,7 @@ def _record(raw: bytes) -> dict[str, Any] | None:
     if not raw.endswith(b"\n"):
         return None
     try:
-        value = json.loads(raw)
+        value = parse_json(raw)
     except ValueError:
         return None
     return value if isinstance(value, dict) and isinstance(value.get("key"), str) else None

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from blip_lite.errors import UsageError, did_you_mean
+from blip_lite.text_files import load_json
 
 Schema = dict[str, Any]
 
-_RECORDS: dict[str, Schema] = json.loads(Path(__file__).with_suffix(".json").read_text(encoding="utf-8"))
+_RECORDS: dict[str, Schema] = load_json(Path(__file__).with_suffix(".json"))
 NAMES = tuple(_RECORDS)
 _TEXT: Schema = {"type": "string"}
 _ERROR: Schema = {

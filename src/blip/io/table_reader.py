@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from blip_lite.errors import MissingExtra, UnreadableImage, UsageError
+from blip_lite.text_files import open_text, parse_json
 
 EXTENSIONS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _LISTS = ("texts", "answers")  # columns that contain JSON lists in csv and tsv
@@ -81,17 +82,17 @@ def rows(path: Path, image: str | None = "image") -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig", newline="\n") as file:
+    with open_text(path, newline="\n") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    yield _row(f"{path}:{number}", json.loads(line))
+                    yield _row(f"{path}:{number}", parse_json(line))
                 except ValueError as error:
                     yield Row(f"{path}:{number}", {}, f"not a JSON object ({error})")
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open_text(path, newline="") as file:
         values = _JsonList(path, file)
         for number, value in enumerate(values, 1):
             yield _row(f"{path}:{number}", value)
@@ -135,6 +136,8 @@ class _JsonList(Iterator[Any]):
         while True:
             try:
                 value, end = self._decoder.raw_decode(self._text, self._at)
+            except RecursionError:
+                self._fail("nested too deeply")
             except json.JSONDecodeError as error:
                 # an incomplete text fails at its end, or at the start of its last string
                 incomplete = error.pos > len(self._text) - 16 or error.msg.startswith("Unterminated string")
@@ -166,7 +169,7 @@ def _row(where: str, value: Any) -> Row:
 
 
 def _table_rows(path: Path, delimiter: str, image: str | None) -> Iterator[Row]:
-    with open(path, encoding="utf-8-sig", newline="") as file:
+    with open_text(path, newline="") as file:
         reader = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL)
         try:
             header = next(reader, [])
@@ -189,7 +192,7 @@ def _table_rows(path: Path, delimiter: str, image: str | None) -> Iterator[Row]:
 def _cell(name: str, text: str) -> Any:
     if name in _LISTS and text.startswith("["):
         try:
-            return json.loads(text)
+            return parse_json(text)
         except ValueError as error:
             raise ValueError(f"column '{name}' is not a JSON list ({error})") from error
     return text

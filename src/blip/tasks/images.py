@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from blip.io.samples import ImageRef, Sample
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
 from blip_lite.errors import BadRecord, ConfigError, UnreadableImage
+from blip_lite.text_files import load_json
 from blip_lite.tokenizer import clean_caption
 
 
@@ -69,7 +69,7 @@ class ImageLoader:
         self.features: NDArray[np.float16] | None = None
         if cached_features is not None:
             self.features = np.load(cached_features, mmap_mode="r")
-            names = json.loads(Path(cached_features).with_suffix(".json").read_text(encoding="utf-8"))
+            names = load_json(Path(cached_features).with_suffix(".json"))
             self.rows = {name: i for i, name in enumerate(names)}
 
     def __call__(self, sample: Sample, image: ImageRef, seed: int) -> Tensor:

@@ -23,6 +23,7 @@ import torch
 
 from blip.io.disk import writing
 from blip_lite.errors import CheckpointError, UsageError
+from blip_lite.text_files import load_json
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def write_values(folder: Path, values: Mapping[str, Any]) -> None:
 
 def _read_values(path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        values: dict[str, Any] = load_json(path)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from error
     return values

@@ -15,6 +15,7 @@ from blip.data.known_datasets import resolve
 from blip.tasks import task_class
 from blip.tasks.presets import PRESETS
 from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
+from blip_lite.text_files import read_text
 
 SMALL_LR = 2e-4  # for models of the size of `tiny`
 # original key -> ours; blip-spec 4.6. None: paths and evaluation settings, which --data and --val replace.
@@ -90,7 +91,7 @@ def at_line(error: BlipError, config: str | None) -> BlipError:
     """Return the same error with file and line if the unknown key is in a YAML file."""
     if not isinstance(error, UnknownKey) or config is None or not Path(config).is_file():
         return error
-    node: Any = yaml.compose(Path(config).read_text(encoding="utf-8"))
+    node: Any = yaml.compose(read_text(Path(config)))
     for part in error.key.split("."):
         items = [(k, v) for k, v in getattr(node, "value", []) if isinstance(k, yaml.Node) and k.value == part]
         if not items:
@@ -112,8 +113,8 @@ def _read(config: str) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"--config {config}: no such file (presets are written preset:NAME)")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.safe_load(read_text(path))
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of keys to values")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from blip.io.atomic import write_text
+from blip_lite.text_files import parse_json, read_text
 
 logger = logging.getLogger(__name__)
 PLAIN_SECONDS = 30.0  # between lines if standard error is not a terminal
@@ -84,9 +85,9 @@ def _truncate(path: Path, step: int) -> None:
     if not path.is_file():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in read_text(path).splitlines():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             continue
         if row["step"] <= step:

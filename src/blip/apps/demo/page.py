@@ -8,6 +8,7 @@ from blip.apps.demo import tabs
 from blip.apps.demo.folder import Folders
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import PHOTOS, Limits
+from blip_lite.text_files import read_text
 
 MAX_AGE_SECONDS = 3600  # of uploads and results while the page runs
 CSS = """
@@ -54,7 +55,7 @@ def build(models: Models, limits: Limits, folders: Folders | None) -> gr.Blocks:
         with gr.Tab("Search"):
             tabs.search(models, limits, folders)
         with gr.Accordion("Example photos: source and licence", open=False):
-            gr.Markdown((PHOTOS / "README.md").read_text(encoding="utf-8").partition("\n\n")[2])
+            gr.Markdown(read_text(PHOTOS / "README.md").partition("\n\n")[2])
     return page
 
 

@@ -7,7 +7,6 @@ graph; the runtime computes them once, when it opens the graph.
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from blip.apps.export.graphs import Graph, arguments
 from blip.checkpoint.locate import WEIGHTS
 from blip.checkpoint.quantize import SUFFIX
 from blip_lite.errors import CheckpointError, MissingExtra
+from blip_lite.text_files import parse_json
 
 MAX_FOLDED = 8192  # values of a constant that may be computed at export; weights keep their stored form
 # Sizes of the free axes in the example inputs, which must differ within a graph: the exporter would confuse equal ones
@@ -45,7 +45,7 @@ def read_locations(path: Path) -> dict[str, StoredTensor]:
     """Read the locations of all tensors from the header of a safetensors file."""
     with open(path, "rb") as file:
         size = int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(size))
+        header: dict[str, Any] = parse_json(file.read(size))
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in header.items():

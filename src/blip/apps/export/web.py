@@ -21,6 +21,7 @@ import blip_lite
 from blip.checkpoint.locate import CONFIG, LICENCE_FILES, WEIGHTS
 from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointError, ConfigError, EnvironmentProblem
+from blip_lite.text_files import load_json
 from blip_lite.tokenizer import BUNDLED
 
 ORT = "onnxruntime-web"
@@ -86,7 +87,7 @@ def _licence_files(folder: Path) -> list[Path]:
 
 def _vocabulary(folder: Path) -> Path:
     try:
-        config = BlipConfig.from_dict(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        config = BlipConfig.from_dict(load_json(folder / CONFIG))
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{folder / CONFIG}: {' '.join(str(error).split())}") from error
     if config.vocab == BUNDLED:
@@ -141,7 +142,7 @@ def _check_runtime(dist: Path, origin: str) -> Path:
     if missing is not None:
         raise EnvironmentProblem(f"{origin}: no {missing}; must contain {ORT} {ORT_VERSION} as installed by npm")
     try:
-        version = json.loads((dist.parent / "package.json").read_text(encoding="utf-8"))["version"]
+        version = load_json(dist.parent / "package.json")["version"]
     except (OSError, ValueError, KeyError, TypeError):
         version = "unknown"
     if version != ORT_VERSION:

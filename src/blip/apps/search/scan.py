@@ -12,6 +12,7 @@ from typing import Self
 from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, walk
 from blip_lite.errors import UsageError
 from blip_lite.image import EXTENSIONS
+from blip_lite.text_files import parse_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,7 @@ class Rules:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        return cls(**json.loads(text))
+        return cls(**parse_json(text))
 
     def list_options(self) -> ListOptions:
         exts = (*EXTENSIONS, *VIDEO_EXTENSIONS) if self.video else ()

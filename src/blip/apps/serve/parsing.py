@@ -50,7 +50,8 @@ async def parse_request(
 
 def _parse_json(data: bytes) -> Any:
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_reject_constant, object_pairs_hook=_unique_fields)
+        text = data.decode("utf-8")
+        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique_fields)  # noqa: TID251
     except (ValueError, RecursionError) as error:
         raise Problem("bad_request", f"the body is not valid JSON ({str(error)[:120]})") from error
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from blip_lite.errors import UsageError
+from blip_lite.text_files import read_text
 
 BUNDLED = ("tiny", "tiny-vqa")
 MEGABYTE = 1_000_000
@@ -58,7 +59,7 @@ class Settings:
 def read_keys(path: Path) -> tuple[bytes, ...]:
     """SHA-256 of each API key in a file with one key per line; empty lines and comments (#) are skipped."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--api-key-file {path}; cannot be read ({getattr(error, 'strerror', error)})") from error
     keys = [line for line in lines if line and not line.startswith("#")]
