@@ -410,7 +410,9 @@ def test_text_towers_compute_what_bert_computes(tmp_path: Path) -> None:
         (lambda: timm_state() | {"blocks.0.attn.qkv.bias": torch.zeros(12)}, r"is \[12\]; the model needs \[36\]"),
         (lambda: timm_state() | {"pos_embed": torch.zeros(1, 7, D)}, r"\[1, 7, 12\]; must be of \[CLS\] and"),
         (lambda: {"head.bias": torch.zeros(7)}, "no weights in it"),
-        (bert_state, r"as an image tower of 2 layers: \d+ unexpected keys"),
+        (bert_state, r"as an image tower of 2 layers: \d+ missing keys .*; \d+ unexpected keys"),
+        (lambda: {k: v for k, v in timm_state().items() if k != "norm.bias"}, r"1 missing key \(norm.bias\)"),
+        (lambda: timm_state() | {"norm.bias": torch.full((D,), torch.nan)}, "norm.bias has 12 values that are NaN"),
     ],
 )
 def test_image_tower_that_does_not_fit_is_refused(tmp_path: Path, state: object, message: str) -> None:
@@ -460,7 +462,7 @@ def test_hostile_npz_is_refused_and_runs_nothing(tmp_path: Path) -> None:
         (lambda: bert_state() | {"bert.embeddings.LayerNorm.beta": torch.zeros(9)}, r"LayerNorm.bias is \[9\]; the m"),
         (lambda: bert_state() | {"cls.predictions.decoder.weight": torch.zeros(PIECES, 16)}, "must be equal"),
         (lambda: {"bert.pooler.dense.bias": torch.zeros(16)}, "no weights in it"),
-        (timm_state, r"as a BERT of 2 layers: \d+ unexpected keys"),
+        (timm_state, r"as a BERT of 2 layers: \d+ missing keys .*; \d+ unexpected keys"),
     ],
 )
 def test_bert_that_does_not_fit_is_refused(tmp_path: Path, state: object, message: str) -> None:
@@ -528,7 +530,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         vision_of(tmp_path / "a.npz")
     with pytest.raises(CheckpointError, match=r"a\.bin: no such file or folder; 'bert-base-uncased' and hub ids"):
         text_of(tmp_path / "a.bin")
-    with pytest.raises(CheckpointError, match=r"no weights; needs model\.safetensors or pytorch_model\.bin"):
+    with pytest.raises(CheckpointError, match=r"no weights; needs model\.safetensors, pytorch_model\.bin or"):
         text_of(tmp_path)
     with pytest.raises(OfflineError, match="is not cached and --offline is set"):
         backbone_state(SMALL, vision="deit-base", text=None, offline=True)

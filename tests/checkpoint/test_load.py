@@ -162,7 +162,7 @@ def test_uncached_hub_model_offline_is_an_error() -> None:
         load("Salesforce/blip-vqa-base", offline=True)
 
 
-@pytest.mark.parametrize("name", ["missing.pth", "./missing", "a/b/c", "model_base.pth"])
+@pytest.mark.parametrize("name", ["missing.pth", "./missing", "a/b/c", "./model_base.pth"])
 def test_missing_path_is_not_an_unknown_model(name: str) -> None:
     with pytest.raises(CheckpointError, match="no such file or folder"):
         load(name)

@@ -1,6 +1,6 @@
 """Text and JSON that users and other programs wrote: every text file and stream is read by these functions.
 
-Text is UTF-8; a byte order mark, which editors on Windows write, selects UTF-8, UTF-16 or UTF-32 and is no part of the
+Text is UTF-8; a byte order mark, which editors on Windows write, selects UTF-8, UTF-16 or UTF-32 and is not part of the
 text.
 """
 
@@ -53,3 +53,14 @@ def parse_json(data: str | bytes) -> Any:  # Any: JSON
 def load_json(path: str | os.PathLike[str]) -> Any:  # Any: JSON
     """Return the value of a JSON file. Raises `OSError` and `ValueError`."""
     return parse_json(read_text(path))
+
+
+def load_json_object(path: str | os.PathLike[str]) -> dict[str, Any]:  # Any: JSON
+    """Return the JSON object in a file. Raises `OSError`, and `ValueError` for invalid JSON and any other value."""
+    try:
+        value = load_json(path)
+    except ValueError as error:
+        raise ValueError(f"not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"must be a JSON object, not {type(value).__name__}")
+    return value

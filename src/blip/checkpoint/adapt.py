@@ -41,7 +41,7 @@ def resize_positions(state: Mapping[str, Tensor], config: BlipConfig) -> dict[st
     """The state (weights or training state) with position embeddings resized to the image size of `config`."""
     resized = dict(state)
     for name, tensor in state.items():
-        if name.endswith("vision.pos_embed") and tensor.shape[1] != config.vision.num_tokens:
+        if name.endswith("vision.pos_embed") and tensor.dim() == 3 and tensor.shape[1] != config.vision.num_tokens:
             resized[name] = resize_pos_embed(tensor.float(), config.vision.num_tokens)
             logger.info("%s: resized from %d to %d tokens", name, tensor.shape[1], config.vision.num_tokens)
     return resized

@@ -17,10 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from blip.checkpoint import files, state_dict, tables
+from blip.checkpoint import state_dict, tables
 from blip.checkpoint.adapt import expected_shapes, log_random
-from blip.checkpoint.locate import HF_WEIGHTS, HUB_ID, SUFFIXES, cached_url
+from blip.checkpoint.locate import HUB_ID, SUFFIXES, WEIGHTS, cached_url, fetch_hub_model, find_weights
 from blip.checkpoint.tables import Rule
+from blip.checkpoint.weights_file import first_line, read_state, require_finite
 from blip.io import fetch
 from blip.model.blip import BlipModel
 from blip.model.vision import resize_pos_embed
@@ -59,6 +60,7 @@ FLAX = (  # "weight" is named "scale" in norms, else "kernel"
     Rule("vision.norm.*", "Transformer/encoder_norm/*"),
 )
 NORM = re.compile(r"(LayerNorm_\d|encoder_norm)/")
+HEAD = "cls.predictions."  # of BERT's masked-LM head; a file may hold the encoder alone
 FLAX_PREFIX = "opt/target/"  # in files with optimizer state
 # Not part of BLIP: classifiers, sentence pairs, and BERT's token types (not added to the words either).
 UNUSED = (
@@ -112,8 +114,8 @@ def _vision_state(
     source: str | Path, config: BlipConfig, shapes: Mapping[str, torch.Size], offline: bool | None
 ) -> State:
     path = _obtain_vision(source, offline)
-    flax = path.suffix == ".npz"
-    state = _without_unused(_read_flax(path, config.vision.num_heads) if flax else files.read_state(path))
+    flax = path.suffix.lower() == ".npz"
+    state = _without_unused(_read_flax(path, config.vision.num_heads) if flax else read_state(path))
     names = _flax_names(config) if flax else tables.expand(TIMM, config)
     _check_names(state, names, f"{path} as an image tower of {config.vision.num_layers} layers")
     for name in state:
@@ -159,7 +161,7 @@ def _read_flax(path: Path, num_heads: int) -> State:
                 if name.startswith(prefix)
             }
     except Exception as error:  # damaged archives raise nearly anything
-        raise CheckpointError(f"{path}: damaged or not a .npz of arrays ({files.first_line(error)})") from error
+        raise CheckpointError(f"{path}: damaged or not a .npz of arrays ({first_line(error)})") from error
     query = state.get(f"{_ATTENTION}/query/kernel".replace("{i}", "0"))
     if query is not None and query.dim() == 3 and query.shape[1] != num_heads:
         raise CheckpointMismatch(f"{path}: {query.shape[1]} attention heads; the model has {num_heads}")
@@ -208,7 +210,7 @@ def _text_state(
     if config.vocab != BERT:
         raise CheckpointMismatch(f"'{source}' has the vocabulary '{BERT}'; the model's is '{config.vocab}'")
     path = _obtain_text(source, offline)
-    state = _without_unused(_bert_names(files.read_state(path), path))
+    state = _without_unused(_bert_names(read_state(path), path))
     encoder, decoder = (_bert_table(part, config) for part in ("encoder", "decoder"))
     _check_names(state, decoder, f"{path} as a BERT of {config.text.num_layers} layers")
     pieces = min(config.text.dec_id, config.text.enc_id)  # these two come after BERT's words
@@ -222,12 +224,12 @@ def _obtain_text(source: str | Path, offline: bool | None) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        if str(source) != BERT and (path.suffix in SUFFIXES or not HUB_ID.fullmatch(str(source))):
+        if str(source) != BERT and (path.suffix.lower() in SUFFIXES or not HUB_ID.fullmatch(str(source))):
             raise CheckpointError(f"{source}: no such file or folder; '{BERT}' and hub ids are allowed too")
-        path = fetch.fetch_hub(str(source), ((VOCAB,), HF_WEIGHTS), offline=offline)
-    weights = next((path / name for name in HF_WEIGHTS if (path / name).is_file()), None)
+        path = fetch_hub_model(str(source), VOCAB, offline=offline)
+    weights = find_weights(path)
     if weights is None:
-        raise CheckpointError(f"{path}: no weights; needs {' or '.join(HF_WEIGHTS)}")
+        raise CheckpointError(f"{path}: no weights; needs {WEIGHTS}, pytorch_model.bin or an index of shards")
     return weights
 
 
@@ -268,11 +270,14 @@ def _without_unused(state: Mapping[str, Tensor]) -> State:
 
 
 def _check_names(state: Mapping[str, Tensor], names: Names, what: str) -> None:
-    unexpected = [name for name in state if name not in names]
-    if unexpected:
-        raise state_dict.mismatch(what, [], unexpected)
+    """Raise CheckpointMismatch for unknown and missing names; only the masked-LM head may be missing as a whole."""
     if not state:
         raise CheckpointMismatch(f"{what}: no weights in it")
+    has_head = any(name.startswith(HEAD) for name in state)
+    missing = [name for name in names if name not in state and (has_head or not name.startswith(HEAD))]
+    unexpected = [name for name in state if name not in names]
+    if missing or unexpected:
+        raise state_dict.mismatch(what, missing, unexpected)
 
 
 def _take(state: Mapping[str, Tensor], names: Names, shapes: Mapping[str, torch.Size], path: Path) -> State:
@@ -284,5 +289,6 @@ def _take(state: Mapping[str, Tensor], names: Names, shapes: Mapping[str, torch.
             required = [rows * len(parts), *rest]
             if list(tensor.shape) != required:
                 raise CheckpointMismatch(f"{path}: {name} is {list(tensor.shape)}; the model needs {required}")
-            result |= zip(parts, tensor.float().chunk(len(parts)), strict=True)
+            values = require_finite(tensor, f"{path}: {name}").float()
+            result |= zip(parts, values.chunk(len(parts)), strict=True)
     return result

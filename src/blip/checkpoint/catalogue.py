@@ -82,13 +82,19 @@ def _is_main(entry: Entry) -> bool:
     return published or entry.source == "bundled"
 
 
+def find_file(name: str) -> Entry | None:
+    """The entry of a published file, by its name or URL; None for any other."""
+    names = ((entry, entry.location) for entry in ENTRIES if entry.source == "url")
+    return next((entry for entry, url in names if name in (url, url.rsplit("/", 1)[-1])), None)
+
+
 def find(name: str) -> Entry:
     """The entry of a name, or of a published file's name or URL; UnknownModel suggests a similar one."""
     if name in BY_NAME:
         return BY_NAME[name]
-    for entry in ENTRIES:
-        if entry.source == "url" and name in (entry.location, entry.location.rsplit("/", 1)[-1]):
-            return entry
+    file = find_file(name)
+    if file is not None:
+        return file
     for family in get_args(Family):
         if name == f"random-tiny-{family}":
             return replace(BY_NAME["random-tiny"], name=name, family=family, note="")

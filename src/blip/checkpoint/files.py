@@ -1,11 +1,10 @@
-"""Read and write weights files (safetensors, `.pth`) and model folders of this package and of Transformers.
+"""Read and write model folders of this package and of Transformers, and write weights files (safetensors, `.pth`).
 
-Pickles are loaded weights-only and run no code. Files are written under a temporary name and then renamed.
+Files are written under a temporary name and then renamed; the same weights always give the same bytes.
 """
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from blip.checkpoint.hf import hf_config, processor_files, to_json
-from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, PICKLES, SUFFIXES, WEIGHTS
+from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, SUFFIXES, WEIGHTS, find_weights
 from blip.checkpoint.quantize import SUFFIX as SCALE_SUFFIX
-from blip.checkpoint.quantize import dequantize
 from blip.checkpoint.state_dict import from_blip
 from blip.checkpoint.tables import shared_names
+from blip.checkpoint.unwrap import without_prefix
+from blip.checkpoint.weights_file import read_state
 from blip.io.atomic import atomic_path, write_text
 from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointError, ConfigError
-from blip_lite.text_files import load_json
+from blip_lite.text_files import load_json_object
 from blip_lite.tokenizer import Tokenizer
 
 
@@ -41,44 +40,42 @@ class Stored:
 
 
 def read(path: Path) -> Stored:
-    """Read a weights file (with the config.json in the same folder, if it is ours) or a model folder."""
+    """Read a weights file (with the config.json in the same folder, if there is one) or a model folder."""
     if path.is_dir():
         return read_folder(path)
-    if path.name == WEIGHTS and (path.parent / CONFIG).is_file():
+    if path.name in HF_WEIGHTS and (path.parent / CONFIG).is_file():
         return read_folder(path.parent)
-    return Stored(state=read_state(path))
+    return Stored(state=without_prefix(read_state(path), path))
 
 
 def read_folder(folder: Path) -> Stored:
     """Read a folder of this package (config.json of `BlipConfig`) or of Transformers (`model_type` blip)."""
-    config_path = folder / CONFIG
-    weights = next((folder / name for name in HF_WEIGHTS if (folder / name).is_file()), None)
-    if weights is None or not config_path.is_file():
-        raise CheckpointError(f"{folder}: not a model folder; needs {CONFIG} and {WEIGHTS}")
-    values = _read_json(config_path)
-    if "model_type" in values:
-        if values["model_type"] != "blip":
-            raise CheckpointError(f"{config_path}: model_type '{values['model_type']}'; must be 'blip'")
-        return Stored(state=read_state(weights), hf_config=values, folder=folder)
+    weights = find_weights(folder)
+    if weights is None or not (folder / CONFIG).is_file():
+        raise CheckpointError(f"{folder}: not a model folder; needs {CONFIG} and {WEIGHTS}{_other_weights(folder)}")
+    config, hf_values = read_config(folder)
+    state = without_prefix(read_state(weights), weights)
+    return Stored(state=state, config=config, hf_config=hf_values, folder=folder)
+
+
+def read_config(folder: Path) -> tuple[BlipConfig | None, dict[str, Any] | None]:
+    """Read config.json: the config of a folder of this package, or the values of Transformers' one."""
+    path = folder / CONFIG
     try:
-        config = BlipConfig.from_dict(values)
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{config_path}: {error}") from error
-    return Stored(state=read_state(weights), config=config, folder=folder)
+        values = load_json_object(path)
+        if "model_type" not in values:
+            return BlipConfig.from_dict(values), None
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if values["model_type"] != "blip":
+        raise CheckpointError(f"{path}: model_type '{values['model_type']}'; must be 'blip'")
+    return None, values
 
 
-def read_state(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a file to the CPU, int8 weights as float32; other content of a training file is ignored."""
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
-    if path.suffix == ".safetensors":
-        try:
-            return dequantize(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: damaged or not a safetensors file ({error})") from error
-    if path.suffix not in PICKLES:
-        raise CheckpointError(f"{path}: unknown type of weights file; must be one of {', '.join(SUFFIXES)}")
-    return dequantize(_state_within(_load_pickle(path), path))
+def _other_weights(folder: Path) -> str:
+    """A hint at weights files in a folder that is not a model folder."""
+    names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    return f"; it holds {', '.join(names[:3])}: pass that file" if names else ""
 
 
 def write_folder(folder: Path, state: Mapping[str, Tensor], config: BlipConfig, vocab: Path | None = None) -> None:
@@ -117,11 +114,11 @@ def write_original(
 ) -> None:
     """Write a file that the original's code opens: `.pth` {"model": state}, or safetensors with the same names."""
     weights = from_blip(state, config, "original", training)
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         write_safetensors(path, weights)
         return
-    with atomic_path(path) as part:
-        torch.save({"model": weights}, part)
+    with atomic_path(path) as part, part.open("wb") as file:  # given a path, torch stores its name in the file
+        torch.save({"model": weights}, file)
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
@@ -134,49 +131,3 @@ def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:
         seen.add(whole.data_ptr())
     with atomic_path(path) as part:
         save_file(separate, part, metadata={"format": "pt"})
-
-
-def _load_pickle(path: Path) -> object:
-    """Weights-only unpickling, memory-mapped if the format allows it (not in files of torch before 1.6)."""
-    try:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError as error:
-            if "mmap" not in str(error):
-                raise
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-        type_name = reason.split("Unsupported global: GLOBAL ")[-1].split(" ")[0] if "GLOBAL" in reason else ""
-        holds = f"it holds {type_name}, which" if type_name else "its content"
-        raise CheckpointError(f"{path}: refused: {holds} is not plain weights; convert it to safetensors") from error
-    except Exception as error:  # damaged pickles raise nearly anything
-        raise CheckpointError(f"{path}: damaged or not a weights file ({first_line(error)})") from error
-
-
-def _state_within(content: object, path: Path) -> dict[str, Tensor]:
-    """The state dict in a pickle: {"model": …} (the original), {"state_dict": …}, or the state dict itself."""
-    for key in ("model", "state_dict"):
-        if isinstance(content, dict) and isinstance(content.get(key), dict):
-            content = content[key]
-    if not isinstance(content, dict) or not content:
-        raise CheckpointError(f"{path}: contains no state dict")
-    for name, tensor in content.items():
-        if not isinstance(name, str) or not isinstance(tensor, Tensor):
-            raise CheckpointError(f"{path}: '{name}' is not a tensor; a state dict maps names to tensors")
-    return dict(content)
-
-
-def first_line(error: Exception) -> str:
-    """First line of an error's message, at most 200 characters."""
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        values = load_json(path)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path}: must be a JSON object")
-    return values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isqrt
 from typing import Any
 
 from torch import Tensor
@@ -29,10 +30,14 @@ class ShapeLookup:
     def has(self, name: str) -> bool:
         return name in self.shapes
 
-    def get(self, name: str) -> tuple[int, ...]:
+    def get(self, name: str, dims: int) -> tuple[int, ...]:
+        """Shape of a tensor of `dims` dimensions, none of them 0. Raises CheckpointMismatch."""
         if name not in self.shapes:
             raise CheckpointMismatch(f"weights in the {self.layout} layout: no tensor for {name}")
-        return self.shapes[name]
+        shape = self.shapes[name]
+        if len(shape) != dims or 0 in shape:
+            raise CheckpointMismatch(f"{name} is {list(shape)}; must have {dims} dimensions, none of size 0")
+        return shape
 
     def count(self, name: str) -> int:
         """Number of layers, counted by a name with `{i}`."""
@@ -76,7 +81,7 @@ def infer_config(
     text = _text(shapes, "encoder" if family in ("features", "retrieval", "nlvr") else "decoder", text_heads)
     config = BlipConfig(family=family, vision=_vision(shapes, family, vision_heads), text=text)
     if family in ("retrieval", "pretrain"):
-        config = replace(config, proj_width=shapes.get("vision_proj.weight")[0])
+        config = replace(config, proj_width=shapes.get("vision_proj.weight", 2)[0])
     return config if hf_config is None else apply_hf_config(config, hf_config)
 
 
@@ -95,24 +100,24 @@ def _family(shapes: ShapeLookup) -> Family:
 
 
 def _vision(shapes: ShapeLookup, family: Family, num_heads: int | None) -> VisionConfig:
-    width, _, patch_size, _ = shapes.get("vision.patch_embed.weight")
+    width, _, patch_size, _ = shapes.get("vision.patch_embed.weight", 4)
     num_layers = shapes.count("vision.blocks.{i}.norm1.weight")
-    patches = shapes.get("vision.pos_embed")[1] - 1
-    if int(patches**0.5) ** 2 != patches:
+    patches = shapes.get("vision.pos_embed", 3)[1] - 1
+    if patches < 1 or isqrt(patches) ** 2 != patches:
         raise CheckpointMismatch(f"vision.pos_embed: {patches} image tokens; must be a square number")
     return VisionConfig(
-        image_size=int(patches**0.5) * patch_size,
+        image_size=isqrt(patches) * patch_size,
         patch_size=patch_size,
         width=width,
         num_layers=num_layers,
         num_heads=num_heads or _heads(width, "vision"),
-        mlp_width=shapes.get("vision.blocks.0.mlp.fc1.weight")[0],
+        mlp_width=shapes.get("vision.blocks.0.mlp.fc1.weight", 2)[0],
         drop_path=0.1 if family in ("vqa", "nlvr") or num_layers >= 24 else 0.0,
     )
 
 
 def _text(shapes: ShapeLookup, part: str, num_heads: int | None) -> TextConfig:
-    vocab_size, width = shapes.get(f"{part}.embed.word.weight")
+    vocab_size, width = shapes.get(f"{part}.embed.word.weight", 2)
     num_layers = shapes.count(f"{part}.blocks.{{i}}.attn.q.weight")
     merged = [i for i in range(num_layers) if shapes.has(f"encoder.blocks.{i}.cross_merge.weight")]
     config = TextConfig(
@@ -120,8 +125,8 @@ def _text(shapes: ShapeLookup, part: str, num_heads: int | None) -> TextConfig:
         width=width,
         num_layers=num_layers,
         num_heads=num_heads or _heads(width, "text"),
-        mlp_width=shapes.get(f"{part}.blocks.0.mlp.fc1.weight")[0],
-        max_length=shapes.get(f"{part}.embed.position.weight")[0],
+        mlp_width=shapes.get(f"{part}.blocks.0.mlp.fc1.weight", 2)[0],
+        max_length=shapes.get(f"{part}.embed.position.weight", 2)[0],
         dec_id=vocab_size - 2,  # the two special words come last
         enc_id=vocab_size - 1,
     )

@@ -16,6 +16,7 @@ from blip.checkpoint.hf import with_folder_vocabulary
 from blip.checkpoint.infer import infer_config
 from blip.checkpoint.locate import Located, locate, obtain
 from blip.checkpoint.state_dict import detect_layout, mismatch, to_blip
+from blip.checkpoint.weights_file import require_finite
 from blip.io import fetch
 from blip.model.blip import BlipModel
 from blip_lite.config import BlipConfig, Family, random_tiny_config, with_image_size
@@ -113,6 +114,9 @@ def _read(located: Located, path: Path, *, strict: bool = True) -> Weights:
             f"model '{located.name}': the file holds a '{config.family}' model; must be '{located.entry.family}'"
         )
     state, training = to_blip(stored.state, config, layout, strict=strict)
+    for key, tensor in training.items():
+        if tensor.is_floating_point():
+            require_finite(tensor, f"model '{located.name}': {key}")
     return Weights(name=located.name, config=config, state=state, training=training, folder=stored.folder)
 
 
@@ -137,7 +141,8 @@ def build(config: BlipConfig, state: Mapping[str, Tensor], name: str, *, strict:
     for key, tensor in state.items():
         if key in expected and tensor.shape != expected[key]:
             raise CheckpointMismatch(f"model '{name}': {key} is {list(tensor.shape)}; must be {list(expected[key])}")
-    weights = {key: tensor.float() for key, tensor in state.items() if key in expected}
+    named = {key: tensor for key, tensor in state.items() if key in expected}
+    weights = {key: require_finite(tensor, f"model '{name}': {key}").float() for key, tensor in named.items()}
     if missing:
         warnings.warn(str(mismatch(f"model '{name}'", missing, unexpected)) + "; left random", stacklevel=2)
         model = BlipModel(config)

@@ -11,17 +11,18 @@ from blip.checkpoint import catalogue
 from blip.checkpoint.catalogue import Entry
 from blip.io import fetch
 from blip_lite.errors import CheckpointError, OfflineError, UnknownModel
+from blip_lite.text_files import load_json_object
 
 PICKLES = (".pth", ".pt", ".bin", ".ckpt")
 SUFFIXES = (".safetensors", *PICKLES)
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
-HF_WEIGHTS = (WEIGHTS, "pytorch_model.bin")
+INDEX = ".index.json"  # ending of the index of a model in shards
+HF_WEIGHTS = (WEIGHTS, f"{WEIGHTS}{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
 LICENCE_FILES = ("LICENSE", "LICENSE.txt", "NOTICE.md", "README.md")  # copied with a model
 
 ASSETS = (blip_lite.ASSETS, Path(__file__).parent.parent / "assets")  # the bundled models
 RUN_MODELS = ("final", "best", "last")  # in the folder of a training run, in order of preference
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-HUB_FILES = ((CONFIG,), HF_WEIGHTS)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +48,12 @@ def locate(name_or_path: str | Path, cache_dir: Path | None = None) -> Located:
         return _of_url(name, cache_dir)
     if imported(name):
         return Located(name=name, path=imported(name))
-    if path.suffix in SUFFIXES or name.count("/") > 1 or name.startswith((".", "~")):
-        raise CheckpointError(f"{name}: no such file or folder")
+    published = catalogue.find_file(path.name)
+    if published is not None and path.name == name:
+        return _of_entry(published, cache_dir)
+    if path.suffix.lower() in SUFFIXES or name.count("/") > 1 or name.startswith((".", "~")):
+        hint = f"; the catalogue has it as '{published.name}'" if published is not None else ""
+        raise CheckpointError(f"{name}: no such file or folder{hint}")
     if HUB_ID.fullmatch(name):
         return Located(name=name, path=None, hub_id=name, entry=catalogue.BY_NAME.get(name))
     return _of_entry(catalogue.find(name), cache_dir)
@@ -72,7 +77,7 @@ def obtain(
     offline = fetch.is_offline(offline)
     if located.hub_id:
         try:
-            return fetch.fetch_hub(located.hub_id, HUB_FILES, offline=offline, cache=cache_dir)
+            return fetch_hub_model(located.hub_id, CONFIG, offline=offline, cache=cache_dir)
         except OfflineError:
             raise _not_cached(located.name) from None
     entry = located.entry
@@ -91,6 +96,45 @@ def obtain(
     return fetch.fetch(
         url, target, sha256=entry.sha256 if entry is not None else None, offline=offline, progress=progress
     )
+
+
+def find_weights(folder: Path) -> Path | None:
+    """The weights file of a model folder, or the index of its shards; None if it has neither."""
+    return next((folder / name for name in HF_WEIGHTS if (folder / name).is_file()), None)
+
+
+def shard_names(index: Path) -> dict[str, str]:
+    """Tensor name -> file name of its shard, in an index as Transformers writes it. Raises CheckpointError."""
+    try:
+        names = load_json_object(index).get("weight_map")
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{index}: {error}") from error
+    if not isinstance(names, dict) or not names:
+        raise CheckpointError(f"{index}: no weight_map; must map the names of tensors to files")
+    for tensor, file in names.items():
+        if not isinstance(file, str) or Path(file).name != file or Path(file).suffix not in SUFFIXES:
+            raise CheckpointError(f"{index}: weight_map.{tensor} {file!r}; must be the name of a file in its folder")
+    return names
+
+
+def fetch_hub_model(hub_id: str, companion: str, *, offline: bool | None, cache: Path | None = None) -> Path:
+    """The folder of a hub repository with the file `companion` and the weights, all shards of them if it has shards."""
+    folder = fetch.fetch_hub(hub_id, ((companion,), HF_WEIGHTS), offline=offline, cache=cache)
+    weights = find_weights(folder)
+    if weights is not None and weights.name.endswith(INDEX):
+        shards = sorted(set(shard_names(weights).values()))
+        fetch.fetch_hub(hub_id, [(shard,) for shard in shards], offline=offline, cache=cache)
+    return folder
+
+
+def _is_in_hub_cache(hub_id: str) -> bool:
+    if not fetch.is_in_hub_cache(hub_id, ((CONFIG,), HF_WEIGHTS)):
+        return False
+    try:
+        fetch_hub_model(hub_id, CONFIG, offline=True)
+    except CheckpointError:  # a shard is missing
+        return False
+    return True
 
 
 def imported(name: str) -> Path | None:
@@ -147,5 +191,5 @@ def is_cached(entry: Entry) -> bool:
     if entry.source == "random":
         return True
     if entry.source == "hub":
-        return fetch.is_in_hub_cache(entry.location, HUB_FILES)
+        return _is_in_hub_cache(entry.location)
     return _of_entry(entry, None).path is not None

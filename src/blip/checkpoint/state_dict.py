@@ -17,18 +17,19 @@ from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointMismatch
 
 State = dict[str, Tensor]
-PREFIXES: dict[Layout, str] = {"blip": "vision.", "original": "visual_encoder.", "hf": "vision_model."}
 DEFAULT_TEMPERATURE = 0.07  # initial value in the original; its matcher and Transformers store none
 
 
 def detect_layout(keys: Iterable[str]) -> Layout:
     """The layout whose image tower has these names; CheckpointMismatch if there is none."""
     names = list(keys)
-    for layout, prefix in PREFIXES.items():
+    for layout, prefix in tables.IMAGE_TOWERS.items():
         if any(name.startswith(prefix) for name in names):
             return layout
     first = ", ".join(names[:3]) or "no keys"
-    raise CheckpointMismatch(f"not BLIP weights ({first}): no key starts with {', '.join(PREFIXES.values())}")
+    raise CheckpointMismatch(
+        f"not BLIP weights ({first}): no key starts with {', '.join(tables.IMAGE_TOWERS.values())}"
+    )
 
 
 def to_blip(
@@ -126,8 +127,8 @@ def _take(left: State, table: Mapping[str, tuple[str, ...]]) -> State:
         tensor = left.pop(other)
         if len(names) == 1:
             result[names[0]] = tensor
-        elif len(tensor) % len(names):
-            raise CheckpointMismatch(f"{other}: {len(tensor)} rows; must be a multiple of {len(names)}")
+        elif not tensor.dim() or len(tensor) % len(names):
+            raise CheckpointMismatch(f"{other} is {list(tensor.shape)}; its rows must be a multiple of {len(names)}")
         else:  # cloned, so that no weight keeps another one's memory alive
             result |= zip(names, (part.clone() for part in tensor.chunk(len(names))), strict=True)
     return result

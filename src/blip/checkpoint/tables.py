@@ -16,6 +16,7 @@ from blip_lite.config import BlipConfig
 from blip_lite.errors import ConfigError
 
 Layout = Literal["blip", "original", "hf"]
+IMAGE_TOWERS: dict[Layout, str] = {"blip": "vision.", "original": "visual_encoder.", "hf": "vision_model."}
 
 
 @dataclass(frozen=True, slots=True)

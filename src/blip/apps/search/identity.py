@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from blip.apps.search.database import Database
 from blip.checkpoint.catalogue import BY_NAME
-from blip.checkpoint.locate import HF_WEIGHTS, locate, obtain
+from blip.checkpoint.locate import INDEX, find_weights, locate, obtain
 from blip.io.fetch import recorded_sha256, sha256_of
 from blip_lite.errors import BlipError, CheckpointMismatch
 
@@ -65,7 +65,7 @@ def save(db: Database, identity: Identity) -> None:
 
 
 def _weights_file(name: str) -> Path | None:
-    """Local weights file of a model; None for random weights and for a name that can no longer be resolved."""
+    """Local weights file of a model; None for random weights, for shards and for a name that cannot be resolved."""
     try:
         location = locate(name)
         if location.entry is not None and location.entry.source == "random":
@@ -74,7 +74,8 @@ def _weights_file(name: str) -> Path | None:
     except BlipError:
         return None
     if path.is_dir():
-        return next((path / name for name in HF_WEIGHTS if (path / name).is_file()), None)
+        weights = find_weights(path)
+        return None if weights is None or weights.name.endswith(INDEX) else weights
     return path
 
 
