@@ -81,6 +81,7 @@ def measure(photos: Path, folder: Path, model: blip.Model) -> Iterator[tuple[str
         yield "photo query", timed(lambda: index.search(photo, rerank=0), 10)
         yield "text query, re-ranking of 128", timed(lambda: index.search(TEXTS[0], rerank=128), 3)
         yield "duplicates of all photos", timed(index.duplicates)
+        yield "similar photos", timed(index.similar)
     with Index.open(folder, model=model) as index:
         yield "first query after opening", timed(lambda: index.search(TEXTS[0], rerank=0))
 

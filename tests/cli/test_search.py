@@ -127,16 +127,26 @@ def test_a_contact_sheet(blip: Blip, indexed: Path, tmp_path: Path) -> None:
     assert len((tmp_path / "hits.jsonl").read_text().splitlines()) == 4
 
 
-def test_near_identical_photos(blip: Blip, indexed: Path) -> None:
+def test_duplicates_are_copies_and_similar_photos_are_not(blip: Blip, indexed: Path) -> None:
     with Image.open("a.png") as image:
         pixels = np.asarray(image).copy()
     pixels[0, 0] += 1
     Image.fromarray(pixels).save("a2.png")
     blip("index", *RANDOM)
-    groups = rows(blip("search", "--duplicates", "0.9999", "--no-update").out)
-    assert [(group, path) for group, _, path in groups][:2] == [("1", "a.png"), ("1", "a2.png")]
-    assert blip("search", "--duplicates", "0.9999", "-f").out.startswith("a.png\na2.png\n")
-    assert "must be followed by a number up to 1" in blip("search", "--duplicates", "cat").err
+    groups = rows(blip("search", "--duplicates", "--no-update").out)
+    assert [(group, path) for group, _, path in groups] == [("1", "a.png"), ("1", "a2.png")]
+    assert blip("search", "--duplicates", "-f").out == "a.png\na2.png\n"
+    similar = rows(blip("search", "--similar", "--min-score", "0.01").out)
+    assert len(similar) == 5 and {group for group, _, _ in similar} == {"1"}
+
+
+def test_duplicates_that_cannot_be_compared_are_an_error(blip: Blip, indexed: Path) -> None:
+    (indexed / "copy.png").write_bytes((indexed / "a.png").read_bytes())
+    blip("index", *RANDOM)
+    (indexed / "copy.png").write_bytes(b"another file now")
+    result = blip("search", "--duplicates", "--no-update")
+    assert result.code == 1 and result.out == ""
+    assert "copy.png: not compared, changed since it was indexed" in result.err
 
 
 def test_thumbnails_need_a_terminal(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +183,11 @@ def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path
         (("cat", "--top", "0"), 2, "--top 0; must be an integer of at least 1"),
         (("cat", "--in", "nowhere"), 2, "nowhere: contains no indexed file"),
         (("cat", "-f", "--json"), 2, "must be one of the two"),
+        (("--duplicates", "0.9"), 2, "must be used without a query; groups by cosine are --similar"),
+        (("--duplicates", "--min-score", "0.9"), 2, "must be used with --similar"),
+        (("--similar", "0.9"), 2, "the cosine is --min-score"),
+        (("--similar", "--min-score", "2"), 2, "must be more than 0 and at most 1"),
+        (("--similar", "--duplicates"), 2, "must be one of the two"),
         (("cat", "-o", "x.png", "--json"), 2, "must be one of the two"),
         (("cat", "--format", "xml"), 2, "--format xml; must be one of"),
         (("cat", "--no-updat"), 2, "unknown flag '--no-updat'; did you mean '--no-update'?"),

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blip.apps.search.index import Index
     from blip_lite.results import Hit
 
-NEAR_IDENTICAL = 0.97
+SIMILAR = 0.97  # cosine
 FAILURES = 5  # named after an update; all are counted
 
 
@@ -90,7 +90,8 @@ def search(
         float | None, option(help="Only photos with this score: cosine, plus a logit if re-ranked.")
     ] = None,
     rerank: Annotated[int, option(min=0, help="Re-rank the N nearest photos with the ITM head; 0 for none.")] = 128,
-    duplicates: Annotated[bool, option(help="Groups of near-identical photos; QUERY is their cosine, 0.97.")] = False,
+    duplicates: Annotated[bool, option(help="Groups of copies of one photo, compared pixel by pixel.")] = False,
+    similar: Annotated[bool, option(help="Groups of similar photos, with a cosine of --min-score, 0.97.")] = False,
     no_update: Annotated[bool, option(help="Do not update the index first.")] = False,
     url_timeout: o.UrlTimeout = 20.0,
     run: SearchOptions,
@@ -103,11 +104,14 @@ def search(
 
     if not run.must_write():
         return 0
-    if duplicates:
-        threshold = _threshold(inputs)
+    if duplicates or similar:
+        _check_groups(inputs, min_score, duplicates, similar)
         with run.open() as index:
             _refresh(index, run, no_update)
-            return _show_groups(index.duplicates(threshold, under=folder), run, " ".join(inputs))
+            if duplicates:
+                return _show_duplicates(index, folder, run)
+            threshold = SIMILAR if min_score is None else min_score
+            return _show_groups(index.similar(threshold, under=folder), run, "similar photos")
     terms = parse(list(inputs), offline=run.offline, url_timeout=url_timeout)
     for term in terms:
         if term.text is not None and os.path.isfile(term.text):
@@ -119,15 +123,36 @@ def search(
     return _show(hits, run, " ".join(inputs))
 
 
-def _threshold(words: Sequence[str]) -> float:
-    """Return the smallest cosine of near-identical photos."""
-    try:
-        threshold = float(words[0]) if words else NEAR_IDENTICAL
-    except ValueError:
-        threshold = 0.0
-    if len(words) > 1 or not 0 < threshold <= 1:
-        raise UsageError(f"--duplicates {' '.join(words)}; must be followed by a number up to 1, or by nothing")
-    return threshold
+def _check_groups(words: Sequence[str], min_score: float | None, duplicates: bool, similar: bool) -> None:
+    """Raise UsageError for what does not fit groups of photos."""
+    flag = "--duplicates" if duplicates else "--similar"
+    if duplicates and similar:
+        raise UsageError("--duplicates with --similar; must be one of the two")
+    if words:
+        advice = "; the cosine is --min-score" if similar else "; groups by cosine are --similar"
+        raise UsageError(f"{flag} with the query '{' '.join(words)}'; must be used without a query{advice}")
+    if duplicates and min_score is not None:
+        raise UsageError("--duplicates with --min-score; copies have no threshold, must be used with --similar")
+    if similar and min_score is not None and not 0 < min_score <= 1:
+        raise UsageError(f"--min-score {min_score:g} with --similar; must be more than 0 and at most 1")
+
+
+def _show_duplicates(index: Index, folder: Path | None, run: SearchOptions) -> int:
+    """Find and print groups of copies; return 1 if some files could not be compared."""
+    from blip.cli.batch_run import Progress
+
+    shown: list[Progress] = []
+
+    def tick(done: int, total: int) -> None:
+        if not shown:
+            shown.append(Progress(total, not (run.no_progress or run.quiet)))
+        shown[0].update(done) if done < total else shown[0].clear()
+
+    report = index.duplicates(under=folder, workers=run.workers or o.default_workers(), progress=tick)
+    _show_groups(report.groups, run, "duplicates")
+    for path, reason in report.failed:
+        o.note(f"{path}: not compared, {reason}")
+    return 1 if report.failed else 0
 
 
 def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
@@ -196,6 +221,8 @@ def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str
     if not groups:
         o.note("nothing found", run.quiet)
     _write_records(hits, run, ("rank", "score", "path"))
+    if run.open_hits:
+        _open_files([Path(hit.path) for hit in hits], run)
     return 0
 
 

@@ -35,7 +35,7 @@ def test_index_of_newer_version_is_rejected(tmp_path: Path) -> None:
     db = database.connect(tmp_path / "i", create=True)
     db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(EnvironmentProblem, match="version 99, not 1; update blip"):
+    with pytest.raises(EnvironmentProblem, match="version 99, not 2; update blip"):
         database.connect(tmp_path / "i")
 
 

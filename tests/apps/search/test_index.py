@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import blip
-from blip.apps.search import duplicates, vectors
+from blip.apps.search import similar, vectors
 from blip.apps.search.database import FILE, LOCK, Damaged
 from blip.apps.search.index import Index
 from blip.apps.search.query import Part
@@ -322,32 +322,34 @@ def test_approximate_search(index: Index, photos: Path, monkeypatch: pytest.Monk
         assert names(again) == expected
 
 
-def test_duplicates_are_grouped(index: Index, photos: Path) -> None:
+def test_similar_photos_are_grouped(index: Index, photos: Path) -> None:
     shutil.copy(photos / "2.png", photos / "two.png")
     index.add_dir(photos)
-    (group,) = index.duplicates(0.999999)
+    (group,) = index.similar(0.999999)
     assert [Path(hit.path).name for hit in group] == ["2.png", "two.png"]
     assert group[1].score == pytest.approx(1, abs=1e-3)
-    assert len(index.duplicates(0.0001)[0]) == 7
-    assert index.duplicates(0.999999, under=photos / "sub dir") == []
+    assert len(index.similar(0.0001)[0]) == 7
+    assert index.similar(0.999999, under=photos / "sub dir") == []
     with pytest.raises(UsageError, match="must be more than 0"):
-        index.duplicates(2)
+        index.similar(2)
 
 
-def test_approximate_duplicates_equal_exact_ones(index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_approximate_similar_photos_equal_exact_ones(
+    index: Index, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with Image.open(photos / "3.png") as image:
         image.rotate(180).rotate(180).save(photos / "3 again.png", compress_level=1)  # other bytes, same pixels
     index.add_dir(photos)
-    expected = index.duplicates(0.99999)
+    expected = index.similar(0.99999)
     assert [Path(hit.path).name for hit in expected[0]] == ["3 again.png", "3.png"]
-    monkeypatch.setattr(duplicates, "MAX_EXACT", 2)
-    assert index.duplicates(0.99999) == expected
+    monkeypatch.setattr(similar, "MAX_EXACT", 2)
+    assert index.similar(0.99999) == expected
 
 
 def test_index_of_an_empty_folder_has_no_hits(index: Index, tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     assert index.add_dir(tmp_path / "photos").new == 0
-    assert index.search("a cat") == [] and index.duplicates() == [] and index.status().model is None
+    assert index.search("a cat") == [] and index.duplicates().groups == [] and index.status().model is None
     assert (index.folder / LOCK).exists()
 
 

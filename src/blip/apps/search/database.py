@@ -45,6 +45,13 @@ MIGRATIONS = (
     CREATE TABLE pending (id INTEGER PRIMARY KEY, vector BLOB NOT NULL);  -- not yet in the vector file
     CREATE TABLE sidecars (path BLOB PRIMARY KEY, image BLOB NOT NULL, hash BLOB NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE pictures ADD COLUMN phash INTEGER;   -- of stills: see blip.io.perceptual_hash, as a signed integer
+    ALTER TABLE pictures ADD COLUMN pixels INTEGER;  -- of stills: width times height
+    DELETE FROM files;                               -- the next update reads all photos again
+    DELETE FROM pictures;
+    DELETE FROM pending;
+    """,
 )
 
 

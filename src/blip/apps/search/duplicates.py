@@ -1,78 +1,185 @@
-"""Groups of near-identical photos: connected by cosines above a threshold."""
+"""Copies of one photo among the indexed stills: equal files, and photos whose pixels agree (see `pixels.compare`).
+
+Perceptual hashes and cosines, both from the index, select candidate pairs; only their files are read. Each photo of a
+group was compared with the first, which has the most pixels. Links to one file, symbolic or hard, count once.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blip.apps.search.database import STILL, Database
-from blip.apps.search.query import find_locations
+from blip.apps.search.pixels import compare, reduce
+from blip.apps.search.reading import read_picture
 from blip.apps.search.scan import display_path, prefix_range
-from blip.apps.search.vectors import MAX_EXACT, Vectors
+from blip.apps.search.vectors import Vectors
+from blip.io.ordered_map import ordered_map
+from blip.io.perceptual_hash import hamming_distances
+from blip_lite.errors import BlipError, UnreadableImage
 from blip_lite.results import Hit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from PIL.Image import Image
 
-    from numpy.typing import NDArray
+# Most copies differ by at most 10 bits of 64; cropped ones by up to 18, but their cosine is high
+CLOSE_BITS, MAX_BITS, MIN_COSINE = 10, 18, 0.9
+BLOCK = 128  # photos compared with all others at once
+CACHE = 64  # reduced photos, of about 1 MB
+Progress = Callable[[int, int], object]  # (candidates compared, candidates in all)
 
-BLOCK = 1024  # photos compared with all others at once
-NEIGHBOURS = 32  # candidates per photo if there are too many photos to compare all pairs
+
+@dataclass
+class DuplicateReport:
+    """Groups of copies, the largest first, and (path, reason) of candidates that could not be compared.
+
+    `Hit.rank` is the number of the group; `Hit.score` is 1 for files equal to the group's first file, else the
+    correlation of the pixels with it.
+    """
+
+    groups: list[list[Hit]] = field(default_factory=list)
+    failed: list[tuple[str, str]] = field(default_factory=list)
 
 
-def groups(db: Database, state: Vectors, threshold: float, under: bytes | None) -> list[list[Hit]]:
-    """Groups of at least two stills, the largest first. `rank` is the group, `score` the cosine with its first."""
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """A picture of the index and its files, as (path, size, modification time)."""
+
+    id: int
+    phash: int
+    pixels: int
+    files: list[tuple[bytes, int, int]]
+
+
+def list_photos(db: Database, under: bytes | None) -> list[Photo]:
+    """Return the stills, or those in a folder: those with most pixels first, then those with the largest file."""
     rows = db.execute(
-        "SELECT DISTINCT p.id FROM pictures p JOIN files f ON f.hash = p.hash"
-        " WHERE p.at = ? AND f.path >= ? AND f.path < ? ORDER BY p.id",
+        "SELECT p.id, p.phash, p.pixels, f.path, f.size, f.mtime FROM pictures p"
+        " JOIN files f ON f.hash = p.hash AND f.error IS NULL"
+        " WHERE p.at = ? AND f.path >= ? AND f.path < ? ORDER BY p.pixels DESC, f.size DESC, f.path",
         (STILL, *prefix_range(under)),
     )
-    ids, vectors = state.get(np.array([row[0] for row in rows], np.int64))
-    parents = np.arange(len(ids))
-    exact = len(ids) <= MAX_EXACT
-    for i, j in _all_pairs(vectors, threshold) if exact else _neighbour_pairs(state, ids, vectors, threshold):
-        parents[_find_root(parents, i)] = _find_root(parents, j)
-    members: dict[int, list[int]] = {}
-    for i in range(len(ids)):
-        members.setdefault(_find_root(parents, i), []).append(i)
-    locations = find_locations(db, ids.tolist(), under)
-    result = []
-    for pictures in members.values():
-        files = sorted((path, i) for i in pictures for path, _ in locations.get(int(ids[i]), ([], None))[0])
-        if len(files) > 1:
-            result.append(files)
-    result.sort(key=lambda files: (-len(files), files[0][0]))
-    return [_to_hits(number, files, vectors) for number, files in enumerate(result, 1)]
+    photos: dict[int, Photo] = {}
+    for id, phash, pixels, path, size, mtime in rows:
+        photos.setdefault(id, Photo(id, phash, pixels, [])).files.append((path, size, mtime))
+    return list(photos.values())
 
 
-def _to_hits(number: int, files: list[tuple[bytes, int]], vectors: NDArray[np.float32]) -> list[Hit]:
-    first = files[0][1]
-    cosines = [min(1.0, float(vectors[i] @ vectors[first])) for _, i in files]
-    return [
-        Hit(number, display_path(path), cosine, itc=cosine) for (path, _), cosine in zip(files, cosines, strict=True)
-    ]
+def find(
+    photos: Sequence[Photo], state: Vectors, *, workers: int, progress: Progress = lambda done, total: None
+) -> DuplicateReport:
+    """Find the groups of at least two files."""
+    return _Search(photos, state, workers, progress).run()
 
 
-def _all_pairs(vectors: NDArray[np.float32], threshold: float) -> Iterator[tuple[int, int]]:
-    for start in range(0, len(vectors), BLOCK):
-        a, b = np.nonzero(vectors[start : start + BLOCK] @ vectors[start:].T >= threshold)
-        yield from ((start + i, start + j) for i, j in zip(a.tolist(), b.tolist(), strict=True) if i < j)
+class _Search:
+    """One search for copies among some photos."""
+
+    def __init__(self, photos: Sequence[Photo], state: Vectors, workers: int, progress: Progress) -> None:
+        self.photos, self.workers, self.progress = photos, workers, progress
+        ids, self.vectors = state.get(np.array([photo.id for photo in photos], np.int64))
+        assert len(ids) == len(photos), "every picture has a vector"
+        self.read = lru_cache(CACHE)(self._read)
+        self.failed: dict[bytes, str] = {}
+
+    def run(self) -> DuplicateReport:
+        neighbours: dict[int, list[int]] = {}
+        total = done = 0
+        for i, j in self._candidates():
+            neighbours.setdefault(i, []).append(j)
+            total += 1
+        assigned: set[int] = set()
+        groups = []
+        for i, photo in enumerate(self.photos):
+            if i in assigned:
+                continue
+            others = [j for j in neighbours.get(i, ()) if j not in assigned]
+            scores = self._scores(i, others) if others else []
+            if i in neighbours:
+                done += len(neighbours[i])
+                self.progress(done, total)
+            copies = [(j, score) for j, score in zip(others, scores, strict=True) if score is not None]
+            assigned.update(j for j, _ in copies)
+            files = [(path, 1.0, i) for path in self._files(photo)] if copies or len(photo.files) > 1 else []
+            files += [(path, score, j) for j, score in copies for path in self._files(self.photos[j])]
+            files = _without_links(files)
+            if len(files) > 1:
+                groups.append((i, files))
+        groups.sort(key=lambda group: (-len(group[1]), group[1][0][0]))
+        return DuplicateReport(
+            [self._to_hits(number, *group) for number, group in enumerate(groups, 1)],
+            [(display_path(path), reason) for path, reason in sorted(self.failed.items())],
+        )
+
+    def _candidates(self) -> Iterator[tuple[int, int]]:
+        """Yield the pairs (i < j) of photos that may be copies, by hash and cosine."""
+        hashes = np.array([photo.phash for photo in self.photos], np.int64).view(np.uint64)
+        for start in range(0, len(hashes), BLOCK):
+            bits = hamming_distances(hashes[start : start + BLOCK], hashes[start:])
+            i, j = np.nonzero(bits <= MAX_BITS)
+            i, j, bits = i[i < j], j[i < j], bits[i[i < j], j[i < j]]
+            cosines = np.einsum("ne,ne->n", self.vectors[start + i], self.vectors[start + j])
+            likely = (bits <= CLOSE_BITS) | (cosines >= MIN_COSINE)
+            yield from zip((start + i[likely]).tolist(), (start + j[likely]).tolist(), strict=True)
+
+    def _scores(self, i: int, others: Sequence[int]) -> list[float | None]:
+        """Return the correlation of a photo with others; None for one that is not a copy or cannot be read."""
+        try:
+            photo = self.read(i)
+        except BlipError:
+            return [None] * len(others)
+        return list(ordered_map(lambda j: self._score(photo, j), others, ahead=8, workers=self.workers))
+
+    def _score(self, photo: Image, j: int) -> float | None:
+        try:
+            comparison = compare(photo, self.read(j))
+        except BlipError:
+            return None
+        return min(comparison.correlation, 0.9999) if comparison.is_copy else None
+
+    def _read(self, i: int) -> Image:
+        """Read one file of a photo. Raises UnreadableImage if there is none; the files are then in `failed`."""
+        for path in self._files(self.photos[i]):
+            try:
+                return reduce(read_picture(path))
+            except UnreadableImage as error:
+                self.failed[path] = error.reason
+        raise UnreadableImage(display_path(self.photos[i].files[0][0]), "no file can be compared")
+
+    def _files(self, photo: Photo) -> list[bytes]:
+        """Return the files of a photo that are as they were indexed."""
+        paths = []
+        for path, size, mtime in photo.files:
+            if path in self.failed:
+                continue
+            try:
+                status = os.stat(path)
+            except OSError as error:
+                self.failed[path] = f"cannot be read ({error.strerror or error})"
+                continue
+            if (status.st_size, status.st_mtime_ns) == (size, mtime):
+                paths.append(path)
+            else:
+                self.failed[path] = "changed since it was indexed"
+        return paths
+
+    def _to_hits(self, number: int, first: int, files: Sequence[tuple[bytes, float, int]]) -> list[Hit]:
+        cosines = [min(1.0, float(self.vectors[i] @ self.vectors[first])) for _, _, i in files]
+        return [
+            Hit(number, display_path(path), score, itc=cosine)
+            for (path, score, _), cosine in zip(files, cosines, strict=True)
+        ]
 
 
-def _neighbour_pairs(
-    state: Vectors, ids: NDArray[np.int64], vectors: NDArray[np.float32], threshold: float
-) -> Iterator[tuple[int, int]]:
-    indices = {int(id): i for i, id in enumerate(ids)}
-    for i, vector in enumerate(vectors):
-        nearest = state.nearest(vector, NEIGHBOURS, len(state))
-        others = [j for id in nearest.tolist() if (j := indices.get(id)) is not None and j != i]
-        if others:
-            yield from ((i, j) for j, s in zip(others, vectors[others] @ vector, strict=True) if s >= threshold)
-
-
-def _find_root(parents: NDArray[np.int64], i: int) -> int:
-    while parents[i] != i:
-        parents[i] = parents[parents[i]]
-        i = int(parents[i])
-    return i
+def _without_links(files: Sequence[tuple[bytes, float, int]]) -> list[tuple[bytes, float, int]]:
+    """Return one path of each file on disk, preferably one that is not a symbolic link."""
+    kept: dict[tuple[int, int], tuple[bytes, float, int]] = {}
+    for entry in sorted(files, key=lambda entry: os.path.islink(entry[0])):
+        status = os.stat(entry[0])
+        kept.setdefault((status.st_dev, status.st_ino), entry)
+    return [entry for entry in files if entry in kept.values()]

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from blip.apps.search import database, duplicates, identity, scan, sidecars, vectors
+from blip.apps.search import database, duplicates, identity, scan, sidecars, similar, vectors
 from blip.apps.search.database import Database
+from blip.apps.search.duplicates import DuplicateReport
 from blip.apps.search.identity import Identity
 from blip.apps.search.query import Part, nearest, query_vector, rerank_candidates, to_hits
 from blip.apps.search.scan import Root, Rules, display_path
@@ -263,13 +264,33 @@ class Index:
             candidates = nearest(db, state, vector, max(top, rerank), _indexed_path(db, under))
         return to_hits(rerank_candidates(model, parts, candidates, rerank, workers), top, min_score)
 
-    def duplicates(self, threshold: float = 0.97, *, under: str | os.PathLike[str] | None = None) -> list[list[Hit]]:
-        """Return groups of near-identical photos, connected by cosines of at least `threshold`. Needs no model."""
+    def duplicates(
+        self,
+        *,
+        under: str | os.PathLike[str] | None = None,
+        workers: int = WORKERS,
+        progress: duplicates.Progress = lambda done, total: None,
+    ) -> DuplicateReport:
+        """Return groups of copies of a photo: equal files, re-encoded, resized, slightly cropped or brightened ones.
+
+        Candidates, chosen by perceptual hash, are read and compared pixel by pixel. Needs no model.
+        """
+        with self.snapshot() as (db, state):
+            photos = duplicates.list_photos(db, _indexed_path(db, under))
+        if state is None:
+            return DuplicateReport()
+        return duplicates.find(photos, state, workers=workers, progress=progress)
+
+    def similar(self, threshold: float = 0.97, *, under: str | os.PathLike[str] | None = None) -> list[list[Hit]]:
+        """Return groups of similar photos, connected by cosines of at least `threshold`. Needs no model.
+
+        They show the same kind of scene and are usually different photos; see `duplicates` for copies.
+        """
         if not 0 < threshold <= 1:
-            raise UsageError(f"--duplicates {threshold}; must be more than 0 and at most 1")
+            raise UsageError(f"threshold {threshold}; must be more than 0 and at most 1")
         with self.snapshot() as (db, state):
             path = _indexed_path(db, under)
-            return [] if state is None else duplicates.groups(db, state, threshold, path)
+            return [] if state is None else similar.groups(db, state, threshold, path)
 
     def status(self) -> Status:
         """Return what the index contains; needs no model."""

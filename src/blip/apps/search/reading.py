@@ -14,6 +14,7 @@ from blip.apps.search.database import STILL
 from blip.apps.search.scan import ScannedFile, display_path
 from blip.io.ordered_map import ordered_map
 from blip.io.paths import VIDEO_EXTENSIONS
+from blip.io.perceptual_hash import perceptual_hash
 from blip.io.samples import ImageRef
 from blip_lite.errors import MissingExtra, UnreadableImage
 from blip_lite.image import MAX_PIXELS, read, square
@@ -27,10 +28,16 @@ _FRAME = re.compile(r"(.+)#t=(\d+\.\d{3})", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A still or a video frame at each requested input size."""
+    """A still or a video frame at each requested input size. `pixels` is its number of pixels in full size."""
 
     at: int
     images: dict[int, Image]
+    pixels: int
+
+    @property
+    def phash(self) -> int:
+        """Perceptual hash; that of the resized image differs by few bits if at all, and takes little time."""
+        return perceptual_hash(next(iter(self.images.values())))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +103,7 @@ class Reader:
         return pictures
 
     def _picture(self, at: int, image: Image) -> Picture:
-        return Picture(at, {size: square(image, size) for size in self.sizes})
+        return Picture(at, {size: square(image, size) for size in self.sizes}, image.width * image.height)
 
 
 def read_picture(path: bytes, at: int = STILL) -> Image:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -200,7 +200,10 @@ class Updater:
         return {digest: caption.text for digest, caption in zip(stills, captions, strict=True)}
 
     def _insert_picture(self, digest: bytes, picture: Picture) -> int:
-        row = self.db.execute("INSERT INTO pictures (hash, at) VALUES (?, ?)", (digest, picture.at))
+        values: list[Any] = [digest, picture.at, None, None]  # Any: SQLite values
+        if picture.at == STILL:
+            values[2:] = picture.phash - (1 << 64 if picture.phash >> 63 else 0), picture.pixels
+        row = self.db.execute("INSERT INTO pictures (hash, at, phash, pixels) VALUES (?, ?, ?, ?)", values)
         assert row.lastrowid is not None
         return row.lastrowid
 
