@@ -30,7 +30,7 @@ COMMANDS: dict[str, list[str]] = {
     "ask": [PHOTO, "-q", "what animal is this?"],
     "match": [PHOTO, "-t", "a cat", "-t", "a cup of coffee"],
     "embed": [PHOTO],
-    "search": ["a cup of coffee", "--no-update"],
+    "search": ["a cup of coffee", "--no-update", "--rerank", "128"],
 }
 ENGINES = ("torch", "auto")
 TOLERANCE = 1e-3

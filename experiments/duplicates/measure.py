@@ -4,7 +4,7 @@
 
 For each kind of copy, an index of the originals and these copies is searched. Recall: share of the originals whose copy
 is in their group. Near misses must not be reported; `--videos` adds frames of videos as such. Groups among the
-originals alone are printed, to be looked at. Seeds are fixed.
+originals alone are printed, for inspection by eye. Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -193,16 +193,15 @@ class Searcher:
         assert not report.failed
         return [[Path(hit.path) for hit in group] for group in report.groups]
 
-    def measure(self, kind: str, count: int) -> dict[str, float]:
-        """Return the share of found derived photos, and the number of pairs of different photos in one group."""
+    def measure(self, kind: str) -> dict[str, float]:
+        """Return the share of found derived photos, and the number of files grouped with another photo."""
         start = time.perf_counter()
-        found = wrong = 0
+        detected = wrong = 0
         for group in self.groups("originals", folder_name(kind)):
-            found += sum(path.parent.name != "originals" and path.name == group[0].name for path in group[1:])
-            found += sum(path.parent.name == "originals" and path.name == group[0].name for path in group[1:])
+            detected += sum(path.name == group[0].name for path in group[1:])
             wrong += sum(path.name != group[0].name for path in group)
         derived = len(list((self.folder / folder_name(kind)).iterdir()))
-        return {"photos": derived, "found": found / derived, "wrong": wrong, "seconds": time.perf_counter() - start}
+        return {"photos": derived, "found": detected / derived, "wrong": wrong, "seconds": time.perf_counter() - start}
 
 
 def hash_table(searcher: Searcher) -> dict[str, list[float]]:
@@ -249,7 +248,7 @@ def main() -> None:
                 result["frames"] = [[path.name for path in group] for group in frames]
                 print(f"{len(searcher.photos('frames'))} frames; groups among them: {result['frames']}")
             for title, kinds in (("copies", COPIES), ("near misses", NEAR_MISSES)):
-                result[title] = {kind: searcher.measure(kind, count) for kind in kinds}
+                result[title] = {kind: searcher.measure(kind) for kind in kinds}
                 for kind, row in result[title].items():
                     print(f"{kind:<62}{row['found']:>8.1%} found{row['wrong']:>6.0f} wrong", flush=True)
     if options.output:

@@ -49,7 +49,11 @@ def test_text_json_and_tables(blip: Blip, indexed: Path) -> None:
     records = [json.loads(line) for line in blip("search", "a cat", "--json", "-n", "2").out.splitlines()]
     assert [record["rank"] for record in records] == [1, 2] and all(problem(record) is None for record in records)
     assert [record["path"] for record in records] == [path for _, path in hits[:2]]
-    assert all(0 <= record["itm"] <= 1 for record in records)
+    assert "itm" not in records[0]
+    (record,) = [
+        json.loads(line) for line in blip("search", "a cat", "--json", "-n", "1", "--rerank", "2").out.splitlines()
+    ]
+    assert 0 <= record["itm"] <= 1
     table = rows(blip("search", "a cat", "--format", "tsv").out)
     assert table[0][:3] == ["schema", "rank", "path"] and len(table) == 5
 

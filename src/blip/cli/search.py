@@ -89,7 +89,7 @@ def search(
     min_score: Annotated[
         float | None, option(help="Only photos with this score: cosine, plus a logit if re-ranked.")
     ] = None,
-    rerank: Annotated[int, option(min=0, help="Re-rank the N nearest photos with the ITM head; 0 for none.")] = 128,
+    rerank: Annotated[int, option(min=0, help="Re-rank the N nearest photos with the ITM head; 0 for none.")] = 0,
     duplicates: Annotated[bool, option(help="Groups of copies of one photo, compared pixel by pixel.")] = False,
     similar: Annotated[bool, option(help="Groups of similar photos, with a cosine of --min-score, 0.97.")] = False,
     no_update: Annotated[bool, option(help="Do not update the index first.")] = False,

@@ -113,7 +113,7 @@ def test_groups_begin_with_the_most_pixels(index: Index, album: Path) -> None:
     assert index.duplicates(under=album) == report
 
 
-def test_links_to_one_file_are_no_duplicates(index: Index, album: Path) -> None:
+def test_links_to_one_file_count_once(index: Index, album: Path) -> None:
     for path in (album / "large.jpg", album / "cropped.jpg", album / "rocket again.jpg"):
         path.unlink()
     (album / "a link.png").symlink_to(album / "coffee.png")

@@ -69,7 +69,7 @@ def test_photo_finds_itself_and_query_terms_are_summed(index: Index, photos: Pat
 
 def test_negative_text_counts_in_reranking(index: Index, photos: Path, model: blip.Model) -> None:
     index.add_dir(photos)
-    hits = index.search([Part("a cat"), Part("a dog", -1)])
+    hits = index.search([Part("a cat"), Part("a dog", -1)], rerank=128)
     logits = model.match_logits([hit.path for hit in hits], ["a cat", "a dog"])[..., 1]
     itc = model.embed_image([h.path for h in hits]).vectors @ model.embed_text(["a cat", "a dog"]).vectors.T
     expected = (logits + itc) @ [1, -1]

@@ -240,7 +240,7 @@ class Index:
         query: Any,  # Any: texts, images and vectors are distinguished at run time
         *,
         top: int = 10,
-        rerank: int = 128,
+        rerank: int = 0,
         under: str | os.PathLike[str] | None = None,
         min_score: float | None = None,
         workers: int = WORKERS,
