@@ -27,7 +27,7 @@ class ServerFlags:
     max_batch: Annotated[int, option(min=1, max=1024, help="Maximum images per batch.")] = 16
     max_wait_ms: Annotated[float, option(min=0, max=1000, help="Maximum wait for a batch to fill, in ms.")] = 5.0
     queue: Annotated[int, option(min=1, help="Maximum images in flight; further requests get 429.")] = 256
-    timeout: Annotated[float, option(min=0.1, help="Seconds until an unanswered request gets 504.")] = 30.0
+    timeout: Annotated[float, option(min=0.1, help="Seconds for a body (408), then for the answer (504).")] = 30.0
     max_upload_mb: Annotated[float, option(min=0.001, help="Maximum request body in MB; larger ones get 413.")] = 20.0
     max_megapixels: o.MaxServedMegapixels = 50.0
     workers: Annotated[int, option(min=1, max=64, help="Processes that hold the models.")] = 1
@@ -53,12 +53,12 @@ def serve(
     Example: blip serve -m caption-base -m vqa-base --port 8000
     """
     require_extras(f"serve --engine {server.engine}", *EXTRAS[server.engine])
-    from blip.apps.serve.settings import MEGABYTE, Settings, read_keys
+    from blip.apps.serve.settings import BUNDLED, MEGABYTE, Settings, read_keys
     from blip.cli.sockets import listen
 
     names = tuple(model or filter(None, [os.environ.get("BLIP_MODEL")]))
     settings = Settings(
-        **({"models": names} if names else {}),
+        models=names or BUNDLED,
         max_batch=server.max_batch,
         max_wait=server.max_wait_ms / 1000,
         queue=server.queue,

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 import blip
+from blip.apps.serve.admission import AdmissionControl
 from blip.apps.serve.app import build_app
 from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
-from blip.apps.serve.service import AdmissionControl
 from blip.apps.serve.settings import Settings, read_keys
 from blip_lite.errors import UsageError
 from tests.apps.serve.conftest import error_of, png
@@ -184,13 +184,30 @@ def test_late_answers_are_504_and_no_longer_in_flight() -> None:
     assert "blip_queue_images 0.0" in metrics.text and "blip_buffered_bytes 0.0" in metrics.text
 
 
-def test_bodies_that_never_end_get_504() -> None:
-    async def body() -> AsyncIterator[bytes]:
-        yield b'{"image": "'
-        await asyncio.sleep(600)
+def slow_body(seconds: float, pieces: int = 1000) -> Callable[[httpx2.AsyncClient], Any]:
+    """A request whose body arrives in small pieces, one per `seconds`."""
 
-    (late,) = responses(Settings(timeout=0.2), DirectEngine(), post(body(), JSON))
-    assert error_of(late) == (504, "timeout", None)
+    async def body() -> AsyncIterator[bytes]:
+        for piece in [b'{"image": "', *[b" "] * pieces, TEXT.encode(), b'", "beams": 1}']:
+            yield piece
+            await asyncio.sleep(seconds)
+
+    return post(body(), JSON)
+
+
+def test_slow_bodies_get_408_and_close_the_connection() -> None:
+    for settings in (Settings(stall=0.2), Settings(timeout=0.2)):
+        for seconds in (0.05, 600):
+            (slow,) = responses(settings, DirectEngine(), slow_body(seconds))
+            assert error_of(slow) == (408, "slow_body", None) and slow.headers["connection"] == "close"
+    settings = Settings(min_rate=0.1, stall=1.0)
+    assert responses(settings, DirectEngine(), slow_body(0.01, 5))[0].status_code == 200
+
+
+def test_bodies_on_their_way_do_not_count_as_in_flight() -> None:
+    slow = [slow_body(0.01, 50) for _ in range(20)]
+    results = responses(Settings(queue=2), DirectEngine(), *slow, caption())
+    assert results[-1].status_code == 200 and results[0].status_code in (200, 429)
 
 
 def test_refused_clients_can_finish_sending() -> None:

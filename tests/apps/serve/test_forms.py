@@ -41,8 +41,8 @@ IMAGE = part("image", PHOTO, '; filename="a.png"', "image/png")
 def test_a_repeated_field_is_a_list() -> None:
     several = post_form("match", IMAGE, field("texts", "a cat"), field("texts", "a dog, asleep"))
     assert [record["text"] for record in several.json()] == ["a cat", "a dog, asleep"]
-    one = post_form("match", IMAGE, field("texts", "a cat"))
-    assert [record["text"] for record in one.json()] == ["a cat"]
+    single_item = post_form("match", IMAGE, field("texts", "a cat"))
+    assert [record["text"] for record in single_item.json()] == ["a cat"]
     single = post_form("match", IMAGE, field("text", "a cat, asleep"))
     assert single.json()["text"] == "a cat, asleep"
 
@@ -71,7 +71,7 @@ def test_lists_inside_one_value_are_refused(endpoint: str, name: str, value: str
         assert error_of(response)[1:] == ("bad_field", name)
 
 
-def test_the_refusal_of_a_list_says_how_to_send_it() -> None:
+def test_the_refusal_of_a_list_states_how_to_send_it() -> None:
     message = post_form("match", IMAGE, field("texts", '["a","b"]')).json()["error"]["message"]
     assert message == (
         'texts: \'["a","b"]\' is a single value; '

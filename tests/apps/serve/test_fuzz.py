@@ -56,7 +56,7 @@ def test_description_covers_all_routes_and_limits(server: Served) -> None:
     assert set(openapi["paths"]) == routes | {"/healthz", "/readyz", "/metrics", "/openapi.json"}
     assert "at most 1 MB" in openapi["info"]["description"] and "0.5 megapixels" in openapi["info"]["description"]
     statuses = set(openapi["paths"]["/v1/caption"]["post"]["responses"])
-    assert statuses == {"200", "400", "404", "413", "415", "422", "429", "503", "504"}
+    assert statuses == {"200", "400", "404", "408", "413", "415", "422", "429", "503", "504"}
 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)

@@ -111,7 +111,7 @@ def test_results_do_not_depend_on_the_batch(server: Served) -> None:
     [
         ("caption", {"image": BAD}, (422, "bad_image", "image")),
         ("caption", {"image": "?"}, (422, "bad_image", "image")),
-        ("caption", {"image": ""}, (422, "bad_image", "image")),
+        ("caption", {"image": ""}, (422, "bad_field", "image")),
         ("caption", {"image": 3}, (422, "bad_field", "image")),
         ("caption", {"image": BAD, "keys": ["x", "y"]}, (422, "bad_field", None)),
         ("caption", {}, (422, "bad_field", None)),

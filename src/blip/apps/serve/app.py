@@ -126,9 +126,12 @@ def _handle_errors(service: Service, endpoint: str, handle: Handler) -> Handler:
 
 
 async def _refuse(service: Service, tracker: BodyTracker, problem: Problem) -> Response:
-    if problem.code != "timeout":  # then the client has had its time to send
+    if problem.code != "slow_body":  # then the client has had its time to send
         await tracker.drain(service.settings.max_upload)
-    return _problem_response(problem)
+    response = _problem_response(problem)
+    if not tracker.ended:  # the rest of the body would be taken for the next request
+        response.headers["Connection"] = "close"
+    return response
 
 
 def _problem_response(problem: Problem) -> Response:
@@ -151,7 +154,7 @@ def _models(service: Service) -> Response:
 def _metrics(service: Service) -> Response:
     metrics = service.metrics
     metrics.queue.set(service.admission.jobs)
-    metrics.buffered.set(service.admission.buffered)
+    metrics.buffered.set(service.bodies.buffered)
     metrics.ready.set(service.ready())
     return Response(metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 

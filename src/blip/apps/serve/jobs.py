@@ -19,6 +19,7 @@ CODES = {
     401: ("unauthorized",),
     404: ("not_found", "unknown_model", "no_model"),
     405: ("method_not_allowed",),
+    408: ("slow_body",),
     413: ("too_large", "too_many"),
     415: ("unsupported_type",),
     422: ("bad_field", "bad_image", "bad_url"),

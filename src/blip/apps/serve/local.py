@@ -27,11 +27,13 @@ from starlette.applications import Starlette
 from blip.apps.serve.app import build_app
 from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
+from blip.apps.serve.protocol import Protocol
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, UsageError
 
 POLL_SECONDS = 0.1  # between checks whether a worker is alive
 OVERTIME = 2.0  # maximum duration of a batch, as a multiple of the request timeout
+MAX_OPEN_FILES = 16_384
 KEEP_ALIVE = 75  # seconds; longer than clients keep idle connections, so that none is closed just as it is used
 ERRORS: dict[int, type[BlipError]] = {2: UsageError, 4: EnvironmentProblem}  # by exit code
 
@@ -144,22 +146,19 @@ class LocalEngine(AsyncBatcher[tuple[Job, float], JobResult]):  # type: ignore[m
 
 
 class Server(uvicorn.Server):
-    """Stops if the models cannot be loaded, and refuses new work while it stops.
-
-    Parses with h11, which limits headers to 64 kB; httptools has no limit.
-    """
+    """Stops if the models cannot be loaded, and refuses new work while it stops."""
 
     def __init__(self, app: Starlette, settings: Settings, engine: LocalEngine) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Protocol,
                 log_level="warning",
                 access_log=False,
                 server_header=False,
                 backlog=2048,
                 timeout_keep_alive=KEEP_ALIVE,
-                timeout_graceful_shutdown=int(settings.timeout) + 1,
+                timeout_graceful_shutdown=2 * int(settings.timeout) + 1,  # for a body and for its answer
             )
         )
         self.interrupted = False
@@ -189,6 +188,7 @@ def run(settings: Settings, listening: socket.socket, announce: Callable[[], Non
     server = Server(build_app(settings, engine, engine.lifespan), settings, engine)
     # uvicorn installs the same handlers while it runs; these are for signals before and after
     previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+    _allow_many_connections()
     try:
         announce()
         server.run(sockets=[listening])
@@ -200,6 +200,17 @@ def run(settings: Settings, listening: socket.socket, announce: Callable[[], Non
         raise engine.failure
     if server.interrupted:
         raise KeyboardInterrupt
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1024: slow clients hold connections for a while."""
+    if sys.platform != "win32":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        limit = MAX_OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_OPEN_FILES)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 @contextmanager

@@ -20,6 +20,7 @@ REASONS = {
     400: "Invalid JSON or form.",
     401: "API key missing or wrong.",
     404: "Model unknown, or without the capability.",
+    408: "The body arrives too slowly.",
     413: "Body too large, or too many images.",
     415: "Neither JSON nor a form.",
     422: "Invalid field or image.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -19,6 +20,7 @@ from blip.apps.serve.settings import Settings
 from blip_lite.errors import did_you_mean
 
 TYPES = "application/json or multipart/form-data"
+_PARSERS = ThreadPoolExecutor(2, thread_name_prefix="json")  # few: a body takes several times its size meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,10 @@ async def parse_request(
     media = headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[NamedImage] = []
     if media == "application/json":
-        data = b"".join([chunk async for chunk in stream])
-        values = await asyncio.to_thread(_parse_json, data)
+        data = bytearray()
+        async for chunk in stream:
+            data += chunk
+        values = await asyncio.get_running_loop().run_in_executor(_PARSERS, _parse_json, data)
     elif media == "multipart/form-data":
         values, files = await parse_form(headers, stream, body_type)
     else:
@@ -48,7 +52,7 @@ async def parse_request(
     return ParsedRequest(body, _sources(body, files))
 
 
-def _parse_json(data: bytes) -> Any:
+def _parse_json(data: bytearray) -> Any:
     try:
         text = data.decode("utf-8")
         return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=_unique_fields)  # noqa: TID251

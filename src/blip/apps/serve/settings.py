@@ -24,7 +24,9 @@ class Settings:
     max_batch: int = 16  # images per batch
     max_wait: float = 0.005  # how long to wait for a batch to fill
     queue: int = 256  # images in flight; further requests get 429
-    timeout: float = 30.0  # of a request, from its first byte to the response
+    timeout: float = 30.0  # for a body to arrive, and from then to the response
+    min_rate: float = 1000.0  # bytes per second of a body; slower ones get 408 ...
+    stall: float = 5.0  # ... after falling behind by this time, in seconds
     max_upload: int = 20 * MEGABYTE  # of a request body
     max_pixels: int = 50_000_000  # of an image
     allow_urls: bool = False
