@@ -1,7 +1,18 @@
-"""Measures a model as its card reports it: captions, retrieval, swapped captions on dev photos; once on COCO photos.
+"""Measures a model as its card reports it; one command prints all parts as JSON.
 
-    python experiments/tiny/measure.py -m tiny --dev ../shared/data/flickr8k-dev-00000.tar \
-        --coco ../shared/data/coco-mini-00000.tar -o experiments/tiny/results.json
+    python -m experiments.tiny.measure -m tiny --data ../shared/data -o experiments/tiny/results.json
+    python -m experiments.tiny.measure -m runs/tiny/final --parts changed,objects --limit 100
+
+| part       | what is measured                                                       | cost (two idle cores) |
+| ---------- | ---------------------------------------------------------------------- | --------------------- |
+| captions   | CIDEr and BLEU-4 of flickr8k-dev (1,000 photos) and coco-dev (500)     | COST_captions |
+| retrieval  | recalls of coco-dev and flickr8k-dev by cosine, and re-ranked by ITM   | COST_retrieval |
+| changed    | true captions of coco-dev against changed ones: ITM and cosine by kind | COST_changed |
+| calibration| ECE and reliability of the match probability, on the same pairs        | (with changed) |
+| objects    | coco-mini: captions that name a boxed object, recall by class, CIDEr   | COST_objects |
+| examples   | captions of the five example photos                                    | 2 s |
+
+--limit takes the first photos of each set, for speed. Retrieval among fewer photos is easier: compare equal limits.
 """
 
 from __future__ import annotations
@@ -9,114 +20,107 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 
+from blip.apps.demo.uploads import EXAMPLES
 from blip.checkpoint.load import Loaded, load
-from blip.data.sources import SampleList, Source, open_source
+from blip.data.sources import SampleList, open_source
 from blip.eval.caption import CaptionEval
-from blip.eval.photos import Photos
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
-from blip.inference import match
-from blip.metrics.caption import tokenize
+from blip.io.samples import ImageRef, Sample
 from blip.model.mkldnn_linear import pack
-from blip_lite.tokenizer import clean_caption
+from experiments.tiny.measure_matching import Scored, calibration, changed_accuracy, score_captions
+from experiments.tiny.measure_objects import named_objects
 
-SYNONYMS = Path(__file__).parent / "synonyms.json"  # COCO class -> words that name it
+FLICKR, COCO_DEV, COCO_MINI = "flickr8k-dev", "coco-dev", "coco-mini"
+
+
+class Measurement:
+    """The parts of a measurement, each a JSON value. rerank: pairs per query; bf16: retrieval in bfloat16."""
+
+    def __init__(self, loaded: Loaded, data: Path, limit: int | None, rerank: int, bf16: bool) -> None:
+        self.loaded, self.data, self.limit, self.rerank, self.bf16 = loaded, data, limit, rerank, bf16
+
+    def source(self, name: str) -> SampleList:
+        """The photos of a set that have captions."""
+        samples = open_source(self.data / f"{name}-00000.tar").samples
+        return SampleList([sample for sample in samples if sample.texts][: self.limit])
+
+    def captions(self) -> dict[str, Any]:
+        return {name: self._captions(self.source(name))[0] for name in (FLICKR, COCO_DEV)}
+
+    def _captions(self, source: SampleList) -> tuple[dict[str, float], list[str]]:
+        start = time.perf_counter()
+        report = run(CaptionEval(), self.loaded.model, self.loaded.tokenizer, source)
+        speed = len(report.rows) / (time.perf_counter() - start)
+        return {"photos": len(report.rows), **report.metrics, "photos_per_second": speed}, [
+            str(row["prediction"]) for row in report.rows
+        ]
+
+    def retrieval(self) -> dict[str, Any]:
+        results: dict[str, Any] = {}
+        for name in (COCO_DEV, FLICKR):
+            source = self.source(name)
+            for label, k in (("cosine", 0), (f"itm{self.rerank}", self.rerank)):
+                with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16 and k > 0):
+                    report = run(RetrievalEval(k=k), self.loaded.model, self.loaded.tokenizer, source)
+                results.setdefault(name, {"photos": len(source)})[label] = report.metrics
+        return results
+
+    @cached_property
+    def _scored(self) -> Scored:
+        return score_captions(self.loaded, self.source(COCO_DEV))
+
+    def changed(self) -> dict[str, Any]:
+        return changed_accuracy(self._scored)
+
+    def calibration(self) -> dict[str, Any]:
+        return calibration(self._scored)
+
+    def objects(self) -> dict[str, Any]:
+        photos = self.source(COCO_MINI)
+        metrics, captions = self._captions(photos)
+        return {**metrics, **named_objects(photos, captions)}
+
+    def examples(self) -> dict[str, Any]:
+        samples = [Sample(key=Path(path).stem, images=(ImageRef(Path(path)),)) for path in EXAMPLES]
+        report = run(CaptionEval(name="nocaps"), self.loaded.model, self.loaded.tokenizer, SampleList(samples))
+        return {str(row["key"]): row["prediction"] for row in report.rows}
+
+
+PARTS = ("captions", "retrieval", "changed", "calibration", "objects", "examples")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="tiny")
-    parser.add_argument("--dev", required=True)
-    parser.add_argument("--coco")
-    parser.add_argument("--rerank", type=int, default=128)
-    parser.add_argument("--limit", type=int)
-    parser.add_argument("--bf16", action="store_true", help="retrieval in bfloat16: a third of the time")
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder of the shards")
+    parser.add_argument("--parts", default=",".join(PARTS), help="comma-separated parts (default: all)")
+    parser.add_argument("--rerank", type=int, default=128, help="pairs per query that are re-ranked")
+    parser.add_argument("--limit", type=int, help="photos of each set")
+    parser.add_argument("--bf16", action="store_true", help="re-rank in bfloat16: a third of the time")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    loaded, dev = load(args.model), open_source(args.dev)
+    parts = args.parts.split(",")
+    if set(parts) - set(PARTS):
+        parser.error(f"--parts {args.parts}; must be of {', '.join(PARTS)}")
+    loaded = load(args.model)
     pack(loaded.model)
-    results: dict[str, object] = {
-        "model": args.model,
-        "dev": measure_dev(loaded, dev, args.rerank, args.limit, args.bf16),
-    }
-    if args.coco:
-        print(json.dumps(results), flush=True)
-        results["coco"] = measure_coco(loaded, open_source(args.coco))
-    text = json.dumps(results, indent=1)
-    print(text)
+    measurement = Measurement(loaded, args.data, args.limit, args.rerank, args.bf16)
+    results: dict[str, Any] = {"model": args.model, "limit": args.limit}
+    for name in parts:
+        part: Callable[[], dict[str, Any]] = getattr(measurement, name)
+        start = time.perf_counter()
+        results[name] = part() | {"seconds": round(time.perf_counter() - start, 1)}
+        print(json.dumps({name: results[name]}), flush=True)
     if args.output:
-        args.output.write_text(text + "\n")
-
-
-def measure_dev(loaded: Loaded, dev: Source, rerank: int, limit: int | None, bf16: bool) -> dict[str, float]:
-    model, tokenizer = loaded.model, loaded.tokenizer
-    start = time.perf_counter()
-    captions = run(CaptionEval(), model, tokenizer, dev, limit=limit)
-    seconds = time.perf_counter() - start
-    metrics = {**captions.metrics, "captioned_photos_per_second": len(captions.rows) / seconds}
-    plain = run(RetrievalEval(k=0), model, tokenizer, dev, limit=limit)
-    metrics |= {f"itc_{k}": v for k, v in plain.metrics.items()}
-    if rerank:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            reranked = run(RetrievalEval(k=rerank), model, tokenizer, dev, limit=limit)
-        metrics |= {f"itm{rerank}_{k}": v for k, v in reranked.metrics.items()}
-    return metrics | {"swapped_caption_auc": swapped_auc(loaded, dev, limit)}
-
-
-@torch.inference_mode()
-def swapped_auc(loaded: Loaded, dev: Source, limit: int | None) -> float:
-    """Probability that a photo's first caption matches better than another photo's (derangement of seed 0)."""
-    count = len(dev) if limit is None else min(limit, len(dev))
-    texts = [clean_caption(dev[i].texts[0]) for i in range(count)]
-    swapped = derangement(count)
-    positives, negatives = [], []
-    for indices, pixel_values in Photos().batches(dev, loaded.model, range(count)):
-        embeds = loaded.model.encode_image(pixel_values)
-        for chosen, scores in ((indices, positives), ([swapped[i] for i in indices], negatives)):
-            result = match(loaded.model, loaded.tokenizer, embeds, [texts[i] for i in chosen], pairs=True)
-            scores += np.asarray(result.itm).ravel().tolist()
-    return auc(positives, negatives)
-
-
-def derangement(count: int) -> list[int]:
-    """A permutation without fixed points, the same every time."""
-    rng = np.random.RandomState(0)
-    while True:
-        order = rng.permutation(count)
-        if not (order == np.arange(count)).any():
-            return [int(i) for i in order]
-
-
-def auc(positives: Sequence[float], negatives: Sequence[float]) -> float:
-    """Area under the ROC curve: share of pairs in the right order, ties half."""
-    high, low = np.asarray(positives)[:, None], np.asarray(negatives)[None, :]
-    return float((high > low).mean() + 0.5 * (high == low).mean())
-
-
-def measure_coco(loaded: Loaded, coco: SampleList) -> dict[str, float]:
-    """Captions of COCO photos (none was trained on), and how many name an object that is boxed there."""
-    photos = SampleList([r for r in coco.samples if r.texts])
-    report = run(CaptionEval(), loaded.model, loaded.tokenizer, photos)
-    synonyms = json.loads(SYNONYMS.read_text())
-    named = []
-    for record, row in zip(photos.samples, report.rows, strict=True):
-        boxes = record.fields.get("boxes")
-        if boxes:
-            words = " " + " ".join(tokenize(row["prediction"])) + " "
-            classes = {box[4] for box in boxes}
-            named.append(any(f" {word} " in words for c in classes for word in synonyms.get(c, [c])))
-    return {
-        **report.metrics,
-        "photos": len(photos),
-        "boxed_photos": len(named),
-        "names_a_boxed_object": float(np.mean(named)),
-    }
+        args.output.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":
