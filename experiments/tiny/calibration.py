@@ -1,4 +1,4 @@
-"""How well match probabilities agree with the truth: expected calibration error, reliability curve, AUC."""
+"""Agreement of match probabilities with the truth: expected calibration error, reliability curve, AUC."""
 
 from __future__ import annotations
 

@@ -47,11 +47,11 @@ def build_captions(texts: Sequence[Sequence[str]], seed: int = 0) -> list[list[C
     texts: the cleaned true captions of each photo. Kinds that do not apply to a caption are left out.
     """
     captions = []
-    for photo, own in enumerate(texts):
-        rows = [Caption(TRUE, text, i) for i, text in enumerate(own)]
-        for i, text in enumerate(own):
+    for photo, true_texts in enumerate(texts):
+        rows = [Caption(TRUE, text, i) for i, text in enumerate(true_texts)]
+        for i, text in enumerate(true_texts):
             rng = Random(f"{seed}:{photo}:{i}")
-            others = [*own[:i], *own[i + 1 :]]
+            others = [*true_texts[:i], *true_texts[i + 1 :]]
             other = rng.choice([n for n in range(len(texts)) if n != photo and texts[n]])
             rows.append(Caption(OTHER, rng.choice(list(texts[other])), i))
             for kind in KINDS:
@@ -70,10 +70,10 @@ def score_captions(loaded: Loaded, source: Source, limit: int | None = None, see
     photos, rows, itm, itc = list[int](), list[Caption](), list[float](), list[float]()
     for indices, pixels in Photos().batches(source, loaded.model, chosen):
         for index, embeds in zip(indices, loaded.model.encode_image(pixels), strict=True):
-            own = captions[chosen.index(index)]
-            scores = match(loaded.model, loaded.tokenizer, embeds[None], [caption.text for caption in own])
-            photos += [index] * len(own)
-            rows += own
+            candidates = captions[chosen.index(index)]
+            scores = match(loaded.model, loaded.tokenizer, embeds[None], [caption.text for caption in candidates])
+            photos += [index] * len(candidates)
+            rows += candidates
             itm += scores.itm[0].tolist()
             itc += scores.itc[0].tolist()
     return Scored(photos, rows, itm, itc)

@@ -1,4 +1,4 @@
-"""How many captions name an object that is boxed in the photo, and the recall of each class."""
+"""Share of captions that name an object that is boxed in the photo, and the recall of each class."""
 
 from __future__ import annotations
 

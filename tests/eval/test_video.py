@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,8 @@ from blip.eval.pairs import rank_pairs
 from blip.eval.run import run
 from blip.eval.video import VideoEval, open_clips
 from blip.inference import embed_text, embed_video
-from blip_lite.errors import UsageError
+from blip.io import table_reader
+from blip_lite.errors import BadRecord, UsageError
 from tests.eval.photos import model
 from tests.io.test_video import write_clip
 from tests.oracle_files import oracle_model, tensors
@@ -58,6 +59,33 @@ def test_paths_may_be_in_a_column_of_their_own(clips: Path) -> None:
     path = clips.with_name("mine.csv")
     path.write_text("video,caption\nred.mp4,a red wall\n")
     assert open_clips(path, Reading())[0].image.path == clips.with_name("red.mp4")
+
+
+def test_a_table_is_read_once_and_its_columns_can_be_named(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = clips.with_name("mine.csv"), list[Path]()
+    path.write_text("film,words\nred.mp4,a red wall\n")
+    rows = table_reader.rows
+
+    def counted(name: Path, image: str | None) -> Iterator[table_reader.Row]:
+        read.append(name)
+        return rows(name, image)
+
+    monkeypatch.setattr(table_reader, "rows", counted)
+    (clip,) = open_clips(path, Reading(image="film", text="words")).samples
+    assert clip.texts == ("a red wall",) and clip.image.path == clips.with_name("red.mp4") and read == [path]
+
+
+def test_rows_without_a_clip_are_named_or_skipped(clips: Path) -> None:
+    path = clips.with_name("mine.jsonl")
+    path.write_text('{"video": "red.mp4", "caption": "a red wall"}\n{"film": "x.mp4", "caption": "x"}\n')
+    with pytest.raises(BadRecord, match=r"mine\.jsonl:2: no clip in a column of video, clip_name, image"):
+        open_clips(path, Reading())
+    opened = open_clips(path, Reading(skip_bad=True))
+    assert len(opened) == 1 and len(opened.skipped) == 1
+    path.write_text("")
+    for name, problem in ((path, "holds no clips"), (clips.parent, "clips are listed in a table")):
+        with pytest.raises(UsageError, match=problem):
+            open_clips(name, Reading())
 
 
 @torch.inference_mode()

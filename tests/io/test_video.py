@@ -117,16 +117,16 @@ def test_linspace_goes_from_the_first_frame_to_the_last() -> None:
 
 
 def test_other_strategies_are_errors() -> None:
-    for count, strategy in ((8, "headtail"), (0, "uniform")):
+    for count, frame_sampling in ((8, "headtail"), (0, "uniform")):
         with pytest.raises(ConfigError, match=r"must be at least 1, uniform or linspace"):
-            frame_numbers(60, count, strategy)  # type: ignore[arg-type]
+            frame_numbers(60, count, frame_sampling)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("name", "codec"), CONTAINERS)
 def test_frames_of_every_container_have_the_requested_numbers(name: str, codec: str, tmp_path: Path) -> None:
     path = write_clip(tmp_path / name, codec)
     assert [number(image) for image in read_frames(path, 8)] == [0, 7, 14, 21, 28, 35, 42, 49]
-    assert [number(image) for image in read_frames(path, 4, strategy="linspace")] == [0, 20, 39, 59]
+    assert [number(image) for image in read_frames(path, 4, frame_sampling="linspace")] == [0, 20, 39, 59]
 
 
 @pytest.mark.parametrize(("name", "codec"), CONTAINERS)
@@ -142,9 +142,9 @@ def test_frames_are_the_same_in_any_order(name: str, codec: str, tmp_path: Path)
 def test_short_clips_repeat_the_first_frame_as_in_the_original(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.mp4", frames=3)
     assert [number(image) for image in read_frames(path, 8)] == [0] * 8
-    assert [number(image) for image in read_frames(path, 3, strategy="linspace")] == [0, 1, 2]
+    assert [number(image) for image in read_frames(path, 3, frame_sampling="linspace")] == [0, 1, 2]
     sample = write_clip(tmp_path / "one.mkv", frames=1)
-    assert [number(image) for image in read_frames(sample, 2, strategy="linspace")] == [0, 0]
+    assert [number(image) for image in read_frames(sample, 2, frame_sampling="linspace")] == [0, 0]
 
 
 def test_inputs_have_the_time_in_their_keys(clip: Path) -> None:
@@ -232,7 +232,7 @@ def test_frames_that_the_decoder_invents_are_errors(tmp_path: Path) -> None:
 def test_a_truncated_clip_ends_at_its_last_frame(tmp_path: Path) -> None:
     path = write_clip(tmp_path / "v.mkv")
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
-    numbers = [number(image) for image in read_frames(path, 3, strategy="linspace")]
+    numbers = [number(image) for image in read_frames(path, 3, frame_sampling="linspace")]
     assert numbers[0] == 0 and 24 < numbers[-1] < 50
     assert all(n <= numbers[-1] for n in seen(path))
 
@@ -282,7 +282,7 @@ def test_odd_names_and_titles_do_not_matter(clip: Path, monkeypatch: pytest.Monk
     clip.write_bytes(clip.read_bytes().replace(b"TITLE", b"\xff\xfe\xe9LE"))
     monkeypatch.chdir(clip.parent)
     odd = clip.rename("a:b %d\n.mp4")
-    assert number(read_frames(odd, 1, strategy="linspace")[0]) == 0 and len(seen(odd)) == 8
+    assert number(read_frames(odd, 1, frame_sampling="linspace")[0]) == 0 and len(seen(odd)) == 8
 
 
 def test_without_the_extra_the_install_command_is_shown(clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:

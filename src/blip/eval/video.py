@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from blip import inference
-from blip.data.sources import Reading, SampleList, Source, Spec, open_source, warn_bad_rows
+from blip.data.sources import Reading, SampleList, Source, Spec, warn_bad_rows
 from blip.data.task_rows import merged_by_image
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
@@ -21,31 +21,57 @@ from blip.eval.predictions import RANKING, Form
 from blip.eval.retrieval import Encoded, RankingOptions, rank_queries, recall_names, retrieval_report
 from blip.io import table_reader
 from blip.io.image import prepare
+from blip.io.readers import Columns
 from blip.io.samples import ImageRef, Sample
-from blip.io.video import Strategy, read_frames
+from blip.io.video import FrameSampling, read_frames
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
-from blip_lite.errors import BadRecord, UnreadableImage
+from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 
 TO_TEXT, TO_VIDEO = "video_to_text", "text_to_video"
 VIDEO_COLUMNS = ("video", "clip_name", "image")
 
 
 def open_clips(spec: Spec | Sequence[Spec], reading: Reading) -> SampleList:
-    """Return clips with their texts: column `video` with a path, or MSRVTT's `clip_name`, a file name without .mp4."""
-    names = [str(spec)] if isinstance(spec, str | PathLike) else [str(name) for name in spec]
-    first = next(table_reader.rows(Path(names[0]), None), None)
-    column = next((c for c in VIDEO_COLUMNS if first is not None and c in first.values), VIDEO_COLUMNS[0])
-    clips = open_source(names, root=reading.root, image_column=column, require_text=True, skip_bad=reading.skip_bad)
-    warn_bad_rows(clips.skipped)
-    return SampleList([_with_extension(sample, column) for sample in clips.samples], clips.skipped)
+    """Return the clips of tables with their texts, each table read once.
+
+    A row has a path in column `video` or `image` (or `Reading.image`), relative to `Reading.root` or to the table, or
+    MSRVTT's `clip_name`, a file name without .mp4. Raises BadRecord, or lists the row in `skipped` with skip_bad, and
+    UsageError for files that are not tables and for tables without a usable row.
+    """
+    names = [Path(name) for name in ([spec] if isinstance(spec, str | PathLike) else spec)]
+    roots = [Path(r) for r in ([reading.root] if isinstance(reading.root, str) else reading.root or ())]
+    columns = Columns(text=reading.text, key=reading.key, need_text=True)
+    samples: list[Sample] = []
+    bad: list[BadRecord] = []
+    for name in names:
+        if name.suffix.lower() not in table_reader.EXTENSIONS:
+            raise UsageError(f"{name}: clips are listed in a table ({' '.join(table_reader.EXTENSIONS)})")
+        for row in table_reader.rows(name, None):
+            try:
+                samples.append(_clip(row, columns, reading.image, roots or [name.parent]))
+            except BadRecord as error:
+                if not reading.skip_bad:
+                    raise
+                bad.append(error)
+    if not samples:
+        first = f"; first of {len(bad)} bad rows: {bad[0]}" if bad else ""
+        raise UsageError(f"{', '.join(map(str, names))}: holds no clips{first}")
+    warn_bad_rows(bad)
+    return SampleList(samples, bad)
 
 
-def _with_extension(sample: Sample, column: str) -> Sample:
-    path = sample.image.path
-    if column != "clip_name" or path is None or path.suffix:
-        return sample
-    return replace(sample, images=(ImageRef(path.with_name(path.name + ".mp4")),))
+def _clip(row: table_reader.Row, columns: Columns, image: str, roots: Sequence[Path]) -> Sample:
+    if row.problem is not None:
+        raise BadRecord(row.where, row.problem)
+    column = next((c for c in (image, *VIDEO_COLUMNS) if isinstance(row.values.get(c), str)), None)
+    if column is None:
+        allowed, present = ", ".join(VIDEO_COLUMNS), ", ".join(row.values) or "none"
+        raise BadRecord(row.where, f"no clip in a column of {allowed}; columns are {present}")
+    key = str(row.values[column])
+    name = f"{key}.mp4" if column == "clip_name" and not Path(key).suffix else key
+    path = next((root / name for root in roots if (root / name).exists()), roots[0] / name)
+    return replace(columns, image=column).sample(row.values, (ImageRef(path),), key, row.where)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +83,7 @@ class VideoEval:
     """
 
     frames: int = 8
-    frame_sampling: Strategy = "uniform"
+    frame_sampling: FrameSampling = "uniform"
     k: int = 128
     max_length: int = 35
     max_words: int = 40
@@ -98,7 +124,7 @@ class VideoEval:
         if path is None:
             raise UnreadableImage(sample.key, "a clip must be a file")
         config, weight = model.config, model.vision.cls_token
-        images = read_frames(path, self.frames, strategy=self.frame_sampling)
+        images = read_frames(path, self.frames, frame_sampling=self.frame_sampling)
         pixels = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return pixels[None].to(weight.device, weight.dtype)
 

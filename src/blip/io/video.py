@@ -29,7 +29,7 @@ from blip_lite.image import MAX_PIXELS, check_size
 if TYPE_CHECKING:
     from av import VideoFrame
 
-Strategy = Literal["uniform", "linspace"]
+FrameSampling = Literal["uniform", "linspace"]
 
 _NO_FRAME = "contains no frame"
 _DECODE_SECONDS = 10  # in a file without index: nearer frames are reached by decoding, farther ones by seeking
@@ -97,7 +97,7 @@ def frames_of(path: str | os.PathLike[str], count: int = 8, fps: float | None = 
     return [Frame(path, int(1000 * seconds * (2 * i + 1) / (2 * count))) for i in range(count)]
 
 
-def read_frames(path: str | os.PathLike[str], count: int, *, strategy: Strategy = "uniform") -> list[Image]:
+def read_frames(path: str | os.PathLike[str], count: int, *, frame_sampling: FrameSampling = "uniform") -> list[Image]:
     """Return `count` upright RGB frames of a clip, those of `frame_numbers`.
 
     Raises UnreadableImage if the clip or one of these frames cannot be decoded, MissingExtra.
@@ -107,7 +107,7 @@ def read_frames(path: str | os.PathLike[str], count: int, *, strategy: Strategy 
         reader = _Reader(path)
         for list_stamps in (reader.packet_stamps, reader.frame_stamps):
             stamps = list_stamps()
-            numbers = frame_numbers(len(stamps), count, strategy)
+            numbers = frame_numbers(len(stamps), count, frame_sampling)
             frames = {n: reader.at(stamps[n]) for n in sorted(set(numbers))} if stamps else {}
             if frames and all(frame.pts == stamps[n] for n, frame in frames.items()):
                 images = {n: _upright(frame) for n, frame in frames.items()}
@@ -115,15 +115,17 @@ def read_frames(path: str | os.PathLike[str], count: int, *, strategy: Strategy 
     raise UnreadableImage(key_of(os.fspath(path)), _NO_FRAME)
 
 
-def frame_numbers(length: int, count: int, strategy: Strategy = "uniform") -> list[int]:
+def frame_numbers(length: int, count: int, frame_sampling: FrameSampling = "uniform") -> list[int]:
     """Return the numbers of the frames of a clip to use.
 
     uniform: as the original. Its step is a whole number, so the end is left out, and a clip shorter than `count` is
     represented by its first frame (blip-spec 5.7). linspace: evenly from the first frame to the last.
     """
-    if count < 1 or strategy not in get_args(Strategy):
-        raise ConfigError(f"{count} frames, '{strategy}'; must be at least 1, {' or '.join(get_args(Strategy))}")
-    if strategy == "uniform":
+    if count < 1 or frame_sampling not in get_args(FrameSampling):
+        raise ConfigError(
+            f"{count} frames, '{frame_sampling}'; must be at least 1, {' or '.join(get_args(FrameSampling))}"
+        )
+    if frame_sampling == "uniform":
         return [i * (length // count) for i in range(count)]
     return [round(i * (length - 1) / max(1, count - 1)) for i in range(count)]
 
