@@ -147,6 +147,9 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(
     monkeypatch.setattr("blip.eval.results.tempfile.TemporaryFile", refuse)
     result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "-o", tmp_path / "out", *QUIET)
     assert result.code == 4 and result.err.endswith("out: cannot be written (Read-only file system)\n")
+    file = tmp_path / "elsewhere" / "submission.json"
+    result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "--submission", file, *QUIET)
+    assert result.code == 4 and result.err.endswith("elsewhere: cannot be written (Read-only file system)\n")
 
 
 def test_a_full_disk_keeps_the_earlier_evaluation(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +183,11 @@ def test_two_evaluations_are_compared_example_by_example(blip: Blip, tmp_path: P
     )
     assert "accuracy: +1 (1 to 1, 8 examples, 8 changed, p 0.0078): clear" in result.err
     assert json.loads((tmp_path / "good" / "metrics.json").read_text())["compared"]["accuracy"]["n"] == 8
+    args = (*args, "--predictions", tmp_path / "good.json", "--limit", 3)
+    assert "--compare: 3 examples in common, of 3 here and 8 there" in blip(*args, "--compare", tmp_path / "bad").err
+    other = lists(tmp_path / "data")["caption"]
+    result = blip("eval", "caption", "--data", other, "--compare", tmp_path / "bad", *QUIET)
+    assert result.code == 2 and "bad evaluates vqa, not caption" in result.err
 
 
 def test_submissions_are_written(blip: Blip, tmp_path: Path) -> None:
@@ -243,3 +251,11 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
         result = blip("eval", *args, *QUIET[:-2])
         assert result.code == code and message in result.err, (args, result.err)
         assert len(result.err.splitlines()) == 1 or code == 3
+
+
+def test_progress_counts_to_the_limit(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("blip.cli.batch_run.PLAIN_SECONDS", 0)
+    data = lists(tmp_path / "data")["caption"]
+    args = ("--device", "cpu", "--bootstrap", "0", "--meteor-spice", "never", "--batch-size", "2")
+    result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "--limit", 4, *args)
+    assert "4/4 (" in result.err and "/8 " not in result.err

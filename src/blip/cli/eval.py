@@ -18,6 +18,7 @@ from blip_lite.errors import UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from blip.eval.base import Report
+    from blip.eval.statistics import Difference
 
 TASKS = ("caption", "nocaps", "retrieval", "vqa", "nlvr", "video-retrieval", "judgements")
 DATA_HELP = "Reference data: table, folder, shards or data set (repeatable)."
@@ -157,6 +158,7 @@ def _check(task: str, flags: Flags) -> None:
         check_submission(flags.submission, task)
         if flags.submission.exists() and not flags.overwrite:
             raise UsageError(f"--submission {flags.submission} exists; choose another name or use --overwrite")
+        results.require_writable(flags.submission.parent)
     if flags.output is not None:
         results.check_folder(flags.output, overwrite=flags.overwrite)
 
@@ -278,12 +280,11 @@ def _finish(
     """Print and write the report; return the exit code."""
     from blip.eval import results
     from blip.eval.prediction_files import write_submission
-    from blip.eval.statistics import paired
 
     if not report.measures and flags.output is None and flags.submission is None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in report.skipped.items())
         raise UsageError(f"no metric can be computed ({reasons}); -o or --submission writes the predictions")
-    compared = None if other is None else paired(report.rows, other, flags.bootstrap, flags.seed)
+    compared = None if other is None else _compare(report, other, flags)
     about = results.About(
         task=task,
         data=" ".join(flags.data),
@@ -295,16 +296,28 @@ def _finish(
     )
     metrics = results.summary(about, report, flags.bootstrap, flags.seed, compared)
     _print(metrics)
+    uncovered = report.coverage.describe() if flags.predictions is not None else ""
+    if uncovered:
+        o.note(f"{uncovered}; not counted in the metrics")
     if flags.output is not None:
         results.write(flags.output, report, metrics)
     if flags.submission is not None:
         write_submission(flags.submission, task, report.predictions)
     where = f"; {flags.output / results.PAGE}" if flags.output is not None else ""
-    uncovered = report.coverage.describe() if flags.predictions is not None else ""
-    if uncovered:
-        o.note(f"{uncovered}; not counted in the metrics")
     o.note(f"{plural(len(report.rows), 'example')}, {len(report.failed)} failed, {seconds:.1f} s{where}", flags.quiet)
     return _exit_code(flags, report)
+
+
+def _compare(report: Report, other: list[dict[str, Any]], flags: Flags) -> dict[str, Difference]:
+    """Return the paired differences; a note counts the examples of only one of the evaluations."""
+    from blip.eval.statistics import paired
+
+    differences = paired(report.rows, other, flags.bootstrap, flags.seed)
+    common = max((difference.n for difference in differences.values()), default=0)
+    scored = [sum(bool(row.get("scores")) for row in rows) for rows in (report.rows, other)]
+    if common < max(scored):
+        o.note(f"--compare: {plural(common, 'example')} in common, of {scored[0]:,} here and {scored[1]:,} there")
+    return differences
 
 
 def _exit_code(flags: Flags, report: Report) -> int:

@@ -92,6 +92,11 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
     require_folder(folder)
     if (folder / METRICS).exists() and not overwrite:
         raise UsageError(f"{folder} holds an evaluation; choose another folder or use --overwrite")
+    require_writable(folder)
+
+
+def require_writable(folder: Path) -> None:
+    """Create a folder. Raises EnvironmentProblem if no file can be written in it."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
