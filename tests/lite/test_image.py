@@ -22,7 +22,7 @@ from PIL.PngImagePlugin import PngInfo
 from blip.io.image import prepare
 from blip_lite.config import CLIP_MEAN, CLIP_STD
 from blip_lite.errors import MissingExtra, UnreadableImage
-from blip_lite.image import _PixelBudget, read, to_rgb
+from blip_lite.image import _PixelBudget, read, shrink, to_rgb
 from tests.oracle_files import tensors
 
 SHARED_CASES = Path(__file__).parents[1] / "cases"
@@ -303,6 +303,15 @@ def test_palette_file_equals_the_original() -> None:
     image.putpalette(oracle["src.p_palette_table"].flatten().tolist())
     values = prepare([read(encode(image, "PNG"))], size=48, mean=CLIP_MEAN, std=CLIP_STD)
     assert torch.equal(values[0], oracle["out48.p_palette_36x24"])
+
+
+@pytest.mark.parametrize("size", [(384, 384), (1000, 90), (90, 1000), (700, 3000), (3000, 400), (30, 20), (384, 385)])
+def test_a_shrunk_image_is_prepared_like_the_image_itself(size: tuple[int, int]) -> None:
+    image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    options: dict[str, Any] = {"size": 384, "mean": CLIP_MEAN, "std": CLIP_STD}
+    small = shrink(image, 384)
+    assert small.width * small.height <= 384 * 384
+    assert torch.equal(prepare([small], **options), prepare([image], **options))
 
 
 def test_preparing_no_images_returns_an_empty_batch() -> None:

@@ -202,6 +202,11 @@ def square(image: Image.Image, size: int) -> Image.Image:
     return image.resize((size, size), Image.Resampling.BICUBIC)
 
 
+def shrink(image: Image.Image, size: int) -> Image.Image:
+    """`square` of an image with more pixels, else the image itself: `prepare` returns the same for both."""
+    return square(image, size) if image.width * image.height > size * size else image
+
+
 def _key(source: object) -> str:
     name = getattr(source, "name", None) if hasattr(source, "read") else source
     if isinstance(name, str | os.PathLike):
@@ -316,8 +321,13 @@ def _seek_visible(image: Any) -> None:
 
 
 def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    """Rotate by the orientation. A rotated image has no EXIF, so that nothing rotates it again."""
     transpose = _TRANSPOSE.get(orientation)
-    return image if transpose is None else image.transpose(transpose)
+    if transpose is None:
+        return image
+    image = image.transpose(transpose)
+    image.info = {}
+    return image
 
 
 class _PixelBudget:

@@ -86,14 +86,14 @@ def ask(
     options: dict[str, Any] = {"answers": closed, "top": answer.top, **({"k": answer.k} if closed else decoding)}
 
     def describe(batch: DecodedBatch) -> Sequence[list[Record]]:
-        pairs = [(image, line) for sample, image in batch for line, _ in by_key[sample.key]]
+        pairs = [(decoded.image, line) for decoded in batch for line, _ in by_key[decoded.sample.key]]
         answers = iter(loaded.answer_batch([image for image, _ in pairs], [line for _, line in pairs], **options))
         return [
             [
-                _record(sample, line, next(answers), loaded, question_id=question_id)
-                for line, question_id in by_key[sample.key]
+                _record(decoded.sample, line, next(answers), loaded, question_id=question_id)
+                for line, question_id in by_key[decoded.sample.key]
             ]
-            for sample, _ in batch
+            for decoded in batch
         ]
 
     return batch_run.run(samples, loaded, describe)
@@ -114,8 +114,11 @@ def _compare(samples: Sequence[Sample], pair: Path, statements: list[str], model
 
     def describe(batch: DecodedBatch) -> Sequence[list[Record]]:
         return [
-            [_record(sample, line, loaded.compare(image, second, line), loaded, pair=str(pair)) for line in statements]
-            for sample, image in batch
+            [
+                _record(decoded.sample, line, loaded.compare(decoded.image, second, line), loaded, pair=str(pair))
+                for line in statements
+            ]
+            for decoded in batch
         ]
 
     return batch_run.run(samples, loaded, describe)

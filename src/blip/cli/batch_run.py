@@ -24,9 +24,27 @@ if TYPE_CHECKING:
     from blip_lite.model import Model
 
 Record = dict[str, Any]
-DecodedBatch = Sequence[tuple["Sample", "Image"]]
-Describe = Callable[[DecodedBatch], Sequence[list[Record]]]  # returns the records of each image
 PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """An input as RGB: for each model of the run an image, not larger than what it computes with.
+
+    The models resize to the same pixels, so results are those of the full size; `size` is the input's width and height.
+    """
+
+    sample: Sample
+    images: tuple[Image, ...]
+    size: tuple[int, int]
+
+    @property
+    def image(self) -> Image:
+        return self.images[0]
+
+
+DecodedBatch = Sequence[Decoded]
+Describe = Callable[[DecodedBatch], Sequence[list[Record]]]  # returns the records of each image
 
 
 @dataclass(kw_only=True)
@@ -64,10 +82,20 @@ class BatchRun:
             o.note(f"{plural(len(inputs), 'input')}, model {model}, device {flags.device}, to {where}")
         return not flags.dry_run
 
-    def run(self, inputs: Sequence[Sample], model: Model, describe: Describe, *, listed: int | None = None) -> int:
+    def run(
+        self,
+        inputs: Sequence[Sample],
+        model: Model,
+        describe: Describe,
+        *,
+        listed: int | None = None,
+        judge: Model | None = None,
+        full_size: bool = False,
+    ) -> int:
         """Process all inputs in batches and write their records in order; return the exit code.
 
-        listed: number of inputs with those that need nothing, by default that of `inputs`.
+        listed: number of inputs with those that need nothing, by default that of `inputs`. judge: a second model that
+        reads the images. full_size: do not shrink them.
         """
         from blip.signals import stop_on_signal
 
@@ -79,13 +107,12 @@ class BatchRun:
             records = stack.enter_context(self._records(inputs)) if self.show else None
             remaining = [sample for sample in inputs if records is None or sample.key not in records.done]
             progress = Progress(len(remaining), not (self.flags.no_progress or quiet))
-            for batch in self._read(remaining, size):
-                good = [(sample, image) for sample, image in batch if not isinstance(image, UnreadableImage)]
+            sides = [m.config.vision.image_size for m in (model, judge) if m is not None]
+            for batch in self._read(remaining, size, [] if full_size else sides):
+                good = [decoded for _, decoded in batch if isinstance(decoded, Decoded)]
                 results = iter(_retry_halved(describe, good))
-                for sample, image in batch:
-                    rows = (
-                        [self._fail(sample, image, progress)] if isinstance(image, UnreadableImage) else next(results)
-                    )
+                for sample, decoded in batch:
+                    rows = next(results) if isinstance(decoded, Decoded) else [self._fail(sample, decoded, progress)]
                     failed += any("error" in row for row in rows)
                     if records is not None:
                         records.write(self.select(sample, rows))
@@ -134,20 +161,27 @@ class BatchRun:
         o.note(str(error))
         return error_record(self.schema, sample.key, error)
 
-    def _read(self, inputs: Sequence[Sample], size: int) -> Iterator[list[tuple[Sample, Image | UnreadableImage]]]:
-        """Yield batches of decoded images or of the errors in their place; threads read two batches ahead."""
+    def _read(
+        self, inputs: Sequence[Sample], size: int, sides: Sequence[int]
+    ) -> Iterator[list[tuple[Sample, Decoded | UnreadableImage]]]:
+        """Yield batches of decoded inputs or of the errors in their place; threads read two batches ahead.
+
+        They shrink images to `sides`, so that those waiting need little memory, whatever their size.
+        """
         from blip.io.ordered_map import batched, ordered_map
+        from blip_lite.image import shrink
 
         max_pixels = int(self.flags.max_megapixels * 1e6)
 
-        def read(sample: Sample) -> Image | UnreadableImage:
+        def read(sample: Sample) -> Decoded | UnreadableImage:
             try:
-                return sample.read(max_pixels=max_pixels)
+                image = sample.read(max_pixels=max_pixels)
             except UnreadableImage as error:
                 return error
+            return Decoded(sample, tuple(shrink(image, side) for side in sides) or (image,), image.size)
 
-        images = ordered_map(read, inputs, ahead=2 * size, workers=self.flags.workers or o.default_workers())
-        return batched(zip(inputs, images, strict=True), size)
+        decoded = ordered_map(read, inputs, ahead=2 * size, workers=self.flags.workers or o.default_workers())
+        return batched(zip(inputs, decoded, strict=True), size)
 
 
 def _retry_halved(describe: Describe, good: DecodedBatch) -> Sequence[list[Record]]:

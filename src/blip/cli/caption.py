@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
@@ -17,8 +17,6 @@ from blip_lite.decoding import to_record
 from blip_lite.errors import BadRecord, UsageError
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from blip.io.samples import Sample
     from blip.io.sidecars import Sidecars
     from blip_lite.decoding import Decoding
@@ -160,7 +158,7 @@ def caption(
         judge = judge or (loaded if "match" in loaded.capabilities else None)
     decoding = decode.decoding(loaded, prompt, num_captions)
     describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars, paths)
-    return batch_run.run(samples, loaded, describe, listed=len(listed))
+    return batch_run.run(samples, loaded, describe, listed=len(listed), judge=judge)
 
 
 @dataclass
@@ -177,18 +175,19 @@ class _Captioner:
     paths: Mapping[str, Path]  # of sidecars, by key
 
     def __call__(self, batch: DecodedBatch) -> list[list[Record]]:
-        images, keys = [image for _, image in batch], [sample.key for sample, _ in batch]
+        images, keys = [decoded.image for decoded in batch], [decoded.sample.key for decoded in batch]
         captions = self.model.caption_batch(images, self.decoding, prompt=self.prompt, seed=self.seed, keys=keys)
-        return [[self._record(sample, image, c)] for (sample, image), c in zip(batch, captions, strict=True)]
+        return [[self._record(decoded, caption)] for decoded, caption in zip(batch, captions, strict=True)]
 
-    def _record(self, sample: Sample, image: Image, caption: Caption) -> Record:
+    def _record(self, decoded: Decoded, caption: Caption) -> Record:
         from blip.io.records import error_record
 
+        sample = decoded.sample
         candidates = [caption, *caption.alternatives]
         texts = [self._text(candidate.text) for candidate in candidates]
         scores: list[float | None] = [None] * len(candidates)
         if self.judge is not None:
-            itm = self.judge.match_batch([image], [c.text for c in candidates], head="itm").itm
+            itm = self.judge.match_batch([decoded.images[-1]], [c.text for c in candidates], head="itm").itm
             scores = scores if itm is None else [float(score) for score in itm[0]]
         if self.sidecars is not None:
             try:
@@ -209,8 +208,8 @@ class _Captioner:
             "itm": scores[0],
             "model": self.model.name,
             "params": to_record(self.decoding),
-            "width": image.width,
-            "height": image.height,
+            "width": decoded.size[0],
+            "height": decoded.size[1],
         }
 
     def _text(self, text: str) -> str:

@@ -83,7 +83,7 @@ class _Embedder:
         return [self._record(line, vector) for line, vector in zip(lines, vectors, strict=True)]
 
     def embed_images(self, batch: DecodedBatch, texts: dict[str, str]) -> list[list[Record]]:
-        images, keys = [image for _, image in batch], [sample.key for sample, _ in batch]
+        images, keys = [decoded.image for decoded in batch], [decoded.sample.key for decoded in batch]
         if self.kind == "image":
             vectors = self.model.embed_image_batch(images, self.projected, tokens=self.tokens).vectors
         else:

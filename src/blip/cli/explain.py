@@ -90,9 +90,10 @@ def explain(
     texts = {sample.key: _choose_text(sample, text, loaded) for sample in samples}
 
     def describe(batch: DecodedBatch) -> Sequence[list[Record]]:
-        return [[_write(folders[s.key], s.key, image, texts[s.key], loaded, heatmaps)] for s, image in batch]
+        keyed = [(decoded.sample.key, decoded.image) for decoded in batch]
+        return [[_write(folders[key], key, image, texts[key], loaded, heatmaps)] for key, image in keyed]
 
-    return batch_run.run(samples, loaded, describe, listed=len(listed))
+    return batch_run.run(samples, loaded, describe, listed=len(listed), full_size=True)
 
 
 def _write(folder: Path, key: str, image: Image, text: str | None, model: Model, heatmaps: HeatmapFlags) -> Record:

@@ -48,7 +48,7 @@ def match(
     loaded = run.load(model, needs=["match"])
 
     def describe(batch: DecodedBatch) -> list[list[Record]]:
-        rows = [_score(loaded, s.key, image, numbered[s.key], head, max_text_length) for s, image in batch]
+        rows = [_score(loaded, d.sample.key, d.image, numbered[d.sample.key], head, max_text_length) for d in batch]
         return [_select(r, sort, top, threshold) for r in rows]
 
     return batch_run.run(samples, loaded, describe)

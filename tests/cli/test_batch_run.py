@@ -1,0 +1,85 @@
+"""Every verb computes with images that the reading threads have shrunk to the model's size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch
+from blip_lite import load
+from blip_lite.model import Model
+from tests.cli.conftest import Blip
+
+CASES = Path(__file__).parents[1] / "cases"
+SIZE = (900, 500)
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Model:
+    return load(threads=1)
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    rng = np.random.RandomState(0)
+    noise = Image.fromarray(rng.randint(0, 256, (50, 90, 3), dtype=np.uint8))
+    noise.resize(SIZE, Image.Resampling.BICUBIC).save(tmp_path / "large.png")
+    return tmp_path / "large.png"
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[Decoded]:
+    """What the verbs are given."""
+    given: list[Decoded] = []
+    run = BatchRun.run
+
+    def spy(self: BatchRun, inputs: Any, model: Model, describe: Any, **options: Any) -> int:
+        def watch(batch: DecodedBatch) -> Any:
+            given.extend(batch)
+            return describe(batch)
+
+        return run(self, inputs, model, watch, **options)
+
+    monkeypatch.setattr(BatchRun, "run", spy)
+    return given
+
+
+def test_images_wait_at_the_size_of_the_model(blip: Blip, large: Path, tiny: Model, batches: list[Decoded]) -> None:
+    row = json.loads(blip("caption", large, "--json", "--itm-model", "random-tiny").out)
+    side = tiny.config.vision.image_size
+    first, second = batches[0].images
+    assert first.size == (side, side) and second.width < side
+    expected = tiny.caption(large)
+    assert (row["width"], row["height"]) == SIZE
+    assert row["text"] == expected.text
+    assert row["score"] == pytest.approx(expected.score, abs=1e-6)  # rounded in records
+
+
+def test_small_images_wait_unchanged(blip: Blip, photos: Path, batches: list[Decoded]) -> None:
+    assert blip("embed", photos / "a.png", "-o", photos / "v.npz").code == 0
+    assert batches[0].image.size == batches[0].size == (40, 48)
+
+
+def test_heat_maps_are_drawn_over_the_full_size(blip: Blip, large: Path, batches: list[Decoded]) -> None:
+    assert blip("explain", large, "-m", "random-tiny", "-o", large.parent / "maps").code == 0
+    assert batches[0].image.size == SIZE
+
+
+@pytest.mark.parametrize(
+    "verb", [("embed",), ("embed", "--kind", "multimodal", "-t", "a cat"), ("match", "-t", "a cat")]
+)
+def test_an_orientation_is_applied_once(blip: Blip, tmp_path: Path, verb: tuple[str, ...]) -> None:
+    from blip_lite.image import read
+
+    read(CASES / "exif6.jpg").save(tmp_path / "upright.png")
+    rows = [
+        json.loads(blip(verb[0], path, *verb[1:], "--json").out)
+        for path in (CASES / "exif6.jpg", tmp_path / "upright.png")
+    ]
+    first, second = ({key: value for key, value in row.items() if key != "key"} for row in rows)
+    assert first == second
