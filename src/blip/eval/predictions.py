@@ -26,7 +26,7 @@ class Field:
     """
 
     names: tuple[str, ...]
-    parse: Callable[[Any], Any]
+    parse: Callable[[object], Any]
     optional: bool = False
 
     @property
@@ -34,14 +34,14 @@ class Field:
         return self.names[0]
 
 
-def identifier(value: Any) -> int | str:
+def identifier(value: object) -> int | str:
     """Parse an id: a text or an integer."""
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         return value
     raise ValueError("must be a text or an integer")
 
 
-def text(value: Any) -> str:
+def text(value: object) -> str:
     """Parse a text; a list of one text is accepted, as the reference caption scorer's form."""
     value = value[0] if isinstance(value, list) and len(value) == 1 else value
     value = value.get("caption") if isinstance(value, Mapping) else value
@@ -50,14 +50,14 @@ def text(value: Any) -> str:
     return value
 
 
-def answer(value: Any) -> str:
+def answer(value: object) -> str:
     """Parse an answer: a text or a number."""
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return f"{value:g}" if isinstance(value, float) else str(value)
     return text(value)
 
 
-def truth(value: Any) -> bool:
+def truth(value: object) -> bool:
     """Parse true or false, in any case."""
     if isinstance(value, bool):
         return value
@@ -66,9 +66,9 @@ def truth(value: Any) -> bool:
     raise ValueError("must be true or false")
 
 
-def number(value: Any) -> float:
+def number(value: object) -> float:
     """Parse a finite number."""
-    if isinstance(value, bool | list | Mapping) or value is None:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("must be a number")
     try:
         result = float(value)
@@ -79,14 +79,14 @@ def number(value: Any) -> float:
     return result
 
 
-def rank(value: Any) -> int:
+def rank(value: object) -> int:
     """Parse a rank: an integer from 1."""
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError("must be an integer of at least 1")
     return value
 
 
-def top(value: Any) -> list[list[Any]]:
+def top(value: object) -> list[list[Any]]:
     """Parse the best items of a query: pairs of name and score, best first."""
     if not isinstance(value, list) or not all(isinstance(item, list | tuple) and len(item) == 2 for item in value):
         raise ValueError("must be a list of pairs of name and score, best first")
@@ -100,7 +100,7 @@ class Form:
     fields: tuple[Field, ...]
     one_of: tuple[str, ...] = ()
 
-    def parse(self, rows: Iterable[Any], where: str = "predictions") -> list[Row]:
+    def parse(self, rows: Iterable[object], where: str = "predictions") -> list[Row]:
         """Return the rows under the names and types of the task. Raises BadRecord with the number of the row."""
         return [self.parse_row(row, f"{where}:{n}") for n, row in enumerate(rows, 1)]
 
@@ -109,7 +109,7 @@ class Form:
         present = set(names)
         return all(field.optional or present & set(field.names) for field in self.fields)
 
-    def parse_row(self, row: Any, where: str) -> Row:
+    def parse_row(self, row: object, where: str) -> Row:
         """Return one row as `parse` does."""
         if not isinstance(row, Mapping):
             raise BadRecord(where, f"must be an object with {self.describe()}, not {type(row).__name__}")

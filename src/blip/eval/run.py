@@ -54,7 +54,7 @@ def run(
 
 def score_predictions(
     evaluation: Evaluation,
-    source: Any,  # a source or a list of rated captions
+    source: Any,  # Any: a source or a list of rated captions
     predictions: Predictions,
     *,
     limit: int | None = None,

@@ -13,7 +13,7 @@ Texts = Sequence[str] | Mapping[Any, str | Sequence[Text]]
 References = Sequence[Sequence[str]] | Mapping[Any, Sequence[Text]]
 
 
-def text_list(values: Any, name: str) -> list[str]:
+def text_list(values: object, name: str) -> list[str]:
     """Return texts as a list. Raises UsageError for a single text, a mapping and items that are not texts."""
     items = _items(values, name)
     for i, item in enumerate(items):
@@ -22,13 +22,13 @@ def text_list(values: Any, name: str) -> list[str]:
     return items
 
 
-def require_text(value: Any, name: str) -> str:
+def require_text(value: object, name: str) -> str:
     if not isinstance(value, str):
         raise UsageError(f"{name} is {_kind(value)}; must be a text")
     return value
 
 
-def require_tokens(tokens: Any, name: str) -> None:
+def require_tokens(tokens: object, name: str) -> None:
     """Raise UsageError for a text in place of its tokens."""
     if isinstance(tokens, str):
         raise UsageError(f"{name} is a text; must be a list of tokens (blip.metrics.caption.tokenize)")
@@ -71,26 +71,26 @@ def _from_dicts(
     return [_references(_captions(references[name], label), label) for name, label in names.items()], answers
 
 
-def _references(values: Any, name: str) -> list[str]:
+def _references(values: object, name: str) -> list[str]:
     texts = text_list(values, name)
     if not texts:
         raise UsageError(f"{name} has no reference; give at least one")
     return texts
 
 
-def _captions(values: Any, name: str) -> list[str]:
+def _captions(values: object, name: str) -> list[str]:
     """Return the texts of a list of texts or of rows with a field `caption`."""
     rows = _items(values, name)
     return text_list([row.get("caption") if isinstance(row, Mapping) else row for row in rows], name)
 
 
-def _items(values: Any, name: str) -> list[Any]:
+def _items(values: object, name: str) -> list[Any]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise UsageError(f"{name} is {_kind(values)}; must be a list")
     return list(values)
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names = {str: "a text", dict: "a dict", bytes: "bytes", type(None): "None"}
     if isinstance(value, float) and value != value:
         return "nan"
