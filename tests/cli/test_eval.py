@@ -225,6 +225,7 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
         (("vqa", "--data", data, "--fail-under", "accuracy=nan"), 2, "must be a finite number"),
         (("vqa", "--data", "none", "--fail-under", "acuracy=1"), 2, "--fail-under acuracy; must be of accuracy"),
         (("caption", "--data", "none", "--metrics", "bleu5"), 2, "--metrics bleu5; must be of bleu1"),
+        (("retrieval", "--data", "none", "--metrics", "txt_r"), 2, "--metrics txt_r; must be of txt_r1"),
         (
             ("caption", "--data", "none", "--metrics", "bleu", "--fail-under", "cider=1"),
             2,
@@ -259,3 +260,13 @@ def test_progress_counts_to_the_limit(blip: Blip, tmp_path: Path, monkeypatch: p
     args = ("--device", "cpu", "--bootstrap", "0", "--meteor-spice", "never", "--batch-size", "2")
     result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "--limit", 4, *args)
     assert "4/4 (" in result.err and "/8 " not in result.err
+
+
+@pytest.mark.parametrize("task", ["caption", "retrieval", "vqa", "nlvr", "judgements"])
+def test_data_without_a_readable_image_is_an_error(blip: Blip, tmp_path: Path, task: str) -> None:
+    data = lists(tmp_path)[task]
+    for path in tmp_path.glob("*.png"):
+        path.write_bytes(b"nothing")
+    result = blip("eval", task, "--data", data, "-m", MODELS[task], "--skip-bad", *QUIET)
+    assert result.code == 2 and not result.out
+    assert "nothing to evaluate" in result.err or "nothing to rank" in result.err

@@ -27,6 +27,7 @@ NAMED = [{"image_id": "1", "caption": "a"}, {"image_id": "2", "caption": "b"}]
     [
         ("coco.json", CAPTION, json.dumps(CAPTIONS), CAPTIONS),
         ("nocaps.json", CAPTION, '[{"image_id": 1, "id": 7, "caption": "a"}]', [{**CAPTIONS[0], "id": 7}]),
+        ("pandas.json", CAPTION, '[{"image_id": 1.0, "caption": "a"}]', CAPTIONS[:1]),
         ("bom.json", CAPTION, "\ufeff" + json.dumps(CAPTIONS), CAPTIONS),
         ("wrapped.json", CAPTION, json.dumps({"info": {}, "annotations": CAPTIONS}), CAPTIONS),
         ("lines.jsonl", CAPTION, "\n\n".join(map(json.dumps, CAPTIONS)), CAPTIONS),
@@ -73,6 +74,7 @@ def test_records_of_the_command_line_are_read(tmp_path: Path) -> None:
         (CAPTION, {"image_id": 1, "sentence": "a"}, "'image_id' (or 'img_id', 'id', 'image', 'key', 'file_name')"),
         (CAPTION, {"image_id": 1, "caption": ["a", "b"]}, "field 'caption' is ['a', 'b']; must be a text"),
         (CAPTION, {"image_id": 1, "caption": float("nan")}, "field 'caption' is nan; must be a text"),
+        (CAPTION, {"image_id": 1.5, "caption": "a"}, "field 'image_id' is 1.5; must be a text or an integer"),
         (CAPTION, {"image_id": [1], "caption": "a"}, "field 'image_id' is [1]; must be a text or an integer"),
         (CAPTION, "a cat", "must be an object with 'image_id'"),
         (VQA, {"question_id": 1, "answers": ["yes"]}, "needs 'question_id' (or 'id', 'key') and 'answer' (or"),

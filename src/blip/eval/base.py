@@ -97,7 +97,9 @@ class Report:
 
 def metric_family(name: str) -> str:
     """Name that stands for several metrics: bleu for bleu1 to bleu4, accuracy_ for the accuracies by kind."""
-    return "accuracy_" if name.startswith("accuracy_") else name.rstrip("1234")
+    if name.startswith("accuracy_"):
+        return "accuracy_"
+    return "bleu" if name in ("bleu1", "bleu2", "bleu3", "bleu4") else name
 
 
 class Evaluation(Protocol):

@@ -35,7 +35,8 @@ class Field:
 
 
 def identifier(value: object) -> int | str:
-    """Parse an id: a text or an integer."""
+    """Parse an id: a text or an integer, also one that a table program stored as 7.0."""
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     if isinstance(value, str | int) and not isinstance(value, bool) and str(value).strip():
         return value
     raise ValueError("must be a text or an integer")
