@@ -34,6 +34,7 @@ class Entry:
     data: str = ""
     scores: str = ""
     licence: str = "BSD-3-Clause"
+    megabytes: int | None = None  # approximate size of the download
     sha256: str | None = None
     note: str = ""
 

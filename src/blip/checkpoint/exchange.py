@@ -12,9 +12,11 @@ from torch import Tensor
 from blip.checkpoint import files
 from blip.checkpoint.catalogue import BY_NAME
 from blip.checkpoint.load import read_weights
-from blip.checkpoint.locate import imported, imported_dir
+from blip.checkpoint.locate import CONFIG, imported, imported_dir, locate
 from blip.checkpoint.quantize import quantize
-from blip.checkpoint.tables import Layout
+from blip.checkpoint.tables import Layout, require_export
+from blip.io.atomic import atomic_folder
+from blip.io.formats import WEIGHTS, require_ending, require_folder
 from blip_lite.config import BlipConfig
 from blip_lite.errors import ConfigError, UsageError
 
@@ -49,19 +51,35 @@ def convert(
         raise UsageError(f"--to {layout}; must be one of {', '.join(get_args(Layout))}")
     if int8 and layout != "blip":
         raise UsageError("--int8 requires --to blip; the other layouts cannot hold scales")
-    if layout == "original" and output.suffix not in (".pth", ".safetensors"):
-        raise UsageError(f"{output}: the original layout is a single file; must end in .pth or .safetensors")
-    if not overwrite and (output.is_file() or (output.is_dir() and any(output.iterdir()))):
-        raise UsageError(f"{output} exists; choose another name or give --overwrite")
-    weights = read_weights(source, offline=offline)
     if layout == "original":
+        require_ending(output, WEIGHTS)
+        if output.is_dir() or (output.exists() and not overwrite):
+            hint = "" if output.is_dir() else " or give --overwrite"
+            raise UsageError(f"{output} exists; choose another name{hint}")
+        _require_export(source, layout)
+        weights = read_weights(source, offline=offline)
         files.write_original(output, weights.state, weights.config, weights.training)
-    elif layout == "hf":
-        files.write_hf_folder(output, weights.state, weights.config, weights.vocab)
-    else:
-        state = quantize(weights.state) if int8 else weights.state
-        files.write_folder(output, state, weights.config, weights.vocab)
+        return weights.config
+    require_folder(output)
+    _require_export(source, layout)
+    with atomic_folder(output, CONFIG, overwrite=overwrite) as folder:
+        weights = read_weights(source, offline=offline)
+        if layout == "hf":
+            files.write_hf_folder(folder, weights.state, weights.config, weights.vocab)
+        else:
+            state = quantize(weights.state) if int8 else weights.state
+            files.write_folder(folder, state, weights.config, weights.vocab)
+        files.copy_terms(weights.folder, folder)
     return weights.config
+
+
+def _require_export(source: str | Path, layout: Layout) -> None:
+    """Raise ConfigError if the config of a local folder shows that the layout cannot hold its model."""
+    path = locate(source).path
+    if path is not None and (path / CONFIG).is_file():
+        config, _ = files.read_config(path)
+        if config is not None:
+            require_export(layout, config)
 
 
 def import_model(source: Path, name: str | None = None) -> Path:
@@ -76,7 +94,7 @@ def import_model(source: Path, name: str | None = None) -> Path:
     if not source.exists():
         raise ConfigError(f"{source}: no such file or folder")
     folder = imported_dir() / name
-    convert(source, folder, "blip", overwrite=True)
+    convert(source, folder, "blip")
     return folder
 
 

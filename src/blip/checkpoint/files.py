@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from blip.checkpoint.hf import hf_config, processor_files, to_json
-from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, SUFFIXES, WEIGHTS, find_weights
+from blip.checkpoint.locate import CONFIG, HF_WEIGHTS, LICENCE_FILES, SUFFIXES, WEIGHTS, find_weights
 from blip.checkpoint.quantize import SUFFIX as SCALE_SUFFIX
 from blip.checkpoint.state_dict import from_blip
 from blip.checkpoint.tables import shared_names
@@ -119,6 +119,13 @@ def write_original(
         return
     with atomic_path(path) as part, part.open("wb") as file:  # given a path, torch stores its name in the file
         torch.save({"model": weights}, file)
+
+
+def copy_terms(source: Path | None, folder: Path) -> None:
+    """Copy licence, notice and card of a model folder, whose terms hold for its weights in any layout."""
+    for path in () if source is None else (source / name for name in LICENCE_FILES):
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
 
 
 def write_safetensors(path: Path, state: Mapping[str, Tensor]) -> None:

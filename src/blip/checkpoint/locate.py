@@ -72,8 +72,9 @@ def obtain(
     offline: bool | None = None,
     cache_dir: Path | None = None,
     progress: fetch.Progress | None = None,
+    log: fetch.Log | None = None,
 ) -> Path:
-    """The file or folder of a model, downloaded if necessary and allowed."""
+    """The file or folder of a model, downloaded if necessary and allowed. log: called with each failed attempt."""
     offline = fetch.is_offline(offline)
     if located.hub_id:
         try:
@@ -94,7 +95,7 @@ def obtain(
         raise _not_cached(located.name)
     target = cached_entry(entry, cache_dir) if entry is not None else cached_url(url, cache_dir)
     return fetch.fetch(
-        url, target, sha256=entry.sha256 if entry is not None else None, offline=offline, progress=progress
+        url, target, sha256=entry.sha256 if entry is not None else None, offline=offline, progress=progress, log=log
     )
 
 
@@ -135,6 +136,15 @@ def _is_in_hub_cache(hub_id: str) -> bool:
     except CheckpointError:  # a shard is missing
         return False
     return True
+
+
+def place_by_hand(located: Located) -> str:
+    """The end of a message: where to place a file that was downloaded on another machine."""
+    entry, url = located.entry, located.url or (located.entry.location if located.entry is not None else "")
+    if located.hub_id or not url:
+        return ""
+    target = cached_entry(entry) if entry is not None else cached_url(url)
+    return f"; or download {url} elsewhere and place it as {target}"
 
 
 def imported(name: str) -> Path | None:

@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 from typing import Any
 
+from blip.checkpoint import sums
 from blip.checkpoint.catalogue import ENTRIES, Entry
-from blip.checkpoint.locate import cached_entry, cached_url, imported, imported_dir, imported_names, is_cached, locate
+from blip.checkpoint.locate import (
+    CONFIG,
+    LICENCE_FILES,
+    WEIGHTS,
+    cached_entry,
+    cached_url,
+    imported,
+    imported_dir,
+    imported_names,
+    is_cached,
+    locate,
+)
 from blip.io import fetch
 from blip_lite.errors import CheckpointError, UsageError
-from blip_lite.text_files import load_json
+from blip_lite.text_files import load_json_object
 
 
 def list_records() -> list[dict[str, Any]]:
@@ -19,6 +32,7 @@ def list_records() -> list[dict[str, Any]]:
 
 def entry_record(entry: Entry) -> dict[str, Any]:
     """Return the record of a catalogue entry."""
+    path = locate(entry.name).path
     return {
         "name": entry.name,
         "family": entry.family,
@@ -29,6 +43,7 @@ def entry_record(entry: Entry) -> dict[str, Any]:
         "data": entry.data,
         "scores": entry.scores,
         "licence": entry.licence,
+        **_size(path, entry.megabytes),
         "sha256": entry.sha256,
         "note": entry.note,
         "cached": is_cached(entry),
@@ -36,25 +51,57 @@ def entry_record(entry: Entry) -> dict[str, Any]:
 
 
 def _imported_record(name: str) -> dict[str, Any]:
-    config = load_json(imported_dir() / name / "config.json")
-    return {
+    folder = imported_dir() / name
+    record = {
         "name": name,
-        "family": config["family"],
+        "family": "",
         "vit": "",
-        "scores": "",
-        "image_size": config["vision"]["image_size"],
+        "image_size": "",
         "source": "imported",
+        "scores": "",
+        "licence": _licence_of(folder),
+        **_size(folder),
+        "note": "",
         "cached": True,
     }
+    try:
+        config = load_json_object(folder / CONFIG)
+        return record | {"family": config["family"], "image_size": config["vision"]["image_size"]}
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        return record | {"note": f"{CONFIG} is damaged: {error}"}
+
+
+def _licence_of(folder: Path) -> str:
+    """The licence of a folder that is not in the catalogue: the file that states it."""
+    return next((f"see {folder / name}" for name in LICENCE_FILES if (folder / name).is_file()), "not stated")
+
+
+def _size(path: Path | None, megabytes: int | None = None) -> dict[str, Any]:
+    """Size in MB of a file or folder, else of the download, as an estimate."""
+    if path is None:
+        return {"size_mb": megabytes, "size_is_estimate": megabytes is not None}
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return {"size_mb": round(sum(file.stat().st_size for file in files) / 1e6, 1), "size_is_estimate": False}
 
 
 def model_record(name: str) -> dict[str, Any]:
     """Return all that is known of a model by name, file or folder: its entry, path and config."""
     location = locate(name)
     record = {"name": name} if location.entry is None else entry_record(location.entry)
-    record |= {"path": str(location.path) if location.path else None}
-    if location.path is not None and location.path.is_dir():
-        record |= {"config": load_json(location.path / "config.json")}
+    path = location.path
+    if location.entry is None and path is not None:
+        record |= {"licence": _licence_of(path if path.is_dir() else path.parent), **_size(path)}
+    record |= {"path": str(path) if path else None}
+    if location.entry is not None and path is None and location.entry.source == "url":
+        record |= {"place": str(cached_entry(location.entry))}
+    if path is not None and path.is_dir():
+        licence = next((path / name for name in LICENCE_FILES[:2] if (path / name).is_file()), None)
+        record |= {"licence_file": None if licence is None else str(licence)}
+        if (path / CONFIG).is_file():
+            try:
+                record |= {"config": load_json_object(path / CONFIG)}
+            except (OSError, ValueError) as error:
+                raise CheckpointError(f"{path / CONFIG}: {error}") from error
     return record
 
 
@@ -75,18 +122,22 @@ def remove(name: str) -> str:
     return f"{name}, {fetch.remove(path) / 1e6:.1f} MB freed"
 
 
-def verify(name: str) -> str | None:
-    """Return the SHA-256 of a model's file after comparing it with the recorded one, None if there is no file.
+def verify(name: str) -> str:
+    """Return the SHA-256 of a model's weights after comparing it with the recorded one.
 
-    Raises `CheckpointError` if the model is not cached or its file has changed.
+    Raises `CheckpointError` if the model is not on this machine, has no recorded sum, or has changed.
     """
     location = locate(name)
-    if location.hub_id or (location.entry is not None and location.entry.source == "random"):
-        return None
-    if location.path is None:
+    path = location.path
+    if location.hub_id:
+        raise CheckpointError(f"model '{name}': not compared; the hub's cache keeps no SHA-256 for this command")
+    if location.entry is not None and location.entry.source == "random":
+        raise CheckpointError(f"model '{name}': nothing to compare; its weights are random and not in a file")
+    if path is None:
         raise CheckpointError(f"model '{name}' is not cached; 'blip models get {name}' fetches it")
-    if location.path.is_dir():
-        return fetch.verify(location.path / "model.safetensors")
-    if location.entry is None:
-        return fetch.verify(location.path, None)
-    return fetch.verify(cached_entry(location.entry), location.entry.sha256)
+    published = location.entry.sha256 if location.entry is not None else None
+    if path.is_dir() and (path / sums.SUMS).is_file():
+        return sums.verify(path)[WEIGHTS]
+    if path.is_dir() or not (published or fetch.recorded_sha256(path)):
+        raise CheckpointError(f"model '{name}': not compared; no SHA-256 is recorded for {path}")
+    return fetch.verify(path, published)

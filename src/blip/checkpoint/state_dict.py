@@ -17,6 +17,7 @@ from blip_lite.config import BlipConfig
 from blip_lite.errors import CheckpointMismatch
 
 State = dict[str, Tensor]
+QUEUE_SIZE = 57600  # of all configs of the original
 DEFAULT_TEMPERATURE = 0.07  # initial value in the original; its matcher and Transformers store none
 
 
@@ -82,8 +83,8 @@ def from_blip(
         left.pop("temperature", None)  # has no counterpart there
     if left:
         raise mismatch(f"{config.family} weights for the {layout} layout", [], list(left))
-    if layout == "original" and training:
-        result |= _training_to_original(training, config)
+    if layout == "original" and config.parts.matching:
+        result |= _training_to_original(training or {}, result, config)
     result |= {alias: result[name] for alias, name in tables.ALIASES if name in result}
     return result | _derived(result) if layout == "original" else result
 
@@ -190,7 +191,11 @@ def _derived(state: Mapping[str, Tensor]) -> State:
     return ids
 
 
-def _training_to_original(training: Mapping[str, Tensor], config: BlipConfig) -> State:
+def _training_to_original(training: Mapping[str, Tensor], weights: State, config: BlipConfig) -> State:
+    """Momentum weights and queues, which the original's training classes require in a file.
+
+    Missing ones are as at the start of training: copies of the weights, random unit features (seeded), no ids.
+    """
     pointer = "queue_ptr" if config.parts.shared else "ptr_queue"
     queues = {other: name for other, name in tables.QUEUES.items() if name != "queue_ptr"} | {pointer: "queue_ptr"}
     left = dict(training)
@@ -199,4 +204,16 @@ def _training_to_original(training: Mapping[str, Tensor], config: BlipConfig) ->
         result |= _give(left, tables.momentum_names(config))
     if left:
         raise mismatch("training state", [], list(left))
+    for prefix, momentum_prefix in tables.MOMENTUM.values():
+        for name in weights:
+            if name.startswith(f"{prefix}."):
+                result.setdefault(momentum_prefix + name.removeprefix(prefix), weights[name])
+    size = next((result[name].shape[1] for name in ("image_queue", "text_queue") if name in result), QUEUE_SIZE)
+    generator = torch.Generator().manual_seed(0)
+    for name in ("image_queue", "text_queue"):
+        features = torch.randn(config.proj_width, size, generator=generator)
+        result.setdefault(name, features / features.norm(dim=0, keepdim=True))
+    if not config.parts.shared:
+        result.setdefault("idx_queue", torch.full((1, size), -100))
+    result.setdefault(pointer, torch.zeros(1, dtype=torch.long))
     return result

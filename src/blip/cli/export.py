@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, command, option
+from blip.io.formats import require_folder
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def export(
         raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
     o.note_default(model, o.BUNDLED, quiet)
     name = o.model_name(model)
+    require_folder(output)
     if to in GRAPHS:
         from blip.apps.export.folder import ExportOptions
 

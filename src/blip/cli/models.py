@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, argument, command, group, option
 from blip.cli.output import print_lines, print_table, progress_bar
-from blip_lite.errors import BlipError, CheckpointError
+from blip.io.fetch import is_offline
+from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, OfflineError
 
 if TYPE_CHECKING:
     from blip.checkpoint.exchange import Comparison
@@ -28,8 +29,9 @@ def list_models(
     if as_json:
         print_lines(json.dumps(record, ensure_ascii=False) for record in records)
         return 0
-    columns = ("name", "family", "vit", "image_size", "cached", "scores")
-    print_table(columns, [[_cell(record[key]) for key in columns] for record in records])
+    columns = ("name", "family", "vit", "image_size", "size", "cached", "licence", "scores")
+    rows = [record | {"size": _size(record)} for record in records]
+    print_table(columns, [[_cell(row[key]) for key in columns] for row in rows])
     return 0
 
 
@@ -49,7 +51,9 @@ def info(name: Name, as_json: o.Json = False) -> int:
     if as_json:
         print_lines([json.dumps(record, ensure_ascii=False)])
         return 0
-    print_table(("field", "value"), [[key, _cell(value)] for key, value in record.items() if value not in (None, "")])
+    shown = {"size" if key == "size_mb" else key: value for key, value in record.items() if key != "size_is_estimate"}
+    shown |= {"size": _size(record)} if "size" in shown else {}
+    print_table(("field", "value"), [[key, _cell(value)] for key, value in shown.items() if value not in (None, "")])
     return 0
 
 
@@ -57,16 +61,31 @@ def info(name: Name, as_json: o.Json = False) -> int:
 def get(
     names: Annotated[tuple[str, ...], argument("NAME...", help="Model names.", complete=o.model_names)],
     offline: o.OfflineOrOnline = None,
+    quiet: o.Quiet = False,
 ) -> int:
     """Download models into the cache, or check cached ones."""
-    from blip.checkpoint.locate import locate, obtain
+    from blip.checkpoint.locate import locate, obtain, place_by_hand
 
     for name in names:
         location = locate(name)
         if location.entry is not None and location.entry.source == "random":
-            o.note(f"{name}: random weights, nothing to download")
+            o.note(f"{name}: random weights, nothing to download", quiet)
             continue
-        print_lines([str(obtain(location, offline=offline, progress=progress_bar(name)))])
+        if location.path is None and not is_offline(offline):
+            about = f" (about {location.entry.megabytes} MB)" if location.entry and location.entry.megabytes else ""
+            o.note(f"{name}: connecting to {location.url or location.hub_id or location.entry.location}{about}", quiet)
+        try:
+            progress = None if quiet else progress_bar(name)
+            path = obtain(
+                location,
+                offline=offline,
+                progress=progress,
+                log=lambda t: o.note(t, quiet),
+            )
+        except (EnvironmentProblem, OfflineError) as error:
+            hint = place_by_hand(location)
+            raise type(error)(f"{error}{hint}") from error
+        print_lines([str(path)])
     return 0
 
 
@@ -96,10 +115,10 @@ def verify(
         argument("[NAME]...", help="Model names; without any, all on this machine.", complete=o.model_names),
     ],
 ) -> int:
-    """Check the SHA-256 of downloaded files."""
+    """Compare the SHA-256 of downloaded and bundled models with the recorded ones; exit 3 if one was not or differs."""
     from blip.checkpoint import registry
 
-    downloaded = (r["name"] for r in registry.list_records() if r["cached"] and r["source"] == "url")
+    downloaded = (r["name"] for r in registry.list_records() if r["cached"] and r["source"] in ("url", "bundled"))
     failed = False
     for name in names or downloaded:
         try:
@@ -108,10 +127,7 @@ def verify(
             o.note(str(error))
             failed = True
         else:
-            if digest is None:
-                o.note(f"{name}: nothing to check, it has no downloaded file")
-            else:
-                print_lines([f"{digest}  {name}"])
+            print_lines([f"{name}\tok\t{digest}"])
     return CheckpointError.exit_code if failed else 0
 
 
@@ -172,6 +188,12 @@ def _differences(result: Comparison) -> Iterable[list[str]]:
         yield ["shape", name, str(first), str(second)]
     for name, value in sorted(result.values.items(), key=lambda item: -item[1]):
         yield ["values", name, "max difference", f"{value:.3g}"]
+
+
+def _size(record: Mapping[str, Any]) -> str:
+    """Size of a model: "25.5 MB", "~900 MB" for an estimate of a download."""
+    size = record["size_mb"]
+    return "" if size is None else f"{'~' if record['size_is_estimate'] else ''}{size:,} MB"
 
 
 def _cell(value: object) -> str:

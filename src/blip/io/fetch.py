@@ -30,6 +30,7 @@ from blip_lite.errors import (
 if TYPE_CHECKING:
     import httpx2
 
+Log = Callable[[str], None]
 Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if the server reports them
 
 TIMEOUT_SECONDS = 30.0
@@ -75,6 +76,7 @@ def fetch(
     sha256: str | None = None,
     offline: bool | None = None,
     progress: Progress | None = None,
+    log: Log | None = None,
     retries: int = RETRIES,
     retry_seconds: float = RETRY_SECONDS,
 ) -> Path:
@@ -98,7 +100,7 @@ def fetch(
         lock.acquire()
     try:
         if not existing(target):  # another process may have downloaded it
-            _Download(url, target, progress).run(retries, retry_seconds)
+            _Download(url, target, progress, log).run(retries, retry_seconds)
             _install(target, sha256, url)
         else:
             verify(target, sha256)
@@ -192,8 +194,8 @@ class _Retry(Exception):
 class _Download:
     """A download of one file to `TARGET.partial`."""
 
-    def __init__(self, url: str, target: Path, progress: Progress | None) -> None:
-        self.url, self.progress = url, progress
+    def __init__(self, url: str, target: Path, progress: Progress | None, log: Log | None) -> None:
+        self.url, self.progress, self.log = url, progress, log
         self.partial = _beside(target, ".partial")
         self.etag_file = _beside(target, ".partial.etag")
 
@@ -205,15 +207,18 @@ class _Download:
                 try:
                     return self._try(client)
                 except (httpx2.TransportError, _Retry) as error:
+                    reason = str(error) or type(error).__name__
                     if attempt == retries:
-                        reason = str(error) or type(error).__name__
                         attempts = "1 attempt" if not retries else f"{retries + 1} attempts"
                         raise EnvironmentProblem(
                             f"{self.url}: download failed after {attempts} ({reason}); run again to resume"
                         ) from error
                 except (httpx2.HTTPError, httpx2.InvalidURL) as error:
                     raise CheckpointError(f"{self.url}: {error}") from error
-                time.sleep(retry_seconds * 2**attempt)
+                seconds = retry_seconds * 2**attempt
+                if self.log is not None:
+                    self.log(f"{self.url}: {reason}; attempt {attempt + 2} of {retries + 1} in {seconds:.0f} s")
+                time.sleep(seconds)
 
     def _try(self, client: httpx2.Client) -> None:
         start, etag = self._progress_so_far()

@@ -5,7 +5,6 @@ A folder appears completely or not at all. `blip.load` opens it as well.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,9 +22,9 @@ from blip.apps.export.convert import (
 )
 from blip.apps.export.graphs import PARTS, Graph, graphs
 from blip.apps.export.verify import check_difference, max_difference
-from blip.checkpoint.files import write_folder
+from blip.checkpoint.files import copy_terms, write_folder
 from blip.checkpoint.load import Loaded, load
-from blip.checkpoint.locate import CONFIG, LICENCE_FILES, WEIGHTS, locate, obtain
+from blip.checkpoint.locate import CONFIG, WEIGHTS, locate, obtain
 from blip.checkpoint.quantize import SUFFIX, quantize
 from blip.checkpoint.tables import shared_names
 from blip.io.atomic import atomic_folder
@@ -134,9 +133,7 @@ def _write_weights(name: str, folder: Path, int8: bool, offline: bool | None) ->
     if int8 and not any(key.endswith(SUFFIX) for key in state):
         state = quantize(state)
     write_folder(folder, state, loaded.config, loaded.vocab)
-    if source is not None:
-        for path in filter(Path.is_file, (source / name for name in LICENCE_FILES)):
-            shutil.copyfile(path, folder / path.name)
+    copy_terms(source, folder)
 
 
 def _stored_weights(loaded: Loaded, source: Path | None) -> dict[str, Tensor] | None:
