@@ -90,9 +90,30 @@ def test_damage_is_one_line_and_a_rebuild_repairs_it(blip: Blip, photos: Path, h
         result = blip(*args)
         assert result.code == 3 and "damaged" in result.err and "blip index --rebuild DIR" in result.err
         assert len(result.err.splitlines()) == 1
+    damaged = (home / "index" / "index.db").read_bytes()
+    result = blip("index", "--rebuild", *RANDOM)
+    assert result.code == 2 and "its folders cannot be read" in result.err and len(result.err.splitlines()) == 1
+    assert (home / "index" / "index.db").read_bytes() == damaged and list((home / "index").glob("vectors-*"))
     assert "4 new" in blip("index", "--rebuild", photos, *RANDOM).err
     with sqlite3.connect(home / "index" / "index.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+def test_missing_vectors_are_an_error_until_a_rebuild(blip: Blip, photos: Path, home: Path) -> None:
+    (photos / "c.jpg").unlink()
+    blip("index", photos, *RANDOM)
+    (home / "index" / "vectors-1.usearch").unlink()
+    for args in (("index",), ("index", photos), ("index", "--status"), ("search", "cat")):
+        result = blip(*args)
+        assert result.code == 3 and "vectors-1.usearch is missing" in result.err and len(result.err.splitlines()) == 1
+    result = blip("index", "--rebuild")
+    assert result.code == 0 and "4 new" in result.err and blip("search", "cat").code == 0
+
+
+def test_rebuild_of_some_folders_names_the_others(blip: Blip, photos: Path) -> None:
+    blip("index", photos, *RANDOM)
+    result = blip("index", "--rebuild", photos / "sub", *RANDOM)
+    assert result.code == 0 and f"{photos}: folder is no longer in the index" in result.err
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blip.apps.search.index import Index, Status
     from blip.apps.search.scan import Rules
     from blip.apps.search.sidecars import SidecarReport
-    from blip.apps.search.update import UpdateReport
+    from blip.apps.search.update import UpdateOptions, UpdateReport
 
 
 @dataclass(kw_only=True)
@@ -84,7 +84,9 @@ def index(
         raise UsageError("--captioner; must be used with --captions")
     work = _Indexing(run, list(inputs), scan.rules(), (captioner or "") if captions else None)
     if action.status:
-        return _print_status(run.open().status(), json)
+        with run.open() as opened:
+            opened.check()
+            return _print_status(opened.status(), json)
     if dry_run:
         return work.list_changes()
     if action.prune_only:
@@ -116,16 +118,33 @@ class _Indexing:
         for folder in self.folders:
             root_path(folder)  # raises before anything is indexed
         start = time.perf_counter()
-        opened = self.run.empty(folders=bool(self.folders), on_wait=self._note_wait) if rebuild else self.run.open()
-        with opened as index, stop_on_signal() as stop:
-            self._check_model(index)
-            roots = self._roots(index)
-            if not roots and not (index.exists and index.roots()):
-                raise UsageError("no folder is indexed yet; name one: blip index DIR")
+        with self.run.open(to_rebuild=rebuild) as index, stop_on_signal() as stop:
             options = self.run.update_options(index, stop, self.captioner)
-            report = index.update(roots, options=options, on_wait=self._note_wait)
-            self._note_report(index, report, time.perf_counter() - start)
+            report = self._rebuild(index, options) if rebuild else self._update(index, options)
+            if rebuild and report.stopped:
+                o.note(f"the index is unchanged after {plural(report.new, 'new photo')}; repeat the command to resume")
+            else:
+                self._note_report(index, report, time.perf_counter() - start)
         return STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
+
+    def _update(self, index: Index, options: UpdateOptions) -> UpdateReport:
+        if index.exists:
+            index.check()
+        self._check_model(index)
+        roots = self._roots(index)
+        if not roots and not (index.exists and index.roots()):
+            raise UsageError("no folder is indexed yet; name one: blip index DIR")
+        return index.update(roots, options=options, on_wait=self._note_wait)
+
+    def _rebuild(self, index: Index, options: UpdateOptions) -> UpdateReport:
+        from blip.apps.search.scan import display_path
+
+        before, roots = self._known_rules(index), self._roots(index)
+        report = index.rebuild(roots, options=options, on_wait=self._note_wait)
+        if roots and not report.stopped:
+            for path in before.keys() - {path for path, _ in roots}:
+                o.note(f"{display_path(path)}: folder is no longer in the index", self.run.quiet)
+        return report
 
     def prune(self) -> int:
         with self.run.open() as index:
@@ -162,9 +181,18 @@ class _Indexing:
         """Return the folders with the rules of the flags or, without such flags, of the index."""
         from blip.apps.search.scan import Rules, root_path
 
-        known = {root.path: root.rules for root in index.roots()} if index.exists else {}
+        known = self._known_rules(index)
         paths = [root_path(folder) for folder in self.folders]
         return [(path, known.get(path, self.rules) if self.rules == Rules() else self.rules) for path in paths]
+
+    def _known_rules(self, index: Index) -> dict[bytes, Rules]:
+        """Return the rules of the indexed folders; none if the index cannot be read and is to be rebuilt."""
+        from blip.apps.search.database import Damaged, WrongVersion
+
+        try:
+            return {root.path: root.rules for root in index.roots()} if index.exists else {}
+        except (Damaged, WrongVersion):
+            return {}
 
     def _check_model(self, index: Index) -> None:
         """Load a model with another name than the index's, to check that it is the same model."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -40,28 +39,19 @@ class IndexOptions(o.Machine):
     engine: o.EngineName = "auto"
     no_progress: o.NoProgress = False
 
-    def open(self) -> Index:
-        """Open the index; its model is loaded when it is needed."""
-        from blip.apps.search.index import Index
-
-        with Index.open(self.index) as index:
-            identity = index.identity() if index.exists else None
-        return Index.open(self.index, model=lambda: self.load(identity))
-
-    def empty(self, *, folders: bool, on_wait: Callable[[], None]) -> Index:
-        """Load the model of the new index, then empty the index (with `folders`, of its folders too) and open it."""
-        from blip.apps.search.database import Damaged
+    def open(self, *, to_rebuild: bool = False) -> Index:
+        """Open the index; its model is loaded when it is needed. To be rebuilt, it may be damaged."""
+        from blip.apps.search.database import Damaged, WrongVersion
         from blip.apps.search.index import Index
 
         with Index.open(self.index) as index:
             try:
                 identity = index.identity() if index.exists else None
-            except Damaged:
+            except (Damaged, WrongVersion):
+                if not to_rebuild:
+                    raise
                 identity = None
-            model = self.load(identity)
-            if index.exists:
-                index.clear(folders=folders, on_wait=on_wait)
-        return Index.open(self.index, model=model)
+        return Index.open(self.index, model=lambda: self.load(identity))
 
     def load(self, identity: Identity | None) -> Model:
         """Load the model of -m, else that of the index, else the default model."""
@@ -92,9 +82,9 @@ class IndexOptions(o.Machine):
             return not stop.reason
 
         def load_captioner() -> Model:
-            identity = index.identity()
-            if not captioner or (identity is not None and captioner == identity.model):
-                return index.model()
+            model = index.loaded_model()
+            if not captioner or captioner == model.name:
+                return model
             return self.open_model(captioner, needs=["caption"], engine=self.engine)
 
         return UpdateOptions(

@@ -165,7 +165,7 @@ def test_new_rules_drop_excluded_files(index: Index, photos: Path) -> None:
     assert index.update().unchanged == 4
 
 
-def test_other_model_is_rejected_until_index_is_cleared(index: Index, photos: Path, paint: Paint) -> None:
+def test_other_model_is_rejected_until_a_rebuild(index: Index, photos: Path, paint: Paint) -> None:
     index.add_dir(photos)
     other = blip.load_random(seed=1)
     paint("later.png", 80)
@@ -173,8 +173,7 @@ def test_other_model_is_rejected_until_index_is_cleared(index: Index, photos: Pa
         with Index.open(index.folder, model=other) as reopened, pytest.raises(CheckpointMismatch, match="--rebuild"):
             call(reopened)
     with Index.open(index.folder, model=other) as reopened:
-        reopened.clear()
-        assert reopened.update().new == 7 and len(names(reopened)) == 7
+        assert reopened.rebuild().new == 7 and len(names(reopened)) == 7
 
 
 def test_search_under_a_folder(index: Index, photos: Path) -> None:
@@ -237,21 +236,6 @@ def test_second_writer_reports_that_it_waits(index: Index, photos: Path) -> None
         assert waiting.wait(60) and not done
     second.join(60)
     assert done[0].unchanged == 6
-
-
-@pytest.mark.parametrize("name", [FILE, "vectors-1.usearch"])
-def test_damage_is_reported_and_can_be_repaired(index: Index, photos: Path, model: blip.Model, name: str) -> None:
-    index.add_dir(photos)
-    index.close()
-    data = bytearray((index.folder / name).read_bytes())
-    data[100:2000] = bytes(1900)
-    (index.folder / name).write_bytes(data)
-    with Index.open(index.folder, model=model) as again:
-        with pytest.raises(Damaged, match=r"index is damaged .*--rebuild"):
-            again.search("a cat")
-        again.clear()
-        again.add_dir(photos)
-        assert len(names(again)) == 6
 
 
 def test_missing_vector_file_is_damage(index: Index, photos: Path) -> None:

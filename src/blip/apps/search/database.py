@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from blip.apps.search.scan import IndexedFile, Root, Rules
 from blip.io.disk import writing
-from blip_lite.errors import CheckpointError, EnvironmentProblem, UsageError
+from blip_lite.errors import BlipError, CheckpointError, EnvironmentProblem, UsageError
 
 FILE = "index.db"
 LOCK = ".writer.lock"
@@ -58,8 +58,13 @@ MIGRATIONS = (
 class Damaged(CheckpointError):
     """An index that can no longer be read."""
 
-    def __init__(self, folder: Path, reason: object) -> None:
-        super().__init__(f"{folder}: index is damaged ({reason}); rebuild it: blip index --rebuild DIR")
+    def __init__(self, folder: Path, reason: object, *, folders: str = " DIR") -> None:
+        """`folders`: "" if the indexed folders are still known."""
+        super().__init__(f"{folder}: index is damaged ({reason}); rebuild it: blip index --rebuild{folders}")
+
+
+class WrongVersion(EnvironmentProblem):
+    """An index of another version of this program."""
 
 
 class Database(sqlite3.Connection):
@@ -103,12 +108,14 @@ class Database(sqlite3.Connection):
         rows = self.execute("SELECT path, root, size, mtime, hash, error FROM files")
         return {path: IndexedFile(*values) for path, *values in rows}
 
-    def clear(self, *, roots: bool) -> None:
-        """Delete all pictures and the model's identity, and with `roots` the folders; keep the record of sidecars."""
-        with self.transaction():
-            for table in ("files", "pictures", "pending", *(("roots",) if roots else ())):
-                self.execute(f"DELETE FROM {table}")
-            self.execute("DELETE FROM meta WHERE name LIKE 'model.%' OR name = 'crc'")
+    def check(self) -> None:
+        """Raise Damaged if the database is not consistent or lacks a table."""
+        with translate_errors(self.folder):
+            for table in ("meta", "roots", "files", "pictures", "pending", "sidecars"):
+                self.execute(f"SELECT 1 FROM {table} LIMIT 1")
+            problem = self.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if problem != "ok":
+            raise Damaged(self.folder, " ".join(str(problem).split()))
 
     def get_meta(self, name: str) -> Any:  # Any: SQLite values
         """Value stored under a name; None if there is none."""
@@ -141,7 +148,9 @@ def connect(folder: Path, *, create: bool = False) -> Database:
     return db
 
 
-def missing_index(folder: Path) -> UsageError:
+def missing_index(folder: Path) -> BlipError:
+    if any(folder.glob("vectors-*")):
+        return Damaged(folder, f"{FILE} is missing")
     return UsageError(f"{folder}: no index here; create one with 'blip index DIR'")
 
 
@@ -160,8 +169,9 @@ def _check_version(folder: Path, number: int) -> None:
     if number == len(MIGRATIONS):
         return
     advice = "update blip" if number > len(MIGRATIONS) else "run 'blip index' once"
-    raise EnvironmentProblem(
-        f"{folder}: index has version {number}, not {len(MIGRATIONS)}; {advice}, or rebuild it with --rebuild"
+    raise WrongVersion(
+        f"{folder}: index has version {number}, not {len(MIGRATIONS)}; {advice}, or rebuild it: "
+        "blip index --rebuild DIR"
     )
 
 
@@ -199,13 +209,6 @@ def writer_lock(folder: Path, on_wait: Callable[[], None] | None) -> Iterator[No
         yield
     finally:
         lock.release()
-
-
-def remove(folder: Path) -> None:
-    """Delete the files of an index that can no longer be opened; the folder stays."""
-    for path in [*folder.glob(f"{FILE}*"), *folder.glob("vectors-*.usearch")]:
-        with writing(path):
-            path.unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from blip.apps.search import database, duplicates, identity, scan, sidecars, similar, vectors
+from blip.apps.search import database, duplicates, identity, rebuild, scan, sidecars, similar, vectors
 from blip.apps.search.database import Database
 from blip.apps.search.duplicates import DuplicateReport
 from blip.apps.search.identity import Identity
@@ -141,7 +141,7 @@ class Index:
                             self._vectors = vectors.read(db, known.width, self._vectors)
                     except FileNotFoundError as error:  # a writer has just replaced the file
                         if attempt == 3:
-                            raise database.Damaged(self.folder, f"{error.filename} is missing") from error
+                            raise vectors.missing_file(self.folder, error) from error
                         continue
                     yield db, None if known is None else self._vectors
                     return
@@ -149,15 +149,21 @@ class Index:
     def model(self) -> Model:
         """Return the model, loading it at first use. Raises CheckpointMismatch if another model created the index."""
         with self._model_lock:
+            model = self.loaded_model()
+            known = self.identity() if self.exists else None
+            if known is not None and known != self._checked:
+                known.check(self.folder, identity.identity_of(model, known))
+                self._checked = known
+            return model
+
+    def loaded_model(self) -> Model:
+        """Return the model, whether or not it created the index; it is loaded at first use."""
+        with self._model_lock:
             if self._model is None:
                 if self._model_source is None:
                     raise UsageError("this index was opened without a model; use Index.open(..., model=...)")
                 self._model = self._model_source() if callable(self._model_source) else self._model_source
                 self._model.require("match")
-            known = self.identity() if self.exists else None
-            if known is not None and known != self._checked:
-                known.check(self.folder, identity.identity_of(self._model, known))
-                self._checked = known
             return self._model
 
     def identity(self) -> Identity | None:
@@ -308,18 +314,34 @@ class Index:
                 failed=[(display_path(path), reason) for path, reason in failed],
             )
 
-    def clear(self, *, folders: bool = False, on_wait: Callable[[], None] | None = None) -> None:
-        """Delete all photos and the model's identity, and with `folders` the folders. Removes a damaged index."""
-        with self._model_lock:
+    def check(self) -> None:
+        """Read the index completely. Raises Damaged for a missing or damaged file, EnvironmentProblem."""
+        with self.snapshot() as (db, state):
+            db.check()
+            if state is not None:
+                vectors.check(db, state)
+
+    def rebuild(
+        self,
+        folders: Sequence[tuple[bytes, Rules]] = (),
+        *,
+        options: UpdateOptions | None = None,
+        on_wait: Callable[[], None] | None = None,
+    ) -> UpdateReport:
+        """Index the given folders, or those of the index, again with the model of this object, which may be another.
+
+        The present index, damaged or not, is replaced once the new one is complete. A stopped rebuild resumes.
+        """
+        roots = rebuild.choose_roots(self.folder, folders)
+        database.make_folder(self.folder)
+        with database.writer_lock(self.folder, on_wait):
+            with rebuild.open_staging(self, roots) as staging:
+                report = staging.update(roots, options=options)
+                if report.stopped:
+                    return report
             self.close()
-            self._checked = None
-        try:
-            with self.writer(on_wait) as db:
-                db.clear(roots=folders)
-        except database.Damaged:
-            with database.writer_lock(self.folder, on_wait):
-                self.close()
-                database.remove(self.folder)
+            rebuild.replace(self.folder)
+        return report
 
     def write_captions(self, extension: str, *, under: str | os.PathLike[str] | None = None) -> SidecarReport:
         """Write stored captions as `.txt` or `.xmp` files beside the photos; files of other programs are kept."""

@@ -17,7 +17,8 @@ import numpy as np
 
 from blip.apps.search.database import Damaged, Database
 from blip.io.atomic import atomic_path
-from blip_lite.errors import MissingExtra
+from blip.io.disk import writing
+from blip_lite.errors import EnvironmentProblem, MissingExtra
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -69,11 +70,11 @@ def read(db: Database, width: int, previous: Vectors | None = None) -> Vectors:
     generation, crc = db.get_meta("generation") or 0, db.get_meta("crc")
     rows = db.execute("SELECT id, vector FROM pending ORDER BY id").fetchall()
     if any(len(vector) != 2 * width for _, vector in rows):
-        raise Damaged(db.folder, f"a vector does not have {width} values")
+        raise Damaged(db.folder, f"a vector does not have {width} values", folders="")
     if previous is not None and (previous.generation, previous.crc) == (generation, crc):
         file = previous.file
     else:
-        file = None if crc is None else _load(db.folder, generation, crc, width, view=True)
+        file = None if crc is None else _load(db, generation, crc, width, view=True)
     ids = np.array([id for id, _ in rows], np.int64)
     new = np.frombuffer(b"".join(vector for _, vector in rows), np.float16).reshape(len(rows), width)
     return Vectors(generation, crc, file, ids, new)
@@ -87,8 +88,11 @@ def add(db: Database, ids: Sequence[int], vectors: NDArray[np.float32]) -> None:
 
 def fold(db: Database, width: int) -> None:
     """Write the next vector file: with the new vectors, without the deleted ones. For the only writer."""
-    state = read(db, width)
-    index = _empty(width) if state.crc is None else _load(db.folder, state.generation, state.crc, width, view=False)
+    try:
+        state = read(db, width)
+        index = _empty(width) if state.crc is None else _load(db, state.generation, state.crc, width, view=False)
+    except FileNotFoundError as error:
+        raise missing_file(db.folder, error) from error
     pictures = np.fromiter((row[0] for row in db.execute("SELECT id FROM pictures")), np.int64)
     stored = np.fromiter(index.keys, np.int64, len(index))
     deleted = np.setdiff1d(stored, pictures)
@@ -98,35 +102,71 @@ def fold(db: Database, width: int) -> None:
     if new.any():
         index.add(state.new_ids[new].astype(np.uint64), state.new[new], threads=1)
     generation = state.generation + 1
-    path = _path(db.folder, generation)
+    path = path_of(db.folder, generation)
     with atomic_path(path, durable=True) as temporary:
-        index.save(str(temporary))
-        crc = _crc(temporary)
+        with writing(path):
+            index.save(str(temporary))
+        crc, size = _crc(temporary), temporary.stat().st_size
+        if len(_restore(temporary)) != len(index):  # usearch does not report every failed write
+            raise EnvironmentProblem(f"{path}: cannot be written completely; is the disk full?")
     with db.transaction():
-        db.set_meta(generation=generation, crc=crc)
+        db.set_meta(generation=generation, crc=crc, size=size)
         db.execute("DELETE FROM pending")
         db.execute("DELETE FROM meta WHERE name = 'dirty'")
     db.executescript("PRAGMA incremental_vacuum")  # `execute` would free only one page
-    for old in db.folder.glob("vectors-*.usearch"):
-        if old != path:
+    remove_others(db.folder, generation)
+
+
+def remove_others(folder: Path, generation: int) -> None:
+    """Delete the vector files of other generations."""
+    for old in folder.glob("vectors-*.usearch"):
+        if old != path_of(folder, generation):
             with suppress(OSError):  # some systems keep a file that a reader has open; the next fold deletes it
                 old.unlink()
 
 
-def _load(folder: Path, generation: int, crc: int, width: int, *, view: bool) -> Any:
-    path = _path(folder, generation)
-    usearch = _usearch()
+def generations(folder: Path) -> list[int]:
+    """Return the generations of the vector files in a folder."""
+    numbers = (path.stem.removeprefix("vectors-") for path in folder.glob("vectors-*.usearch"))
+    return [int(number) for number in numbers if number.isdecimal()]
+
+
+def check(db: Database, state: Vectors) -> None:
+    """Raise Damaged if a picture has no vector."""
+    pictures = np.fromiter((row[0] for row in db.execute("SELECT id FROM pictures")), np.int64)
+    stored = np.fromiter(state.file.keys, np.int64, len(state.file)) if state.file is not None else state.new_ids
+    lost = len(np.setdiff1d(pictures, np.union1d(stored, state.new_ids)))
+    if lost:
+        raise Damaged(db.folder, f"{lost:,} of {len(pictures):,} photos have no vector", folders="")
+
+
+def missing_file(folder: Path, error: FileNotFoundError) -> Damaged:
+    return Damaged(folder, f"{Path(error.filename).name} is missing", folders="")
+
+
+def _load(db: Database, generation: int, crc: int, width: int, *, view: bool) -> Any:
+    """Open a vector file. Raises FileNotFoundError, EnvironmentProblem, Damaged."""
+    path, size = path_of(db.folder, generation), db.get_meta("size")
     try:
-        if path.stat().st_size <= MAX_CHECKED_BYTES and _crc(path) != crc:
-            raise Damaged(folder, f"wrong checksum of {path.name}")
-        index = usearch.Index.restore(str(path), view=view)
+        actual = path.stat().st_size
+        if size is not None and actual != size:
+            raise Damaged(db.folder, f"{path.name} has {actual:,} bytes, not {size:,}", folders="")
+        if actual <= MAX_CHECKED_BYTES and _crc(path) != crc:
+            raise Damaged(db.folder, f"wrong checksum of {path.name}", folders="")
+        index = _restore(path, view=view)
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:
-        raise Damaged(folder, f"{path.name}: {error}") from error
+    except OSError as error:
+        raise EnvironmentProblem(f"{path}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RuntimeError) as error:
+        raise Damaged(db.folder, f"{path.name}: {error}", folders="") from error
     if index is None or index.ndim != width:
-        raise Damaged(folder, f"{path.name}: vectors do not have {width} values")
+        raise Damaged(db.folder, f"{path.name}: vectors do not have {width} values", folders="")
     return index
+
+
+def _restore(path: Path, *, view: bool = True) -> Any:
+    return _usearch().Index.restore(str(path), view=view)
 
 
 def _empty(width: int) -> Any:
@@ -142,7 +182,7 @@ def _usearch() -> Any:
     return index
 
 
-def _path(folder: Path, generation: int) -> Path:
+def path_of(folder: Path, generation: int) -> Path:
     return folder / f"vectors-{generation}.usearch"
 
 
