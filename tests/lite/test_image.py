@@ -16,13 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from blip.io.image import prepare
 from blip_lite.config import CLIP_MEAN, CLIP_STD
 from blip_lite.errors import MissingExtra, UnreadableImage
-from blip_lite.image import _PixelBudget, read, shrink, to_rgb
+from blip_lite.image import from_pil, read, shrink, to_rgb
+from blip_lite.pixel_budget import PixelBudget
 from tests.oracle_files import tensors
 
 SHARED_CASES = Path(__file__).parents[1] / "cases"
@@ -343,12 +345,15 @@ def test_bmp_with_an_empty_alpha_channel_is_opaque(alpha: int) -> None:
     head = struct.pack("<IiiHHIIiiII4I", 124, 40, 30, 1, 32, 3, 4800, 0, 0, 0, 0, 0xFF0000, 0xFF00, 0xFF, alpha)
     data = b"BM" + struct.pack("<IHHI", 138 + 4800, 0, 0, 138) + head.ljust(124, b"\0") + pixels.tobytes()
     assert np.array_equal(read(data), gradient())
+    assert np.array_equal(from_pil(Image.open(io.BytesIO(data)), ""), gradient())
 
 
 def test_an_empty_first_frame_of_gif_is_passed_over() -> None:
     empty = Image.new("RGBA", (40, 30), (0, 0, 0, 0))
     data = encode(empty, "GIF", save_all=True, append_images=[gradient().convert("RGBA")], disposal=2)
     assert np.abs(np.asarray(read(data), int) - np.asarray(gradient(), int)).mean() < 10
+    opened = Image.open(io.BytesIO(data))
+    assert np.array_equal(from_pil(opened, ""), read(data)) and opened.tell() == 0
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
@@ -359,6 +364,65 @@ def test_fewer_bits_in_sixteen_are_scaled_by_their_range(bits: int, file_format:
     values[0, 0] = (1 << bits) - 1
     grey = np.asarray(read(encode(Image.fromarray(values), file_format)))[..., 0]
     assert np.array_equal(grey.ravel()[1:], eight.ravel()[1:])
+
+
+def wide_png(values: NDArray[np.uint16]) -> bytes:
+    """A PNG of 16 bits per value, which Pillow does not write: [H, W, C] of grey and alpha, RGB or RGBA."""
+    height, width, channels = values.shape
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+def wide_tiff(values: NDArray[np.uint16], order: str, compressed: bool = False) -> bytes:
+    """A TIFF of 16 bits per value [H, W, 3]."""
+    height, width, channels = values.shape
+    pixels = values.astype(order + "u2").tobytes()
+    pixels = zlib.compress(pixels) if compressed else pixels
+    end = 8 + len(pixels)
+    short = {256: width, 257: height, 259: 8 if compressed else 1, 262: 2, 277: channels, 278: height}
+    long = {258: end, 273: 8, 279: len(pixels)}  # 258 refers to the three depths
+    directory = struct.pack(order + "H", 9)
+    for tag, value in sorted({**short, **long}.items()):
+        kind, count = (3, channels) if tag == 258 else (3, 1) if tag in short else (4, 1)
+        field = struct.pack(order + "HH", value, 0) if tag in short else struct.pack(order + "I", value)
+        directory += struct.pack(order + "HHI", tag, kind, count) + field
+    head = (b"II" if order == "<" else b"MM") + struct.pack(order + "HI", 42, end + 2 * channels)
+    return head + pixels + struct.pack(order + "HHH", 16, 16, 16) + directory + bytes(4)
+
+
+TIFFS = ("tiff <", "tiff >", "compressed tiff <", "compressed tiff >")
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("form", ["png", "png with alpha", "png grey with alpha", *TIFFS])
+def test_fewer_bits_in_sixteen_of_colours_are_scaled_like_grey(bits: int, form: str) -> None:
+    eight = np.asarray(gradient()).astype(np.uint16)
+    values = (eight << (bits - 8)) + (1 if bits > 8 else 0)
+    values[0, 0] = (1 << bits) - 1
+    opaque = np.full((*values.shape[:2], 1), (1 << bits) - 1, np.uint16)
+    expected = np.asarray(gradient()).copy()
+    if form == "png":
+        data = wide_png(values)
+    elif form == "png with alpha":
+        data = wide_png(np.concatenate([values, opaque], axis=2))
+    elif form == "png grey with alpha":
+        data = wide_png(np.concatenate([values[:, :, :1], opaque], axis=2))
+        expected = expected[:, :, :1].repeat(3, axis=2)
+    else:
+        data = wide_tiff(values, form[-1], "compressed" in form)
+    assert np.array_equal(np.asarray(read(data))[1:], expected[1:])
+
+
+def test_a_pil_image_without_its_low_bytes_is_refused() -> None:
+    values = np.asarray(gradient()).astype(np.uint16) << 2
+    with pytest.raises(UnreadableImage, match="16-bit colours, of which Pillow keeps 8 bits; pass the file instead"):
+        from_pil(Image.open(io.BytesIO(wide_png(values))), "0")
+    bright = Image.open(io.BytesIO(wide_png(values << 6)))
+    assert np.array_equal(from_pil(bright, "0"), gradient())
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
@@ -392,7 +456,7 @@ def test_reading_reserves_no_more_memory_than_the_file_needs(tmp_path: Path) -> 
 
 
 def test_large_images_are_decoded_one_at_a_time() -> None:
-    budget = _PixelBudget(100)
+    budget = PixelBudget(100)
     order: list[str] = []
     with ThreadPoolExecutor(2) as pool, budget.admit(60):
         large = pool.submit(lambda: admitted(budget, 500, order, "large"))
@@ -404,6 +468,6 @@ def test_large_images_are_decoded_one_at_a_time() -> None:
     assert order == ["small", "first", "large"]
 
 
-def admitted(budget: _PixelBudget, pixels: int, order: list[str], name: str) -> None:
+def admitted(budget: PixelBudget, pixels: int, order: list[str], name: str) -> None:
     with budget.admit(pixels):
         order.append(name)

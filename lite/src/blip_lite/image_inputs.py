@@ -8,15 +8,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, BinaryIO, Literal, Protocol, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from blip_lite.errors import UnreadableImage, UsageError
-from blip_lite.image import from_array, from_pil, read
+from blip_lite.image import MAX_PIXELS, check_size, from_pil, read, to_rgb
 from blip_lite.results import ErrorResult
 
 
 class Pixels(Protocol):
-    """A numpy array [H, W, 3] or torch tensor [3, H, W], uint8 or float in 0..1; see `blip_lite.image.from_array`."""
+    """A numpy array [H, W, 3] or torch tensor [3, H, W], uint8 or float in 0..1; see `from_array`."""
 
     @property
     def ndim(self) -> int: ...
@@ -113,6 +114,32 @@ def open_image(image: Any, key: str) -> Image.Image:  # Any: any value a user pa
     if not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read")):
         raise UnreadableImage(key, f"unsupported image type {type(image).__name__}; pass {ACCEPTED}")
     return read(image, key=key)
+
+
+def from_array(values: NDArray[Any], key: str, channels_first: bool = False) -> Image.Image:
+    """Return an array as RGB: uint8, or float in 0..1; grey [H, W], or 1, 3 or 4 channels first or last.
+
+    channels_first: order if both ends could be channels. The fourth channel is alpha (over white). Raises
+    UnreadableImage for other shapes and types, NaN, and values out of range.
+    """
+    shape = f"array {values.dtype} {list(values.shape)}"
+    first, last = (values.ndim == 3 and values.shape[i] in (1, 3, 4) for i in (0, 2))
+    if values.ndim != 2 and not (first or last):
+        raise UnreadableImage(key, f"{shape}; must be [H, W], [H, W, C] or [C, H, W] with 1, 3 or 4 channels")
+    if first and (channels_first or not last):
+        values = values.transpose(1, 2, 0)
+    check_size(key, (values.shape[1], values.shape[0]), MAX_PIXELS)
+    if np.issubdtype(values.dtype, np.floating):
+        low, high = values.min(), values.max()
+        if not (low >= 0 and high <= 1):  # also false for NaN
+            observed = "NaN" if np.isnan(low) else f"values from {low:.4g} to {high:.4g}"
+            raise UnreadableImage(key, f"{shape} with {observed}; float values must be from 0 to 1, not normalised")
+        values = (values.astype(np.float64) * 255).round().astype(np.uint8)
+    if values.dtype != np.uint8:
+        raise UnreadableImage(key, f"{shape}; must be uint8, or float from 0 to 1")
+    if values.ndim == 3 and values.shape[2] == 1:
+        values = values[:, :, 0]
+    return to_rgb(Image.fromarray(np.ascontiguousarray(values)))
 
 
 def open_all(images: Any) -> list[Image.Image]:  # Any: any value a user passes is checked
