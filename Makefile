@@ -15,11 +15,11 @@ help:  ## this list
 demo: .venv/.core  ## caption the photographs in examples/ with the bundled model
 	$(BIN)/blip caption examples/
 
-test: lint types .venv/.dev .venv/.browser .venv/.web  ## everything CI runs
+test: lint types .venv/.dev .venv/.browser .venv/.web .venv/.clients  ## everything CI runs
 	$(BIN)/python -m pytest -n 2
 
 test-fast: .venv/.dev  ## unit tests only, in under a minute on two cores
-	$(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not network and not weights and not gpu and not browser'
+	$(BIN)/python -m pytest -n 2 -m 'not integration and not slow and not network and not weights and not gpu and not browser and not clients'
 
 lint: .venv/.dev  ## ruff, wording, import contract, duplicate code
 	$(BIN)/ruff check .
@@ -86,6 +86,14 @@ clean:  ## remove the environment
 .venv/.web: .venv/.dev
 	npm install --prefix .venv/web --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
 	  onnxruntime-web@$$($(BIN)/python -c 'from blip.apps.export.web import ORT_VERSION; print(ORT_VERSION)') || echo "no npm here"
+	$(MARK)
+
+# Generators of API clients, in an environment of their own.
+.venv/.clients: .venv/.torch
+	$(PYTHON) -m venv .venv/clients
+	.venv/clients/bin/python -m pip install -q --disable-pip-version-check openapi-python-client==0.29.1
+	npm install --prefix .venv/clients/node --no-package-lock --ignore-scripts --no-audit --no-fund --silent \
+	  openapi-typescript@7.13.0 openapi-fetch@0.17.0 typescript@5.9.3 @types/node@20.19.0 || echo "no npm here"
 	$(MARK)
 
 .venv/.bench: .venv/.dev

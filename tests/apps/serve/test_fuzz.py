@@ -18,7 +18,7 @@ EXCLUDED = [positive_data_acceptance]
 
 
 ENDPOINTS = ["caption", "answer", "match", "embed", "explain"]
-GET_PATHS = ["/v1/models", "/metrics", "/healthz", "/readyz", "/openapi.json"]
+GET_PATHS = ["/v1/models", "/metrics", "/healthz", "/readyz", "/openapi.json", "/docs", "/"]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def validate(description: Any, method: str, path: str, mode: GenerationMode, url
 def test_description_covers_all_routes_and_limits(server: Served) -> None:
     openapi = server.client.get("/openapi.json").json()
     routes = {f"/v1/{name}" for name in ("caption", "answer", "match", "embed", "explain", "models")}
-    assert set(openapi["paths"]) == routes | {"/healthz", "/readyz", "/metrics", "/openapi.json"}
+    assert set(openapi["paths"]) == routes | {"/healthz", "/readyz", "/metrics", "/openapi.json", "/docs", "/"}
     assert "at most 1 MB" in openapi["info"]["description"] and "0.5 megapixels" in openapi["info"]["description"]
     statuses = set(openapi["paths"]["/v1/caption"]["post"]["responses"])
     assert statuses == {"200", "400", "404", "408", "413", "415", "422", "429", "503", "504"}

@@ -185,7 +185,6 @@ def test_images_with_too_many_pixels_are_refused_before_decoding(server: Served)
 def test_unknown_paths_and_methods(server: Served) -> None:
     assert error_of(server.client.get("/v2/caption")) == (404, "not_found", None)
     assert error_of(server.client.get("/v1/caption")) == (405, "method_not_allowed", None)
-    assert server.client.get("/docs").status_code == 404  # would load scripts from a CDN
 
 
 def test_models_health_and_metrics(server: Served) -> None:

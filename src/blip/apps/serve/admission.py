@@ -1,4 +1,4 @@
-"""Which requests a server takes on, and how fast their bodies must arrive."""
+"""Admission of requests, and the minimum rate of their bodies."""
 
 from __future__ import annotations
 

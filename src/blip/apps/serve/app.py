@@ -16,10 +16,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Lifespan, Message
 
+from blip.apps.serve import docs_page
 from blip.apps.serve.jobs import CODES, Engine, Problem
 from blip.apps.serve.openapi import build_openapi
 from blip.apps.serve.request_models import BODIES
@@ -27,9 +28,10 @@ from blip.apps.serve.service import Service
 from blip.apps.serve.settings import Settings, is_authorized
 
 Handler = Callable[[Request], Awaitable[Response]]
-Respond = Callable[[Service], Response]
-ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-API-Key")
+Respond = Callable[[Service, Request], Response]
+ALLOWED_HEADERS = ("Authorization", "Content-Type", "X-API-Key", "X-Request-ID")
 DRAIN_SECONDS = 5.0
+MAX_REQUEST_ID = 200  # characters
 
 
 class BodyTracker:
@@ -61,16 +63,18 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Starlette] 
         allow_origins=settings.origins,
         allow_methods=["GET", "POST"],
         allow_headers=ALLOWED_HEADERS,
-        expose_headers=["Retry-After"],
+        expose_headers=["Retry-After", "X-Request-ID"],
     )
     app = Starlette(
         routes=[
             *(_post_route(service, endpoint) for endpoint in BODIES),
             _get_route(service, "/v1/models", _models, protected=True),
             _get_route(service, "/metrics", _metrics, protected=True),
-            _get_route(service, "/healthz", lambda service: JSONResponse({"status": "ok"})),
+            _get_route(service, "/healthz", _healthz),
             _get_route(service, "/readyz", _readyz),
-            _get_route(service, "/openapi.json", lambda service: JSONResponse(build_openapi(service.settings))),
+            _get_route(service, "/openapi.json", _openapi),
+            _get_route(service, "/docs", _docs),
+            _get_route(service, "/", _index),
         ],
         lifespan=lifespan,
         middleware=[cors] if settings.origins else [],
@@ -92,9 +96,9 @@ def _get_route(service: Service, path: str, respond: Respond, *, protected: bool
     async def handle(request: Request) -> Response:
         if protected:
             _authenticate(service, request)
-        return respond(service)
+        return respond(service, request)
 
-    endpoint = path.rpartition("/")[2].removesuffix(".json")
+    endpoint = path.rpartition("/")[2].removesuffix(".json") or "index"
     return Route(path, _handle_errors(service, endpoint, handle))
 
 
@@ -119,6 +123,8 @@ def _handle_errors(service: Service, endpoint: str, handle: Handler) -> Handler:
             traceback.print_exc(file=sys.stderr)
             bug = Problem("internal", "this is a bug in blip; details are in the server's log")
             response = await _refuse(service, tracker, bug)
+        if (request_id := request.headers.get("x-request-id")) is not None:
+            response.headers["X-Request-ID"] = request_id[:MAX_REQUEST_ID]
         service.metrics.record_response(endpoint, response.status_code, time.perf_counter() - start)
         return response
 
@@ -142,16 +148,19 @@ async def _http_error(request: Request, error: Exception) -> Response:
     """Response for errors of Starlette itself: unknown paths and methods."""
     assert isinstance(error, HTTPException), "registered for these"
     code = CODES.get(error.status_code, ("bad_request",))[0]
-    messages = {404: f"no such path: {request.url.path[:200]}", 405: f"method {request.method} is not allowed here"}
+    messages = {
+        404: f"no such path: {request.url.path[:200]}; see /docs",
+        405: f"method {request.method} is not allowed here",
+    }
     problem = Problem(code, messages.get(error.status_code, error.detail))
     return JSONResponse(problem.body(), error.status_code, error.headers)
 
 
-def _models(service: Service) -> Response:
+def _models(service: Service, request: Request) -> Response:
     return JSONResponse([asdict(model) for model in service.engine.models])
 
 
-def _metrics(service: Service) -> Response:
+def _metrics(service: Service, request: Request) -> Response:
     metrics = service.metrics
     metrics.queue.set(service.admission.jobs)
     metrics.buffered.set(service.bodies.buffered)
@@ -159,5 +168,29 @@ def _metrics(service: Service) -> Response:
     return Response(metrics.to_text(), media_type=CONTENT_TYPE_LATEST)
 
 
-def _readyz(service: Service) -> Response:
+def _healthz(service: Service, request: Request) -> Response:
+    return JSONResponse({"status": "ok"})
+
+
+def _readyz(service: Service, request: Request) -> Response:
     return JSONResponse({"status": "ready"}) if service.ready() else _problem_response(service.not_ready())
+
+
+def _openapi(service: Service, request: Request) -> Response:
+    return JSONResponse(build_openapi(service.settings))
+
+
+def _docs(service: Service, request: Request) -> Response:
+    page = docs_page.render(service.settings, str(request.base_url).rstrip("/"))
+    return HTMLResponse(page, headers=docs_page.HEADERS)
+
+
+def _index(service: Service, request: Request) -> Response:
+    """The page for browsers, and where to go from here for programs."""
+    if "text/html" in request.headers.get("accept", ""):
+        return _docs(service, request)
+    from blip import __version__
+
+    endpoints = [f"/v1/{endpoint}" for endpoint in BODIES]
+    links = {"docs": "/docs", "openapi": "/openapi.json", "endpoints": endpoints}
+    return JSONResponse({"name": "blip", "version": __version__, **links}, headers={"Vary": "Accept"})

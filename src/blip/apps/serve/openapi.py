@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from pydantic import TypeAdapter
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
-from pydantic_core.core_schema import NullableSchema, WithDefaultSchema
-
-from blip.apps.serve.jobs import CODES, ModelInfo
-from blip.apps.serve.request_models import BODIES, IMAGES, Body, EmbedBody
+from blip.apps.serve.components import TEXT, Schema, build_schemas, reference, response_name
+from blip.apps.serve.examples import as_json
+from blip.apps.serve.request_models import BODIES, Body
 from blip.apps.serve.settings import MEGABYTE, Settings
-from blip.io import schemas
 
-Schema = dict[str, Any]
-
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4//8/AAX+Av4N70a4AAAAAElFTkSuQmCC"  # a PNG
 REASONS = {
     400: "Invalid JSON or form.",
     401: "API key missing or wrong.",
@@ -28,14 +19,13 @@ REASONS = {
     503: "Models are still loading, or a worker crashed.",
     504: "No answer in time.",
 }
-EXAMPLES: dict[str, Schema] = {
-    "caption": {"image": PIXEL},
-    "answer": {"image": PIXEL, "question": "what colour is it?"},
-    "match": {"image": PIXEL, "texts": ["a cat", "a dog"]},
-    "embed": {"kind": "text", "text": "a cat"},
-    "explain": {"image": PIXEL, "text": "a cat"},
+REQUEST_ID: Schema = {
+    "name": "X-Request-ID",
+    "in": "header",
+    "required": False,
+    "schema": TEXT,
+    "description": "Name of the request, returned with the response.",
 }
-STATUS: Schema = {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]}
 
 
 def build_openapi(settings: Settings) -> Schema:
@@ -47,7 +37,7 @@ def build_openapi(settings: Settings) -> Schema:
         f"Bodies of at most {settings.max_upload / MEGABYTE:g} MB, images of at most {settings.max_pixels / 1e6:g} "
         f"megapixels, {settings.max_images} per request; an answer within {settings.timeout:g} s."
     )
-    components: Schema = {"schemas": _schemas()}
+    components: Schema = {"schemas": build_schemas(settings)}
     if security:
         components["securitySchemes"] = {
             "bearer": {"type": "http", "scheme": "bearer"},
@@ -63,16 +53,16 @@ def build_openapi(settings: Settings) -> Schema:
 
 
 def _post(endpoint: str, body: type[Body], security: list[Schema]) -> Schema:
-    record = _reference(body.record)
     content = {
-        "application/json": {"schema": _reference(body.__name__), "example": EXAMPLES[endpoint]},
-        "multipart/form-data": {"schema": _reference(f"{body.__name__}Form")},
+        "application/json": {"schema": reference(body.__name__), "example": as_json(endpoint)},
+        "multipart/form-data": {"schema": reference(f"{body.__name__}Form")},
     }
-    success = _json("A record; a list of records for lists.", {"oneOf": [record, {"type": "array", "items": record}]})
+    success = _json("A record; a list of records for lists.", reference(response_name(body)))
     return {
         "operationId": endpoint,
         "summary": (body.__doc__ or "").strip(),
         "security": security,
+        "parameters": [REQUEST_ID],
         "requestBody": {"required": True, "content": content},
         "responses": {"200": success} | _errors(*(status for status in REASONS if status != 401 or security)),
     }
@@ -80,14 +70,19 @@ def _post(endpoint: str, body: type[Body], security: list[Schema]) -> Schema:
 
 def _get_paths(security: list[Schema]) -> Schema:
     unauthorized = (401,) if security else ()
-    models = {"type": "array", "items": TypeAdapter(ModelInfo).json_schema()}
-    metrics = {"description": "Prometheus metrics.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    metrics = {"description": "Prometheus metrics.", "content": {"text/plain": {"schema": TEXT}}}
+    page = {"text/html": {"schema": TEXT}}
+    index = _json("Where to go from here.", reference("Index"))
+    index["content"] |= page
+    status = reference("Status")
     return {
-        "/v1/models": _get("models", _json("The models served.", models), security, *unauthorized),
+        "/": _get("index", index, []),
+        "/docs": _get("docs", {"description": "This API as a page.", "content": page}, []),
+        "/v1/models": _get("models", _json("The models served.", reference("ModelList")), security, *unauthorized),
         "/metrics": _get("metrics", metrics, security, *unauthorized),
-        "/healthz": _get("healthz", _json("The server is running.", STATUS), []),
-        "/readyz": _get("readyz", _json("Models are loaded and a worker is alive.", STATUS), [], 503),
-        "/openapi.json": _get("openapi", _json("This document.", {"type": "object"}), []),
+        "/healthz": _get("healthz", _json("The server is running.", status), []),
+        "/readyz": _get("readyz", _json("Models are loaded and a worker is alive.", status), [], 503),
+        "/openapi.json": _get("openapi", _json("This document.", reference("Document")), []),
     }
 
 
@@ -97,7 +92,7 @@ def _get(name: str, success: Schema, security: list[Schema], *errors: int) -> Sc
 
 
 def _errors(*statuses: int) -> Schema:
-    errors = {str(status): _json(REASONS[status], _reference("Error")) for status in statuses}
+    errors = {str(status): _json(REASONS[status], reference("Error")) for status in statuses}
     if "429" in errors:
         retry = {"schema": {"type": "integer"}, "description": "Seconds.", "required": True}
         errors["429"]["headers"] = {"Retry-After": retry}
@@ -106,67 +101,3 @@ def _errors(*statuses: int) -> Schema:
 
 def _json(description: str, schema: Schema) -> Schema:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
-
-
-def _reference(name: str) -> Schema:
-    return {"$ref": f"#/components/schemas/{name}"}
-
-
-def _schemas() -> Schema:
-    codes = [code for group in CODES.values() for code in group]
-    error = {
-        "type": "object",
-        "required": ["code", "message"],
-        "properties": {"code": {"enum": codes}, "message": {"type": "string"}, "field": {"type": "string"}},
-    }
-    result: Schema = {"Error": {"type": "object", "required": ["error"], "properties": {"error": error}}}
-    for body in BODIES.values():
-        schema = body.model_json_schema(schema_generator=_WithoutNull) | {"allOf": _exclusions(body)}
-        result[body.__name__], result[f"{body.__name__}Form"] = schema, _form(schema)
-        record = schemas.schema(body.record)
-        result[body.record] = {key: value for key, value in record.items() if key != "$schema"}
-    return result
-
-
-class _WithoutNull(GenerateJsonSchema):
-    """Schemas without null: fields without a value are omitted."""
-
-    def nullable_schema(self, schema: NullableSchema) -> JsonSchemaValue:
-        return self.generate_inner(schema["schema"])
-
-    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
-        result = super().default_schema(schema)
-        return {key: value for key, value in result.items() if key != "default" or value is not None}
-
-
-def _exclusions(body: type[Body]) -> list[Schema]:
-    """Rules for fields that exclude each other."""
-    image, text = _one_of(*IMAGES), _one_of(body.text_field, f"{body.text_field}s")
-    if body is EmbedBody:
-        rules = {
-            "image": [image, _none_of("text", "texts")],
-            "text": [_has("kind"), text, _none_of(*IMAGES, "keys")],
-            "multimodal": [_has("kind"), image, text],
-        }
-        return [{"oneOf": [{"properties": {"kind": {"const": kind}}, "allOf": rule} for kind, rule in rules.items()]}]
-    return [image, text] if body.text_required else [image]
-
-
-def _one_of(*names: str) -> Schema:
-    return {"oneOf": [_has(name) for name in names]}
-
-
-def _none_of(*names: str) -> Schema:
-    return {"not": {"anyOf": [_has(name) for name in names]}}
-
-
-def _has(name: str) -> Schema:
-    return {"required": [name]}
-
-
-def _form(body: Schema) -> Schema:
-    """The same fields as a form: `image` is a file and may be repeated; the others are texts."""
-    file = {"type": "string", "format": "binary"}
-    files = {"image": {"oneOf": [file, {"type": "array", "items": file, "minItems": 1}]}}
-    others = {name: value for name, value in body["properties"].items() if name not in ("image", "images")}
-    return body | {"properties": files | others, "title": f"{body['title']}Form"}
