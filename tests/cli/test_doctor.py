@@ -6,7 +6,7 @@ import json
 import os
 import re
 import tomllib
-from importlib.metadata import packages_distributions
+from importlib.metadata import PackageNotFoundError, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -36,7 +36,7 @@ def test_the_last_line_is_the_next_command(
     monkeypatch.setattr(selftest, "trials", lambda: iter(()))  # the photo went through them above
     monkeypatch.chdir(photos)
     result = blip("doctor")
-    assert "checks\n  random-tiny       ok" in result.out
+    assert "checks\n  packages          ok" in result.out and "\n  tiny, onnxruntime ok, " in result.out
     assert result.out.splitlines()[-1] == "next: blip caption ."
     monkeypatch.chdir(tmp_path)
     assert blip("doctor").out.splitlines()[-1] == "next: blip caption PHOTO.jpg"
@@ -140,3 +140,36 @@ def test_a_model_that_does_not_work_is_an_environment_problem(blip: Blip, monkey
     result = blip("doctor", "--bench")  # which then has nothing to time
     assert result.code == 4
     assert "blip: error: model 'random-tiny' does not work: CheckpointMismatch: the file is not whole" in result.err
+
+
+@pytest.mark.parametrize("name", ["packages", "bundled files", "tiny, onnxruntime"])
+def test_every_needed_check_that_fails_is_reported_and_ends_with_4(
+    blip: Blip, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> str:
+        raise CheckpointMismatch("broken on purpose")
+
+    quick = dict.fromkeys(selftest.CHECKS, lambda: "ok, quick")
+    monkeypatch.setattr(selftest, "CHECKS", quick | {name: broken})
+    monkeypatch.setattr(selftest, "trials", lambda: iter(()))
+    result = blip("doctor")
+    assert result.code == 4 and "broken on purpose" in result.err.splitlines()[-1]
+
+
+def test_missing_and_old_packages_are_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"numpy": "1.0"}
+
+    def version(name: str) -> str:
+        if name in installed:
+            return installed[name]
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(selftest, "version", version)
+    monkeypatch.setattr(selftest, "requires", lambda _: ["numpy>=2", "click>=8", 'ray>=2; extra == "ray"'])
+    assert selftest.packages() == "wrong: numpy is 1.0, must be >=2; click is missing"
+
+
+def test_a_folder_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BLIP_CACHE", str(tmp_path / "file" / "cache"))
+    assert "not writable" in doctor._folders()["checkpoints"]

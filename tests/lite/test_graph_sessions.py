@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 import blip
+import blip_lite
 from blip.model.stepper import TextStepper
 from blip_lite import ASSETS
 from blip_lite.errors import CheckpointError
@@ -76,7 +79,7 @@ def test_sessions_are_opened_when_first_used(sessions: GraphSessions) -> None:
 
 
 def test_damaged_graph_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
+    save_file({"a": np.zeros(1, np.float32)}, tmp_path / "model.safetensors")
     (tmp_path / "vision.onnx").write_bytes(b"\x08\x0a nothing")
     with pytest.raises(CheckpointError, match=r"vision\.onnx: cannot be opened; export the model again") as caught:
         GraphSessions(tmp_path).session("vision")
@@ -87,3 +90,29 @@ def test_graph_without_its_weights_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "cross.onnx").write_bytes((ASSETS / "tiny/cross.onnx").read_bytes())
     with pytest.raises(CheckpointError, match=r"no model\.safetensors, which the graphs read"):
         GraphSessions(tmp_path).session("cross")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+        (b"<html>", "a web page"),
+        (None, "truncated"),
+    ],
+)
+def test_weights_that_are_not_weights_say_what_they_are(tmp_path: Path, content: bytes | None, message: str) -> None:
+    shutil.copytree(ASSETS / "tiny", tmp_path / "m")
+    weights = tmp_path / "m" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000] if content is None else content)
+    with pytest.raises(CheckpointError, match=message):
+        blip_lite.load(tmp_path / "m").caption(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_weights_with_nan_are_named(tmp_path: Path) -> None:
+    tensors = load_file(ASSETS / "tiny" / "model.safetensors")
+    name = next(key for key, value in sorted(tensors.items()) if value.dtype == np.float16)
+    tensors[name].ravel()[0] = np.nan
+    shutil.copytree(ASSETS / "tiny", tmp_path / "m")
+    save_file(tensors, tmp_path / "m" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=f"{name} has values that are NaN or infinite"):
+        blip_lite.load(tmp_path / "m").caption(np.zeros((32, 32, 3), np.uint8))

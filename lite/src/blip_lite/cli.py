@@ -100,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> int:
         rows = arguments.describe(model, [image for _, image in opened], arguments) if opened else []
         for (key, _), cells in zip(opened, rows, strict=True):
             for row in cells:
-                print("\t".join(" ".join(cell.split()) for cell in (row if len(keys) == 1 else [key, *row])))
+                print("\t".join(printable(" ".join(cell.split())) for cell in (row if len(keys) == 1 else [key, *row])))
         sys.stdout.flush()
     return 1 if failed else 0
 

@@ -7,6 +7,7 @@ JSON beside the weights.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import UnionType
@@ -18,6 +19,13 @@ Family = Literal["features", "caption", "retrieval", "vqa", "nlvr", "pretrain"]
 Stem = Literal["none", "edgetpu"]
 T = TypeVar("T")
 
+# Ranges of the sizes of a transformer: far beyond all models, but small enough to fail before memory is full
+SIZES: dict[str, tuple[float, float]] = {
+    "width": (1, 10**5),
+    "num_layers": (1, 1000),
+    "mlp_width": (1, 10**6),
+    "norm_eps": (0, 1),
+}
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -76,6 +84,8 @@ class VisionConfig:
     class_tokens: int = 0  # with a stem: number of its top classes added as image tokens
 
     def __post_init__(self) -> None:
+        sizes = {"image_size": (1, 8192), "patch_size": (1, 1024), "class_tokens": (0, 1000), "drop_path": (0, 0.99)}
+        _check_ranges("vision.", self, SIZES | sizes)
         _check_width(self.width, self.num_heads, "vision")
         if self.image_size % self.patch_size:
             raise ConfigError(
@@ -113,6 +123,9 @@ class TextConfig:
     enc_id: int = 30523
 
     def __post_init__(self) -> None:
+        sizes = {"vocab_size": (1, 10**7), "max_length": (1, 10**5), "dropout": (0, 0.99), "label_smoothing": (0, 0.99)}
+        ids = ("pad_id", "unk_id", "cls_id", "sep_id", "mask_id", "dec_id", "enc_id")
+        _check_ranges("text.", self, SIZES | sizes | dict.fromkeys(ids, (0, self.vocab_size - 1)))
         _check_width(self.width, self.num_heads, "text")
 
 
@@ -132,6 +145,9 @@ class BlipConfig:
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
             raise ConfigError(f"unknown family '{self.family}'; must be one of {', '.join(FAMILIES)}")
+        _check_ranges("", self, {"proj_width": (1, 10**5)})
+        if min(self.image_std) <= 0:
+            raise ConfigError(f"image_std {list(self.image_std)}: must be above 0")
 
     @property
     def parts(self) -> FamilySpec:
@@ -198,7 +214,10 @@ def _coerced(value: Any, hint: Any, key: str) -> Any:
     if origin in (tuple, Sequence):
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(f"{key} {value!r}: must be a list")
-        inner = args if origin is tuple and args[-1] is not Ellipsis else [args[0]] * len(value)
+        fixed = origin is tuple and args[-1] is not Ellipsis
+        if fixed and len(value) != len(args):
+            raise ConfigError(f"{key} {list(value)}: must be a list of {len(args)}")
+        inner = args if fixed else [args[0]] * len(value)
         return tuple(_coerced(v, h, key) for v, h in zip(value, inner, strict=True))
     return _scalar(value, hint, key)
 
@@ -206,14 +225,28 @@ def _coerced(value: Any, hint: Any, key: str) -> Any:
 def _scalar(value: Any, hint: Any, key: str) -> Any:
     if hint is float and not isinstance(value, bool):
         try:
-            return float(value)  # YAML 1.1 reads 1e-4 as text
-        except (TypeError, ValueError):
+            number = float(value)  # YAML 1.1 reads 1e-4 as text
+        except (TypeError, ValueError, OverflowError):
             pass
+        else:
+            if not math.isfinite(number):
+                raise ConfigError(f"{key} {value}: must be a finite number")
+            return number
     elif hint is Any or (
         isinstance(hint, type) and isinstance(value, hint) and (hint is bool or not isinstance(value, bool))
     ):
         return value
-    raise ConfigError(f"{key} {value!r}: must be {getattr(hint, '__name__', hint)}")
+    allowed = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    shown = repr(value) if len(repr(value)) <= 100 else f"{repr(value)[:100]}…"
+    raise ConfigError(f"{key} {shown}: must be {allowed.get(hint, getattr(hint, '__name__', hint))}")
+
+
+def _check_ranges(part: str, config: object, ranges: Mapping[str, tuple[float, float]]) -> None:
+    """Raise ConfigError for a field outside its range; both ends are allowed."""
+    for name, (low, high) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ConfigError(f"{part}{name} {value}: must be from {low:,} to {high:,}")
 
 
 def _check_width(width: int, num_heads: int, part: str) -> None:

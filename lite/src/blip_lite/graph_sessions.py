@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from blip_lite.arrays import Floats, Ids
 from blip_lite.errors import CheckpointError, MissingExtra
 from blip_lite.fork import notify_after_fork
+from blip_lite.weights_sniff import check_values
 
 WEIGHTS = "model.safetensors"
 Feeds = Mapping[str, NDArray[Any]]
@@ -71,6 +72,8 @@ class GraphSessions:
         """The onnxruntime session of a graph (untyped there). Raises CheckpointError if the file is damaged."""
         with self._lock:
             if graph not in self._sessions:
+                if not self._sessions and (self.folder / WEIGHTS).is_file():
+                    check_values(self.folder / WEIGHTS)
                 self._sessions[graph] = self._open(self.folder / f"{graph}.onnx")
             return self._sessions[graph]
 

@@ -22,7 +22,7 @@ from blip_lite.graph_sessions import Feeds, GraphSessions, GraphStepper
 from blip_lite.image import prepare
 from blip_lite.model import Model
 from blip_lite.results import MatchResult
-from blip_lite.text_files import load_json
+from blip_lite.text_files import load_json_object
 from blip_lite.tokenizer import Arrays, Tokenizer
 
 BUNDLED = "tiny"
@@ -66,8 +66,8 @@ def is_exported(path: Path) -> bool:
 
 def _read_config(path: Path) -> BlipConfig:
     try:
-        return BlipConfig.from_dict(load_json(path))
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        return BlipConfig.from_dict(load_json_object(path))
+    except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(f"{path}: {' '.join(str(error).split())}") from error
 
 

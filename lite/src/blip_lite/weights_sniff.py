@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from blip_lite.errors import CheckpointError
 from blip_lite.text_files import parse_json
@@ -59,8 +61,34 @@ def _reject_text(path: Path, head: bytes) -> None:
         raise CheckpointError(f"{path}: JSON text, not weights; it may be the error message of a download")
 
 
+def check_values(path: Path) -> None:
+    """Check that a safetensors file is complete and that its float values are finite. Raises CheckpointError."""
+    if weights_format(path) != "safetensors":
+        raise CheckpointError(f"{path}: not a safetensors file, which the graphs read; export the model again")
+    length, tensors = _read_header(path, path.stat().st_size)
+    for name, entry in tensors.items():
+        dtype = {"F16": np.float16, "F32": np.float32, "F64": np.float64}.get(entry["dtype"])
+        start, end = entry["data_offsets"]
+        if dtype is None or start == end:
+            continue
+        values = np.memmap(path, dtype, "r", 8 + length + start, ((end - start) // np.dtype(dtype).itemsize,))
+        with np.errstate(all="ignore"):
+            if np.isfinite(values.sum(dtype=np.float32)):
+                continue
+        if not np.isfinite(values).all():  # finite values can have an infinite sum
+            raise CheckpointError(f"{path}: {name} has values that are NaN or infinite")
+
+
 def _check_safetensors_size(path: Path, size: int) -> None:
-    """Raise CheckpointError if a safetensors file is shorter or longer than its header states."""
+    """Raise CheckpointError if a safetensors file is shorter than its header states."""
+    length, tensors = _read_header(path, size)
+    expected = 8 + length + max((entry["data_offsets"][1] for entry in tensors.values()), default=0)
+    if size < expected:
+        raise CheckpointError(f"{path}: truncated: {size:,} bytes, must be {expected:,}; download or copy it again")
+
+
+def _read_header(path: Path, size: int) -> tuple[int, dict[str, Any]]:
+    """Length of the header of a safetensors file, and its tensors: name -> dtype and data_offsets."""
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if length > HEADER_LIMIT:
@@ -69,10 +97,12 @@ def _check_safetensors_size(path: Path, size: int) -> None:
             raise CheckpointError(f"{path}: truncated: {size:,} bytes, its header alone needs {8 + length:,}")
         header = file.read(length)
     try:
-        tensors = parse_json(header)
-        end = max((entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"), default=0)
-        expected = 8 + length + int(end)
+        entries = parse_json(header)
+        tensors = {name: entry for name, entry in entries.items() if name != "__metadata__"}
+        for entry in tensors.values():
+            start, end = entry["data_offsets"]
+            if not (isinstance(entry["dtype"], str) and 0 <= start <= end):
+                raise ValueError("offsets")
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise CheckpointError(f"{path}: damaged: its header is not that of a safetensors file") from error
-    if size < expected:
-        raise CheckpointError(f"{path}: truncated: {size:,} bytes, must be {expected:,}; download or copy it again")
+    return length, tensors

@@ -61,11 +61,11 @@ def make_report(*, bench: bool = False) -> tuple[Report, list[str]]:
         "folders": _folders(),
         "models": _models(),
         "environment": _environment(),
-        "checks": {"random-tiny": selftest.outcome(selftest.random_model)},
+        "checks": {name: selftest.outcome(check) for name, check in selftest.CHECKS.items()},
     }
     trials = list(selftest.trials())
     report["checks"] |= {f"tiny, {t.name}": selftest.outcome(selftest.parity, t) for t in trials}
-    needed = ["random-tiny", *(f"tiny, {t.name}" for t in trials if t.needed)]
+    needed = [*selftest.CHECKS, *(f"tiny, {t.name}" for t in trials if t.needed)]
     broken = [name for name in needed if not report["checks"][name].startswith(selftest.OK)]
     if bench and not broken:
         report["images per second"] = selftest.speed()
@@ -130,9 +130,15 @@ def _folders() -> dict[str, str]:
     from blip.io.fetch import cache_dir, home_dir
 
     folders = {"checkpoints": cache_dir(), "home": home_dir(), "hub": Path(constants.HF_HUB_CACHE)}
-    return {
-        name: f"{folder} ({_used(folder):.1f} GB used, {_free(folder):.0f} GB free)" for name, folder in folders.items()
-    }
+    return {name: f"{folder} ({_state(folder)})" for name, folder in folders.items()}
+
+
+def _state(folder: Path) -> str:
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = f"{shutil.disk_usage(existing).free / 1e9:.0f} GB free"
+    if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
+        return f"{_used(folder):.1f} GB used, not writable"
+    return f"{_used(folder):.1f} GB used, {free}"
 
 
 def _used(folder: Path) -> float:
@@ -144,11 +150,6 @@ def _used(folder: Path) -> float:
                 status = os.lstat(os.path.join(parent, name))
                 size += status.st_size if stat.S_ISREG(status.st_mode) else 0
     return size / 1e9
-
-
-def _free(folder: Path) -> float:
-    existing = next(p for p in (folder, *folder.parents) if p.exists())
-    return shutil.disk_usage(existing).free / 1e9
 
 
 def _models() -> dict[str, str]:

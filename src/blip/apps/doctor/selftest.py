@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from blip import api
 
 PHOTO = Path(__file__).parents[2] / "assets" / "examples" / "chelsea.jpg"
 MODEL = api.DEFAULT
+BUNDLED = ("tiny", "tiny-vqa")
 # results of `tiny` for PHOTO on a CPU in fp32: the caption, the first eight numbers of the vector, their tolerance
 CAPTION = "a black and white cat sitting on top of a laptop"
 VECTOR = (0.11650, -0.01184, -0.04687, -0.04972, 0.02845, 0.00342, 0.02222, -0.01343)
@@ -72,6 +74,50 @@ def random_model() -> str:
     start = time.perf_counter()
     api.load("random-tiny", device="cpu", offline=True).caption(np.full((64, 64, 3), 127, np.uint8))
     return f"{OK}, a caption in {time.perf_counter() - start:.1f} s"
+
+
+def packages() -> str:
+    """Compare the installed packages with what this one requires."""
+    from packaging.requirements import Requirement
+
+    problems = []
+    for text in requires("blip-vlm") or []:
+        requirement = Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            installed = version(requirement.name)
+        except PackageNotFoundError:
+            problems.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(installed, prereleases=True):
+            problems.append(f"{requirement.name} is {installed}, must be {requirement.specifier}")
+    return f"wrong: {'; '.join(problems)}" if problems else f"{OK}, all required versions"
+
+
+def bundled_files() -> str:
+    """Compare the files of the bundled models with their recorded sums."""
+    from blip.checkpoint.registry import verify
+
+    for name in BUNDLED:
+        verify(name)
+    return f"{OK}, {' and '.join(BUNDLED)} as recorded"
+
+
+def exported() -> str:
+    """Compare the caption that onnxruntime computes, the default of `blip caption`, with the recorded one."""
+    start = time.perf_counter()
+    caption = api.open_model(MODEL, engine="onnx").caption(PHOTO).text
+    result = f"'{caption}' in {time.perf_counter() - start:.1f} s"
+    return f"{OK}, {result}" if caption == CAPTION else f"wrong: {result}; must be '{CAPTION}'"
+
+
+CHECKS = {
+    "packages": packages,
+    "bundled files": bundled_files,
+    "random-tiny": random_model,
+    "tiny, onnxruntime": exported,
+}  # needed on every machine
 
 
 def outcome(check: Callable[..., str], *args: Any) -> str:  # Any: passed on to `check`
