@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ from PIL import Image
 
 from blip.apps.search.index import Index
 from blip.apps.search.update import UpdateReport
+from blip.cli.search import SearchOptions
 from tests.cli.conftest import Blip
 from tests.record_schemas import problem
 
@@ -153,6 +155,42 @@ def test_duplicates_that_cannot_be_compared_are_an_error(blip: Blip, indexed: Pa
     assert "copy.png: not compared, changed since it was indexed" in result.err
 
 
+def test_queries_from_a_pipe(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (indexed / "sub" / "d.png").rename(indexed / "my d.png")
+    monkeypatch.setattr("sys.stdin", io.StringIO('cat\n\n"./my d.png"\ndog -\n./none.png\ndog\'s bowl - cat\n'))
+    result = blip("search", "-n", "1", "-f")
+    assert result.code == 1
+    blocks = result.out.split("\n\n")
+    assert blocks[0] == blip("search", "cat", "-n", "1", "-f").out.strip() and blocks[1] == "my d.png"
+    assert len(result.out.splitlines()) == 3 + 5  # hits, and an empty line after each query
+    errors = [line for line in result.err.splitlines() if line.startswith("blip: error: ")]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n"))
+    empty = blip("search")
+    assert empty.code == 2 and empty.out == "" and "query is empty" in empty.err and len(empty.err.splitlines()) == 1
+    assert len(errors) == 2 and "ends with a sign" in errors[0] and "./none.png: no such file" in errors[1]
+
+
+def test_queries_at_a_prompt_keep_the_model(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stdin = io.StringIO("cat\n./none.png\ndog\nquit\nnever\n")
+    monkeypatch.setattr(stdin, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", stdin)
+    loaded: list[object] = []
+    load = SearchOptions.load
+    monkeypatch.setattr(SearchOptions, "load", lambda *args: loaded.append(args) or load(*args))
+    result = blip("search", "-n", "1")
+    assert result.code == 0 and len(rows(result.out)) == 2 and len(loaded) == 1
+    assert result.err.count("search> ") == 4 and "./none.png: no such file" in result.err
+
+
+def test_an_index_without_photos_is_an_error(blip: Blip, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    blip("index", tmp_path / "empty", *RANDOM)
+    for args in (("cat",), ("--duplicates",), ("--similar",), ("cat", "--no-update")):
+        result = blip("search", *args)
+        assert result.code == 2 and result.out == "" and "index has no photos" in result.err
+        assert len(result.err.splitlines()) == 1
+
+
 def test_thumbnails_need_a_terminal(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KITTY_WINDOW_ID", "1")
     result = blip("search", "cat", "--thumbnails")
@@ -181,7 +219,8 @@ def test_a_folder_without_write_permission_is_searched(blip: Blip, indexed: Path
 @pytest.mark.parametrize(
     ("args", "code", "message"),
     [
-        ((), 2, "query is empty"),
+        (("-o", "x.jsonl"), 2, "-o x.jsonl without a query; must be used with one query"),
+        (("--format", "csv"), 2, "--format csv without a query; must be text or jsonl"),
         (("",), 2, "query is empty"),
         (("cat", "-"), 2, "query ends with a sign"),
         (("cat", "--top", "0"), 2, "--top 0; must be an integer of at least 1"),

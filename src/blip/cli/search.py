@@ -19,6 +19,7 @@ from blip_lite.errors import UnreadableImage, UsageError
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
+    from blip.apps.search.query import Part
     from blip_lite.results import Hit
 
 SIMILAR = 0.97  # cosine
@@ -96,7 +97,7 @@ def search(
     url_timeout: o.UrlTimeout = 20.0,
     run: SearchOptions,
 ) -> int:
-    """Find photos by text or photo.
+    """Find photos by text or photo; without QUERY, ask for queries, or read one per line from a pipe.
 
     Example: blip index ~/Pictures && blip search "dog on a beach" - people -n 5
     """
@@ -112,15 +113,42 @@ def search(
                 return _show_duplicates(index, folder, run)
             threshold = SIMILAR if min_score is None else min_score
             return _show_groups(index.similar(threshold, under=folder), run, "similar photos")
-    terms = parse(list(inputs), offline=run.offline, url_timeout=url_timeout)
-    for term in terms:
-        if term.text is not None and os.path.isfile(term.text):
-            o.note(f"'{term.text}' is taken as text; write ./{term.text} for the photo", run.quiet)
-    with run.open() as index:
-        _refresh(index, run, no_update)
+
+    def parse_query(words: Sequence[str]) -> list[Part]:
+        terms = parse(list(words), offline=run.offline, url_timeout=url_timeout)
+        for term in terms:
+            if term.text is not None and os.path.isfile(term.text):
+                o.note(f"'{term.text}' is taken as text; write ./{term.text} for the photo", run.quiet)
+        return terms
+
+    def answer(index: Index, terms: Sequence[Part], title: str) -> int:
         workers = run.workers or o.default_workers()
         hits = index.search(terms, top=top, rerank=rerank, under=folder, min_score=min_score, workers=workers)
-    return _show(hits, run, " ".join(inputs))
+        return _show(hits, run, title)
+
+    if inputs:
+        terms = parse_query(inputs)
+        with run.open() as index:
+            _refresh(index, run, no_update)
+            return answer(index, terms, " ".join(inputs))
+    _check_prompt(run)
+    from blip.cli.search_prompt import answer_all
+
+    with run.open() as index:
+        _refresh(index, run, no_update)
+        return answer_all(
+            lambda words: answer(index, parse_query(words), " ".join(words)),
+            lambda: index.model().embed_text("a photo"),
+            separate=run.record_format in (None, "text") and not run.null,
+        )
+
+
+def _check_prompt(run: SearchOptions) -> None:
+    """Raise UsageError for flags that need a single query."""
+    if run.output is not None:
+        raise UsageError(f"-o {run.output} without a query; must be used with one query")
+    if run.record_format not in (None, "text", "jsonl"):
+        raise UsageError(f"--format {run.record_format} without a query; must be text or jsonl")
 
 
 def _check_groups(words: Sequence[str], min_score: float | None, duplicates: bool, similar: bool) -> None:
@@ -162,6 +190,7 @@ def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
     from blip.signals import stop_on_signal
 
     if no_update or not index.exists or not index.roots():
+        _check_photos(index)
         return
     if not is_writable(index.folder):
         o.note(f"{index.folder} cannot be written; searching it without an update", run.quiet)
@@ -174,12 +203,19 @@ def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
         return
     if stop.reason:
         raise KeyboardInterrupt if stop.reason == "interrupted" else Terminated
+    _check_photos(index)
     for folder in report.missing:
         o.note(f"{folder}: folder is missing; its photos are kept", run.quiet)
     for path, reason in report.failed[:FAILURES]:
         o.note(f"{path}: {reason}", run.quiet)
     if report.new or report.changed or report.moved or report.copied or report.removed or report.failed:
         o.note(summary(report), run.quiet)
+
+
+def _check_photos(index: Index) -> None:
+    """Raise UsageError if the index does not exist or has no photo."""
+    if not index.has_photos():
+        raise UsageError(f"{index.folder}: index has no photos; add some with 'blip index DIR'")
 
 
 class _Busy(Exception):

@@ -171,6 +171,11 @@ class Index:
         with self.reader() as db:
             return identity.load(db)
 
+    def has_photos(self) -> bool:
+        """Return whether there is anything to search. Raises UsageError if the index does not exist."""
+        with self.reader() as db:
+            return db.execute("SELECT 1 FROM pictures LIMIT 1").fetchone() is not None
+
     def roots(self) -> list[Root]:
         """Indexed folders."""
         with self.reader() as db:
