@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from pathlib import Path
 
@@ -108,6 +109,15 @@ def test_missing_vectors_are_an_error_until_a_rebuild(blip: Blip, photos: Path, 
         assert result.code == 3 and "vectors-1.usearch is missing" in result.err and len(result.err.splitlines()) == 1
     result = blip("index", "--rebuild")
     assert result.code == 0 and "4 new" in result.err and blip("search", "cat").code == 0
+
+
+def test_broken_links_are_named(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    (photos / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    os.mkfifo(tmp_path / "pipe")
+    (photos / "linked.jpg").symlink_to(tmp_path / "pipe")
+    result = blip("index", photos, *RANDOM)
+    assert "broken.jpg: cannot be read (No such file or directory)" in result.err
+    assert "linked.jpg: not a file (a pipe, socket or device)" in result.err and "4 new" in result.err
 
 
 def test_rebuild_of_some_folders_names_the_others(blip: Blip, photos: Path) -> None:

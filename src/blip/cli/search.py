@@ -255,7 +255,7 @@ def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str
         _print_paths([path for i, block in enumerate(blocks) for path in ([""] if i else []) + block], run.null)
         return 0
     if not groups:
-        o.note("nothing found", run.quiet)
+        o.note(f"no {title} found", run.quiet)
     _write_records(hits, run, ("rank", "score", "path"))
     if run.open_hits:
         _open_files([Path(hit.path) for hit in hits], run)

@@ -17,7 +17,7 @@ LEAVE = ("quit", "exit")
 
 
 def answer_all(answer: Callable[[Sequence[str]], object], warm_up: Callable[[], object], *, separate: bool) -> int:
-    """Answer query after query; return 1 if one from a file or pipe failed.
+    """Answer query after query; return 1 if a query from a file or pipe failed.
 
     A failed query is one line on standard error. separate: print an empty line after each answer to piped queries.
     """

@@ -1,6 +1,6 @@
 """Rebuild of an index: a new one is built in a folder inside the present one, and takes its place once it is complete.
 
-Until then the present index stays as it is, and can be searched. An interrupted rebuild resumes.
+Until then the present index is unchanged and can be searched. An interrupted rebuild resumes.
 """
 
 from __future__ import annotations

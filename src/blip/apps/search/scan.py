@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Self
@@ -74,14 +75,17 @@ class Root:
         return os.path.isdir(self.path)
 
     def scan(self) -> Iterator[ScannedFile]:
-        """Yield the files that the rules select, in byte order; those that cannot be examined are left out."""
+        """Yield the files that the rules select, in byte order; warn of broken links and links to pipes or devices."""
         for relative in walk(os.fsdecode(self.path), self.rules.list_options()):
             path = os.path.join(self.path, os.fsencode(relative))
             try:
                 status = os.stat(path)
-            except OSError:
+            except OSError as error:
+                warnings.warn(f"{display_path(path)}: cannot be read ({error.strerror or error})", stacklevel=2)
                 continue
-            if stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(status.st_mode):
+                warnings.warn(f"{display_path(path)}: not a file (a pipe, socket or device)", stacklevel=2)
+            else:
                 yield ScannedFile(path, status.st_size, status.st_mtime_ns)
 
 
