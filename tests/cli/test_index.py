@@ -111,6 +111,7 @@ def test_missing_vectors_are_an_error_until_a_rebuild(blip: Blip, photos: Path, 
     assert result.code == 0 and "4 new" in result.err and blip("search", "cat").code == 0
 
 
+@pytest.mark.filterwarnings("default")
 def test_broken_links_are_named(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
     os.mkfifo(tmp_path / "pipe")

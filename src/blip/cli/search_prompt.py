@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 
@@ -19,13 +18,14 @@ LEAVE = ("quit", "exit")
 def answer_all(answer: Callable[[Sequence[str]], object], warm_up: Callable[[], object], *, separate: bool) -> int:
     """Answer query after query; return 1 if a query from a file or pipe failed.
 
-    A failed query is one line on standard error. separate: print an empty line after each answer to piped queries.
+    warm_up is called before the first prompt. A failed query is one line on standard error. separate: print an empty
+    line after each answer to piped queries.
     """
     terminal = sys.stdin is not None and sys.stdin.isatty()
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # paths may have any bytes
     if terminal:
-        threading.Thread(target=_ignore_errors, args=(warm_up,), daemon=True).start()  # while the user types
+        warm_up()
     count = failed = 0
     for line in _lines(terminal):
         count += 1
@@ -79,8 +79,3 @@ def _ask() -> str:
     if not line:
         raise EOFError
     return line
-
-
-def _ignore_errors(call: Callable[[], object]) -> None:
-    with suppress(BlipError):  # the first query raises them again
-        call()
