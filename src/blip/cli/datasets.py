@@ -191,7 +191,11 @@ def answers(
 
     from blip.data.stats import answer_list
     from blip.io.atomic import write_text
+    from blip.io.formats import require_ending
 
+    output = o.file_or_stdout(output)
+    if output is not None:
+        require_ending(output, [".json"])
     if output is not None and output.exists():
         raise UsageError(f"{output} exists; remove it or choose another name")
     common = answer_list(_read(specs, SourceFlags(), quiet), min_count)
@@ -262,7 +266,9 @@ def fetch_images(
     from blip.data import img2dataset
     from blip.data.known_datasets import url_lists
     from blip.io.fetch import is_offline
+    from blip.io.formats import require_folder
 
+    require_folder(output)
     if is_offline(offline):
         raise OfflineError("fetch-images downloads, and --offline is set; run it without")
     img2dataset.find_runner(runner)  # before a long list is written

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
+LOCK_SECONDS = 60.0  # to wait for another run that writes the same heat-maps
+
 
 @dataclass(kw_only=True)
 class Flags(o.Reading):
@@ -99,17 +101,19 @@ def explain(
 def _write(folder: Path, key: str, image: Image, text: str | None, model: Model, heatmaps: HeatmapFlags) -> Record:
     """Write the heat-maps of an image and print a line about them."""
     from blip.heatmaps.files import write
+    from blip.io.lock import exclusive
 
     result = model.explain(image, text, heatmaps.method, heatmaps.layer)
     question = {"question": text} if text and result.subject == "answer" else {}
-    record = write(
-        folder,
-        result,
-        tokens=heatmaps.tokens,
-        size=heatmaps.size,
-        image_format=heatmaps.image_format,
-        about={"key": key, **question, "model": model.name},
-    )
+    with exclusive(folder, wait=LOCK_SECONDS):
+        record = write(
+            folder,
+            result,
+            tokens=heatmaps.tokens,
+            size=heatmaps.size,
+            image_format=heatmaps.image_format,
+            about={"key": key, **question, "model": model.name},
+        )
     if not result.mean().any():
         o.note(f"{key}: empty heat-maps: attention in layer {result.layer} does not change the {result.subject}")
     print_table(("key", "text", "score", "folder"), [(key, result.text, f"{result.score:.4f}", str(folder))])

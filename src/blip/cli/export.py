@@ -42,6 +42,9 @@ def export(
 
     Example: blip export -m caption-base -o exported
     """
+    from blip.io.formats import require_folder
+
+    require_folder(output)
     if parts is not None and to not in GRAPHS:
         raise UsageError(f"--parts with --to {to}; must be used with --to {' or '.join(GRAPHS)}")
     o.note_default(model, o.BUNDLED, quiet)

@@ -158,7 +158,12 @@ def convert(
 ) -> int:
     """Write a model in another layout."""
     from blip.checkpoint import exchange
+    from blip.io.formats import WEIGHTS, require_ending, require_folder
 
+    if to == "original":
+        require_ending(output, WEIGHTS)
+    else:
+        require_folder(output)
     config = exchange.convert(source, output, to, int8=int8, overwrite=overwrite)
     o.note(f"wrote a '{config.family}' model, {config.vision.image_size} px")
     print_lines([str(output)])

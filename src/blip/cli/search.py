@@ -43,6 +43,9 @@ class SearchOptions(IndexOptions):
     skip_existing: o.SkipExisting = None
     overwrite: o.Overwrite = False
 
+    def __post_init__(self) -> None:
+        self.output = o.file_or_stdout(self.output)
+
     @property
     def record_format(self) -> str | None:
         return "jsonl" if self.json else self.format

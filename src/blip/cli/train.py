@@ -127,6 +127,8 @@ def train(
 
     Example: blip train caption --data photos/ --init caption-base -o runs/mine
     """
+    from blip.io.formats import require_folder
+
     if recipe.list:
         return _list_presets()
     flags = {
@@ -147,6 +149,8 @@ def train(
         raise UsageError(f"no data; give --data FOLDER or a file with columns {columns_needed}")
     if output is None and not recipe.print_config:
         raise UsageError("no folder for the run; give -o RUN_DIR")
+    if output is not None:
+        require_folder(output)
     _complete(values, recipe, quiet)
     if gpus is not None:
         _launch(gpus)

@@ -20,7 +20,6 @@ from typing import Any
 from blip.io import readers, table_reader, table_writer
 from blip.io.atomic import atomic_path, temporary_folder
 from blip.io.byte_sources import TarMember
-from blip.io.disk import writing
 from blip.io.lock import exclusive
 from blip.io.ordered_map import batched
 from blip.io.paths import safe_path
@@ -74,7 +73,7 @@ def convert(
     """
     source = _Source(names, columns, on_bad)
     suffix = target.suffix.lower()
-    if suffix not in ("", ".tar", *table_reader.EXTENSIONS):
+    if str(target) == "-" or suffix not in ("", ".tar", *table_reader.EXTENSIONS):
         raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(table_reader.EXTENSIONS)}")
     with exclusive(target):
         if suffix == ".tar":
@@ -216,8 +215,7 @@ class _TableRows(Iterable[dict[str, Any]]):
             return _relative(ref.path, self._target)
         data = _read(ref, where)
         file = f"{name}{f'-{i}' if i else ''}{_extension(ref, data, where)}"
-        with writing(self._folder / file):
-            (self._folder / file).write_bytes(data)
+        (self._folder / file).write_bytes(data)
         return f"{self._target.stem}-images/{file}"
 
 
@@ -298,11 +296,10 @@ def _add_to_folder(folder: Path, stem: str, extension: str, data: bytes, texts: 
     while (beside := path.with_suffix(".txt")).exists() and not _holds(path, data):
         copy += 1
         path = folder / f"{stem}-{copy}{extension}"
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        with open(beside, "a", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.writelines(" ".join(text.splitlines()) + "\n" for text in texts)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    with open(beside, "a", encoding="utf-8", errors="replace", newline="\n") as file:
+        file.writelines(" ".join(text.splitlines()) + "\n" for text in texts)
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -46,13 +46,7 @@ def atomic_path(path: str | os.PathLike[str], *, durable: bool = False) -> Itera
         with writing(target):
             temporary.touch()
             mode = (target if target.exists() else temporary).stat().st_mode & 0o7777
-        try:
-            with disk_full(target):
-                yield temporary
-        except OSError as error:
-            if not str(error.filename).startswith(str(folder)):
-                raise
-            raise EnvironmentProblem(f"{target}: cannot be written ({error.strerror})") from error
+        yield temporary
         with writing(target):
             temporary.chmod(mode)  # some writers replace the file by one that only its owner can read
             if durable:
@@ -87,7 +81,12 @@ def temporary_folder(target: Path) -> Iterator[Path]:
             if lock is not None:
                 break  # else another process has just removed it
     try:
-        yield folder
+        with disk_full(target):
+            yield folder
+    except OSError as error:
+        if not str(error.filename).startswith(str(folder)):
+            raise
+        raise EnvironmentProblem(f"{target}: cannot be written ({error.strerror})") from error
     finally:
         lock.release()
         with contextlib.suppress(OSError):  # faster than rmtree, which closes the folder after its removal

@@ -45,14 +45,13 @@ def write_failure(error: Exception) -> str | None:
     """Return the reason if an error is a full disk or a library's failed write, else None."""
     if isinstance(error, BlipError):
         return None
-    text = (str(error) or type(error).__name__).splitlines()[0][:200]
-    if isinstance(error, OSError) and error.errno in _FULL:
-        return f"no space left on the disk ({os.strerror(error.errno)}); free some or write elsewhere"
+    code, text = getattr(error, "errno", None), str(error)
+    if code in _FULL or any(sign in text for sign in _FULL_SIGNS):
+        reason = f" ({os.strerror(code)})" if code in _FULL else ""
+        return f"no space left on the disk{reason}; free some or write elsewhere"
     if isinstance(error, OSError) or not any(sign in text for sign in _SIGNS):
         return None
-    if any(sign in text for sign in _FULL_SIGNS):
-        return f"no space left on the disk ({text}); free some or write elsewhere"
-    return f"cannot be written ({text})"
+    return f"cannot be written, the disk may be full ({text.splitlines()[0][:200]})"
 
 
 def is_device(path: Path) -> bool:
