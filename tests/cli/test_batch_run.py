@@ -34,7 +34,7 @@ def large(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[Decoded]:
-    """What the verbs are given."""
+    """Arguments of the verbs."""
     given: list[Decoded] = []
     run = BatchRun.run
 

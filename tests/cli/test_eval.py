@@ -233,7 +233,7 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
         ),
         (("vqa", "--data", data, "-o", tmp_path / "out.json"), 2, "out.json; must be a folder"),
         (("vqa", "--data", data, "-o", data), 2, "vqa.json; must be a folder"),
-        (("vqa", "--data", data, "--submission", tmp_path / "a.csv"), 2, "the format of vqa is .json"),
+        (("vqa", "--data", data, "--submission", tmp_path / "a.csv"), 2, "unknown ending '.csv'; must be .json"),
         (("vqa", "--data", data, "--submission", data), 2, "vqa.json exists; choose another name"),
         (("retrieval", "--data", data, "--submission", tmp_path / "a.json"), 2, "no format for retrieval"),
         (("vqa", "--data", data, "--allow-missing"), 2, "--allow-missing; must be used with --predictions"),

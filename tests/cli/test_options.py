@@ -131,7 +131,7 @@ def test_config_flags_are_shown_where_they_work() -> None:
     assert verbs == {"caption", "ask", "match", "embed", "explain", "index", "search", "train"}
 
 
-def test_a_byte_order_mark_is_no_part_of_texts_and_answers(tmp_path: Path) -> None:
+def test_a_byte_order_mark_does_not_reach_texts_and_answers(tmp_path: Path) -> None:
     assert o.read_texts((), CASES / "texts_bom.txt") == ["a cat", "a dog"]
     for name, text in {"a.txt": "yes\r\nno\r\n", "a.json": '["yes", "no"]'}.items():
         (tmp_path / name).write_text(text, "utf-8-sig")

@@ -13,7 +13,7 @@ DEEP = "[" * 200_000
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path, encoding: str) -> None:
+def test_a_byte_order_mark_does_not_reach_the_text(tmp_path: Path, encoding: str) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(TEXT.replace("\n", "\r\n").encode(encoding))
     assert text_files.read_text(path) == TEXT

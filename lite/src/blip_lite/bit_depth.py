@@ -90,7 +90,7 @@ def _raw_mode(tile: Any) -> str:
 def _low_byte_args(args: Any) -> Any:
     """Arguments of a decoder that reads each value in the other byte order, so that the low byte is taken as the high.
 
-    No such mode exists for grey with alpha, whose four bytes are read as they are.
+    No such mode exists for grey with alpha, whose four bytes are read unchanged.
     """
     if not isinstance(args, str):
         return (_low_byte_args(args[0]), *args[1:])

@@ -42,7 +42,6 @@ def export(
 
     Example: blip export -m caption-base -o exported
     """
-    from blip.io.formats import require_folder
 
     require_folder(output)
     if parts is not None and to not in GRAPHS:

@@ -12,6 +12,7 @@ from typing import Any
 from blip.eval.predictions import Form, Row, truth
 from blip.io import table_reader
 from blip.io.atomic import write_text
+from blip.io.formats import require_ending
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.text_files import parse_json, read_text
 
@@ -118,9 +119,7 @@ def check_submission(path: Path, task: str) -> None:
     """Raise UsageError if the task has no evaluation server, or if the file's ending is not that of its format."""
     if task not in _SUBMISSION_FIELDS:
         raise UsageError(f"--submission: no format for {task}; must be one of {', '.join(_SUBMISSION_FIELDS)}")
-    ending = ".csv" if task == "nlvr" else ".json"
-    if path.suffix.lower() != ending:
-        raise UsageError(f"--submission {path}; the format of {task} is {ending}")
+    require_ending(path, [".csv" if task == "nlvr" else ".json"], "--submission")
 
 
 def write_submission(path: Path, task: str, predictions: Sequence[Row]) -> None:

@@ -83,6 +83,8 @@ def temporary_folder(target: Path) -> Iterator[Path]:
     try:
         with disk_full(target):
             yield folder
+    except EnvironmentProblem as error:  # of a file within
+        raise type(error)(str(error).replace(str(folder), str(target))) from error
     except OSError as error:
         if not str(error.filename).startswith(str(folder)):
             raise

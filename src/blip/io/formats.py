@@ -37,7 +37,8 @@ def require_ending(path: Path, allowed: Iterable[str], flag: str = "-o") -> None
     """Raise `UsageError` unless the name of a file to write has one of these endings."""
     if ending(path) not in allowed and not is_device(path):
         problem = f"unknown ending '{ending(path)}'" if ending(path) else "no ending"
-        raise UsageError(f"{flag} {path}: {problem}; must be one of {', '.join(allowed)}")
+        endings = tuple(allowed)
+        raise UsageError(f"{flag} {path}: {problem}; must be {'one of ' * (len(endings) > 1)}{', '.join(endings)}")
 
 
 def require_folder(path: Path, flag: str = "-o") -> None:

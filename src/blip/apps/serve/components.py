@@ -138,7 +138,7 @@ def _requests(body: type[Body], settings: Settings) -> Schema:
 
 
 def _rules(body: type[Body], images: list[str]) -> str:
-    """Which fields exclude each other, and when the response is a list."""
+    """Fields that exclude each other, and when the response is a list."""
     image = f"Exactly one of {', '.join(images)}"
     if body.record == "embedding":
         text = "kind image takes one of the image fields, kind text takes text or texts, kind multimodal takes both"
