@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test test-fast lint words types format test-slow docs generated bench release-check clean
+.PHONY: help demo test test-fast lint words types format test-slow docs generated renew tiny bench release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,12 @@ docs: .venv/.dev .venv/.web  ## the documentation site, in site/, with the model
 
 generated: .venv/.dev  ## write generated files again: the layer diagram
 	$(BIN)/python docs/_generate.py
+
+renew: .venv/.dev  ## write again what quotes the bundled models (tests, docs, README, doctor, sums), after new weights
+	$(BIN)/python -m pytest -q --renew tests/test_expected_tiny.py tests/test_docs.py
+
+tiny: .venv/.dev  ## train the bundled `tiny` again, from ../shared to the shipped files; finished steps are skipped
+	$(BIN)/python -m experiments.tiny.steps
 
 bench: .venv/.bench  ## side by side with the installed peer
 	$(BIN)/python -m benchmarks

@@ -38,6 +38,16 @@ KEPT = "BLIP_ORT_WEB"  # onnxruntime-web for the tests of the browser page
 _original = dict(os.environ)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--renew", action="store_true", help="write what the bundled models say now instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def renew(request: pytest.FixtureRequest) -> bool:
+    """Whether expected values, pages and sums are written again: `make renew`, after new weights."""
+    return bool(request.config.getoption("--renew"))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.nodeid.startswith(INTEGRATION):

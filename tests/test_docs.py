@@ -87,15 +87,27 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
-def test_commands_of_a_page_run_and_print_its_outputs(page: Path, desk: Path) -> None:
+def test_commands_of_a_page_run_and_print_its_outputs(page: Path, desk: Path, renew: bool) -> None:
     printed = ""
     for block in blocks(page):
-        if block.title == PRINTS:
-            assert printed.rstrip() == block.code.rstrip()
+        if block.title == PRINTS and renew:
+            page.write_text(renewed(page.read_text("utf-8"), block.code, printed), "utf-8")
+        elif block.title == PRINTS:
+            assert printed.rstrip() == block.code.rstrip(), "run 'make renew' if the model is new"
         elif block.title is None and block.language == "bash":
             printed = run_bash(block.code)
         elif block.title is None and block.language == "python":
             printed = run_python(block.code)
+
+
+def renewed(page: str, old: str, printed: str) -> str:
+    """The page with the content of one block of outputs replaced."""
+    for match in FENCE.finditer(page):
+        indent, _, title, code = match.groups()
+        if title == PRINTS and re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) == old:
+            new = "".join(f"{indent}{line}\n" for line in printed.rstrip().splitlines())
+            return page[: match.start(4)] + new + page[match.end(4) :]
+    return page
 
 
 def run_bash(code: str) -> str:
@@ -117,6 +129,12 @@ def run_python(code: str) -> str:
     with contextlib.redirect_stdout(output):
         exec(compile(code, "<page>", "exec"), {"__name__": "page"})
     return output.getvalue()
+
+
+def test_outputs_of_a_page_are_renewed_in_place() -> None:
+    page = 'a\n\n```bash\nblip\n```\n\n  ```text title="prints"\n  old\n  ```\n\n```text title="prints"\nkept\n```\n'
+    assert renewed(page, "old\n", "one\ntwo\n") == page.replace("  old\n", "  one\n  two\n")
+    assert renewed(page, "absent\n", "new\n") == page
 
 
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "README.md"], ids=page_id)

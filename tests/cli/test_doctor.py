@@ -66,9 +66,10 @@ def test_wrong_results_of_a_device_are_detected(monkeypatch: pytest.MonkeyPatch)
     trial = selftest.Trial(device="cpu", dtype="fp32", needed=True)
     monkeypatch.setattr(selftest, "VECTOR", (*selftest.VECTOR[:-1], selftest.VECTOR[-1] + 1e-2))
     assert "vector differs by 1.0e-02; at most 1e-03 is rounding" in selftest.outcome(selftest.parity, trial)
+    caption = selftest.CAPTION
     monkeypatch.setattr(selftest, "CAPTION", "a dog")
     result = selftest.outcome(selftest.parity, trial)
-    assert result.startswith("wrong: 'a black and white cat") and result.endswith("the caption must be 'a dog'")
+    assert result.startswith(f"wrong: '{caption}'") and result.endswith("the caption must be 'a dog'")
 
 
 def test_the_unrelated_package_of_the_same_name_is_reported(
