@@ -270,3 +270,21 @@ def test_data_without_a_readable_image_is_an_error(blip: Blip, tmp_path: Path, t
     result = blip("eval", task, "--data", data, "-m", MODELS[task], "--skip-bad", *QUIET)
     assert result.code == 2 and not result.out
     assert "nothing to evaluate" in result.err or "nothing to rank" in result.err
+
+
+@pytest.mark.parametrize(
+    ("task", "flags", "message"),
+    [
+        ("retrieval", ["--beams", "5"], "--beams; must be used with caption or nocaps or vqa, not with retrieval"),
+        ("caption", ["--k", "16"], "--k; must be used with retrieval or video-retrieval or vqa, not with caption"),
+        ("vqa", ["--order", "both"], "--order; must be used with nlvr, not with vqa"),
+        (
+            "caption",
+            ["--predictions", "x.json", "--beams", "5"],
+            "--beams with --predictions; must be used with a model",
+        ),
+    ],
+)
+def test_flags_that_change_nothing_are_refused(blip: Blip, task: str, flags: list[str], message: str) -> None:
+    result = blip("eval", task, "--data", "data.json", *flags)
+    assert result.code == 2 and message in result.err

@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from blip.eval.statistics import Difference
 
 TASKS = ("caption", "nocaps", "retrieval", "vqa", "nlvr", "video-retrieval", "judgements")
+CAPTIONS, RANKINGS = ("caption", "nocaps"), ("retrieval", "video-retrieval", "vqa")
+TASKS_OF: Mapping[str, Sequence[str]] = {  # the tasks that use a flag; the others refuse it
+    "prompt": CAPTIONS,
+    "beams": (*CAPTIONS, "vqa"),
+    "max_length": (*CAPTIONS, "vqa"),
+    "min_length": (*CAPTIONS, "vqa"),
+    "mode": ("vqa",),
+    "answers": ("vqa",),
+    "k": RANKINGS,
+    "order": ("nlvr",),
+    "frames": ("video-retrieval",),
+    "frame_sampling": ("video-retrieval",),
+    "texts": ("judgements",),
+}
 DATA_HELP = "Reference data: table, folder, shards or data set (repeatable)."
 
 
@@ -151,6 +165,7 @@ def _check(task: str, flags: Flags) -> None:
         raise UsageError("no data; give --data FILE, FOLDER or a known set ('blip datasets' lists them)")
     if flags.predictions is not None and flags.model is not None:
         raise UsageError("--predictions with -m; must be one of the two")
+    _check_used(task, flags)
     if flags.allow_missing and flags.predictions is None:
         raise UsageError("--allow-missing; must be used with --predictions")
     _thresholds(flags.fail_under)
@@ -161,6 +176,18 @@ def _check(task: str, flags: Flags) -> None:
         results.require_writable(flags.submission.parent)
     if flags.output is not None:
         results.check_folder(flags.output, overwrite=flags.overwrite)
+
+
+def _check_used(task: str, flags: Flags) -> None:
+    """Raise UsageError for a flag that would change nothing."""
+    for field in fields(flags):
+        flag, tasks = f"--{field.name.replace('_', '-')}", TASKS_OF.get(field.name, TASKS)
+        if getattr(flags, field.name) != field.default and task not in tasks:
+            raise UsageError(f"{flag}; must be used with {' or '.join(tasks)}, not with {task}")
+    for field in fields(DecodingFlags):
+        if flags.predictions is not None and getattr(flags, field.name) != field.default:
+            flag = f"--{field.name.replace('_', '-')}"
+            raise UsageError(f"{flag} with --predictions; must be used with a model")
 
 
 def _check_metrics(evaluation: Any, flags: Flags) -> list[str] | None:
