@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
+import onnx_ir
 import pytest
 
 import blip
+import blip_lite
+from blip.api import open_model
+from blip.apps.export.convert import use_integer_products
 from blip.apps.search.identity import identity_of
+from blip_lite.errors import CheckpointMismatch
 
 
 def test_same_weights_have_same_identity_under_any_name(model: blip.Model, tmp_path: Path) -> None:
@@ -40,3 +46,16 @@ def test_other_weights_or_image_size_change_identity(model: blip.Model) -> None:
     assert identity_of(blip.load_random()).weights == ours.weights
     assert identity_of(blip.load_random(seed=1)).weights != ours.weights
     assert identity_of(blip.load("random-tiny", image_size=48)).image_size == 48
+
+
+def test_graphs_that_multiply_integers_have_another_identity(tmp_path: Path) -> None:
+    shutil.copytree(Path(blip_lite.__file__).parent / "assets" / "tiny", tmp_path / "int8")
+    graph = onnx_ir.load(tmp_path / "int8" / "vision.onnx")
+    use_integer_products(graph)
+    onnx_ir.save(graph, tmp_path / "int8" / "vision.onnx")
+    exact = identity_of(open_model("tiny", needs=["match"]))
+    rounded = identity_of(open_model(str(tmp_path / "int8"), engine="onnx", needs=["match"]))
+    assert rounded.weights == f"{exact.weights}-int8" and identity_of(blip.load("tiny")).weights == exact.weights
+    assert identity_of(open_model(str(tmp_path / "int8"), engine="onnx", needs=["match"]), rounded) == rounded
+    with pytest.raises(CheckpointMismatch, match=f"{exact.weights[:8]}-int8"):
+        exact.check(tmp_path, rounded)

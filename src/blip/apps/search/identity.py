@@ -13,9 +13,12 @@ from blip.checkpoint.catalogue import BY_NAME
 from blip.checkpoint.locate import INDEX, find_weights, locate, obtain
 from blip.io.fetch import recorded_sha256, sha256_of
 from blip_lite.errors import BlipError, CheckpointMismatch
+from blip_lite.onnx_backend import OnnxBackend
 
 if TYPE_CHECKING:
     from blip_lite.model import Model
+
+INT8 = "-int8"  # end of `Identity.weights` of graphs that multiply integers
 
 
 @dataclass(frozen=True)
@@ -28,11 +31,15 @@ class Identity:
     width: int
     stamp: str = ""
 
+    @property
+    def short_weights(self) -> str:
+        return self.weights[:8] + (INT8 if self.weights.endswith(INT8) else "")
+
     def check(self, folder: Path, other: Identity) -> None:
         """Raise CheckpointMismatch if `other` computes other vectors."""
         if (self.weights, self.image_size, self.width) == (other.weights, other.image_size, other.width):
             return
-        ours, theirs = (f"'{x.model}' ({x.weights[:8]}, {x.image_size} px)" for x in (self, other))
+        ours, theirs = (f"'{x.model}' ({x.short_weights}, {x.image_size} px)" for x in (self, other))
         raise CheckpointMismatch(
             f"{folder}: index was created with {ours}, not {theirs}; omit -m to use that model, or rebuild the "
             f"index with yours: blip index --rebuild -m {other.model}"
@@ -48,7 +55,8 @@ def identity_of(model: Model, known: Identity | None = None) -> Identity:
         status = file.stat()
         stamp = f"{file}|{status.st_size}|{status.st_mtime_ns}"
         unchanged = known is not None and known.stamp == stamp
-        weights = known.weights if known and unchanged else recorded_sha256(file) or sha256_of(file)
+        weights = known.weights.removesuffix(INT8) if known and unchanged else recorded_sha256(file) or sha256_of(file)
+        weights += INT8 if _multiplies_integers(model) else ""
     # the name must mean the same from every working folder
     name = os.path.abspath(model.name) if model.name not in BY_NAME and os.path.exists(model.name) else model.name
     return Identity(name, weights, model.config.vision.image_size, model.config.proj_width, stamp)
@@ -77,6 +85,13 @@ def _weights_file(name: str) -> Path | None:
         weights = find_weights(path)
         return None if weights is None or weights.name.endswith(INDEX) else weights
     return path
+
+
+def _multiplies_integers(model: Model) -> bool:
+    """Return whether a model computes with graphs of `blip export --int8`, whose vectors are other ones."""
+    if not isinstance(model.backend, OnnxBackend):
+        return False
+    return b"MatMulInteger" in (model.backend.sessions.folder / "vision.onnx").read_bytes()
 
 
 def _hash_state(model: Model) -> str:
