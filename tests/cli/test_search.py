@@ -85,6 +85,14 @@ def test_paths_for_other_programs(blip: Blip, indexed: Path) -> None:
     assert blip("search", "cat", "-f", "--in", "sub").out.count("\n") == 2
 
 
+def test_control_characters_do_not_reach_a_terminal(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (indexed / "a.png").rename(indexed / "a\x1b[31m.png")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    for flags in (("-f",), ()):
+        result = blip("search", "cat", *flags)
+        assert "a\\x1b[31m.png" in result.out and "\x1b" not in result.out + result.err
+
+
 def test_the_index_is_updated_first(blip: Blip, indexed: Path) -> None:
     (indexed / "new.png").write_bytes((indexed / "a.png").read_bytes())
     (indexed / "bad.png").write_bytes(b"bad")

@@ -14,8 +14,10 @@ import click
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, argument, option
 from blip.cli.index_options import IndexOptions, summary
+from blip.cli.output import print_lines
 from blip.cli.settings import configurable
 from blip_lite.errors import UnreadableImage, UsageError
+from blip_lite.terminal import printable
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
@@ -280,7 +282,10 @@ def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, 
 
 
 def _print_paths(paths: Sequence[str], null: bool) -> None:
-    """Print paths in the bytes of the file system."""
+    """Print paths in the bytes of the file system; on a terminal, without characters that control it."""
+    if sys.stdout.isatty() and not null:
+        print_lines(map(printable, paths))
+        return
     end = b"\0" if null else b"\n"
     sys.stdout.flush()
     sys.stdout.buffer.write(b"".join(os.fsencode(path) + end for path in paths))
@@ -301,7 +306,7 @@ def _print_thumbnails(hits: Sequence[Hit], run: SearchOptions) -> None:
             sys.stdout.write(output.escape_sequence(output.thumbnail(hit), protocol))
         except UnreadableImage as error:
             o.note(str(error))
-        name = "".join(c if c.isprintable() else "?" for c in hit.path)
+        name = printable(hit.path)
         sys.stdout.write(f"{hit.score:.4f}  {name}\n")
     sys.stdout.flush()
 
