@@ -180,7 +180,8 @@ def test_unsupported_image_types_are_named(model: Model) -> None:
     with pytest.raises(UnreadableImage, match="unsupported image type NoneType; pass a path"):
         model.caption([None])
     first, second = model.caption([None, {"bytes": None, "path": None}], on_error="record")
-    assert first.reason.startswith("unsupported image type NoneType") and second.reason == "empty file (0 bytes)"
+    assert first.reason.startswith("unsupported image type NoneType")
+    assert second.reason.startswith("a mapping without an image")
 
 
 def test_wrong_arguments_are_one_line() -> None:
@@ -196,5 +197,5 @@ def test_wrong_arguments_are_one_line() -> None:
         model.match(photo, [])
     with pytest.raises(UsageError, match="no images given; at least one is needed"):
         model.embed_image([])
-    with pytest.raises(ConfigError, match="beams 0: must be an integer of at least 1"):
+    with pytest.raises(ConfigError, match="beams 0: must be an integer from 1 to 1000"):
         model.caption(photo, beams=0)

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import blip
-from blip_lite.errors import MissingPart, UsageError
+from blip_lite.errors import ConfigError, MissingPart
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_photo_can_be_the_query(model: blip.Model, images: list[Image.Image], 
 
 def test_empty_lists_and_wrong_arguments(model: blip.Model, images: list[Image.Image]) -> None:
     assert model.rank("a cat", []) == []
-    with pytest.raises(UsageError, match="rerank -1; must be at least 0"):
+    with pytest.raises(ConfigError, match="rerank -1: must be an integer of at least 0"):
         model.rank("a cat", images, rerank=-1)
     with pytest.raises(MissingPart, match="match"):
         blip.load_random("caption").rank("a cat", images)

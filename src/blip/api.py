@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING, Literal, TypedDict, Unpack, get_args
 
 from blip.checkpoint.catalogue import ENTRIES, Entry, find
 from blip.checkpoint.locate import locate, obtain
+from blip_lite.checks import check_bool, check_int, check_path
 from blip_lite.config import Family
 from blip_lite.errors import UsageError
 from blip_lite.model import Model
 from blip_lite.onnx_backend import OnnxBackend, is_exported, open_folder
 
 if TYPE_CHECKING:
+    import torch
+
     from blip.torch_backend import TorchBackend
 
 DEFAULT = "tiny"
+MAX_IMAGE_SIZE = 4096  # pixels per side
 Engine = Literal["auto", "torch", "onnx"]
 
 
@@ -35,8 +39,8 @@ class LoadOptions(TypedDict, total=False):
 def load(
     name: str | os.PathLike[str] | None = None,
     *,
-    device: str = "auto",
-    dtype: str = "auto",
+    device: str | torch.device = "auto",
+    dtype: str | torch.dtype = "auto",
     threads: int | None = None,
     image_size: int | None = None,
     compile: bool = False,
@@ -46,8 +50,19 @@ def load(
 ) -> Model[TorchBackend]:
     """Load a model by name, file, folder or hub id; without a name BLIP_MODEL, else the bundled `tiny`.
 
-    Raises UnknownModel, OfflineError, CheckpointMismatch, EnvironmentProblem (no such device).
+    Raises UnknownModel, OfflineError, CheckpointMismatch, EnvironmentProblem (no such device), UsageError or
+    ConfigError for other arguments.
     """
+    name = (os.environ.get("BLIP_MODEL") or DEFAULT) if name is None else name
+    check_path("model", name)
+    if threads is not None:
+        check_int("threads", threads, 1)
+    if image_size is not None:
+        check_int("image_size", image_size, 1, MAX_IMAGE_SIZE)
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
+    for option, value in (("compile", compile), ("strict", strict), ("offline", False if offline is None else offline)):
+        check_bool(option, value)
     import torch
 
     from blip.checkpoint import load as checkpoint
@@ -57,7 +72,7 @@ def load(
 
     torch_device = choose_device(device)
     loaded = checkpoint.load(
-        os.fspath(name or os.environ.get("BLIP_MODEL") or DEFAULT),
+        os.fspath(name),
         image_size=image_size,
         cache_dir=None if cache_dir is None else Path(cache_dir),
         offline=offline,
@@ -119,6 +134,9 @@ def _open_exported(name: str, needs: Collection[str], options: LoadOptions) -> t
 
 def load_random(family: Family = "pretrain", *, seed: int = 0) -> Model[TorchBackend]:
     """A very small model with seeded random weights; needs no files."""
+    if family not in get_args(Family):
+        raise UsageError(f"family {family!r:.40}; must be one of {', '.join(get_args(Family))}")
+    check_int("seed", seed, 0)
     from blip.checkpoint.load import random_tiny
     from blip.model.mkldnn_linear import pack
     from blip.torch_backend import TorchBackend
@@ -135,10 +153,12 @@ def list_models() -> list[str]:
 
 def info(name: str) -> Entry:
     """Origin, training data, published scores and licence of a model."""
+    check_path("model", name)
     return find(name)
 
 
 def download(name: str, *, cache_dir: str | os.PathLike[str] | None = None, offline: bool | None = None) -> Path:
     """The file or folder of a model, downloaded and checked once, then cached."""
+    check_path("model", name)
     cache = None if cache_dir is None else Path(cache_dir)
     return obtain(locate(name, cache), offline=offline, cache_dir=cache)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import random
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -19,37 +20,40 @@ DType = Literal["auto", "fp32", "bf16", "fp16"]
 DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def choose_device(name: str = "auto") -> torch.device:
+def choose_device(device: str | torch.device = "auto") -> torch.device:
     """The torch device for auto, cpu, cuda, cuda:N or mps. `auto` is CUDA if available, else the CPU (never MPS).
 
     Raises UsageError for another name, EnvironmentProblem for a device that this machine does not have.
     """
+    name = str(device)
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device_type = name.split(":")[0]
-    if device_type not in ("cpu", "cuda", "mps"):
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|mps(:0)?", name):
         raise UsageError(f"device '{name}'; must be auto, cpu, cuda, cuda:N or mps")
+    device_type = name.split(":")[0]
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}[device_type]
     if not available:
         raise EnvironmentProblem(f"device '{name}' is not available; use --device cpu, or run 'blip doctor'")
-    device = torch.device(name)
-    if device_type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    result = torch.device(name)
+    if device_type == "cuda" and (result.index or 0) >= torch.cuda.device_count():
         raise EnvironmentProblem(f"device '{name}' is not available; CUDA devices here: {torch.cuda.device_count()}")
-    return device
+    return result
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
     """The torch dtype for auto, fp32, bf16 or fp16.
 
     `auto` is float32 on CPU and MPS; on CUDA it is bfloat16 if supported, else float16.
     """
-    if name == "auto":
+    if dtype in DTYPES.values():
+        return dtype  # type: ignore[return-value]
+    if dtype == "auto":
         if device.type != "cuda":
             return torch.float32
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if name not in DTYPES:
-        raise UsageError(f"dtype '{name}'; must be auto, {', '.join(DTYPES)}")
-    return DTYPES[name]
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise UsageError(f"dtype '{dtype}'; must be auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 def autocast(device: torch.device, dtype: torch.dtype, *, cached: bool = True) -> AbstractContextManager[Any]:

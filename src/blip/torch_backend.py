@@ -18,12 +18,13 @@ from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded
 from blip.heatmaps.explain import explain
 from blip.io.image import prepare
+from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
 from blip_lite.arrays import Floats
 from blip_lite.backend import Head, Images, Layout, RankedAnswers
 from blip_lite.beam_search import Hypothesis
 from blip_lite.decoding import Beam, Decoding
-from blip_lite.errors import EnvironmentProblem
+from blip_lite.errors import EnvironmentProblem, UsageError
 from blip_lite.explanation import Explanation, Method, Subject
 from blip_lite.fork import notify_after_fork
 from blip_lite.results import MatchResult
@@ -98,9 +99,10 @@ class TorchBackend:
     def missing_reason(self, capability: str) -> str:
         return "not supported"
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
-        """Move the weights; returns the backend itself."""
-        self.module.to(device=device, dtype=dtype)
+    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
+        """Move the weights; returns the backend itself. Raises UsageError and EnvironmentProblem as `blip.load`."""
+        target = self.device if device is None else choose_device(device)
+        self.module.to(device=target, dtype=None if dtype is None else choose_dtype(dtype, target))
         return self
 
     def save(self, folder: str | os.PathLike[str], layout: Layout = "blip") -> None:
@@ -114,7 +116,8 @@ class TorchBackend:
     def caption(
         self, images: Images, decoding: Decoding, prompt: str | None, seeds: Sequence[int], generator: object | None
     ) -> list[list[Hypothesis]]:
-        assert generator is None or isinstance(generator, torch.Generator), "generator: must be a torch.Generator"
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise UsageError(f"generator {generator!r:.40}; must be a torch.Generator or None")
         with self._computing():
             return inference.caption(
                 self.module,

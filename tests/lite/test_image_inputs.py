@@ -151,10 +151,10 @@ def test_lists_of_texts() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"beams": 0}, "beams 0: must be an integer of at least 1"),
+        ({"beams": 0}, "beams 0: must be an integer from 1 to 1000"),
         ({"beams": 2.5}, "beams 2.5: must be an integer"),
         ({"beams": True}, "beams True: must be an integer"),
-        ({"num_captions": 0}, "num_captions 0: must be an integer of at least 1"),
+        ({"num_captions": 0}, "num_captions 0: must be an integer from 1 to 1000"),
         ({"min_length": 30}, r"min_length 30: must be at most max_length \(20\)"),
         ({"max_length": -1}, "max_length -1: must be an integer of at least 1"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty nan: must be a finite number above 0"),

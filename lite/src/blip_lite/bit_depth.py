@@ -80,7 +80,8 @@ def _depth(peak: int) -> int:
 
 
 def _join(high: Image.Image, low: Image.Image) -> NDArray[np.uint16]:
-    return np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    values: NDArray[np.uint16] = np.asarray(high).astype(np.uint16) << 8 | np.asarray(low)
+    return values
 
 
 def _raw_mode(tile: Any) -> str:

@@ -5,15 +5,13 @@ Semantics are those of the original (`generate` of transformers 4.15). Lengths c
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
-import numpy as np
+from blip_lite.checks import check, check_bool, check_float, check_int, is_number
 
-from blip_lite.errors import ConfigError
-
+MAX_BEAMS = 1000  # beams, or texts sampled per image: each needs memory
 Banned = tuple[tuple[int, ...], ...]  # sequences of ids
 
 
@@ -31,10 +29,10 @@ class _Constraints:
         check_int("min_length", self.min_length, 0)
         check_int("max_length", self.max_length, 1)
         allowed = f"at most max_length ({self.max_length})"
-        _check("min_length", self.min_length, self.min_length <= self.max_length, allowed)
+        check("min_length", self.min_length, self.min_length <= self.max_length, allowed)
         check_float("repetition_penalty", self.repetition_penalty, above=0)
         check_int("no_repeat_ngram", self.no_repeat_ngram, 0)
-        _check("banned", self.banned, all(self.banned), "sequences of at least one id")
+        check("banned", self.banned, all(self.banned), "sequences of at least one id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +56,10 @@ class Nucleus(_Constraints):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check("top_p", self.top_p, _is_number(self.top_p) and 0 <= self.top_p <= 1, "from 0 to 1")
+        check("top_p", self.top_p, is_number(self.top_p) and 0 <= self.top_p <= 1, "from 0 to 1")
         check_int("top_k", self.top_k, 0)
         check_float("temperature", self.temperature, above=0)
-        check_int("num_captions", self.num_captions, 1)
+        check_int("num_captions", self.num_captions, 1, MAX_BEAMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +78,14 @@ class Beam(_Constraints):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_int("num_beams", self.num_beams, 1)
+        check_int("num_beams", self.num_beams, 1, MAX_BEAMS)
         check_float("length_penalty", self.length_penalty)
         check_int("num_captions", self.num_captions, 1)
         allowed = f"from 1 to num_beams ({self.num_beams})"
-        _check("num_captions", self.num_captions, self.num_captions <= self.num_beams, allowed)
+        check("num_captions", self.num_captions, self.num_captions <= self.num_beams, allowed)
 
 
 Decoding = Greedy | Nucleus | Beam
-
-
-def check_int(name: str, value: object, least: int) -> None:
-    """Raise ConfigError unless `value` is an integer of at least `least`; a bool is not."""
-    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    _check(name, value, is_int and value >= least, f"an integer of at least {least}")  # type: ignore[operator]
-
-
-def check_float(name: str, value: object, above: float | None = None) -> None:
-    """Raise ConfigError unless `value` is a finite number, above `above` if given."""
-    ok = _is_number(value) and (above is None or value > above)  # type: ignore[operator]
-    _check(name, value, ok, "a finite number" if above is None else f"a finite number above {above:g}")
-
-
-def _is_number(value: object) -> bool:
-    is_real = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
-    return is_real and math.isfinite(value)  # type: ignore[arg-type]
-
-
-def _check(name: str, value: object, ok: bool, allowed: str) -> None:
-    if not ok:
-        raise ConfigError(f"{name} {value!r:.40}: must be {allowed}")
 
 
 def is_noop(decoding: Decoding, length: int) -> bool:
@@ -165,8 +141,9 @@ def make_decoding(
     top_p, top_k, temperature: for sampling. num_captions: at least this many beams are used.
     repetition_penalty: None = 1.1 for sampling, else 1.0.
     """
-    check_int("beams", beams, 1)
-    check_int("num_captions", num_captions, 1)
+    check_int("beams", beams, 1, MAX_BEAMS)
+    check_int("num_captions", num_captions, 1, MAX_BEAMS)
+    check_bool("sample", sample)
     decoding: Decoding
     if sample:
         decoding = Nucleus(top_p=top_p, top_k=top_k, temperature=temperature, num_captions=num_captions)

@@ -43,6 +43,8 @@ def as_batch(images: Any) -> tuple[bool, Iterable[Any]]:  # Any: any value a use
         return True, [images]
     if hasattr(images, "ndim"):
         return images.ndim < 4, list(images) if images.ndim == 4 else [images]
+    if isinstance(images, Set):
+        raise UsageError(f"images {type(images).__name__}; a set has no order, must be a list")
     if not isinstance(images, Iterable):
         raise UsageError(f"images {type(images).__name__}; must be an image or several: {ACCEPTED}")
     return False, images
@@ -63,13 +65,19 @@ def text_list(texts: Iterable[str], name: str) -> list[str]:
             raise UsageError(f"{name}: item {i} is {type(text).__name__}; must be str")
     if not result:
         raise UsageError(f"no {name} given; at least one is needed")
-    return sorted(result) if isinstance(texts, Set) else result
+    return sorted(result) if isinstance(texts, Set) else [str(text) for text in result]  # not a `str` of numpy
 
 
-def check_text(name: str, text: object) -> None:
-    """Raise UsageError for anything but a `str`."""
-    if not isinstance(text, str):
-        raise UsageError(f"{name} {text!r:.40}; must be one text (str)")
+def check_images(images: object, least: int = 1) -> None:
+    """Raise UsageError unless `images` is a sequence of RGB images of Pillow, at least `least`."""
+    if isinstance(images, str | bytes) or not isinstance(images, Sequence):
+        raise UsageError(f"images {type(images).__name__}; must be a list of RGB images of Pillow")
+    for i, image in enumerate(images):
+        if not isinstance(image, Image.Image) or image.mode != "RGB":
+            kind = f"an image of mode {image.mode}" if isinstance(image, Image.Image) else type(image).__name__
+            raise UsageError(f"images: item {i} is {kind}; must be an RGB image of Pillow")
+    if len(images) < least:
+        raise UsageError(NO_IMAGES)
 
 
 def check_pairs(images: int, texts: int, what: str = "texts") -> None:
@@ -101,19 +109,31 @@ def image_key(image: Any, index: int) -> str:  # Any: any value a user passes is
 def open_image(image: Any, key: str) -> Image.Image:  # Any: any value a user passes is checked
     """Open an `ImageLike` as RGB; one picture has the same pixels in every form. Raises UnreadableImage."""
     if isinstance(image, Mapping):
-        image = image.get("bytes") or image.get("path") or b""
+        image = image.get("bytes") or image.get("path")
+        if not isinstance(image, bytes | bytearray | memoryview | str | os.PathLike):
+            raise UnreadableImage(key, "a mapping without an image; must have 'bytes' (bytes) or 'path'")
+    if isinstance(image, str) and not image:
+        raise UnreadableImage(key, "an empty file name")
     if isinstance(image, str) and _URL.match(image):
         raise UnreadableImage(key, "is a URL; download it and pass a path or bytes")
     if isinstance(image, Image.Image):
         return from_pil(image, key)
     if hasattr(image, "is_floating_point"):
-        values = image.detach().cpu()
-        return from_array(values.float().numpy() if values.is_floating_point() else values.numpy(), key, True)
+        return from_array(_tensor_values(image, key), key, True)
     if hasattr(image, "ndim") and not isinstance(image, memoryview):
         return from_array(np.asarray(image), key)
     if not (isinstance(image, str | os.PathLike | bytes | bytearray | memoryview) or hasattr(image, "read")):
         raise UnreadableImage(key, f"unsupported image type {type(image).__name__}; pass {ACCEPTED}")
     return read(image, key=key)
+
+
+def _tensor_values(tensor: Any, key: str) -> NDArray[Any]:
+    try:
+        values = tensor.detach().cpu()
+        array: NDArray[Any] = values.float().numpy() if values.is_floating_point() else values.numpy()
+    except (RuntimeError, TypeError) as error:  # without values, sparse or quantized
+        raise UnreadableImage(key, f"tensor without plain values ({str(error).split('.')[0]})") from error
+    return array
 
 
 def from_array(values: NDArray[Any], key: str, channels_first: bool = False) -> Image.Image:

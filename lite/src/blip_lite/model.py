@@ -13,8 +13,9 @@ from PIL import Image
 from blip_lite.arrays import Floats, match_probability
 from blip_lite.backend import Backend, Head, Images, Layout
 from blip_lite.beam_search import Hypothesis
+from blip_lite.checks import check_bool, check_int, check_path, check_text
 from blip_lite.config import BlipConfig, Family, families_with
-from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, check_int, make_decoding
+from blip_lite.decoding import Beam, Decoding, DecodingOptions, Nucleus, make_decoding
 from blip_lite.errors import MissingPart, UsageError
 from blip_lite.explanation import Explanation, Method, Subject
 from blip_lite.image_inputs import (
@@ -24,9 +25,9 @@ from blip_lite.image_inputs import (
     as_batch,
     as_texts,
     check_head,
+    check_images,
     check_on_error,
     check_pairs,
-    check_text,
     image_key,
     open_all,
     open_batches,
@@ -245,9 +246,14 @@ class Model(Generic[B_co]):
             check_text("prompt", prompt)
         if seed is not None:
             check_int("seed", seed, 0)
+        if not isinstance(decoding, Decoding | None):
+            raise UsageError(f"decoding {decoding!r:.40}; must be Greedy, Beam or Nucleus of blip_lite.decoding")
+        check_images(images, 0)
+        keys = [str(i) for i in range(len(images))] if keys is None else text_list(keys, "keys") if images else []
+        check_pairs(len(images), len(keys), "keys")
         if not images:
             return []
-        seeds = [_seed(seed, key) for key in keys or map(str, range(len(images)))]
+        seeds = [_seed(seed, key) for key in keys]
         rows = self.backend.caption(images, decoding or Beam(), prompt, seeds, generator)
         return [Caption.best_of([self._caption(hypothesis) for hypothesis in row]) for row in rows]
 
@@ -304,6 +310,8 @@ class Model(Generic[B_co]):
             beams, max_length, min_length: of generation; lengths count all ids.
         """
         self.require("answer")
+        check_images(images, 0)
+        questions = text_list(questions, "questions") if images else list(questions)
         check_pairs(len(images), len(questions), "questions")
         check_int("k", k, 1)
         check_int("top", top, 1)
@@ -366,6 +374,9 @@ class Model(Generic[B_co]):
         self.require("match")
         check_head(head)
         check_int("max_text_length", max_text_length, 2)
+        check_bool("pairs", pairs)
+        check_images(images)
+        texts = text_list(texts, "texts")
         if pairs:
             check_pairs(len(images), len(texts))
         return self.backend.match(images, texts, pairs, head, max_text_length)
@@ -392,8 +403,11 @@ class Model(Generic[B_co]):
 
     def embed_image_batch(self, images: Images, projected: bool = True, *, tokens: bool = False) -> Embeddings:
         """`embed_image` of opened RGB images, as one batch."""
+        check_bool("projected", projected)
+        check_bool("tokens", tokens)
         projected = projected and not tokens
         self.require("match" if projected else "image")
+        check_images(images)
         return Embeddings(self.backend.embed_images(images, projected, tokens), "image", projected, self.name)
 
     def embed_text(self, texts: str | Iterable[str], projected: bool = True, *, tokens: bool = False) -> Embeddings:
@@ -401,6 +415,8 @@ class Model(Generic[B_co]):
 
         tokens: the states of all positions, [N, T, D], not projected; shorter texts end with zeros.
         """
+        check_bool("projected", projected)
+        check_bool("tokens", tokens)
         projected = projected and not tokens
         self.require("match" if projected else "text")
         return Embeddings(self.backend.embed_texts(as_texts(texts), projected, tokens), "text", projected, self.name)
@@ -410,6 +426,7 @@ class Model(Generic[B_co]):
     ) -> Embeddings:
         """Vectors of image i with text i: the fused state of the first token, or with `tokens` of all."""
         self.require("text")
+        check_bool("tokens", tokens)
         opened, lines = open_all(images), as_texts(texts)
         check_pairs(len(opened), len(lines))
         return Embeddings(self.backend.embed_pairs(opened, lines, tokens), "multimodal", False, self.name)
@@ -470,6 +487,7 @@ class Model(Generic[B_co]):
         """Write a folder that `load` reads; with layout "hf" `from_pretrained` of Transformers reads it as well."""
         if layout not in ("blip", "hf"):
             raise UsageError(f"layout '{layout}'; must be blip or hf")
+        check_path("folder", folder)
         self.backend.save(folder, layout)
 
     def _open(self, images: Iterable[ImageLike]) -> Iterator[list[Image.Image]]:

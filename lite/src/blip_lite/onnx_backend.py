@@ -14,9 +14,10 @@ from blip_lite import ASSETS
 from blip_lite.arrays import Floats, Ids, log_softmax, match_probability
 from blip_lite.backend import Head, Images, Layout, RankedAnswers
 from blip_lite.beam_search import Hypothesis, decode_all, generate
+from blip_lite.checks import check_int, check_path
 from blip_lite.config import BlipConfig
 from blip_lite.decoding import Beam, Decoding
-from blip_lite.errors import CheckpointError, MissingPart
+from blip_lite.errors import CheckpointError, MissingPart, UsageError
 from blip_lite.explanation import Method, Subject
 from blip_lite.graph_sessions import Feeds, GraphSessions, GraphStepper
 from blip_lite.image import prepare
@@ -46,7 +47,9 @@ def load(folder: str | os.PathLike[str] | None = None, *, threads: int | None = 
 
     threads: number of CPU threads; None = the physical cores. Raises CheckpointError for any other folder.
     """
-    name = os.fspath(folder or os.environ.get("BLIP_MODEL") or BUNDLED)
+    folder = (os.environ.get("BLIP_MODEL") or BUNDLED) if folder is None else folder
+    check_path("folder", folder)
+    name = os.fspath(folder)
     path = ASSETS / name if name == BUNDLED else Path(name).expanduser()
     if not is_exported(path):
         raise CheckpointError(f"{name}: not an exported model; it needs {CONFIG} and .onnx graphs")
@@ -55,6 +58,8 @@ def load(folder: str | os.PathLike[str] | None = None, *, threads: int | None = 
 
 def open_folder(path: Path, name: str, *, threads: int | None = None) -> Model[OnnxBackend]:
     """The model of an exported folder, under any name."""
+    if threads is not None:
+        check_int("threads", threads, 1)
     config = _read_config(path / CONFIG)
     return Model(OnnxBackend(name, config, Tokenizer.from_config(config, path), GraphSessions(path, threads=threads)))
 
@@ -101,6 +106,8 @@ class OnnxBackend:
     def caption(
         self, images: Images, decoding: Decoding, prompt: str | None, seeds: Sequence[int], generator: object | None
     ) -> list[list[Hypothesis]]:
+        if generator is not None:
+            raise UsageError("generator: not supported with onnxruntime; use torch")
         ids = self.tokenizer.prompt_ids(self.config.prompt if prompt is None else prompt)
         (embeds,) = self._vision(images, ["image_embeds"])
         stepper = GraphStepper(self.sessions, self.sessions.run("cross", {"source": embeds}))
