@@ -167,7 +167,7 @@ def _export_obstacle(layout: Layout, config: BlipConfig) -> str:
     if layout == "blip":
         return ""
     if vision.stem != "none":
-        return f"{reader} cannot hold the convolutional stem '{vision.stem}' of tiny and its runs; use layout blip"
+        return f"{reader} cannot hold the convolutional stem '{vision.stem}' of tiny and its runs; use safetensors"
     if layout == "hf" and config.family not in ("caption", "vqa", "retrieval"):
         return f"{reader} has no class for '{config.family}' models; only for caption, vqa, retrieval"
     if layout == "hf" and config.family == "vqa" and vision.width != text.width:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import pickle
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,9 @@ def _load_pickle(path: Path) -> object:
 def _load_without_settings(path: Path) -> object:
     """Load a file whose only unknown classes are settings of training programs."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    settings = [(_Setting, name) for name in names if SETTINGS.match(name)]
+    settings: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+        (_Setting, name) for name in names if SETTINGS.match(name)
+    ]
     with torch.serialization.safe_globals(settings):
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 

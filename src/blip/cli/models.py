@@ -72,8 +72,10 @@ def get(
             o.note(f"{name}: random weights, nothing to download", quiet)
             continue
         if location.path is None and not is_offline(offline):
-            about = f" (about {location.entry.megabytes} MB)" if location.entry and location.entry.megabytes else ""
-            o.note(f"{name}: connecting to {location.url or location.hub_id or location.entry.location}{about}", quiet)
+            entry = location.entry
+            about = f" (about {entry.megabytes} MB)" if entry is not None and entry.megabytes else ""
+            url = location.url or location.hub_id or (entry.location if entry is not None else name)
+            o.note(f"{name}: connecting to {url}{about}", quiet)
         try:
             progress = None if quiet else progress_bar(name)
             path = obtain(
