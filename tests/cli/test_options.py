@@ -114,7 +114,7 @@ def test_config_set_and_flags_have_increasing_precedence(blip: Blip, tmp_path: P
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("beams: 0\n", "--beams 0; must be an integer from 1 to 32"),
+        ("beams: 0\n", "a.yaml:1: beams 0; must be an integer from 1 to 32"),
         ("- beams\n", "must be a mapping of flag names to values"),
         ("beams: [\n", "invalid YAML"),
         ("head: itm\n", "unknown key 'head'"),
@@ -139,3 +139,11 @@ def test_a_byte_order_mark_does_not_reach_texts_and_answers(tmp_path: Path) -> N
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(UsageError, match=r"deep.json; nested too deeply"):
         o.closed_answers(str(tmp_path / "deep.json"), "rank")
+
+
+def test_a_wrong_type_in_a_file_or_a_set_names_place_key_and_allowed_values(blip: Blip) -> None:
+    result = blip("caption", "x.jpg", "--config", CASES / "wrong_type.yaml")
+    assert result.code == 2
+    assert result.err.endswith("wrong_type.yaml:1: beams 'abc'; must be an integer from 1 to 32\n")
+    result = blip("caption", "x.jpg", "--set", "beams=abc")
+    assert result.code == 2 and result.err == "blip: error: --set: beams 'abc'; must be an integer from 1 to 32\n"

@@ -148,3 +148,95 @@ def test_a_known_data_set_is_read_from_its_folder(blip: Blip, tmp_path: Path, mo
 def test_presets_for_evaluation_name_the_command(blip: Blip, tmp_path: Path) -> None:
     result = blip("train", "--config", "preset:nocaps", "-o", tmp_path / "run")
     assert result.code == 2 and "nothing to train: nocaps.yaml: blip eval nocaps" in result.err
+
+
+def many_photos(folder: Path) -> Path:
+    """Sixteen photos: two of each colour."""
+    write_photos(folder)
+    for name in COLOURS:
+        (folder / f"{name}2.png").write_bytes((folder / f"{name}.png").read_bytes())
+        (folder / f"{name}2.txt").write_text(f"a {name} wall\n")
+    return folder
+
+
+def test_photos_are_held_out_unless_declined(blip: Blip, tmp_path: Path) -> None:
+    photos, run = many_photos(tmp_path / "photos"), tmp_path / "run"
+    result = blip("train", "caption", "--data", photos, "-o", run, *SMALL)
+    assert result.code == 0 and "none of 16 photos" not in result.err
+    assert "val: null" in (run / "config.yaml").read_text()  # random weights: nothing to compare with
+    args = ("train", "caption", "--init", run, "--data", photos, "--batch-size", "4", "--steps", "2", "--workers", "0")
+    result = blip(*args, "-o", tmp_path / "held")
+    assert result.code == 0 and "held out 3 of 16 photos for evaluation; --val none trains on all" in result.err
+    assert "start evaluated: loss" in result.err and "step 2 evaluated: loss" in result.err
+    result = blip(*args, "-o", tmp_path / "half", "--val", "50%")
+    assert "held out 8 of 16 photos" in result.err
+    result = blip(*args, "-o", tmp_path / "all", "--val", "none")
+    assert result.code == 0 and "held out" not in result.err
+    assert "evaluated: training samples only" in result.err
+    assert " MB (optimizer state dropped" in result.err and not (tmp_path / "all" / "checkpoints").exists()
+
+
+def test_the_start_is_announced_once(blip: Blip, tmp_path: Path) -> None:
+    photos = many_photos(tmp_path / "photos")
+    args = ("train", "caption", "--data", photos, "-o", tmp_path / "run", "--steps", "2", "--batch-size", "2")
+    small = ("--workers", "0", "--val", "none", "--freeze", "vision,encoder")
+    result = blip(*args, *small, "--max-minutes", "0")
+    assert "starting from the bundled model 'tiny'" in result.err
+    assert (
+        "this run cannot become a Transformers folder ('blip export --to hf'): Transformers cannot hold" in result.err
+    )
+    result = blip(*args, *small)
+    assert "resuming at step 1 of 2" in result.err and "starting from" not in result.err
+    assert "Transformers" not in result.err
+
+
+def test_vqa_starts_from_the_bundled_answerer(blip: Blip, tmp_path: Path) -> None:
+    config = yaml.safe_load(blip("train", "vqa", "--data", "x", "--print-config").out)
+    assert config["start"]["init"] == "tiny-vqa" and config["val"] == "auto" and config["train"]["start_share"] == 0.6
+    result = blip(
+        "train", "vqa", "--data", "x", "--ema", "0.99", "--start-share", "0", "--keep-state", "--print-config"
+    )
+    loop = yaml.safe_load(result.out)["train"]
+    assert (loop["ema"], loop["start_share"], loop["keep_state"]) == (0.99, 0.0, True)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_truncated_image_is_skipped_and_listed(
+    blip: Blip, tmp_path: Path, caplog: pytest.LogCaptureFixture, workers: str
+) -> None:
+    photos = write_photos(tmp_path / "photos")
+    data = (photos / "red.png").read_bytes()
+    (photos / "cut.png").write_bytes(data[: len(data) // 2])
+    (photos / "cut.txt").write_text("a red wall\n")
+    small = ("--init", "random-tiny", "--batch-size", "4", "--device", "cpu", "--steps", "6", "--workers", workers)
+    args = ("train", "caption", "--data", photos, *small)
+    result = blip(*args, "-o", tmp_path / "strict")
+    assert result.code == 1 and "cut.png" in result.err
+    result = blip(*args, "-o", tmp_path / "run", "--skip-bad")
+    assert result.code == 0, result.err
+    assert caplog.text.count("cut.png") == 1
+    assert "1 bad row left out; the next good one took its place" in result.err
+    first = blip(*args, "-o", tmp_path / "parts", "--skip-bad", "--save-every", "1", "--max-minutes", "0")
+    assert first.code == 0 and blip(*args, "-o", tmp_path / "parts", "--skip-bad", "--save-every", "1").code == 0
+    models = [(tmp_path / name / "final" / "model.safetensors").read_bytes() for name in ("run", "parts")]
+    assert models[0] == models[1]
+
+
+def test_the_cut_picture_of_the_cases_is_left_out(blip: Blip, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = Path(__file__).parents[1] / "cases" / "train_cut"
+    args = ("train", "caption", "--data", data, "-o", tmp_path / "run", "--init", "random-tiny", "--skip-bad")
+    result = blip(*args, "--workers", "0", "--batch-size", "5", "--steps", "2")
+    assert result.code == 0 and "1 bad row left out" in result.err and caplog.text.count("cut.jpg: ") == 1
+
+
+def test_unreadable_held_out_photos_are_skipped_and_listed(
+    blip: Blip, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = many_photos(tmp_path / "photos")
+    for name in COLOURS:
+        (photos / f"{name}2.png").write_bytes((photos / f"{name}2.png").read_bytes()[:200])
+    args = ("train", "caption", "--data", photos, "--val", "50%", *SMALL)
+    assert blip(*args, "-o", tmp_path / "strict").code == 1
+    result = blip(*args, "-o", tmp_path / "run", "--skip-bad")
+    assert result.code == 0, result.err
+    assert "bad rows left out" in caplog.text and "2 steps done" in result.err

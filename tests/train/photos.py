@@ -60,5 +60,14 @@ def pretrain_task(data: Path, **options: Any) -> PretrainTask:
 
 def loop(**options: Any) -> TrainConfig:
     """A short run: 6 steps of 4 photos."""
-    given = {"steps": 6, "batch_size": 4, "lr": 1e-3, "workers": 0, "log_every": 1, "device": "cpu", **options}
+    given = {
+        "steps": 6,
+        "batch_size": 4,
+        "lr": 1e-3,
+        "workers": 0,
+        "log_every": 1,
+        "device": "cpu",
+        "keep_state": True,
+        **options,
+    }
     return TrainConfig(**given)

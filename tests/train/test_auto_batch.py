@@ -40,9 +40,9 @@ def test_on_a_gpu_memory_decides_too(
     assert result == size and " GB free, about " in reason
 
 
-def test_a_run_without_a_length_is_five_epochs_or_a_hundred_steps() -> None:
+def test_a_run_without_a_length_is_five_epochs_or_forty_steps() -> None:
     few = auto_batch.length(TrainConfig(), steps_per_epoch=2)
-    assert (few.epochs, few.steps, few.eval_every, few.save_every) == (None, 100, 20, 20)
+    assert (few.epochs, few.steps, few.eval_every, few.save_every) == (None, 40, 5, 5)
     many = auto_batch.length(TrainConfig(), steps_per_epoch=20)
     assert (many.epochs, many.steps, many.eval_every) == (5, None, 0)
     given = TrainConfig(epochs=1)

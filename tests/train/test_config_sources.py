@@ -12,8 +12,7 @@ from blip.tasks import build_task
 from blip.tasks.initialize import FineTune
 from blip.tasks.presets import PRESETS
 from blip.train.config import TrainConfig
-from blip.train.config_sources import at_line, merge_config
-from blip.train.loop import effective_config
+from blip.train.config_sources import at_line, effective_config, merge_config
 from blip_lite.config import from_values
 from blip_lite.errors import BlipError, ConfigError, UsageError
 from tests.train.photos import caption_task, loop

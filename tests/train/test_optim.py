@@ -8,8 +8,9 @@ from torch import nn
 from torch.testing import assert_close
 
 from blip.tasks.base import ParamGroup, Step, alpha_ramp
+from blip.train.averages import AveragedWeights
 from blip.train.config import TrainConfig
-from blip.train.optim import EMA, build_optimizer, learning_rate, set_learning_rate
+from blip.train.optim import build_optimizer, learning_rate, set_learning_rate
 from blip_lite.errors import ConfigError
 from tests.oracle_files import values
 
@@ -74,13 +75,13 @@ def test_groups_keep_their_factor_and_their_decay() -> None:
 def test_averaged_weights_follow_slowly_and_give_way_to_the_model_s_own() -> None:
     model = nn.Linear(1, 1, bias=False)
     nn.init.constant_(model.weight, 1.0)
-    average = EMA(model, 0.5)
+    average = AveragedWeights(model, 0.5)
     nn.init.constant_(model.weight, 3.0)
     average.update(100)
     with average.applied():
         assert model.weight.item() == 2.0
     assert model.weight.item() == 3.0
-    early = EMA(model, 0.999)
+    early = AveragedWeights(model, 0.999)
     nn.init.constant_(model.weight, 4.0)
     early.update(0)  # decay (1 + 0) / (10 + 0)
     assert_close(early.shadow["weight"], torch.tensor([[3.9]]))

@@ -66,6 +66,7 @@ def _read_sets(ctx: click.Context, parameter: click.Parameter, values: Sequence[
         known = _known(ctx)
         if name not in known:
             raise UnknownKey(name, list(known))
+        _check_value(known[name], _scalar(value), "--set")
         ctx.default_map = {**(ctx.default_map or {}), name: _value(known[name], _scalar(value))}
 
 
@@ -106,9 +107,19 @@ def _read(path: Path, known: Mapping[str, click.Parameter]) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must be a mapping of flag names to values")
     for key, _ in node.value if node is not None else ():
+        where = f"{path}:{key.start_mark.line + 1}"
         if key.value not in known:
-            raise ConfigError(f"{path}:{key.start_mark.line + 1}: {UnknownKey(str(key.value), list(known))}")
+            raise ConfigError(f"{where}: {UnknownKey(str(key.value), list(known))}")
+        _check_value(known[key.value], values[key.value], where)
     return {name: _value(known[name], value) for name, value in values.items()}
+
+
+def _check_value(parameter: click.Parameter, value: Any, where: str) -> None:
+    """Raise ConfigError with place, key, value and what is allowed if a flag does not accept a value."""
+    try:
+        parameter.type_cast_value(click.get_current_context(), _value(parameter, value))
+    except UsageError as error:  # names the flag instead of the key
+        raise ConfigError(f"{where}: {parameter.name} {value!r}; {str(error).rpartition('; ')[2]}") from error
 
 
 def _scalar(text: str) -> Any:

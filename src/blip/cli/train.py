@@ -80,6 +80,8 @@ class LoopFlags:
     grad_checkpoint: Annotated[
         int | None, option(min=0, help="Number of ViT blocks with activation checkpointing.")
     ] = None
+    ema: Annotated[float | None, option(help="Decay of averaged weights, e.g. 0.99; 0 for none.")] = None
+    start_share: Annotated[float | None, option(help="Share of the starting weights in the result.")] = None
     patience: Annotated[int | None, option(min=1, help="Stop after N evaluations without improvement.")] = None
     max_minutes: Annotated[float | None, option(help="Save and stop after this time.")] = None
     seed: Annotated[int | None, option(help="Random seed of sample order, augmentation and dropout.")] = None
@@ -90,6 +92,10 @@ class LoopFlags:
         int | None, option(min=0, group=OUTPUT, help="Steps between checkpoints; 0 for once per epoch.")
     ] = None
     keep: Annotated[int | None, option(min=1, group=OUTPUT, help="Checkpoints to keep, besides the best.")] = None
+    keep_state: Annotated[
+        bool | None,
+        option("--keep-state/--no-keep-state", group=OUTPUT, help="Keep checkpoints and optimizer state at the end."),
+    ] = None
     device: Annotated[str | None, option(group=DEVICE, help="auto, cpu, cuda or cuda:N.")] = None
     dtype: Annotated[str | None, option(group=DEVICE, help="auto, fp32 or bf16; weights stay fp32.")] = None
     threads: o.Threads = None
@@ -108,7 +114,13 @@ def train(
     ] = None,
     data: Data = (),
     val: Annotated[
-        tuple[str, ...], option(metavar="SPEC", help="Data to evaluate on, as --data.", complete=o.dataset_names)
+        tuple[str, ...],
+        option(
+            metavar="SPEC",
+            help="Data to evaluate on, a share (10%), or none.",
+            default="auto",
+            complete=o.dataset_names,
+        ),
     ] = (),
     recipe: ConfigFlags,
     model: TaskFlags,
@@ -151,10 +163,10 @@ def train(
         raise UsageError("no folder for the run; give -o RUN_DIR")
     if output is not None:
         require_folder(output)
-    _complete(values, recipe, quiet)
+    chosen = _complete(values, recipe)
     if gpus is not None:
         _launch(gpus)
-    return _fit(values, recipe, output, resume, quiet)
+    return _fit(values, recipe, output, resume, quiet, chosen)
 
 
 def _merge(recipe: ConfigFlags, flags: dict[str, Any]) -> dict[str, Any]:
@@ -176,21 +188,35 @@ def _merge(recipe: ConfigFlags, flags: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def _complete(values: dict[str, Any], recipe: ConfigFlags, quiet: bool) -> None:
-    """Replace the names of data sets by files; without --config, also set the model to start from and its rate."""
-    from blip.train.config_sources import resolve_data, set_defaults
+def _complete(values: dict[str, Any], recipe: ConfigFlags) -> str | None:
+    """Replace the names of data sets by files; without --config, also set the defaults of fine-tuning.
+
+    Returns the model to start from if it was set here.
+    """
+    from blip.train.config_sources import resolve_data
+    from blip.train.fine_tune import DECLINED, fine_tune_defaults
 
     if not recipe.print_config:
         resolve_data(values)
-    if recipe.config is None and set_defaults(values, o.model_name(None)) == o.BUNDLED:
-        o.note("starting from the bundled model 'tiny'; published ones are far better: --init caption-base", quiet)
+    bundled = o.ANSWERER if values["task"] == "vqa" else o.BUNDLED
+    chosen = fine_tune_defaults(values, o.model_name(None, bundled)) if recipe.config is None else None
+    if values.get("val") == DECLINED:
+        values["val"] = None
+    return chosen
 
 
-def _fit(values: dict[str, Any], recipe: ConfigFlags, output: Path | None, resume: str, quiet: bool) -> int:
+def _fit(
+    values: dict[str, Any],
+    recipe: ConfigFlags,
+    output: Path | None,
+    resume: str,
+    quiet: bool,
+    chosen: str | None,
+) -> int:
     from blip.tasks import build_task
     from blip.train import TrainConfig, fit
-    from blip.train.config_sources import at_line
-    from blip.train.loop import effective_config
+    from blip.train.checkpoints import RunFolder
+    from blip.train.config_sources import at_line, effective_config
     from blip_lite.config import from_values
 
     try:
@@ -201,6 +227,12 @@ def _fit(values: dict[str, Any], recipe: ConfigFlags, output: Path | None, resum
     if recipe.print_config or output is None:
         print(effective_config(task, loop), end="")
         return 0
+    if chosen in o.BETTER and RunFolder(output).is_new:
+        better, size = o.BETTER[chosen]
+        o.note(
+            f"starting from the bundled model '{chosen}'; published ones are far better: --init {better} ({size})",
+            quiet,
+        )
     result = fit(task, loop, output, resume=resume, quiet=quiet)
     if int(os.environ.get("RANK", "0")) == 0:
         o.note(_summary(result, f"blip {task.info.usage} -m {output}"), quiet)
@@ -213,7 +245,8 @@ def _summary(result: TrainingResult, usage: str) -> str:
         return f"{result.total_steps} steps done; {usage}"
     stopped = f"stopped at step {result.step} of {result.total_steps}"
     if result.reason == "no improvement":
-        return f"{stopped}: no improvement since step {result.best_step}, which is kept; {usage}"
+        since = f"step {result.best_step}" if result.best_step else "the start"
+        return f"{stopped}: no improvement since {since}, which is kept; {usage}"
     return f"{stopped} ({result.reason}); run the same command again to resume"
 
 

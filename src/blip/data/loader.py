@@ -9,7 +9,7 @@ from __future__ import annotations
 import signal
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from blip.runtime import cores, mixed_bits
-from blip_lite.errors import BlipError, ConfigError
+from blip_lite.errors import BadRecord, BlipError, ConfigError
 
 S_co = TypeVar("S_co", covariant=True)
 S = TypeVar("S")
@@ -150,17 +150,23 @@ def batches(
     prefetch: int = 2,
     pin_memory: bool = False,
     start_method: str | None = None,
+    on_bad: Callable[[BadRecord], object] | None = None,
 ) -> Iterator[tuple[int, B]]:
     """Yield (step, batch) from `start_step` on, endlessly or up to `stop_step`; the same for any `num_workers`.
 
     Workers (one torch thread each) read and collate `prefetch` batches ahead each. The error of a sample is raised at
-    its step. Torch's global generator is not used.
+    its step; with `on_bad` a `BadRecord` is passed to it, and the next good sample of the data takes its place, so that
+    batches depend on the files alone. Torch's global generator is not used.
     """
-    fetch = _Fetch(dataset, collate)
+    fetch = _Fetch(dataset, collate, on_bad is not None)
     steps = _Steps(sampler, start_step, stop_step)
+    report = on_bad or _unchanged
     if num_workers == 0:
         for step, refs in steps:
-            yield step, fetch.batch(refs)
+            batch, bad = fetch.batch(refs)
+            for error in bad:
+                report(error)
+            yield step, batch
         return
     num_workers = min(num_workers, cores())  # more do not help, and torch warns about them
     loader: DataLoader[Any] = DataLoader(
@@ -175,9 +181,12 @@ def batches(
         multiprocessing_context=start_method,
         generator=torch.Generator(),  # otherwise each start draws from the global one
     )
-    for step, batch in loader:
-        if isinstance(batch, BlipError):
-            raise batch
+    for step, result in loader:
+        if isinstance(result, BlipError):
+            raise result
+        batch, bad = result
+        for error in bad:
+            report(error)
         yield step, batch
 
 
@@ -191,20 +200,40 @@ class _Steps(Sampler[tuple[int, list[SampleRef]]]):
 
 
 class _Fetch(Dataset[Any], Generic[S, B]):
-    """Returns the batch of a step. Errors are returned, since torch cannot raise those with two arguments again."""
+    """Returns the batch of a step and the bad rows that others replace.
 
-    def __init__(self, dataset: Samples[S], collate: Callable[[Sequence[S]], B]) -> None:
-        self.dataset, self.collate = dataset, collate
+    Errors are returned, since torch cannot raise those with two arguments again.
+    """
 
-    def __getitem__(self, item: tuple[int, list[SampleRef]]) -> tuple[int, B | BlipError]:
+    def __init__(self, dataset: Samples[S], collate: Callable[[Sequence[S]], B], skip_bad: bool) -> None:
+        self.dataset, self.collate, self.skip_bad = dataset, collate, skip_bad
+
+    def __getitem__(self, item: tuple[int, list[SampleRef]]) -> tuple[int, tuple[B, list[BadRecord]] | BlipError]:
         step, refs = item
         try:
             return step, self.batch(refs)
         except BlipError as error:
             return step, error
 
-    def batch(self, refs: list[SampleRef]) -> B:
-        return self.collate([self.dataset[ref] for ref in refs])
+    def batch(self, refs: list[SampleRef]) -> tuple[B, list[BadRecord]]:
+        bad: list[BadRecord] = []
+        return self.collate([self._sample(ref, bad) for ref in refs]), bad
+
+    def _sample(self, ref: SampleRef, bad: list[BadRecord]) -> S:
+        """Return a sample, or with `skip_bad` the first good one from it on."""
+        if not self.skip_bad:
+            return self.dataset[ref]
+        length = getattr(self.dataset, "epoch_length", lambda epoch: len(self.dataset))(ref.epoch)
+        errors: list[BadRecord] = []
+        for offset in range(length):
+            try:
+                sample = self.dataset[replace(ref, index=(ref.index + offset) % length)]
+            except BadRecord as error:
+                errors.append(error)
+                continue
+            bad += errors
+            return sample
+        raise errors[0]
 
 
 def _unchanged(item: Any) -> Any:

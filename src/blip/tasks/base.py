@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from blip.distributed import scale_to_global_mean
 
 if TYPE_CHECKING:
+    from blip.data.sources import Source
+    from blip.model.blip import BlipModel
     from blip.tasks.setup import Setup
 
 Batch = dict[str, Any]
@@ -93,12 +95,18 @@ class Task(Protocol):
         """The same object at every access."""
         ...
 
-    def dataset(self) -> Dataset: ...
+    def dataset(self, source: Source | None = None) -> Dataset:
+        """Return the training samples; with `source` the samples of its rows, their images read as for inference."""
+        ...
 
     def collate(self, samples: Sequence[Any]) -> Batch: ...
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Return losses by name; "loss" is minimised. model: built by `setup.build_model`."""
+        ...
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        """Return a loss by which the steps of a run can be compared: without momentum model, queue and reward."""
         ...
 
 

@@ -10,7 +10,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.model.blip import BlipModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, global_token_mean
@@ -71,9 +71,9 @@ class CaptionTask:
     def _cider_reward(self) -> CiderReward:
         return CiderReward.from_source(self.setup.training_source)
 
-    def dataset(self) -> TrainingImages:
-        loader = self.augment.loader(self.setup.config)
-        return TrainingImages(self.setup.training_source, loader, self.texts_per_image, self.max_words)
+    def dataset(self, source: Source | None = None) -> TrainingImages:
+        loader = self.augment.loader(self.setup.config, varied=source is None)
+        return TrainingImages(self.setup.rows(source), loader, self.texts_per_image, self.max_words)
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         tokenizer = self.setup.initialized.tokenizer
@@ -108,3 +108,7 @@ class CaptionTask:
             self.whole_batch,
         )
         return {"loss": lm + self.reward.weight * critical, "lm": lm, "reward": torch.tensor(mean)}
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        embeds = model.encode_image(batch["pixel_values"])
+        return model.lm_loss(batch["input_ids"], batch["attention_mask"], batch["labels"], embeds)

@@ -93,6 +93,26 @@ def image_text_losses(
     return ImageTextLosses(itc.loss, itm, grid, embeds, itc.text_features)
 
 
+def validation_losses(model: BlipModel, batch: Mapping[str, Any], image_ids: Tensor) -> ImageTextLosses:
+    """ITC and ITM among the rows of a batch of `collate_pairs`: no momentum model, no queue, the same negatives always.
+
+    Losses of different steps are comparable, unlike those of training, which depend on the queue.
+    """
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    grid, class_tokens = model.vision.read_pixels(batch["pixel_values"])
+    embeds = model.vision.encode_grid(grid, class_tokens)
+    image, text = model.project_image(embeds).float(), model.project_text(model.encode_text(ids, mask, first_only=True))
+    sim = image @ text.float().T / model.temperature
+    targets = hard_targets(len(image), len(image), image_ids, image_ids[:0])
+    loss = (itc_loss(sim, targets) + itc_loss(sim.T, targets)) / 2
+    itc = Contrast(loss, sim, sim.T, targets, targets, image, text.float(), whole_batch=False)
+    generator = torch.Generator().manual_seed(0)
+    negatives = Negatives(source="online", floor=0.0)
+    drawn = draw_hard_negatives(itc, model.temperature, negatives, image_ids, generator)
+    itm, _ = match(model, with_first(ids, model.config.text.enc_id), mask, embeds, drawn)
+    return ImageTextLosses(loss, itm, grid, embeds, itc.text_features)
+
+
 def contrast(
     momentum_model: MomentumModel,
     pixel_values: Tensor,

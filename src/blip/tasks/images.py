@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL.Image import Image
 from torch import Tensor
 
 from blip.data.loader import SampleRef
 from blip.data.sources import Source
 from blip.data.transforms import TrainTransform
+from blip.io.image import prepare
 from blip.io.samples import ImageRef, Sample
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig
@@ -44,17 +46,35 @@ class Augment:
     flip: bool = True
     cached_features: str | None = None
 
-    def loader(self, config: BlipConfig) -> ImageLoader:
-        """Return a loader with the image size and normalisation of a model (blip-spec 3.1)."""
+    def loader(self, config: BlipConfig, varied: bool = True) -> ImageLoader:
+        """Return a loader with the image size and normalisation of a model (blip-spec 3.1).
+
+        varied False: read images as for inference.
+        """
+        size, mean, std = config.vision.image_size, config.image_mean, config.image_std
+        if not varied:
+            return ImageLoader(InferenceTransform(size, mean, std), self.cached_features)
         transform = TrainTransform(
-            size=config.vision.image_size,
+            size=size,
             min_scale=self.min_scale,
-            mean=config.image_mean,
-            std=config.image_std,
+            mean=mean,
+            std=std,
             flip=self.flip,
             rand_augment=(2, 5) if self.rand_augment else None,
         )
         return ImageLoader(transform, self.cached_features)
+
+
+@dataclass(frozen=True)
+class InferenceTransform:
+    """Pixels [3, S, S] of an image as for inference; the seed has no effect."""
+
+    size: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image, seed: int) -> Tensor:
+        return prepare([image], size=self.size, mean=self.mean, std=self.std)[0]
 
 
 class ImageLoader:
@@ -64,7 +84,7 @@ class ImageLoader:
     names, without folder and extension, in the same order.
     """
 
-    def __init__(self, transform: TrainTransform, cached_features: str | None = None) -> None:
+    def __init__(self, transform: Callable[[Image, int], Tensor], cached_features: str | None = None) -> None:
         self.transform = transform
         self.features: NDArray[np.float16] | None = None
         if cached_features is not None:
@@ -79,7 +99,8 @@ class ImageLoader:
             try:
                 return self.transform(image.read(key=name), seed)
             except UnreadableImage as error:
-                raise BadRecord(sample.where or sample.key, f"image {error}") from error
+                where = sample.where or sample.key
+                raise BadRecord(where, error.reason if where == name else f"image {error}") from error
         row = self.rows.get(Path(name).stem)
         if row is None:
             raise ConfigError(f"augment.cached_features: no features of image '{Path(name).stem}'; compute them again")

@@ -80,8 +80,8 @@ class NlvrTask:
             check=image_pair,
         )
 
-    def dataset(self) -> TrainingPairs:
-        return TrainingPairs(self.setup.training_source, self.augment.loader(self.setup.config))
+    def dataset(self, source: Source | None = None) -> TrainingPairs:
+        return TrainingPairs(self.setup.rows(source), self.augment.loader(self.setup.config, varied=source is None))
 
     def collate(self, samples: Sequence[PairSample]) -> Batch:
         limit = min(self.max_length, self.setup.config.text.max_length)
@@ -95,9 +95,11 @@ class NlvrTask:
         }
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        blip = cast(BlipModel, model)
-        pixels = batch["pixel_values"]  # [B, 2, 3, S, S]
-        first, second = blip.encode_image(torch.cat([pixels[:, 0], pixels[:, 1]])).chunk(2)
-        logits = blip.reason(batch["input_ids"], batch["attention_mask"], first, second)
-        loss = F.cross_entropy(logits.float(), batch["labels"])
+        loss = self.validation_loss(cast(BlipModel, model), batch)
         return {"loss": loss, "ce": loss}
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        pixels = batch["pixel_values"]  # [B, 2, 3, S, S]
+        first, second = model.encode_image(torch.cat([pixels[:, 0], pixels[:, 1]])).chunk(2)
+        logits = model.reason(batch["input_ids"], batch["attention_mask"], first, second)
+        return F.cross_entropy(logits.float(), batch["labels"])

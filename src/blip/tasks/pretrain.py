@@ -10,13 +10,13 @@ from typing import Any, ClassVar, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.eval.caption import COCO_BEAM, CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp, global_token_mean
-from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, image_text_losses
+from blip.tasks.contrastive import PRETRAIN_NEGATIVES, Negatives, image_text_losses, validation_losses
 from blip.tasks.epoch_lists import EpochLists
 from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs
 from blip.tasks.import_path import build_from_path
@@ -108,13 +108,13 @@ class PretrainTask:
             loss.prepare(self)
         return losses
 
-    def dataset(self) -> TrainingImages | EpochLists:
+    def dataset(self, source: Source | None = None) -> TrainingImages | EpochLists:
         _ = self._extra_losses  # their errors are reported before training starts
-        loader = self.augment.loader(self.setup.config)
-        source, options = self.setup.training_source, (loader, self.texts_per_image, self.max_words)
-        if self.web is None:
-            return TrainingImages(source, *options)
-        return EpochLists(source, self.web, self.reading, *options)
+        loader = self.augment.loader(self.setup.config, varied=source is None)
+        rows, options = self.setup.rows(source), (loader, self.texts_per_image, self.max_words)
+        if self.web is None or source is not None:
+            return TrainingImages(rows, *options)
+        return EpochLists(rows, self.web, self.reading, *options)
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         return collate_pairs(samples, self.setup.initialized.tokenizer, self.max_length)
@@ -132,3 +132,8 @@ class PretrainTask:
         outputs = PretrainOutputs(blip, batch, step, pairs.grid, pairs.image_embeds, pairs.text_features)
         losses |= {name: extra(outputs) for name, extra in self._extra_losses.items()}
         return {"loss": torch.stack(list(losses.values())).sum(), **losses}
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        pairs = validation_losses(model, batch, batch["image_ids"])
+        lm = model.lm_loss(batch["lm_ids"], batch["lm_mask"], batch["labels"], pairs.image_embeds)
+        return pairs.itc + pairs.itm + self.lm_weight * lm

@@ -10,15 +10,16 @@ from typing import ClassVar, cast
 from torch import Tensor, nn
 
 from blip.data.loader import SampleRef
-from blip.data.sources import Reading
+from blip.data.sources import Reading, Source
 from blip.data.task_rows import image_ids
 from blip.eval.retrieval import RetrievalEval
+from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Best, Step, TaskInfo, alpha_ramp
-from blip.tasks.contrastive import Negatives, image_text_losses
+from blip.tasks.contrastive import Negatives, image_text_losses, validation_losses
 from blip.tasks.images import Augment, TrainingImages, TrainingSample, collate_pairs
 from blip.tasks.initialize import FineTune, Start
-from blip.tasks.setup import Setup
+from blip.tasks.setup import QUEUE_OF_THE_DATA, Setup
 
 RETRIEVAL_NEGATIVES = Negatives(source="online", floor=0.0, all_ranks=True)
 
@@ -29,7 +30,9 @@ class RetrievalTask:
 
     Rows of one image (equal `image_id`, or the same file) are positives of each other and never negatives.
     itc_weight 0: only matching is trained (`blip train itm`); hard negatives are still drawn by similarity.
-    negatives: source of hard negatives; the original draws from all ranks for COCO and from one for Flickr30k.
+    queue_size: None = the number of training rows, at most the original's 57600, since a longer queue would mostly hold
+    its random initial features. negatives: source of hard negatives; the original draws from all ranks for COCO and
+    from one for Flickr30k.
     """
 
     data: str | Sequence[str]
@@ -37,7 +40,7 @@ class RetrievalTask:
     reading: Reading = field(default_factory=Reading)
     start: Start = field(default_factory=Start)
     tune: FineTune = field(default_factory=FineTune)
-    queue_size: int = 57600
+    queue_size: int | None = None
     momentum: float = 0.995
     alpha: float = 0.4
     itc_weight: float = 1.0
@@ -67,13 +70,13 @@ class RetrievalTask:
             family="retrieval",
             evaluations=(self.evaluation,),
             need_text=True,
-            queue_size=self.queue_size,
+            queue_size=self.queue_size or QUEUE_OF_THE_DATA,
             momentum=self.momentum,
         )
 
-    def dataset(self) -> NumberedImages:
-        loader = self.augment.loader(self.setup.config)
-        return NumberedImages(TrainingImages(self.setup.training_source, loader, 1, self.max_words))
+    def dataset(self, source: Source | None = None) -> NumberedImages:
+        loader = self.augment.loader(self.setup.config, varied=source is None)
+        return NumberedImages(TrainingImages(self.setup.rows(source), loader, 1, self.max_words))
 
     def collate(self, samples: Sequence[TrainingSample]) -> Batch:
         return collate_pairs(samples, self.setup.initialized.tokenizer, self.max_length)
@@ -83,6 +86,10 @@ class RetrievalTask:
         model = cast(MomentumModel, model)
         losses = image_text_losses(model, batch, alpha, self.negatives, batch["image_ids"], self.whole_batch)
         return {"loss": self.itc_weight * losses.itc + losses.itm, "itc": losses.itc, "itm": losses.itm}
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        losses = validation_losses(model, batch, batch["image_ids"])
+        return self.itc_weight * losses.itc + losses.itm
 
 
 class NumberedImages:

@@ -100,9 +100,9 @@ class VqaTask:
             check=answered_question,
         )
 
-    def dataset(self) -> TrainingQuestions:
-        loader = self.augment.loader(self.setup.config)
-        return TrainingQuestions(self.setup.training_source, loader, self.max_words, self.questions_per_image)
+    def dataset(self, source: Source | None = None) -> TrainingQuestions:
+        loader = self.augment.loader(self.setup.config, varied=source is None)
+        return TrainingQuestions(self.setup.rows(source), loader, self.max_words, self.questions_per_image)
 
     def collate(self, samples: Sequence[QuestionSample]) -> Batch:
         """Encode Q questions (those of an image together) and their A answers.
@@ -124,12 +124,15 @@ class VqaTask:
         }
 
     def loss(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
-        blip = cast(BlipModel, model)
-        mask = batch["attention_mask"]
-        states = blip.fuse(batch["input_ids"], mask, blip.encode_image(batch["pixel_values"]))
-        losses = answer_losses(blip, states, mask, batch, self.smoothing_scope)
-        loss = (batch["weights"] * losses).sum() / len(mask)
+        loss = self.validation_loss(cast(BlipModel, model), batch)
         return {"loss": loss, "lm": loss}
+
+    def validation_loss(self, model: BlipModel, batch: Batch) -> Tensor:
+        mask = batch["attention_mask"]
+        states = model.fuse(batch["input_ids"], mask, model.encode_image(batch["pixel_values"]))
+        losses = answer_losses(model, states, mask, batch, self.smoothing_scope)
+        loss: Tensor = (batch["weights"] * losses).sum() / len(mask)
+        return loss
 
 
 def answer_losses(model: BlipModel, states: Tensor, mask: Tensor, batch: Batch, scope: Scope) -> Tensor:

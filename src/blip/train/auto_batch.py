@@ -15,11 +15,11 @@ CPU_RANGE = (8, 32)  # samples per step
 GPU_MAX = 256  # samples per GPU
 STEPS_PER_EPOCH = 20  # at least, if the data allow
 TOKENS = 40  # per text
-EPOCHS, MIN_STEPS, EVALUATIONS = 5, 100, 5  # of a run without a given length
+EPOCHS, MIN_STEPS, EVALUATIONS = 5, 40, 8  # of a run without a given length
 
 
 def length(config: TrainConfig, steps_per_epoch: int) -> TrainConfig:
-    """Return the config with a length: five epochs, or 100 steps for little data, evaluated five times."""
+    """Return the config with a length: five epochs, or 40 steps for little data, evaluated eight times."""
     if config.epochs is not None or config.steps is not None:
         return config
     if EPOCHS * steps_per_epoch >= MIN_STEPS:

@@ -13,7 +13,7 @@ import os
 import pickle
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from blip.io.atomic import write_text
 from blip.io.disk import writing
 from blip_lite.errors import CheckpointError, UsageError
 from blip_lite.text_files import load_json
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 STATE = "state.pt"
 SHARDS, VALUES = "state", "run.json"  # of a sharded model: folder of the shards, and in it all values but tensors
+FINAL, FINISHED = "final", "finished.json"
 STEP = re.compile(r"step_(\d+)")
 
 
@@ -41,6 +43,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the folder has neither a checkpoint nor a finished run."""
+        return not self.steps() and not (self.path / FINISHED).is_file()
 
     def steps(self) -> list[int]:
         """Steps of the checkpoints, oldest first."""
@@ -85,6 +92,33 @@ class RunFolder:
         for step in self.steps()[:-keep]:
             if step != best:
                 shutil.rmtree(self.checkpoint(step))
+
+    def copy_final(self, step: int) -> None:
+        """Copy the model of a checkpoint to `final/`."""
+        source, ignored = self.checkpoint(step), shutil.ignore_patterns(STATE, SHARDS)
+        self.write_final(lambda folder: shutil.copytree(source, folder, ignore=ignored, dirs_exist_ok=True))
+
+    def write_final(self, write: Callable[[Path], object]) -> None:
+        """Let `write` fill the folder `final/`, which replaces an earlier one when it is complete."""
+        target, temporary = self.path / FINAL, self.path / f".{FINAL}.part"
+        with writing(target):
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            write(temporary)
+            shutil.rmtree(target, ignore_errors=True)
+            temporary.rename(target)
+
+    def drop_state(self, result: Mapping[str, Any]) -> None:
+        """Remove the checkpoints of a finished run, after noting its result."""
+        write_text(self.path / FINISHED, json.dumps(dict(result), indent=1) + "\n")
+        shutil.rmtree(self.checkpoints)
+        for name in ("best", "last"):
+            (self.path / name).unlink(missing_ok=True)
+
+    def finished_result(self) -> dict[str, Any] | None:
+        """Return what `drop_state` has noted, if the folder has a finished run and no checkpoint."""
+        path = self.path / FINISHED
+        return None if self.steps() or not path.is_file() else _read_values(path)
 
     def resume_from(self, resume: str) -> tuple[Path, dict[str, Any]] | None:
         """Return the checkpoint to resume from and its state.

@@ -18,9 +18,11 @@ class TrainConfig:
     batch_size: samples per optimizer step over all processes, divided into `accumulate` parts and each part over the
     processes; None = estimated (`blip.train.auto_batch`). schedule: see `blip.train.optim.learning_rate`. dtype: of
     autocast; weights stay float32. grad_checkpoint: number of last ViT blocks with activation checkpointing. ema: decay
-    of averaged weights, which are evaluated and saved (0 = off). eval_every, save_every: 0 = each epoch. keep:
-    checkpoints to keep, besides the best. patience: stop after this many evaluations without improvement. max_minutes:
-    save and stop after this time; the same command resumes. strategy: "ddp" replicates the model on all processes;
+    of averaged weights, which are evaluated and saved (0 = off). start_share: share of the starting weights in these
+    (`blip.train.averages`). eval_start: evaluate the starting model first; it is kept if no step is better. eval_every,
+    save_every: 0 = each epoch. keep: checkpoints to keep, besides the best; keep_state: also at the end of the run.
+    patience: stop after this many evaluations without improvement. max_minutes: save and stop after this time; the same
+    command resumes. strategy: "ddp" replicates the model on all processes;
     "fsdp" shards weights, gradients and optimizer state (`blip.train.shard`).
     """
 
@@ -42,11 +44,14 @@ class TrainConfig:
     grad_checkpoint: int = 0
     compile: bool = False
     ema: float = 0.0
+    start_share: float = 0.0
+    eval_start: bool = False
     eval_every: int = 0
     eval_limit: int | None = None  # images per evaluation
     save_every: int = 0
     log_every: int = 10
     keep: int = 3
+    keep_state: bool = False
     seed: int = 42
     workers: int = 2
     patience: int | None = None
@@ -74,7 +79,8 @@ class TrainConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name in ("lr", "min_lr", "warmup_lr", "weight_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < float("inf"), "0 or more")
-        _check("ema", self.ema, 0 <= self.ema < 1, "from 0 to below 1")
+        for name in ("ema", "start_share"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "from 0 to below 1")
         _check("dtype", self.dtype, self.dtype in ("auto", "fp32", "bf16"), "auto, fp32 or bf16")
         _check("strategy", self.strategy, self.strategy in ("ddp", "fsdp"), "ddp or fsdp")
         if self.strategy == "fsdp" and self.compile:

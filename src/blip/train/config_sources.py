@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from blip.checkpoint.locate import locate
 from blip.data.known_datasets import resolve
-from blip.tasks import task_class
+from blip.data.split import is_share
 from blip.tasks.presets import PRESETS
+from blip.train.config import TrainConfig
 from blip_lite.errors import BlipError, ConfigError, UnknownKey, UsageError, did_you_mean
 from blip_lite.text_files import read_text
 
-SMALL_LR = 2e-4  # for models of the size of `tiny`
+if TYPE_CHECKING:
+    from blip.tasks.base import Task
+
 # original key -> ours; blip-spec 4.6. None: paths and evaluation settings, which --data and --val replace.
 ORIGINAL_KEYS: dict[str, str | None] = {
     "vit": "start.size",
@@ -148,7 +151,7 @@ def resolve_data(values: dict[str, Any]) -> None:
     roots: list[str] = []
     for key, split in (("data", "train"), ("val", "val")):
         specs = values.get(key)
-        if specs is None:
+        if specs is None or is_share(specs):
             continue
         resolved = [resolve(spec, split) for spec in ([specs] if isinstance(specs, str) else specs)]
         paths = [path for names, _ in resolved for path in names]
@@ -161,15 +164,14 @@ def resolve_data(values: dict[str, Any]) -> None:
         del values["reading"]
 
 
-def set_defaults(values: dict[str, Any], model: str) -> str | None:
-    """Set the model to start from, by default `model`, and the task's learning rate; return the model if set here."""
-    rate, start = task_class(values["task"]).info.learning_rate, values.setdefault("start", {})
-    if rate is None:
-        return None
-    chosen = None if start.get("init") is not None else model
-    start["init"] = start.get("init") or model
-    loop = values.setdefault("train", {})
-    if loop.get("lr") is None:
-        entry = locate(start["init"]).entry
-        loop["lr"] = SMALL_LR if entry is not None and entry.vit == "tiny" else rate
-    return chosen
+def effective_config(task: Task, config: TrainConfig) -> str:
+    """Return all settings as YAML for `blip train --config`."""
+    assert dataclasses.is_dataclass(task) and not isinstance(task, type)
+    values = {"task": task.name, **_plain(dataclasses.asdict(task)), "train": _plain(dataclasses.asdict(config))}
+    return OmegaConf.to_yaml(OmegaConf.create(values))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value

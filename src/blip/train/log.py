@@ -22,13 +22,10 @@ TERMINAL_SECONDS = 0.2  # between updates of the line on a terminal
 class TrainLog:
     """Writes records `train/1`. Only that of the first process is `active`."""
 
-    def __init__(
-        self, folder: Path, *, active: bool, start_step: int, total_steps: int, batch_size: int, quiet: bool = False
-    ) -> None:
-        self.active, self.start_step, self.total_steps, self.quiet = active, start_step, total_steps, quiet
-        self.batch_size = batch_size
+    def __init__(self, folder: Path, *, active: bool, start_step: int, total_steps: int, quiet: bool = False) -> None:
+        self.active, self.total_steps, self.quiet = active, total_steps, quiet
         self._tensorboard: Any = None
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
         self._interval = FIRST_SECONDS
         self._stream: TextIO = sys.stderr
         if not active:
@@ -51,8 +48,13 @@ class TrainLog:
                 if isinstance(value, int | float):
                     self._tensorboard.add_scalar(name, value, step)
 
-    def progress(self, step: int, epoch: int, losses: Mapping[str, float]) -> None:
-        """Update the progress line, every step: redrawn on a terminal, else a new line at intervals."""
+    def progress(
+        self, step: int, epoch: int, losses: Mapping[str, float], images_per_s: float, remaining: float
+    ) -> None:
+        """Update the progress line, every step: redrawn on a terminal, else a new line at intervals.
+
+        remaining: seconds that the run still needs.
+        """
         if not self.active or self.quiet:
             return
         now, on_terminal = time.monotonic(), self._stream.isatty()
@@ -60,16 +62,15 @@ class TrainLog:
         if now - self._last_line < interval and step < self.total_steps:
             return
         self._last_line, self._interval = now, PLAIN_SECONDS
-        seconds = max(1e-9, now - self._started) / (step - self.start_step)  # per step
         text = " ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        speed, remaining = self.batch_size / seconds, _duration(seconds * (self.total_steps - step))
-        line = f"step {step}/{self.total_steps} epoch {epoch} {text} {speed:.1f} img/s, {remaining} left"
+        line = f"step {step}/{self.total_steps} epoch {epoch} {text} {images_per_s:.1f} img/s, "
+        line += f"about {_duration(remaining)} left" if step < self.total_steps else "done"
         self._stream.write(f"\r\x1b[2K{line}" if on_terminal else f"{line}\n")
         self._stream.flush()
 
     def note(self, text: str) -> None:
-        """Print a separate line."""
-        if self.active and not self.quiet:
+        """Print a separate line, if there is a text."""
+        if text and self.active and not self.quiet:
             self._stream.write(("\r\x1b[2K" if self._stream.isatty() else "") + text + "\n")
             self._stream.flush()
 
@@ -83,6 +84,9 @@ class TrainLog:
 def _truncate(path: Path, step: int) -> None:
     """Remove rows of steps that will be repeated, and an incomplete last line."""
     if not path.is_file():
+        return
+    if step == 0:
+        path.unlink()
         return
     kept = []
     for line in read_text(path).splitlines():

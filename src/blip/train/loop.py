@@ -6,33 +6,35 @@ contains no generator state and no position in the data.
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from blip import distributed, runtime
-from blip.data.loader import EpochSampler, batches, sample_seed
-from blip.eval.base import Report
+from blip.data.loader import EpochSampler, batches
 from blip.io.atomic import write_text
+from blip.io.disk import disk_full, writing
+from blip.io.lock import exclusive
 from blip.signals import StopRequest, stop_on_signal
-from blip.tasks.base import Batch, Step, Task
+from blip.tasks.base import Step, Task
+from blip.tasks.setup import trained_part
 from blip.train import auto_batch
-from blip.train.checkpoints import SHARDS, STATE, RunFolder
+from blip.train.checkpoints import RunFolder
 from blip.train.config import TrainConfig
+from blip.train.config_sources import effective_config
 from blip.train.log import TrainLog
-from blip.train.optim import learning_rate
+from blip.train.notes import SkippedRows, held_out_note, layout_note, size_note
+from blip.train.pace import Pace
+from blip.train.step import Stepper
 from blip.train.trainable import TrainableModel
-from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, TrainingDiverged
+from blip.train.validation import Validation
+from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, UsageError
 
-EXAMPLES = 3  # predictions shown at each evaluation
 REASONS = ("", "interrupted", "no improvement", "time", "terminated")  # to stop; the last one of all processes counts
 
 
@@ -40,7 +42,7 @@ REASONS = ("", "interrupted", "no improvement", "time", "terminated")  # to stop
 class TrainingResult:
     """Result of a training run; `reason` is "finished", "no improvement", "time", "interrupted" or "terminated".
 
-    best_step: step of the best checkpoint, if a score selects it.
+    best_step: step of the best checkpoint, if a score selects it; 0 = the starting model.
     """
 
     folder: Path
@@ -57,9 +59,12 @@ def fit(
     """Train a task; write `final/`, which `blip.load` reads, with config, logs and checkpoints beside it.
 
     resume: "auto" resumes from the newest checkpoint of the folder, "none" refuses a folder that has one; else the path
-    of a checkpoint. Raises TrainingDiverged if a loss or gradient is not finite, EnvironmentProblem if another process
-    of the run is lost. SIGTERM and Ctrl-C save a checkpoint first; a second signal stops at once.
+    of a checkpoint. A finished run keeps no checkpoint unless `config.keep_state`; called again, it returns its result.
+    Raises TrainingDiverged if a loss or gradient is not finite, EnvironmentProblem if another process of the run is
+    lost or the disk is full, UsageError if another run uses the folder. SIGTERM and Ctrl-C save a checkpoint first; a
+    second signal stops at once.
     """
+    folder = RunFolder(Path(run_dir))
     with ExitStack() as stack:
         device = stack.enter_context(distributed.process_group(runtime.choose_device(config.device)))
         if config.threads:
@@ -68,34 +73,63 @@ def fit(
             runtime.tune_glibc_malloc()
         stop = stack.enter_context(stop_on_signal())
         stack.enter_context(distributed.report_lost_peers())
-        return _Run(task, config, RunFolder(Path(run_dir)), device, stop, resume, quiet).run()
+        stack.enter_context(disk_full(run_dir))
+        if distributed.rank() == 0:
+            stack.enter_context(_locked(folder.path))
+        finished = _finished(task, config, folder, resume)
+        return finished or _Run(task, config, folder, device, stop, resume, quiet).run()
 
 
-@dataclass
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run folder, which is removed again if nothing was written to it."""
+    try:
+        with exclusive(folder, folder=True):
+            yield
+    finally:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+def _finished(task: Task, config: TrainConfig, folder: RunFolder, resume: str) -> TrainingResult | None:
+    """Return the result of a run that has finished without keeping its state, if the settings are the same."""
+    result = folder.finished_result() if resume in ("auto", "none") else None
+    if result is None:
+        return None
+    if resume == "none" or result.pop("settings") != effective_config(task, config):
+        raise UsageError(
+            f"{folder.path} contains a finished run, whose training state was not kept (--keep-state); choose another "
+            f"folder, or train its model further: --init {folder.path}"
+        )
+    return TrainingResult(folder=folder.path, **result)
+
+
 class _Run:
     """State of one run. Everything that survives a restart is in `values` and `restore`."""
 
-    task: Task
-    config: TrainConfig
-    folder: RunFolder
-    device: torch.device
-    stop: StopRequest
-    resume: str
-    quiet: bool
-    done: int = 0  # finished optimizer steps
-    best: tuple[float, int] | None = None  # score and step
-    since_best: int = 0  # evaluations since then
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: float = 0.0  # of earlier runs that this one resumes
-
-    def __post_init__(self) -> None:
-        config = self.config
-        _require_score_for_patience(self.task, config)
+    def __init__(
+        self,
+        task: Task,
+        config: TrainConfig,
+        folder: RunFolder,
+        device: torch.device,
+        stop: StopRequest,
+        resume: str,
+        quiet: bool,
+    ) -> None:
+        self.task, self.folder, self.device, self.stop = task, folder, device, stop
+        self.settings = effective_config(task, config)  # before estimates
+        self.done = 0  # finished optimizer steps
+        self.seconds = 0.0  # of earlier runs that this one resumes
+        self.evaluation_seconds = 0.0  # of the last evaluation
+        self.skipped = SkippedRows()
         self.started = time.monotonic()
+        self.validation = Validation(task, config)
         torch.manual_seed(config.seed)
-        self.trainable = TrainableModel(self.task, config, self.device)
-        self.data = self.task.dataset()
-        start = self.folder.resume_from(self.resume)
+        self.trainable = TrainableModel(task, config, device)
+        self.data = task.dataset()
+        start = folder.resume_from(resume)
+        self.config = config
         self.config = config = self.with_batch_size(None if start is None else start[1])
         self.sampler = EpochSampler(
             getattr(self.data, "epoch_length", len(self.data)),
@@ -110,14 +144,16 @@ class _Run:
         if start is not None:
             self.restore(*start)
         self.trainable.start()
-        self.log = TrainLog(
-            self.folder.path,
-            active=self.is_main,
-            start_step=self.done,
-            total_steps=self.total,
-            batch_size=self.batch_size,
-            quiet=self.quiet,
-        )
+        self.stepper = Stepper(self.trainable, config, folder, self.total)
+        with writing(folder.path):
+            self.log = TrainLog(
+                folder.path, active=self.is_main, start_step=self.done, total_steps=self.total, quiet=quiet
+            )
+
+    @property
+    def skips_bad(self) -> bool:
+        reading = getattr(self.task, "reading", None)  # tasks outside the package may lack it
+        return reading is not None and bool(reading.skip_bad)
 
     @property
     def is_main(self) -> bool:
@@ -145,11 +181,16 @@ class _Run:
     def run(self) -> TrainingResult:
         if self.is_main:
             write_text(self.folder.path / "config.yaml", effective_config(self.task, self.config))
-        if self.estimate:
-            self.log.note(f"batch size {self.batch_size}: {self.estimate}; change it with --batch-size")
         if self.done:
             self.log.note(f"resuming at step {self.done} of {self.total}")
+        else:
+            self.log.note(layout_note(self.task))
+            self.log.note(held_out_note(self.task))
+        if self.estimate:
+            self.log.note(f"batch size {self.batch_size}: {self.estimate}; change it with --batch-size")
         try:
+            if not self.done and self.validation.evaluates_start:
+                self.evaluate()
             self.check_patience()
             if not self.stop.reason:
                 self.train()
@@ -157,10 +198,12 @@ class _Run:
                 self.finish()
         finally:
             self.log.close()
-        best = None if self.best is None else self.best[1]
-        return TrainingResult(
-            self.folder.path, self.done, self.total, self.metrics, self.stop.reason or "finished", best
-        )
+        return self.result()
+
+    def result(self) -> TrainingResult:
+        best = None if self.validation.best is None else self.validation.best[1]
+        reason = self.stop.reason or "finished"
+        return TrainingResult(self.folder.path, self.done, self.total, self.validation.metrics, reason, best)
 
     def train(self) -> None:
         config = self.config
@@ -172,61 +215,32 @@ class _Run:
             config.workers,
             stop_step=self.total * config.accumulate,
             pin_memory=self.device.type == "cuda",
+            on_bad=self.skipped.add if self.skips_bad else None,
         )
-        last_time, last_step = time.monotonic(), self.done
+        pace = Pace(self.evaluation_seconds)
         while self.done < self.total:
             step = self.next_step()
-            losses, values = self.train_step(step, parts)
+            losses, values = self.stepper.take(step, parts)
             self.done += 1
-            self.log.progress(self.done, step.epoch, losses)
+            pace.step()
+            seconds = pace.seconds_per_step()
+            remaining = pace.remaining(self.total - self.done, self.evaluations_left())
+            self.log.progress(self.done, step.epoch, losses, self.batch_size / seconds, remaining)
             if self.done % config.log_every == 0 or self.done in (1, self.total):
-                now = time.monotonic()
-                speed = (self.done - last_step) * self.batch_size / (now - last_time)
-                last_time, last_step = now, self.done
-                self.log_step(step, losses, {**values, "images_per_s": speed})
+                self.log_step(step, losses, {**values, "images_per_s": self.batch_size / seconds})
             evaluate = self.is_due(config.eval_every)
             if evaluate:
                 self.evaluate()
             self.agree_to_stop()
             if evaluate or self.is_due(config.save_every) or self.stop.reason:
                 self.save()
-                last_time, last_step = time.monotonic(), self.done
+                pace.pause()
             if self.stop.reason:
                 return
 
     def next_step(self) -> Step:
         epoch = self.sampler.epoch(self.done)
         return Step(self.done, epoch, self.sampler.steps_in(epoch), self.sampler.first_step(epoch))
-
-    def train_step(self, step: Step, parts: Iterator[tuple[int, Batch]]) -> tuple[dict[str, float], dict[str, float]]:
-        """Take one optimizer step; return mean losses over its parts and processes, learning rate and gradient norm."""
-        config = self.config
-        lr = learning_rate(config, step, self.total)
-        total: dict[str, float] = {}
-        for part in range(config.accumulate):
-            _, batch = next(parts)
-            torch.manual_seed(sample_seed(config.seed, step.index * config.accumulate + part, distributed.rank()))
-            losses = self.trainable.backward(batch, step, last=part == config.accumulate - 1)
-            total = {name: total.get(name, 0.0) + value / config.accumulate for name, value in losses.items()}
-        total = dict(zip(total, distributed.all_reduce_mean(list(total.values())), strict=True))
-        self.check_finite(total, step, lr)
-        norm = self.trainable.clip()
-        if not norm < float("inf"):
-            raise TrainingDiverged(self.diverged(step, f"gradient norm is {norm}", lr))
-        self.trainable.update(lr, step.index)
-        return total, {"lr": lr, "grad_norm": norm}
-
-    def check_finite(self, losses: Mapping[str, float], step: Step, lr: float) -> None:
-        bad = [name for name, value in losses.items() if not abs(value) < float("inf")]
-        if bad:
-            named = [name for name in bad if name != "loss"] or bad
-            raise TrainingDiverged(self.diverged(step, f"loss {', '.join(named)} is {losses[named[0]]}", lr))
-
-    def diverged(self, step: Step, problem: str, lr: float) -> str:
-        saved = self.folder.steps()
-        last = f"last checkpoint at step {saved[-1]}" if saved else "no checkpoint yet"
-        where = f"{self.folder.path}: step {step.index + 1}"
-        return f"{where}: {problem} (lr {lr:.3g}); {last}; try a lower lr or max_grad_norm"
 
     def log_step(self, step: Step, losses: Mapping[str, float], values: Mapping[str, float]) -> None:
         named = {name if name == "loss" else f"loss_{name}": value for name, value in losses.items()}
@@ -240,8 +254,13 @@ class _Run:
         epoch_ends = self.done == self.sampler.first_step(self.sampler.epoch(self.done - 1) + 1)
         return self.done == self.total or (self.done % every == 0 if every else epoch_ends)
 
+    def evaluations_left(self) -> int:
+        """Return the number of evaluations until the last step, if all epochs are as long as this one."""
+        every = self.config.eval_every or self.sampler.steps_in(self.sampler.epoch(max(self.done - 1, 0)))
+        return -(-self.total // every) - self.done // every
+
     def check_patience(self) -> None:
-        if self.config.patience is not None and self.since_best >= self.config.patience and not self.stop.reason:
+        if self.validation.is_stalled and not self.stop.reason:
             self.stop.reason = "no improvement"
 
     def agree_to_stop(self) -> None:
@@ -253,57 +272,45 @@ class _Run:
         self.stop.reason = REASONS[distributed.all_reduce_max(REASONS.index(self.stop.reason))]
 
     def evaluate(self) -> None:
+        start = time.monotonic()
         with self.trainable.evaluation_mode() as model:
             if self.is_main:
-                self.record_evaluation(self.task.setup.evaluate(model, self.config.eval_limit))
+                self.validation.evaluate(trained_part(model), self.done, self.log)
         distributed.wait_for_all()
-
-    def record_evaluation(self, report: Report) -> None:
-        """Log an evaluation and compare it with the best one; strictly greater wins."""
-        self.metrics = report.metrics
-        text = " ".join(f"{name} {value:.4g}" for name, value in report.metrics.items())
-        if report.rows or text:
-            self.log.note(f"step {self.done} evaluated: {text or 'training samples only; give --val for scores'}")
-        for row in report.rows[:EXAMPLES]:
-            prompt = row.get("question", row.get("sentence", ""))
-            prediction = row.get("prediction", f"rank {row.get('rank')}")
-            self.log.note(f"  {row['key']}: {prompt + ' ' if prompt else ''}{prediction}")
-        if not report.metrics:
-            return
-        self.log.row(self.done, {f"val_{name}": value for name, value in report.metrics.items()})
-        if self.task.best is not None:
-            score = sum(_metric(report.metrics, key) for key in self.task.best.keys)
-            self.since_best += 1
-            if self.best is None or score > self.best[0]:
-                self.best, self.since_best = (score, self.done), 0
+        self.evaluation_seconds = time.monotonic() - start
 
     def save(self) -> None:
+        best = None if self.validation.best is None else self.validation.best[1]
         with self.folder.new(self.done) if self.is_main else nullcontext():
             self.trainable.write(self.folder.temporary(self.done), self.values())
         if self.is_main:
-            if self.best is not None and self.best[1] == self.done:
+            if best == self.done:
                 self.folder.link("best", self.done)
-            self.folder.prune(self.config.keep, None if self.best is None else self.best[1])
+            self.folder.prune(self.config.keep, best)
         distributed.wait_for_all()
 
     def finish(self) -> None:
-        """Copy the model of the best checkpoint, or of the last one without a score, to `final/`."""
+        """Write `final/`: the model of the best step, or of the last one without a score."""
         if not self.is_main:
             return
-        chosen = self.folder.checkpoint(self.done if self.best is None else self.best[1])
-        target, temporary = self.folder.path / "final", self.folder.path / ".final.part"
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.copytree(chosen, temporary, ignore=shutil.ignore_patterns(STATE, SHARDS))
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
+        best = self.validation.best
+        if best is not None and best[1] == 0:
+            self.folder.write_final(self.task.setup.save_start)
+        else:
+            self.folder.copy_final(self.done if best is None else best[1])
+        if not self.config.keep_state:
+            result = self.result()
+            kept = {name: getattr(result, name) for name in ("step", "total_steps", "metrics", "reason", "best_step")}
+            self.folder.drop_state({**kept, "settings": self.settings})
+        for line in (self.skipped.summary(), *self.validation.conclusion()):
+            self.log.note(line)
+        self.log.note(size_note(self.folder.path, self.config.keep_state))
 
     def values(self) -> dict[str, Any]:
         """The state of the run except tensors."""
         return {
             "step": self.done,
-            "best": self.best,
-            "since_best": self.since_best,
-            "metrics": self.metrics,
+            "validation": self.validation.state(),
             "seconds": self.seconds + time.monotonic() - self.started,
             "batch": [self.batch_size, self.config.accumulate, self.config.seed, len(self.data)],
         }
@@ -323,30 +330,5 @@ class _Run:
             raise CheckpointMismatch(
                 f"{folder}: does not match this model or its trainable parameters ({error})"
             ) from error
-        self.done, self.since_best, self.metrics = state["step"], state["since_best"], state["metrics"]
-        self.best = None if state["best"] is None else (state["best"][0], state["best"][1])
-        self.seconds = state["seconds"]
-
-
-def _require_score_for_patience(task: Task, config: TrainConfig) -> None:
-    if config.patience is not None and (task.best is None or not task.setup.has_validation):
-        raise ConfigError(f"patience {config.patience}: needs a validation score; give val data and best.keys")
-
-
-def effective_config(task: Task, config: TrainConfig) -> str:
-    """Return all settings as YAML for `blip train --config`."""
-    assert dataclasses.is_dataclass(task) and not isinstance(task, type)
-    values = {"task": task.name, **_plain(dataclasses.asdict(task)), "train": _plain(dataclasses.asdict(config))}
-    return OmegaConf.to_yaml(OmegaConf.create(values))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _metric(metrics: Mapping[str, float], key: str) -> float:
-    if key not in metrics:
-        raise ConfigError(f"best.keys '{key}'; must be one of {', '.join(metrics)}")
-    return metrics[key]
+        self.done, self.seconds = state["step"], state["seconds"]
+        self.validation.restore(state["validation"])

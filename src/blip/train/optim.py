@@ -1,14 +1,13 @@
-"""Optimizer, learning-rate schedules, gradient clipping and averaged weights, for whole and sharded parameters."""
+"""Optimizer, learning-rate schedules and gradient clipping, for whole and sharded parameters."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from blip.distributed import is_sharded, local_shard
 from blip.tasks.base import ParamGroup, Step
@@ -85,37 +84,3 @@ def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = value * group["lr_scale"]
-
-
-class EMA:
-    """Exponential moving average of the trained parameters; with decay 0 there is none, at no cost."""
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        self.decay = decay
-        self.trained = {name: p for name, p in model.named_parameters() if p.requires_grad} if decay else {}
-        self.shadow: dict[str, Tensor] = {name: p.detach().clone() for name, p in self.trained.items()}
-
-    @torch.no_grad()
-    def update(self, steps_done: int) -> None:
-        """shadow <- d * shadow + (1 - d) * p; d grows to `decay`, so that early weights count little."""
-        if self.shadow:
-            decay = min(self.decay, (1 + steps_done) / (10 + steps_done))
-            shadows, trained = (
-                [local_shard(p.detach()) for p in kind.values()] for kind in (self.shadow, self.trained)
-            )
-            torch._foreach_lerp_(shadows, trained, 1 - decay)
-
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Context in which the model has the averaged weights."""
-        weights = {name: self.trained[name].detach().clone() for name in self.shadow}
-        self._copy(self.shadow)
-        try:
-            yield
-        finally:
-            self._copy(weights)
-
-    @torch.no_grad()
-    def _copy(self, values: dict[str, Tensor]) -> None:
-        for name, value in values.items():
-            local_shard(self.trained[name].detach()).copy_(local_shard(value))

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from blip import distributed
 from blip.model.text import TextBlock
 from blip.model.vision import VisionTransformer
-from blip.train.optim import EMA
+from blip.train.averages import AveragedWeights
 from blip_lite.errors import CheckpointError, CheckpointMismatch, EnvironmentProblem
 
 
@@ -66,7 +66,7 @@ def copy_to_whole(plain: nn.Module | None, model: nn.Module) -> None:
 
 
 def named_tensors(
-    model: nn.Module, optimizer: torch.optim.Optimizer, average: EMA, stored: set[str] | None = None
+    model: nn.Module, optimizer: torch.optim.Optimizer, average: AveragedWeights, stored: set[str] | None = None
 ) -> dict[str, Tensor]:
     """Return all tensors of a run by name, without copying.
 

@@ -17,9 +17,10 @@ from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import Batch, Step, Task
 from blip.train import shard
+from blip.train.averages import AveragedWeights
 from blip.train.checkpoints import SHARDS, STATE, write_values
 from blip.train.config import TrainConfig
-from blip.train.optim import EMA, build_optimizer, clip, set_learning_rate
+from blip.train.optim import build_optimizer, clip, set_learning_rate
 
 
 class LossModule(nn.Module):
@@ -51,7 +52,9 @@ class TrainableModel:
             self._whole = deepcopy(self.model).cpu() if distributed.rank() == 0 else None
             shard.shard_model(self._module, device)
         self.optimizer = build_optimizer(task.setup.param_groups(self.model), config)
-        self.average = EMA(self.model, config.ema)
+        # half of random starting weights would be of no use
+        share = 0.0 if task.setup.initialized.random else config.start_share
+        self.average = AveragedWeights(self.model, config.ema, share)
 
     def start(self) -> None:
         """Prepare for training; called when the weights have their starting values."""
