@@ -86,3 +86,12 @@ def test_usage_errors_are_one_line(blip: Blip, photos: Path, args: tuple[str, ..
 def test_a_failed_run_leaves_no_file(blip: Blip, photos: Path, tmp_path: Path) -> None:
     result = blip("embed", photos / "a.png", "-m", "no-such-model", "-o", tmp_path / "v.npz")
     assert result.code == 3 and list(tmp_path.glob("v*")) == []
+
+
+def test_one_image_goes_with_every_text(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    flags = (*RANDOM, "--kind", "multimodal", "-t", "a cat", "-t", "a dog", "--json")
+    rows = [json.loads(line) for line in blip("embed", photos / "a.png", *flags).out.splitlines()]
+    assert [row["key"] for row in rows] == [f"{photos / 'a.png'}#0", f"{photos / 'a.png'}#1"]
+    alone = blip("embed", photos / "a.png", *RANDOM, "--kind", "multimodal", "-t", "a dog", "--json").out
+    assert rows[1]["vector"] == pytest.approx(json.loads(alone)["vector"], abs=1e-4)
+    assert "must be one text, one image, or one text per image" in blip("embed", photos, *flags).err

@@ -10,9 +10,12 @@ import sys
 import time
 from pathlib import Path
 
+import click
 import pytest
 
 from blip.cli import VERBS, main
+from blip.cli.options import note_default
+from blip.cli.run import verb_command
 from blip_lite.errors import EnvironmentProblem
 from tests.cli.conftest import Blip
 from tests.waiting import HANG_SECONDS
@@ -169,11 +172,50 @@ def test_paths_of_every_kind(blip: Blip, photos: Path, monkeypatch: pytest.Monke
     assert keys == ["-dash.png", "with space.png", "ünï.png", "tab here.png"]
 
 
-def test_the_default_model_is_noted_with_a_better_one(blip: Blip, photos: Path) -> None:
-    result = blip("caption", photos / "a.png")
-    assert result.code == 0
-    assert "using the bundled model 'tiny'; published checkpoints are far better: -m caption-base" in result.err
-    assert "using the bundled" not in blip("caption", photos / "a.png", "-q").err
+def test_the_default_model_is_noted_on_a_terminal_once_a_day(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLIP_HOME", str(tmp_path))
+    monkeypatch.delenv("BLIP_MODEL", raising=False)
+
+    def noted(*, terminal: bool = True, quiet: bool = False) -> bool:
+        monkeypatch.setattr("sys.stderr.isatty", lambda: terminal, raising=False)
+        note_default(None, "tiny", quiet)
+        return "published checkpoints are far better: -m caption-base" in capfd.readouterr().err
+
+    assert not noted(terminal=False) and not noted(quiet=True)
+    assert noted() and not noted()
+    os.utime(tmp_path / "noted" / "tiny", (0, 0))
+    assert noted()
+
+
+def test_every_command_has_quiet(blip: Blip, photos: Path) -> None:
+    def missing(name: str, made: click.Command) -> list[str]:
+        names = {option for parameter in made.params for option in parameter.opts}
+        inner = made.commands.items() if isinstance(made, click.Group) else ()
+        return [name] * ("--quiet" not in names) + [m for key, value in inner for m in missing(f"{name} {key}", value)]
+
+    assert [name for verb in VERBS for name in missing(verb, verb_command(verb))] == []
+    (photos / "tiny").mkdir()
+    args = ("models", "convert", "random-tiny", "-o", photos / "tiny")
+    assert blip(*args, "-q").err == "" and blip(*args, "--overwrite").err.startswith("wrote a")
+
+
+def test_values_of_a_config_must_have_the_type_of_the_flag(blip: Blip, photos: Path, tmp_path: Path) -> None:
+    config = tmp_path / "c.yaml"
+    for text, message in (
+        ("json: true\nbeams: [1, 2]", ":2: beams [1, 2]; must be an integer from 1 to 32"),
+        ("beams: 2.5", ":1: beams 2.5; must be an integer from 1 to 32"),
+        ("beams: true", ":1: beams True; must be an integer"),
+        ("prompt: [a, b]", ":1: prompt ['a', 'b']; must be a text"),
+        ("prompt: {a: b}", ":1: prompt {'a': 'b'}; must be a text"),
+        ("recursive: 3", ":1: recursive 3; must be true or false"),
+        ("beams: abc", ":1: beams 'abc'; must be an integer from 1 to 32"),
+    ):
+        config.write_text(text)
+        result = blip("caption", photos / "a.png", "--config", config)
+        assert (result.code, len(result.err.splitlines())) == (2, 1) and message in result.err, result.err
+    assert "--set: beams [1]; must be" in blip("caption", photos / "a.png", "--set", "beams=[1]").err
 
 
 def test_main_leaves_no_signal_handler_behind_for_a_caller(photos: Path) -> None:

@@ -319,3 +319,10 @@ def test_urls_are_fetched_when_read(server: str) -> None:
 def test_urls_are_rejected_offline(server: str) -> None:
     with pytest.raises(OfflineError, match="--offline is set"):
         keys(f"{server}/a.png", offline=True)
+
+
+def test_a_folder_of_videos_names_the_flag(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "clip.MP4").touch()
+    with pytest.raises(UsageError, match="for its videos give --ext mp4"):
+        find_inputs([tmp_path], video=lambda path, key: iter(()))

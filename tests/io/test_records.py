@@ -288,3 +288,10 @@ def test_resume_rejects_other_records_and_formats(tmp_path: Path) -> None:
         write(None, resume=True)
     with pytest.raises(UsageError, match="--format xml; must be one of text"):
         write(None, format="xml")
+
+
+def test_cells_of_a_csv_file_are_unchanged(tmp_path: Path) -> None:
+    """Formulas too: other programs read back what was written (docs/output.md)."""
+    texts = ["=1+1", "+a", "-b", "@c", '"quoted", with comma']
+    text = write(tmp_path / "o.csv", [caption(f"k{i}", t) for i, t in enumerate(texts)])
+    assert [row["text"] for row in csv.DictReader(io.StringIO(text))] == texts

@@ -13,7 +13,6 @@ from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
-from blip_lite.decoding import to_record
 from blip_lite.errors import BadRecord, UsageError
 
 if TYPE_CHECKING:
@@ -181,6 +180,7 @@ class _Captioner:
 
     def _record(self, decoded: Decoded, caption: Caption) -> Record:
         from blip.io.records import error_record
+        from blip_lite.decoding import to_record
 
         sample = decoded.sample
         candidates = [caption, *caption.alternatives]

@@ -22,6 +22,7 @@ from blip_lite.errors import UsageError
 # headings in help; a heading of a single command comes before "Input"
 TASK, DECODING, SERVER = "Task", "Decoding", "Server"
 INPUT, COLUMNS, OUTPUT, DEVICE, GENERAL = LAST_GROUPS = ("Input", "Columns", "Output", "Device", "General")
+QUIET = "quiet"  # key of click's context
 HELP = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 METAVARS = {int: "N", float: "X", Path: "PATH"}  # else NAME
 Completer = Callable[[], Iterable[str]]
@@ -81,7 +82,7 @@ class _Parameter(click.Parameter):
             return super().type_cast_value(ctx, value)
         except click.BadParameter as error:
             name = self.metavar if isinstance(self, click.Argument) else max(self.opts, key=len)
-            raise UsageError(f"{name} {value}; must be {_allowed(self.type)}") from error
+            raise UsageError(f"{name} {value}; must be {allowed(self.type)}") from error
 
 
 class Argument(_Parameter, click.Argument):
@@ -170,6 +171,8 @@ def command(
     parameters, callback = _expand(function)
     # a flag that blip.cli.run looks for
     debug = Option(["--debug"], is_flag=True, expose_value=False, group=GENERAL, help="Show tracebacks.")
+    if not any(parameter.name == "quiet" for parameter in parameters):
+        parameters.append(_quiet())
     return cls(
         name or function.__name__,
         params=[*parameters, debug, *more],
@@ -177,6 +180,16 @@ def command(
         help=inspect.getdoc(function),
         context_settings=HELP,
     )
+
+
+def _quiet() -> Option:
+    """Return --quiet for a command that has no parameter of this name; `blip.cli.options.note` honours it."""
+
+    def remember(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+        ctx.meta[QUIET] = value or ctx.meta.get(QUIET, False)
+
+    attrs: dict[str, Any] = {"group": GENERAL, "is_flag": True, "expose_value": False, "callback": remember}
+    return Option(["-q", "--quiet"], help="Hide notes.", **attrs)
 
 
 def group(name: str, help: str, *, default: Command) -> Group:
@@ -255,13 +268,14 @@ def _click_type(kind: Any, spec: Spec) -> click.ParamType[Any]:
     return click.Path(path_type=Path, readable=False) if kind is Path else click.STRING
 
 
-def _allowed(kind: click.ParamType[Any]) -> str:
+def allowed(kind: click.ParamType[Any]) -> str:
     """Return the values of a type in words, for messages."""
     if isinstance(kind, click.Choice):
         *others, last = kind.choices
         return f"{', '.join(others)} or {last}" if others else last
     if not isinstance(kind, click.IntRange | click.FloatRange):
-        return "a valid value"
+        switch, text = isinstance(kind, click.types.BoolParamType), isinstance(kind, click.types.StringParamType)
+        return "true or false" if switch else "a text" if text else "a path"
     what, low, high = "an integer" if isinstance(kind, click.IntRange) else "a number", kind.min, kind.max
     if low is None:
         return what

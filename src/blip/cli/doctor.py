@@ -30,5 +30,5 @@ def doctor(
                 print_lines([part, *(f"  {name:<18}{value}" for name, value in values.items())])
         print(f"\nnext: {report['next']['command']}")
     if broken:
-        o.note(f"blip: error: model '{broken[0]}' does not work: {report['checks'][broken[0]]}")
+        o.note(f"blip: error: model '{broken[0]}' does not work: {report['checks'][broken[0]]}", quiet=False)
     return 4 if broken else 0

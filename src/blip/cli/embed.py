@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
@@ -14,6 +14,7 @@ from blip.cli.settings import configurable
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
+    from blip.io.samples import Sample
     from blip_lite.model import Model
 
 DTYPES = {"fp32": "float32", "fp16": "float16"}
@@ -47,9 +48,8 @@ def embed(
     if kind == "text" and (inputs or run.from_file or run.resume):
         raise UsageError("--kind text with images or --resume; must be texts alone, written at once")
     samples = [] if kind == "text" else run.inputs(inputs)
-    if kind == "multimodal" and len(lines) not in (1, len(samples)):
-        counts = f"{plural(len(samples), 'image')} and {plural(len(lines), 'text')}"
-        raise UsageError(f"{counts}; must be one text, or one per image")
+    if kind == "multimodal":
+        samples, lines = _broadcast(samples, lines)
     batch_run = BatchRun(schema="embedding/1", flags=run)
     if run.dry_run and kind == "text":
         print_lines(lines)
@@ -63,9 +63,19 @@ def embed(
     if kind == "text":
         batch_run.write_all(embedder.embed_texts(lines[i : i + TEXT_BATCH]) for i in range(0, len(lines), TEXT_BATCH))
         return 0
-    partners = lines * len(samples) if len(lines) == 1 else lines
-    texts_by_key = dict(zip((sample.key for sample in samples), partners, strict=False))
+    texts_by_key = dict(zip((sample.key for sample in samples), lines, strict=False))
     return batch_run.run(samples, loaded, lambda batch: embedder.embed_images(batch, texts_by_key))
+
+
+def _broadcast(samples: list[Sample], lines: list[str]) -> tuple[list[Sample], list[str]]:
+    """Return image i and text i. One text goes with every image; one image, as KEY#0, KEY#1, ..., with every text."""
+    if len(samples) == 1 and len(lines) > 1:
+        (sample,) = samples
+        return [replace(sample, key=f"{sample.key}#{i}") for i in range(len(lines))], lines
+    if len(lines) not in (1, len(samples)):
+        counts = f"{plural(len(samples), 'image')} and {plural(len(lines), 'text')}"
+        raise UsageError(f"{counts}; must be one text, one image, or one text per image")
+    return samples, lines * len(samples) if len(lines) == 1 else lines
 
 
 @dataclass

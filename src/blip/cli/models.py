@@ -126,7 +126,7 @@ def verify(
         try:
             digest = registry.verify(name)
         except BlipError as error:
-            o.note(str(error))
+            o.note(str(error), quiet=False)
             failed = True
         else:
             print_lines([f"{name}\tok\t{digest}"])

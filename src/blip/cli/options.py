@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, SERVER, Spec, argument, option
+import click
+
+from blip.cli.commands import COLUMNS, DEVICE, GENERAL, INPUT, OUTPUT, QUIET, SERVER, Spec, argument, option
 from blip_lite.errors import UsageError
 from blip_lite.terminal import printable
 from blip_lite.text_files import load_json, read_text
@@ -104,6 +107,7 @@ OfflineOrOnline = Annotated[
 NoProgress = Annotated[bool, option(group=GENERAL, help="Hide the progress line.")]
 Quiet = Annotated[bool, option("-q", "--quiet", group=GENERAL, help="Hide notes and the summary.")]
 
+DAY_SECONDS = 86_400
 BUNDLED, ANSWERER = "tiny", "tiny-vqa"
 BETTER = {BUNDLED: ("caption-base", "0.9 GB"), ANSWERER: ("vqa-base", "1.4 GB")}
 ExistingPolicy = Literal["error", "skip", "overwrite"]
@@ -115,11 +119,26 @@ def model_name(name: str | None, default: str = BUNDLED) -> str:
 
 
 def note_default(name: str | None, default: str, quiet: bool) -> None:
-    """Note that a bundled model is used, if the user has named none."""
-    if not (name or os.environ.get("BLIP_MODEL")):
+    """Note on a terminal, once a day, that a bundled model is used, if the user has named none."""
+    if not (name or os.environ.get("BLIP_MODEL") or quiet) and sys.stderr.isatty() and _is_new_today(default):
         better, size = BETTER[default]
         text = f"published checkpoints are far better: -m {better} ({size}, downloaded once)"
-        note(f"using the bundled model '{default}'; {text}", quiet)
+        note(f"using the bundled model '{default}'; {text}")
+
+
+def _is_new_today(name: str) -> bool:
+    """Whether a note has not been shown in the last 24 hours; it is recorded as shown in the folder of user data."""
+    from blip.io.fetch import home_dir
+
+    try:
+        mark = home_dir() / "noted" / name
+        if mark.exists() and time.time() - mark.stat().st_mtime < DAY_SECONDS:
+            return False
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    except OSError:  # a read-only home
+        return False
+    return True
 
 
 def default_workers() -> int:
@@ -138,8 +157,11 @@ def file_or_stdout(output: Path | None) -> Path | None:
     return None if output is None or str(output) == "-" else output
 
 
-def note(text: str, quiet: bool = False) -> None:
-    """Print a line on standard error, safe on a terminal."""
+def note(text: str, quiet: bool | None = None) -> None:
+    """Print a line on standard error, safe on a terminal, unless `quiet`, by default the command's --quiet."""
+    if quiet is None:
+        context = click.get_current_context(silent=True)
+        quiet = context is not None and context.meta.get(QUIET, False)
     if not quiet:
         print(printable(text), file=sys.stderr)
 

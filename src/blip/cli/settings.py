@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from blip.cli.commands import GENERAL, Command, Option, command
+from blip.cli.commands import GENERAL, Command, Option, allowed, command
 from blip_lite.errors import ConfigError, UnknownKey, UsageError
 from blip_lite.text_files import read_text
 
@@ -82,6 +82,17 @@ def _value(parameter: click.Parameter, value: Any) -> Any:
     return [value] if parameter.multiple and not isinstance(value, list) else value
 
 
+def _types(kind: click.ParamType[Any]) -> tuple[type, ...]:
+    """Return the types of YAML values that a flag accepts; texts are converted by click."""
+    if isinstance(kind, click.IntRange):
+        return (int, str, type(None))
+    return (bool, str, type(None)) if _is_switch(kind) else (int, float, str, type(None))
+
+
+def _is_switch(kind: click.ParamType[Any]) -> bool:
+    return isinstance(kind, click.types.BoolParamType)
+
+
 def to_yaml(values: Mapping[str, Any]) -> str:
     """Return the settings as YAML for `--config`, without those that are not given."""
     import yaml
@@ -116,6 +127,11 @@ def _read(path: Path, known: Mapping[str, click.Parameter]) -> dict[str, Any]:
 
 def _check_value(parameter: click.Parameter, value: Any, where: str) -> None:
     """Raise ConfigError with place, key, value and what is allowed if a flag does not accept a value."""
+    many = parameter.multiple or parameter.nargs != 1
+    for item in value if many and isinstance(value, list) else [value]:
+        misread = isinstance(item, bool) and not _is_switch(parameter.type)
+        if misread or not isinstance(item, _types(parameter.type)):
+            raise ConfigError(f"{where}: {parameter.name} {item!r}; must be {allowed(parameter.type)}")
     try:
         parameter.type_cast_value(click.get_current_context(), _value(parameter, value))
     except UsageError as error:  # names the flag instead of the key

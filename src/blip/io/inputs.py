@@ -72,6 +72,13 @@ def _check_slices(limit: int | None, shard: tuple[int, int] | None) -> None:
         raise UsageError(f"--shard {shard[0]}/{shard[1]}; must be I/N with 0 <= I < N")
 
 
+def _video_ending(names: list[str]) -> str | None:
+    """Return the ending of the first video in folders, without its dot."""
+    endings = tuple(ending.removeprefix(".") for ending in VIDEO_EXTENSIONS)
+    videos = (video for name in names if os.path.isdir(name) for video in walk(name, ListOptions(exts=endings)))
+    return next((video.rpartition(".")[2].lower() for video in videos), None)
+
+
 def _explain_nothing(names: list[str], from_file: object, options: InputOptions) -> str:
     if not names and from_file is None:
         return "no inputs given; name files, folders, shards, tables, URLs or '-'"
@@ -79,6 +86,8 @@ def _explain_nothing(names: list[str], from_file: object, options: InputOptions)
     where = ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else str(from_file)
     tars = [name for name in names if os.path.isdir(name) and any(n.endswith(".tar") for n in os.listdir(name))]
     hint = f"; name the shards themselves: {tars[0].rstrip('/')}/*.tar" if tars else ""
+    if not tars and options.video is not None and (ending := _video_ending(names)):
+        hint = f"; for its videos give --ext {ending}"
     return f"no inputs found in {where}; looked for {' '.join(options.suffixes)}{filters}{hint}"
 
 
