@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from blip.data.check import Check, HashSet64, hash64
-from blip.io.readers import Columns
+from blip.io.columns import Columns
 from tests.data.test_sources import png, tar_sample, write_json, write_tar
 
 

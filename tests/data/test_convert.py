@@ -12,7 +12,7 @@ import pytest
 
 from blip.data.convert import Converted, convert
 from blip.data.sources import SampleList, open_source
-from blip.io.readers import Columns
+from blip.io.columns import Columns
 from blip_lite.errors import BadRecord, UsageError
 from tests.data.test_sources import png, tar_sample, write_json, write_tar
 

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from blip.data.stats import answer_list, statistics
-from blip.io.readers import Columns, read
+from blip.io.columns import Columns
+from blip.io.readers import read
+from blip_lite.errors import UsageError
 from tests.data.test_sources import png, tar_sample, write_json, write_tar
 
 
@@ -64,8 +66,9 @@ def test_pairs_have_shares_of_labels(tmp_path: Path) -> None:
     assert counts["labels"] == {"true": 0.75, "false": 0.25} and counts["images"] == 5
 
 
-def test_an_empty_source_has_zeros(tmp_path: Path) -> None:
-    assert count(tmp_path) == {"rows": 0, "bad_rows": 0, "images": 0, "texts": 0}
+def test_an_empty_source_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"holds no samples \(an empty folder\)"):
+        count(tmp_path)
 
 
 def test_the_sample_is_even_over_a_long_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from blip.io.byte_sources import Url
+from blip.io.columns import Columns
 from blip.io.inputs import find_inputs
 from blip.io.paths import expand_braces, glob_allows
-from blip.io.readers import Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
@@ -149,12 +149,15 @@ def test_links_are_followed_but_loops_are_not(photos: Path) -> None:
     assert [key for key in keys("photos") if "loop" in key or "/c/" in key] == ["photos/c/q.tif"]
 
 
-def test_broken_links_and_pipes_do_not_hide_other_files(photos: Path) -> None:
+def test_pipes_fail_and_broken_links_do_not_hide_other_files(photos: Path) -> None:
     before = [sample.key for sample in find_inputs([photos])]
     (photos / "loop.d").symlink_to("loop.d")
     (photos / "other").symlink_to("loop.d")
     os.mkfifo(photos / "pipe.jpg")
-    assert [sample.key for sample in find_inputs([photos])] == before
+    *others, pipe = find_inputs([photos])
+    assert [sample.key for sample in others] == before
+    with pytest.raises(UnreadableImage, match=r"pipe.jpg: not a file \(a pipe, socket or device\)"):
+        pipe.read()
 
 
 def test_braces_expand() -> None:
@@ -246,7 +249,7 @@ def test_bad_rows_are_inputs_that_fail(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("m.csv", "img,text\n", "no column 'image'; columns are img, text"),
+        ("m.csv", "picture of,text\n", "no column 'image'; columns are picture of, text"),
         ("m.json", "{}", "must be a JSON list"),
         ("m.json", "[", "m.json:1: not JSON"),
         ("m.parquet", "x", "not a readable Parquet file"),

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from blip.io.byte_sources import TarMember
+from blip.io.columns import Columns, ReadResult
 from blip.io.inputs import find_inputs
-from blip.io.readers import Columns, ReadResult, read, shard
+from blip.io.readers import read
 from blip.io.samples import Sample
+from blip.io.shard_reader import shard
 from blip_lite.errors import BadRecord, UnreadableImage
 from tests.data.test_sources import png, write_tar
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from blip.io import table_reader
+from blip.io.columns import Columns
 from blip_lite.errors import UnreadableImage, UsageError
 
 TRICKY = (
@@ -18,7 +19,7 @@ TRICKY = (
 
 
 def values(path: Path) -> list[Any]:
-    return [row.values if row.problem is None else row.problem for row in table_reader.rows(path)]
+    return [row.values if row.problem is None else row.problem for row in table_reader.rows(path, None)]
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 16, 1000])
@@ -31,7 +32,7 @@ def test_parts_of_any_size_equal_the_complete_list(tmp_path: Path, size: int, mo
     assert values(path) == [
         value if isinstance(value, dict) else f"not a JSON object but {kinds[type(value)]}" for value in whole
     ]
-    assert [row.where for row in table_reader.rows(path)] == [f"{path}:{i}" for i in range(1, 7)]
+    assert [row.where for row in table_reader.rows(path, None)] == [f"{path}:{i}" for i in range(1, 7)]
 
 
 @pytest.mark.parametrize("size", [5, 1000])
@@ -68,7 +69,7 @@ def test_invalid_lists_name_line_and_reason(tmp_path: Path, text: str, reason: s
 def test_first_rows_do_not_need_the_rest_of_the_list(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text('[{"image": "a"}, ' + " " * table_reader._JSON_CHARACTERS + "no JSON")
-    rows = table_reader.rows(path)
+    rows = table_reader.rows(path, None)
     assert next(rows).values == {"image": "a"}
     with pytest.raises(UsageError, match="not JSON"):
         next(rows)
@@ -77,7 +78,7 @@ def test_first_rows_do_not_need_the_rest_of_the_list(tmp_path: Path) -> None:
 def test_the_image_column_may_have_another_name_or_be_missing(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("url,caption\nhttp://a/1.jpg,x\n")
     with pytest.raises(UsageError, match="has no column 'file'; columns are url, caption"):
-        list(table_reader.rows(tmp_path / "a.csv", "file"))
+        list(table_reader.rows(tmp_path / "a.csv", Columns(image="file")))
     assert [row.values for row in table_reader.rows(tmp_path / "a.csv", None)] == [
         {"url": "http://a/1.jpg", "caption": "x"}
     ]
@@ -86,7 +87,7 @@ def test_the_image_column_may_have_another_name_or_be_missing(tmp_path: Path) ->
 def test_parquet_image_bytes_are_read_on_demand(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"photo": [b"1", b"2"], "image": ["a", "b"]}), tmp_path / "a.parquet")
-    _, second = table_reader.rows(tmp_path / "a.parquet", "photo")
+    _, second = table_reader.rows(tmp_path / "a.parquet", Columns(image="photo"))
     assert second.values["image"] == "b" and second.values["photo"].read() == b"2"
 
 
@@ -96,7 +97,7 @@ def test_hugging_face_image_column_holds_bytes_or_a_path(tmp_path: Path) -> None
     rows = [{"bytes": b"1", "path": "gone.jpg"}, {"bytes": None, "path": "a.jpg"}, {"bytes": None, "path": "gone.jpg"}]
     parquet.write_table(arrow.table({"image": arrow.array([*rows, None], kind)}), tmp_path / "a.parquet")
     (tmp_path / "a.jpg").write_bytes(b"2")
-    cells = [row.values["image"] for row in table_reader.rows(tmp_path / "a.parquet")]
+    cells = [row.values["image"] for row in table_reader.rows(tmp_path / "a.parquet", Columns())]
     assert [cell.read() for cell in cells[:2]] == [b"1", b"2"]
     with pytest.raises(UnreadableImage, match=r"gone\.jpg: cannot be read"):
         cells[2].read()

@@ -15,7 +15,7 @@ from blip_lite.errors import OfflineError, UsageError
 
 if TYPE_CHECKING:
     from blip.data.known_datasets import DataSet, Fetched
-    from blip.io.readers import Columns, ReadResult
+    from blip.io.columns import Columns, ReadResult
 
 Name = Annotated[str, argument("NAME", help="Data set.", complete=o.dataset_names)]
 Names = Annotated[tuple[str, ...], argument("NAME...", help="Data sets.", complete=o.dataset_names)]
@@ -34,14 +34,14 @@ class SourceFlags:
         tuple[Path, ...],
         option("--root", metavar="DIR", group=INPUT, help="Folder that image paths are relative to (repeatable)."),
     ] = ()
-    image_column: o.ImageColumn = "image"
+    image_column: o.ImageColumn = None
     text_column: o.TextColumn = None
     key_column: o.KeyColumn = None
 
     def resolve(self, specs: Sequence[str]) -> tuple[list[str], Columns, bool]:
         """Return the files that the arguments name, their columns, and whether their rows should have texts."""
         from blip.data.known_datasets import resolve_all
-        from blip.io.readers import Columns
+        from blip.io.columns import Columns
 
         names, roots, has_texts = resolve_all(specs, self.roots)
         return (

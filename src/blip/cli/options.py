@@ -78,7 +78,9 @@ MaxMegapixels = Annotated[float, option(min=0.0, group=INPUT, help="Refuse image
 Workers = Annotated[
     int | None, option(min=1, group=INPUT, help="Threads that read images.", default="the cores, at most 4")
 ]
-ImageColumn = Annotated[str, option(group=COLUMNS, help="Column of the image path.")]
+ImageColumn = Annotated[
+    str | None, option(group=COLUMNS, help="Column of the image.", default="image, image_path, file_name, ...")
+]
 TextColumn = Annotated[
     str | None, option(group=COLUMNS, help="Column of the text or texts.", default="caption, captions, ...")
 ]
@@ -242,6 +244,7 @@ class Reading(Machine):
         float | None, option(min=0.001, max=1000, help="Frames per second to sample (instead of --frames).")
     ] = None
     root: Root = None
+    image_column: ImageColumn = None
     url_timeout: UrlTimeout = 20.0
     max_megapixels: MaxMegapixels = 200.0
     workers: Workers = None
@@ -251,8 +254,8 @@ class Reading(Machine):
 
     def inputs(self, named: Sequence[str]) -> list[Sample]:
         """Return the inputs that the arguments name."""
+        from blip.io.columns import Columns
         from blip.io.inputs import find_inputs
-        from blip.io.readers import Columns
         from blip.io.video import frame_inputs
 
         if self.frames is not None and self.fps is not None:
@@ -266,7 +269,7 @@ class Reading(Machine):
             limit=self.limit,
             shard=_shard(self.shard),
             null=self.null,
-            columns=Columns(roots=() if self.root is None else (self.root,)),
+            columns=Columns(roots=() if self.root is None else (self.root,), image=self.image_column),
             offline=self.offline,
             url_timeout=self.url_timeout,
             exts=tuple(e for e in (self.ext or "").split(",") if e),
@@ -333,7 +336,7 @@ class Columns:
 
     group = COLUMNS
     root: Root = None
-    image_column: ImageColumn = "image"
+    image_column: ImageColumn = None
     text_column: TextColumn = None
     key_column: KeyColumn = None
     question_column: Annotated[str | None, option(help="Column of the question.")] = None
@@ -346,7 +349,7 @@ class Columns:
         """Return the given fields of `blip.data.sources.Reading`."""
         given = {
             "root": None if self.root is None else str(self.root),
-            "image": None if self.image_column == Columns.image_column else self.image_column,
+            "image": self.image_column,
             "text": self.text_column,
             "key": self.key_column,
             "question": self.question_column,

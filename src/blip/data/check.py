@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from blip.io import readers, table_reader
+from blip.io.columns import Columns, ReadResult
 from blip.io.ordered_map import batched, ordered_map
-from blip.io.readers import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 

@@ -20,10 +20,10 @@ from typing import Any
 from blip.io import readers, table_reader, table_writer
 from blip.io.atomic import atomic_path, temporary_folder
 from blip.io.byte_sources import TarMember
+from blip.io.columns import TEXT_COLUMNS, Columns
 from blip.io.lock import exclusive
 from blip.io.ordered_map import batched
 from blip.io.paths import safe_path
-from blip.io.readers import TEXT_COLUMNS, Columns
 from blip.io.samples import ImageRef, Sample
 from blip_lite import sniff
 from blip_lite.errors import BadRecord, UnreadableImage, UsageError

@@ -19,8 +19,9 @@ from typing import Any
 from blip.io import table_reader
 from blip.io.atomic import atomic_path
 from blip.io.byte_sources import tar_members
+from blip.io.columns import TEXT_COLUMNS
 from blip.io.paths import is_url
-from blip.io.readers import TEXT_COLUMNS
+from blip.io.row import Row
 from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
 from blip_lite.text_files import load_json, open_text
@@ -130,7 +131,7 @@ def _urls(names: Sequence[str], url_column: str, text_column: str | None) -> Ite
                 yield BadRecord(row.where, row.problem or f"no URL in column '{url_column}'")
 
 
-def _rows(name: str) -> Iterable[table_reader.Row]:
+def _rows(name: str) -> Iterable[Row]:
     if name.lower().endswith(".txt"):
         return _lines(Path(name))
     if name.lower().endswith(table_reader.EXTENSIONS):
@@ -138,12 +139,12 @@ def _rows(name: str) -> Iterable[table_reader.Row]:
     raise UsageError(f"{name}: must be .txt or one of {' '.join(table_reader.EXTENSIONS)}")
 
 
-def _lines(path: Path) -> Iterator[table_reader.Row]:
+def _lines(path: Path) -> Iterator[Row]:
     try:
         with open_text(path, errors="replace") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield table_reader.Row(f"{path}:{number}", {"url": line.strip()})
+                    yield Row(f"{path}:{number}", {"url": line.strip()})
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
 

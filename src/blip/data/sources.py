@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from blip.io import readers
+from blip.io.columns import Columns
 from blip.io.paths import expand_name
-from blip.io.readers import Columns
 from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, UsageError
 
@@ -51,7 +51,7 @@ def open_source(
     spec: Spec | Sequence[Spec],
     *,
     root: Spec | Sequence[Spec] | None = None,
-    image_column: str = "image",
+    image_column: str | None = None,
     text_column: str | None = None,
     key_column: str | None = None,
     require_text: bool = False,
@@ -103,7 +103,7 @@ class Reading:
     """
 
     root: str | Sequence[str] | None = None
-    image: str = "image"
+    image: str | None = None
     text: str | None = None
     key: str | None = None
     question: str | None = None

@@ -17,8 +17,8 @@ from typing import Any
 from PIL import Image
 
 from blip.data.check import BATCH, HashSet64, hash64, location_id, texts_of
+from blip.io.columns import ReadResult
 from blip.io.ordered_map import batched
-from blip.io.readers import ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import UnreadableImage
 

@@ -20,8 +20,9 @@ from blip.eval.photos import Photos
 from blip.eval.predictions import RANKING, Form
 from blip.eval.retrieval import Encoded, RankingOptions, rank_queries, recall_names, retrieval_report
 from blip.io import table_reader
+from blip.io.columns import Columns, find_column
 from blip.io.image import prepare
-from blip.io.readers import Columns
+from blip.io.row import Row as TableRow
 from blip.io.samples import ImageRef, Sample
 from blip.io.video import FrameSampling, read_frames
 from blip.model.blip import BlipModel
@@ -61,17 +62,17 @@ def open_clips(spec: Spec | Sequence[Spec], reading: Reading) -> SampleList:
     return SampleList(samples, bad)
 
 
-def _clip(row: table_reader.Row, columns: Columns, image: str, roots: Sequence[Path]) -> Sample:
+def _clip(row: TableRow, columns: Columns, image: str | None, roots: Sequence[Path]) -> Sample:
     if row.problem is not None:
         raise BadRecord(row.where, row.problem)
-    column = next((c for c in (image, *VIDEO_COLUMNS) if isinstance(row.values.get(c), str)), None)
+    column = find_column([name for name, value in row.values.items() if isinstance(value, str)], image, VIDEO_COLUMNS)
     if column is None:
-        allowed, present = ", ".join(VIDEO_COLUMNS), ", ".join(row.values) or "none"
+        allowed, present = image or ", ".join(VIDEO_COLUMNS), ", ".join(row.values) or "none"
         raise BadRecord(row.where, f"no clip in a column of {allowed}; columns are {present}")
     key = str(row.values[column])
     name = f"{key}.mp4" if column == "clip_name" and not Path(key).suffix else key
     path = next((root / name for root in roots if (root / name).exists()), roots[0] / name)
-    return replace(columns, image=column).sample(row.values, (ImageRef(path),), key, row.where)
+    return columns.sample(row.values, (ImageRef(path),), key, row.where, column=column)
 
 
 @dataclass(frozen=True, kw_only=True)

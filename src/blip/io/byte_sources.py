@@ -5,6 +5,7 @@ Small frozen values, so that they can be sent to a worker process and read there
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
 import tarfile
@@ -18,7 +19,7 @@ from PIL.Image import Image
 
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
-MAX_DOWNLOAD = 256 << 20
+MAX_IMAGE_BYTES = 256 << 20  # of a download, a member of a shard, a cell of a table
 
 
 class ByteSource(Protocol):
@@ -45,6 +46,9 @@ class TarMember:
 
     def read(self) -> bytes:
         key = f"{self.shard}/{self.name}"
+        if self.size > MAX_IMAGE_BYTES:
+            limit = f"at most {MAX_IMAGE_BYTES >> 20} MiB are read"
+            raise UnreadableImage(key, f"claims {self.size / (1 << 20):,.0f} MiB; {limit}")
         try:
             data = _read_at(self.shard, self.offset, self.size)
         except OSError as error:
@@ -60,7 +64,7 @@ class Url:
 
     url: str
     timeout: float = 20.0  # seconds without data
-    max_bytes: int = MAX_DOWNLOAD
+    max_bytes: int = MAX_IMAGE_BYTES
     offline: bool = False
 
     def read(self) -> bytes:
@@ -87,6 +91,29 @@ class Url:
 
     def _fail(self, reason: str) -> NoReturn:
         raise UnreadableImage(self.url, reason)
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class InlineImage:
+    """An image in base64 that a table contains itself."""
+
+    where: str
+    data: str
+
+    def __repr__(self) -> str:
+        return f"InlineImage({self.where!r})"
+
+    def __str__(self) -> str:
+        return self.where
+
+    def read(self) -> bytes:
+        if len(self.data) // 4 * 3 > MAX_IMAGE_BYTES:
+            raise UnreadableImage(self.where, f"more than {MAX_IMAGE_BYTES >> 20} MiB in base64")
+        text = "".join(self.data.split()).rstrip("=").replace("-", "+").replace("_", "/")
+        try:
+            return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        except ValueError as error:
+            raise UnreadableImage(self.where, f"not valid base64 ({error})") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from blip.io import readers, table_reader
+from blip.io import folder_reader, readers, shard_reader
 from blip.io.byte_sources import MissingSource, TarMember, Url
-from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of, walk
-from blip.io.readers import Columns, ReadResult
+from blip.io.columns import Columns, ReadResult
+from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of
 from blip.io.samples import ImageRef, Sample
+from blip.io.saved_datasets import is_saved
 from blip_lite.errors import BadRecord, OfflineError, UsageError
 from blip_lite.sniff import image_format
 from blip_lite.text_files import encoding_of
@@ -62,6 +63,7 @@ def find_inputs(
     inputs = list(itertools.islice(_with_unique_keys(samples), limit))
     if not inputs:
         raise UsageError(_explain_nothing(names, from_file, finder.options))
+    inputs += [_failing(key_of(name), f"no inputs found{readers.explain_empty(name)}") for name in finder.empty]
     return inputs if shard is None else inputs[shard[0] :: shard[1]]
 
 
@@ -84,9 +86,8 @@ def _explain_nothing(names: list[str], from_file: object, options: InputOptions)
         return "no inputs given; name files, folders, shards, tables, URLs or '-'"
     filters = f" and {' '.join(options.globs)}" if options.globs else ""
     where = ", ".join(names[:3]) + (", …" if len(names) > 3 else "") if names else str(from_file)
-    tars = [name for name in names if os.path.isdir(name) and any(n.endswith(".tar") for n in os.listdir(name))]
-    hint = f"; name the shards themselves: {tars[0].rstrip('/')}/*.tar" if tars else ""
-    if not tars and options.video is not None and (ending := _video_ending(names)):
+    hint = next((hint for name in names if os.path.isdir(name) and (hint := readers.explain_empty(name))), "")
+    if not hint and options.video is not None and (ending := _video_ending(names)):
         hint = f"; for its videos give --ext {ending}"
     return f"no inputs found in {where}; looked for {' '.join(options.suffixes)}{filters}{hint}"
 
@@ -114,6 +115,7 @@ class _Finder:
     def __init__(self, options: InputOptions) -> None:
         self.options = options
         self.columns = replace(options.columns, strict=False, keep=FIELDS)
+        self.empty: list[str] = []  # names without an input, although nothing is filtered
 
     def from_args(self, names: Iterable[str]) -> Iterator[Sample]:
         for arg in names:
@@ -150,28 +152,43 @@ class _Finder:
 
     def from_name(self, name: str) -> Iterator[Sample]:
         """Yield the inputs of one existing or missing path, or of one URL."""
+        number = 0
+        for number, sample in enumerate(self._from_name(name), 1):  # noqa: B007 (used after the loop)
+            yield sample
+        if not number and not self.options.globs and not self.options.exts:
+            self.empty.append(name)
+
+    def _from_name(self, name: str) -> Iterator[Sample]:
         if is_url(name):
             if self.options.offline:
                 raise OfflineError(f"{name}: a download is needed but --offline is set")
             yield Sample(key=name, images=(ImageRef(Url(name, timeout=self.options.url_timeout)),))
         elif os.path.isdir(name):
-            prefix = key_of(name).rstrip("/")
-            for relative in walk(name, self.options):
-                path = Path(name, relative)
-                yield from self._frames(Sample(key=f"{prefix}/{key_of(relative)}", images=(ImageRef(path),)))
-        elif name.lower().endswith(readers.SHARD_EXTENSIONS):
+            yield from self._from_folder(name)
+        elif readers.is_shard(name):
             path = Path(name)
-            for result in readers.shard(path, self.columns, self.options.accepts):
+            for result in shard_reader.shard(path, self.columns, self.options.accepts):
                 for sample in _one_image_each(result):
                     if isinstance(result, Sample):
                         sample = replace(sample, key=key_of(name + sample.key.removeprefix(path.name)))
                     yield sample
-        elif name.lower().endswith(table_reader.EXTENSIONS):
+        elif readers.is_table(name):
             for result in readers.table(Path(name), self.columns):
                 for sample in _one_image_each(result):
                     yield from self._frames(sample)
         else:
             yield from self._frames(Sample(key=key_of(name), images=(ImageRef(Path(name)),)))
+
+    def _from_folder(self, name: str) -> Iterator[Sample]:
+        path, prefix = Path(name), key_of(name).rstrip("/")
+        if is_saved(path):
+            results = readers.saved_dataset(path, self.columns)
+        else:
+            results = folder_reader.folder(path, self.columns, self.options, sidecars=False)
+        for result in results:
+            for sample in _one_image_each(result):
+                inside = sample.path is not None and sample.key != sample.where
+                yield from self._frames(replace(sample, key=f"{prefix}/{key_of(sample.key)}") if inside else sample)
 
     def _frames(self, sample: Sample) -> Iterator[Sample]:
         """Yield the sample of an image, or one sample for each frame of a video."""
@@ -185,11 +202,16 @@ class _Finder:
                 yield replace(sample, key=frame.key, images=frame.images)
 
 
+def _failing(key: str, reason: str) -> Sample:
+    """Return an input that fails with this reason when it is read."""
+    return Sample(key=key, images=(ImageRef(MissingSource(key, reason)),))
+
+
 def _one_image_each(result: ReadResult) -> Iterator[Sample]:
     """Yield a sample for each image of a row; a bad row is a sample that fails when it is read."""
     if isinstance(result, BadRecord):
         key = result.key or key_of(result.where)
-        yield Sample(key=key, images=(ImageRef(MissingSource(key, result.reason)),), where=result.where)
+        yield replace(_failing(key, result.reason), where=result.where)
         return
     for ref in result.images:
         key = result.key

@@ -7,7 +7,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from blip_lite import image
 from blip_lite.errors import UsageError
@@ -42,6 +42,16 @@ def key_of(path: str) -> str:
     """A path as a key: `/` separators, valid Unicode."""
     text = os.fsencode(path).decode("utf-8", "replace")
     return text if os.sep == "/" else text.replace(os.sep, "/")
+
+
+def posix_path(name: str) -> str | None:
+    """Return a relative path that was written on Windows with `/` separators, None for a drive or a network share."""
+    return None if re.match(r"[A-Za-z]:|[\\/]", name) else name.replace("\\", "/")
+
+
+def image_stem(path: PurePath) -> str:
+    """Return the name of an image without its ending; `scan.2024` is a complete name."""
+    return path.name[: -len(path.suffix)] if path.suffix.lower() in image.EXTENSIONS else path.name
 
 
 def safe_path(key: str, *, hidden: bool = True) -> Path:
@@ -97,33 +107,50 @@ def _glob_pattern(pattern: str) -> re.Pattern[str]:
         raise UsageError(f"--glob '{pattern}': not a valid pattern ({error})") from error
 
 
-def walk(folder: str, options: ListOptions) -> Iterator[str]:
-    """Yield relative paths of the accepted files below a folder, in byte order. Links are followed, loops are not."""
-    yield from _walk(folder, "", options, frozenset())
+OnSkip = Callable[[str, str], None]  # receives a path and the reason why it is not read
 
 
-def _walk(top: str, relative: str, options: ListOptions, parents: frozenset[str]) -> Iterator[str]:
-    folder = os.path.join(top, relative)
+def warn_skipped(path: str, reason: str) -> None:
+    """Note a path that is left out."""
+    warnings.warn(f"{key_of(path)}: {reason}", stacklevel=2)
+
+
+def walk(folder: str, options: ListOptions, on_skip: OnSkip = warn_skipped) -> Iterator[str]:
+    """Yield relative paths of the accepted files below a folder, in byte order.
+
+    `on_skip` receives what cannot be read although its name or place suggests that it should be: folders without
+    permission, named pipes, folders with the name of an image that hold none. Links are followed, except into a folder
+    above them.
+    """
+    yield from _walk(folder, "", options, frozenset(), on_skip)
+
+
+def _walk(top: str, relative: str, options: ListOptions, parents: frozenset[str], on_skip: OnSkip) -> Iterator[str]:
+    folder = os.path.join(top, relative) if relative else top
     try:
         with os.scandir(folder) as scan:
-            entries = [
-                (entry.name, _safely(entry.is_dir), entry.is_symlink())
-                for entry in scan
-                if _safely(entry.is_dir) or _safely(entry.is_file) or entry.is_symlink()  # not pipes, which block
-            ]
+            entries = [(e.name, _safely(e.is_dir), e.is_symlink(), _safely(e.is_file)) for e in scan]
     except OSError as error:
-        warnings.warn(f"{key_of(folder)}: folder skipped ({error.strerror or error})", stacklevel=4)
+        on_skip(folder, f"folder cannot be read ({error.strerror or error})")
         return
     parents |= {os.path.realpath(folder)}
-    for name, is_folder, is_link in sorted(entries, key=lambda e: os.fsencode(e[0]) + (b"/" if e[1] else b"")):
+    for name, is_folder, is_link, is_file in sorted(entries, key=lambda e: os.fsencode(e[0]) + (b"/" if e[1] else b"")):
         path = os.path.join(relative, name)
+        whole = os.path.join(top, path)
         if name.startswith(".") and not options.hidden:
             continue
-        if not is_folder:
-            if options.accepts(path.replace(os.sep, "/")):
-                yield path
-        elif options.recursive and not (is_link and os.path.realpath(os.path.join(top, path)) in parents):
-            yield from _walk(top, path, options, parents)
+        accepted = options.accepts(path.replace(os.sep, "/"))
+        if is_folder:
+            number = 0
+            if options.recursive and not (is_link and os.path.realpath(whole) in parents):
+                for number, item in enumerate(_walk(top, path, options, parents, on_skip), 1):  # noqa: B007
+                    yield item
+            if accepted and not number:
+                on_skip(whole, "a folder, not a file")
+        elif accepted and (is_file or is_link):  # a broken link fails when it is read
+            yield path
+        elif accepted:
+            on_skip(whole, "not a file (a pipe, socket or device)")
 
 
 def _safely(test: Callable[[], bool]) -> bool:

@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 from blip.io import atomic
 from blip.io.lock import exclusive
-from blip.io.paths import safe_path
+from blip.io.paths import image_stem, safe_path
 from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS
@@ -78,7 +78,7 @@ class Sidecars:
             path = sample.path
         else:
             raise UsageError(f"{sample.key}: is not a file, so it cannot have a sidecar; use --sidecar-dir DIR")
-        return path.with_name((path.name if whole else stem(path)) + self.extension)
+        return path.with_name((path.name if whole else image_stem(path)) + self.extension)
 
     def must_write(self, path: Path) -> bool:
         """Whether a sidecar is to be written; raises `UsageError` if an existing file is an error."""
@@ -104,14 +104,9 @@ class Sidecars:
             atomic.write_bytes(path, _encode(f"{before}{text}\n"))
 
 
-def stem(path: Path) -> str:
-    """Return the name of an image without its ending; `scan.2024` is a complete name."""
-    return path.name[: -len(path.suffix)] if path.suffix.lower() in EXTENSIONS else path.name
-
-
 def _shares_name(image: Path) -> bool:
     """Whether another image beside this one differs only in its ending."""
-    name = stem(image)
+    name = image_stem(image)
     others = (image.with_name(name + ending) for e in EXTENSIONS for ending in (e, e.upper()))
     return any(other != image and other.exists() and not other.samefile(image) for other in others)
 

@@ -1,0 +1,97 @@
+"""The images that a row of a table refers to: paths, base64, data URLs, and cells of binary tables."""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from blip.io.arrow_reader import TableCell
+from blip.io.byte_sources import InlineImage
+from blip.io.columns import IMAGE_COLUMNS, Columns
+from blip.io.paths import is_url, posix_path
+from blip.io.samples import ImageRef
+from blip_lite.errors import BadRecord
+from blip_lite.sniff import image_format
+from blip_lite.text_files import parse_json
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
+_DATA_URL = re.compile(r"data:[^,;]*(;[^,;]*)*,", re.IGNORECASE)
+
+
+def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], where: str) -> tuple[ImageRef, ...]:
+    """Return the images of a row: one, or two in a list (NLVR2). Raises `BadRecord`."""
+    column = columns.image_column([name for name, value in values.items() if value is not None])
+    if column is None and columns.image is None and values.get("images") is not None:
+        column = "images"
+    value = values[column] if column is not None else None
+    items = _parse_list(value)
+    refs = tuple(_refs(items if isinstance(items, list) and items else [value], roots, where))
+    if not refs:
+        hint = "" if columns.image is not None or column is not None else "; --image-column names another"
+        name = column or columns.image or IMAGE_COLUMNS[0]
+        raise BadRecord(where, f"no image path in column '{name}'; columns are {', '.join(values) or 'none'}{hint}")
+    return refs
+
+
+def key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
+    """Return the row's `key`, else the path of its image, else file and row."""
+    own = values.get("key")
+    column = columns.image_column(values)
+    value = own or (values[column] if column is not None else None)
+    if isinstance(value, str) and own is None and _inline(value) is not None:
+        return where
+    return str(value) if isinstance(value, str | int) else where
+
+
+def _refs(items: Sequence[Any], roots: Sequence[Path], where: str) -> Iterator[ImageRef]:
+    for item in items:
+        if isinstance(item, TableCell):
+            yield ImageRef(item)
+        elif isinstance(item, dict) and isinstance(item.get("path"), str):  # a struct of `datasets`, without its bytes
+            yield ImageRef(_locate(item["path"], roots, where))
+        elif not isinstance(item, str) or not item.strip():
+            return
+        elif (data := _inline(item)) is not None:
+            yield ImageRef(InlineImage(where, data))
+        elif is_url(item):
+            raise BadRecord(where, f"image '{item}' is a URL; download it first, URLs in tables are not fetched")
+        else:
+            yield ImageRef(_locate(item, roots, where))
+
+
+def _inline(item: str) -> str | None:
+    """Return the base64 text of a data URL, or of an image in base64; None for a path."""
+    if match := _DATA_URL.match(item):
+        return item[match.end() :]
+    if _BASE64.match(item) is None:
+        return None
+    start = item[:64].replace("-", "+").replace("_", "/")
+    return item if image_format(base64.b64decode(start)) else None
+
+
+def _parse_list(value: Any) -> Any:
+    """Return the list that a table stores as JSON text, else the value itself."""
+    if not (isinstance(value, str) and value.startswith("[")):
+        return value
+    try:
+        return parse_json(value)
+    except ValueError:
+        return value
+
+
+def _locate(name: str, roots: Sequence[Path], where: str) -> Path:
+    if name.lower().startswith("file://"):
+        name = unquote(urlsplit(name).path)
+    candidates = [root / name for root in roots]
+    if "\\" in name and os.sep == "/" and not any(path.exists() for path in candidates):  # written on Windows
+        relative = posix_path(name)
+        if relative is None:
+            raise BadRecord(where, f"image '{name}' is a path on Windows; must be relative to the table or --root")
+        candidates = [root / relative for root in roots]
+    first = candidates[0]
+    return first if len(roots) == 1 else next((path for path in candidates if path.exists()), first)
