@@ -17,6 +17,8 @@ from blip.eval.run import run
 from blip.eval.video import VideoEval, open_clips
 from blip.inference import embed_text, embed_video
 from blip.io import table_reader
+from blip.io.columns import Columns
+from blip.io.row import Row
 from blip_lite.errors import BadRecord, UsageError
 from tests.eval.photos import model
 from tests.io.test_video import write_clip
@@ -66,9 +68,9 @@ def test_a_table_is_read_once_and_its_columns_can_be_named(clips: Path, monkeypa
     path.write_text("film,words\nred.mp4,a red wall\n")
     rows = table_reader.rows
 
-    def counted(name: Path, image: str | None) -> Iterator[table_reader.Row]:
+    def counted(name: Path, columns: Columns | None) -> Iterator[Row]:
         read.append(name)
-        return rows(name, image)
+        return rows(name, columns)
 
     monkeypatch.setattr(table_reader, "rows", counted)
     (clip,) = open_clips(path, Reading(image="film", text="words")).samples

@@ -175,9 +175,9 @@ def test_an_imagefolder_has_the_texts_of_its_metadata(tmp_path: Path) -> None:
         for name in ("a.png", "b.png", "c.png"):
             (tmp_path / split / name).write_bytes(png())
     (tmp_path / "train" / "c.txt").write_text("beside")
-    found = {s.key: s.texts for s in samples(tmp_path)}
-    assert found["train/a.png"] == ("train one",) and found["test/a.png"] == ("test one",) and len(found) == 6
-    assert found["train/c.png"] == ("beside",) and found["test/c.png"] == ()
+    result = {s.key: s.texts for s in samples(tmp_path)}
+    assert result["train/a.png"] == ("train one",) and result["test/a.png"] == ("test one",) and len(result) == 6
+    assert result["train/c.png"] == ("beside",) and result["test/c.png"] == ()
     assert len(find_inputs([tmp_path], globs=["a.png"])) == 2
 
 
@@ -272,7 +272,7 @@ def test_what_a_folder_holds_but_cannot_be_read_is_a_bad_row(tmp_path: Path) -> 
     ]
 
 
-def test_an_empty_source_says_what_to_name_instead(tmp_path: Path) -> None:
+def test_the_error_of_an_empty_source_names_the_files_in_it(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"holds no samples \(an empty folder\)"):
         list(read(str(tmp_path), Columns()))
     (tmp_path / "0.tar").write_bytes(b"")

@@ -38,9 +38,9 @@ TEXT_COLUMNS = ("caption", "captions", "text", "texts")
 ReadResult = Sample | BadRecord
 
 
-def find_column(names: Iterable[str], wanted: str | None, defaults: tuple[str, ...] = ()) -> str | None:
-    """Return the column called `wanted`, else the first of `defaults`; case and outer spaces may differ."""
-    return _find(tuple(names), (wanted,) if wanted is not None else defaults)
+def find_column(names: Iterable[str], requested: str | None, defaults: tuple[str, ...] = ()) -> str | None:
+    """Return the column called `requested`, else the first of `defaults`; case and outer spaces may differ."""
+    return _find(tuple(names), (requested,) if requested is not None else defaults)
 
 
 @lru_cache(maxsize=256)
@@ -80,10 +80,10 @@ class Columns:
         """Return the sample of a row's values, whose images are in `column`. Raises `BadRecord`."""
         name, texts = self._texts(values, where)
         if self.key is not None:
-            own = find_column(values, self.key)
-            if own is None or values[own] is None:
+            key_column = find_column(values, self.key)
+            if key_column is None or values[key_column] is None:
                 raise BadRecord(where, f"no key in column '{self.key}'")
-            key = str(values[own])
+            key = str(values[key_column])
         names = (k for k in values if k not in (column, name)) if self.keep is None else self.keep
         fields = {k: values[k] for k in names if k in values}
         return Sample(key=key, images=images, texts=texts, fields=fields, where=where)

@@ -40,10 +40,10 @@ def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], w
 
 def key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
     """Return the row's `key`, else the path of its image, else file and row."""
-    own = values.get("key")
+    named = values.get("key")
     column = columns.image_column(values)
-    value = own or (values[column] if column is not None else None)
-    if isinstance(value, str) and own is None and _inline(value) is not None:
+    value = named or (values[column] if column is not None else None)
+    if isinstance(value, str) and named is None and _inline(value) is not None:
         return where
     return str(value) if isinstance(value, str | int) else where
 
