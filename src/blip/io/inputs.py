@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 from blip.io import folder_reader, readers, shard_reader
 from blip.io.byte_sources import MissingSource, TarMember, Url
 from blip.io.columns import Columns, ReadResult
-from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of
+from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of, walk
 from blip.io.samples import ImageRef, Sample
 from blip.io.saved_datasets import is_saved
 from blip_lite.errors import BadRecord, OfflineError, UsageError
