@@ -33,6 +33,7 @@ NOT_RUN = {
     "installs",
     "needs a download",
     "needs a GPU",
+    "needs a running server",
     "needs several machines",
     "needs a container engine",
     "needs npm",

@@ -41,17 +41,15 @@ def demo(
         index=index,
         search_root=search_root,
     )
-    with listen(host, port) as probe:  # gradio binds the port itself, after the models are loaded
-        free_port = probe.getsockname()[1]
+    with listen(host, port) as listening:
+        loaded = models.load(model, BUNDLED, run.load_torch)
+        if not model:
+            text = "using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base"
+            o.note(text, run.quiet)
 
-    loaded = models.load(model, BUNDLED, run.load_torch)
-    if not model:
-        text = "using the bundled models 'tiny' and 'tiny-vqa'; published ones are far better: -m caption-base"
-        o.note(text, run.quiet)
+        def ready(address: str) -> None:
+            print(address, flush=True)
+            o.note("open this address in a browser; Ctrl-C ends it", run.quiet)
 
-    def ready(address: str) -> None:
-        print(address, flush=True)
-        o.note("open this address in a browser; Ctrl-C ends it", run.quiet)
-
-    launch.serve(loaded, settings, free_port, ready)
+        launch.serve(loaded, settings, listening, ready)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import blip
 from blip.apps.demo import models, predictions, uploads
 from blip.apps.demo.uploads import EXAMPLES, Limits, Photo
+from blip.cli import main
 from blip_lite.errors import UsageError
 from blip_lite.model import Model
 
@@ -85,3 +87,14 @@ def test_bundled_models_add_missing_capabilities() -> None:
 def test_examples_do_not_depend_on_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert photo(2).image.size == (512, 512)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_captions_equal_those_of_the_command_line(capsys: pytest.CaptureFixture[str], count: int) -> None:
+    """The page computes with torch, the command line with onnxruntime if it can."""
+    main(["caption", *EXAMPLES, "-n", str(count), "--json", "--quiet"])
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    for i, record in enumerate(records):
+        captions = predictions.captions(model("tiny"), photo(i), "beam", count, 0.9, 0)
+        expected = [record["text"], *(other["text"] for other in record.get("alternatives", []))]
+        assert [caption.text for caption in captions] == list(dict.fromkeys(expected))

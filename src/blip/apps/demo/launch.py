@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
+import socket
+import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
+from typing import NoReturn
 
+import uvicorn
+
+from blip.apps.demo import calls
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import Limits
-from blip.signals import stop_on_signal
 from blip_lite.errors import UsageError
 
+GRACE_SECONDS = 3.0  # for computations in progress when the server ends
 MAX_QUEUE = 20  # waiting requests; further ones get an error
 LOOPBACK = ("127.0.0.1", "localhost")
 ENVIRONMENT = {  # set before gradio is imported, which reads it then
@@ -48,17 +55,53 @@ class Settings:
         return f"[{self.host}]" if ":" in self.host else self.host
 
 
-def serve(models: Models, settings: Settings, port: int, ready: Callable[[str], None]) -> None:
-    """Serve on a free port until SIGTERM or Ctrl-C. ready: called with the address of the page."""
+class Server(uvicorn.Server):
+    """Remembers whether Ctrl-C ended it."""
+
+    interrupted = False
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.interrupted = self.interrupted or sig == signal.SIGINT
+        super().handle_exit(sig, frame)
+
+
+def serve(models: Models, settings: Settings, listening: socket.socket, ready: Callable[[str], None]) -> None:
+    """Serve until SIGTERM, or Ctrl-C, which raises KeyboardInterrupt. ready: called with the address of the page.
+
+    A computation that takes longer than `GRACE_SECONDS` ends with the process: it runs in a thread, which cannot be
+    stopped.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="blip-demo-", ignore_cleanup_errors=True) as scratch,
-        _environment({**ENVIRONMENT, "GRADIO_TEMP_DIR": str(Path(scratch, "files")), "NO_PROXY": _no_proxy()}),
+        _environment({**ENVIRONMENT, "GRADIO_TEMP_DIR": str(Path(scratch, "files"))}),
     ):
-        _serve(models, settings, port, Path(scratch), ready)
+        server = _server(models, settings, Path(scratch))
+        # uvicorn installs the same handlers while it runs; these are for signals before and after
+        previous = {number: signal.signal(number, server.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            ready(f"http://{settings.url_host}:{listening.getsockname()[1]}/")
+            server.run(sockets=[listening])
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    if not calls.wait_until_idle(GRACE_SECONDS):
+        _exit(server.interrupted)
+    if server.interrupted:
+        raise KeyboardInterrupt
 
 
-def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: Callable[[str], None]) -> None:
+def _exit(interrupted: bool) -> NoReturn:
+    """End the process at once: an interpreter that ends while torch computes in a thread aborts (exit code 134)."""
+    if interrupted:
+        print("blip: interrupted", file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130 if interrupted else 0)
+
+
+def _server(models: Models, settings: Settings, scratch: Path) -> Server:
     import gradio as gr
+    from fastapi import FastAPI
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
@@ -74,34 +117,23 @@ def _serve(models: Models, settings: Settings, port: int, scratch: Path, ready: 
         Middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK)),
         Middleware(SameOriginOnly, hosts=LOOPBACK),
     ]
-    try:
-        _, address, _ = demo.launch(
-            server_name=settings.url_host,
-            server_port=port,
-            share=False,
-            quiet=True,
-            show_error=True,
-            footer_links=[],
-            run_history=False,
-            ssr_mode=False,
-            enable_monitoring=False,
-            prevent_thread_lock=True,
-            max_file_size=settings.limits.bytes,
-            theme=page.theme(),
-            css=page.CSS,
-            app_kwargs={"middleware": guards if settings.local else []},
+    app = gr.mount_gradio_app(
+        FastAPI(openapi_url=None, middleware=guards if settings.local else []),
+        demo,
+        path="",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        max_file_size=settings.limits.bytes,
+        theme=page.theme(),
+        css=page.CSS,
+    )
+    return Server(
+        uvicorn.Config(
+            app, log_level="warning", access_log=False, ws="none", timeout_graceful_shutdown=int(GRACE_SECONDS)
         )
-        with stop_on_signal() as stop:
-            ready(address)
-            while not stop.reason:
-                time.sleep(0.1)
-    finally:
-        gr.close_all(verbose=False)
-
-
-def _no_proxy() -> str:
-    """Return NO_PROXY with this machine added: gradio calls its own server at startup."""
-    return ",".join(filter(None, [os.environ.get("NO_PROXY") or os.environ.get("no_proxy"), *LOOPBACK]))
+    )
 
 
 @contextlib.contextmanager

@@ -35,6 +35,7 @@ def captions(models: Models, limits: Limits) -> None:
         image = uploads.photo(path, limits).image
         return predictions.heat_maps(models.require("caption").explain(image, caption, subject="caption"))
 
+    widgets.requirement(models, "caption")
     with gr.Row():
         with gr.Column():
             path = widgets.photo_input_with_examples()
@@ -72,6 +73,7 @@ def questions(models: Models, limits: Limits) -> None:
         heat_maps = predictions.heat_maps(model.explain(photo.image, question))
         return [[answer, f"{score:.2f}"] for answer, score in answers], heat_maps
 
+    widgets.requirement(models, "answer")
     with gr.Row():
         with gr.Column():
             path = widgets.photo_input_with_examples()
@@ -104,6 +106,7 @@ def matching(models: Models, limits: Limits) -> None:
     def match(paths: list[tuple[str, str | None]] | None, lines: str) -> str:
         return predictions.match_table(models.require("match"), uploads.photos(paths, limits), uploads.texts(lines))
 
+    widgets.requirement(models, "match")
     paths = widgets.photos_input()
     lines = gr.Textbox(TEXTS, label="Texts, one per line", lines=4, max_lines=12)
     button = widgets.run_button("Match", models, "match")
@@ -120,6 +123,7 @@ def two_photos(models: Models, limits: Limits) -> None:
         result = models.require("compare").compare(images[0], images[1], statement)
         return {"true": result.score, "false": 1 - result.score}
 
+    widgets.requirement(models, "compare")
     with gr.Row():
         left, right = widgets.photo_input("Left photo", 0), widgets.photo_input("Right photo", 1)
     statement = gr.Textbox("The left photo shows a cat and the right one a cup.", label="Statement", max_lines=3)
@@ -140,6 +144,7 @@ def features(models: Models, limits: Limits) -> None:
     def compare(paths: list[tuple[str, str | None]] | None) -> str:
         return predictions.similarity_table(models.require("match"), uploads.photos(paths, limits))
 
+    widgets.requirement(models, "match")
     gr.Markdown("Each photo is converted to a vector. The table shows the cosine of every pair; 1 for equal photos.")
     paths = widgets.photos_input()
     button = widgets.run_button("Compare", models, "match")

@@ -10,6 +10,7 @@ from typing import ParamSpec, TypeVar
 
 import gradio as gr
 
+from blip.apps.demo import calls
 from blip.apps.demo.models import Models
 from blip.apps.demo.uploads import EXAMPLES
 from blip_lite.errors import BlipError
@@ -26,7 +27,8 @@ def report_errors(call: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(call)
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return call(*args, **kwargs)
+            with calls.running():
+                return call(*args, **kwargs)
         except BlipError as error:
             raise _page_error(str(error)) from error
         except Exception as error:
@@ -64,8 +66,9 @@ def photo_input_with_examples() -> gr.Image:
 
 
 def photos_input() -> gr.Gallery:
-    """Input for several photos, and a button that fills in the examples."""
+    """Input for several photos that starts with the examples, and a button that fills them in again."""
     gallery = gr.Gallery(
+        value=list(EXAMPLES),
         label="Photos",
         type="filepath",
         height="auto",
@@ -81,10 +84,17 @@ def photos_input() -> gr.Gallery:
     return gallery
 
 
+def requirement(models: Models, capability: str) -> None:
+    """At the top of a tab that no loaded model can serve: how to start the page with one that can."""
+    if models.first_capable(capability) is None:
+        gr.Markdown(models.credit(capability), elem_classes="requirement")
+
+
 def run_button(label: str, models: Models, capability: str, note: str = "") -> gr.Button:
     """Button that starts a computation, disabled without a capable model; below it the model, and a note."""
     button = gr.Button(label, variant="primary", interactive=models.first_capable(capability) is not None)
-    gr.Markdown(f"{models.credit(capability)} {note}", elem_classes="credit")
+    if models.first_capable(capability) is not None:
+        gr.Markdown(f"{models.credit(capability)} {note}", elem_classes="credit")
     return button
 
 

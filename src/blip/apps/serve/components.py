@@ -138,8 +138,8 @@ def _requests(body: type[Body], settings: Settings) -> Schema:
 
 
 def _rules(body: type[Body], images: list[str]) -> str:
-    """Fields that exclude each other, and when the response is a list."""
-    image = f"Exactly one of {', '.join(images)}"
+    """Sentences on fields that exclude each other, and on responses that are lists."""
+    image = f"Exactly one of {', '.join(images[:-1])} and {images[-1]}"
     if body.record == "embedding":
         text = "kind image takes one of the image fields, kind text takes text or texts, kind multimodal takes both"
         image = f"{text}; one of each"

@@ -14,6 +14,7 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere; }
 h2 { margin-top: 2.5rem; border-top: 1px solid #8886; padding-top: 1rem; }
 code, pre { font: 0.875rem/1.45 ui-monospace, monospace; }
+h2 code { font-size: 1.15rem; font-weight: 600; }
 pre { background: #8882; padding: 0.75rem; border-radius: 6px; overflow-x: auto; overflow-wrap: normal; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; }
