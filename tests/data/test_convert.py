@@ -204,6 +204,8 @@ def test_nothing_is_overwritten(tmp_path: Path, table: Path, name: str) -> None:
 def test_other_targets_and_empty_sources_are_rejected(tmp_path: Path, table: Path) -> None:
     with pytest.raises(UsageError, match=r"must be a folder, \.tar or one of \.jsonl"):
         write(table, tmp_path / "o.xml")
+    with pytest.raises(UsageError, match=r"must be a folder, \.tar or one of \.jsonl"):
+        write(table, tmp_path / "o.arrow")  # read, but not written
     os.mkdir(tmp_path / "empty")
     with pytest.raises(UsageError, match="holds no samples"):
         write(tmp_path / "empty", tmp_path / "o.jsonl")

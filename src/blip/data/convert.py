@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from blip.io import readers, table_reader, table_writer
+from blip.io import readers, table_writer
 from blip.io.atomic import atomic_path, temporary_folder
 from blip.io.byte_sources import TarMember
 from blip.io.columns import TEXT_COLUMNS, Columns
@@ -30,6 +30,7 @@ from blip_lite.errors import BadRecord, UnreadableImage, UsageError
 from blip_lite.image import EXTENSIONS
 
 SHARD_SIZE = 1000
+TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 _PARQUET_IMAGES = 256  # rows per group of a table that contains the images
 _CSV_LISTS = ("answers",)  # besides captions: the list columns that csv readers restore
 _SUFFIXES = {
@@ -73,8 +74,8 @@ def convert(
     """
     source = _Source(names, columns, on_bad)
     suffix = target.suffix.lower()
-    if str(target) == "-" or suffix not in ("", ".tar", *table_reader.EXTENSIONS):
-        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(table_reader.EXTENSIONS)}")
+    if str(target) == "-" or suffix not in ("", ".tar", *TABLES):
+        raise UsageError(f"{target}: must be a folder, .tar or one of {' '.join(TABLES)}")
     with exclusive(target):
         if suffix == ".tar":
             return _to_shards(source, target, shard_size)
