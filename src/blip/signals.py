@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from blip_lite.image_bytes import interrupt_pipes
+
 
 @dataclass
 class StopRequest:
@@ -29,11 +31,13 @@ def stop_on_signal() -> Iterator[StopRequest]:
 
     def handle(number: int, frame: FrameType | None) -> None:
         request.reason = reasons[signal.Signals(number)]
+        interrupt_pipes(True)
         signal.signal(number, previous[signal.Signals(number)])
 
     with suppress(ValueError):  # not in the main thread
         for number in reasons:
             previous[number] = signal.signal(number, handle)
+    interrupt_pipes(False)
     try:
         yield request
     finally:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch
 from blip_lite import load
 from blip_lite.model import Model
 from tests.cli.conftest import Blip
+from tests.waiting import HANG_SECONDS
 
 CASES = Path(__file__).parents[1] / "cases"
 SIZE = (900, 500)
@@ -83,3 +87,20 @@ def test_an_orientation_is_applied_once(blip: Blip, tmp_path: Path, verb: tuple[
     ]
     first, second = ({key: value for key, value in row.items() if key != "key"} for row in rows)
     assert first == second
+
+
+@pytest.mark.skipif(not Path("/dev/fd").exists(), reason="needs /dev/fd")
+def test_a_silent_pipe_does_not_outlive_a_signal() -> None:
+    reader, writer = os.pipe()
+    command = [sys.executable, "-m", "blip", "caption", f"/dev/fd/{reader}", "-m", "random-tiny"]
+    with subprocess.Popen(command, pass_fds=[reader], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(15)
+            process.terminate()
+            _, errors = process.communicate(timeout=HANG_SECONDS)
+        finally:
+            process.kill()
+            os.close(writer)
+            os.close(reader)
+    assert "interrupted while waiting for data" in errors and process.returncode == 143

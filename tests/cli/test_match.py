@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.cli.conftest import Blip
 
 RANDOM = ("-m", "random-tiny")
@@ -61,3 +63,9 @@ def test_an_unreadable_image_does_not_affect_the_others(blip: Blip, photos: Path
     result = blip("match", photos, "-t", "a cat", *RANDOM)
     assert result.code == 1 and len(result.out.splitlines()) == 4
     assert "c.jpg: truncated" in result.err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_threshold_is_a_finite_number(blip: Blip, photos: Path, value: str) -> None:
+    result = blip("match", photos / "a.png", *RANDOM, "-t", "a cat", "--threshold", value)
+    assert result.code == 2 and f"--threshold {value}; must be a number" in result.err and not result.out

@@ -139,16 +139,30 @@ def test_sixteen_bits_are_scaled(file_format: str) -> None:
     assert grey[0, :, 0].tolist() == [0, 0, 1, 128, 255]
 
 
-@pytest.mark.parametrize("values", [[0, 0.5, 1], [0, 127.5, 255], [0, 32767.5, 65535], [-4, 5e6, 1e7]])
+@pytest.mark.parametrize("values", [[0, 0.5, 1], [0, 127.5, 255], [0, 32767.5, 65535], [0, 5e6, 1e7]])
 def test_float_images_are_scaled_by_their_range(values: list[float]) -> None:
     image = Image.fromarray(np.array([values], dtype=np.float32))
     assert np.asarray(read(encode(image, "TIFF")))[0, :, 0].tolist() in ([0, 128, 255], [0, 127, 255])
 
 
-def test_integer_and_damaged_float_values_convert() -> None:
+def test_integer_values_convert() -> None:
     assert np.asarray(to_rgb(Image.fromarray(np.array([[0, 65535]], np.int32))))[0, :, 1].tolist() == [0, 255]
-    holes = np.array([[np.nan, np.inf, 1.0]], np.float32)
-    assert np.asarray(to_rgb(Image.fromarray(holes)))[0, :, 0].tolist() == [0, 0, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        (np.array([[0.5, np.nan]], np.float32), "pixels are NaN or infinite"),
+        (np.array([[0.5, np.inf]], np.float32), "pixels are NaN or infinite"),
+        (np.array([[-1.5, 1.0]], np.float32), "pixels from -1.5 to 1; must not be negative"),
+        (np.array([[-3, 7]], np.int32), "pixels from -3 to 7; must not be negative"),
+    ],
+)
+def test_values_without_a_scale_are_refused_in_files_and_pil_images(values: NDArray[Any], problem: str) -> None:
+    image = Image.fromarray(values)
+    assert reason(encode(image, "TIFF")) == problem
+    with pytest.raises(UnreadableImage, match=problem):
+        from_pil(image, "0")
 
 
 def test_cmyk_equals_the_plain_conversion() -> None:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageOps
 
 from blip_lite import load
+from blip_lite.decoding import make_decoding
 from blip_lite.errors import BlipError, UnreadableImage, UsageError
 from blip_lite.image_inputs import as_batch, open_image, text_list
 from blip_lite.model import Model
@@ -146,6 +147,10 @@ def test_lists_of_texts() -> None:
     ]:
         with pytest.raises(UsageError, match=message):
             text_list(texts, "answers")  # type: ignore[arg-type]
+
+
+def test_the_default_minimum_length_follows_a_small_maximum() -> None:
+    assert (make_decoding(max_length=4).min_length, make_decoding().min_length) == (4, 5)
 
 
 @pytest.mark.parametrize(

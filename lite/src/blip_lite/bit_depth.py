@@ -35,6 +35,16 @@ def grey_to_rgb(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey).convert("RGB")
 
 
+def value_problem(image: Image.Image) -> str:
+    """Reason why a loaded image of 32 bits per pixel is not a picture; "" if it is."""
+    if image.mode not in ("I", "F"):
+        return ""
+    low, high = np.asarray(image).min(), np.asarray(image).max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        return "pixels are NaN or infinite"
+    return f"pixels from {low:.4g} to {high:.4g}; must not be negative" if low < 0 else ""
+
+
 def has_low_bytes(image: Image.Image) -> bool:
     """Whether an opened file, not yet loaded, has colours or alpha of 16 bits, of which Pillow reads the high byte."""
     tiles = getattr(image, "tile", ())

@@ -11,6 +11,7 @@ from typing import Any, Literal, TypedDict
 
 from blip_lite.checks import check, check_bool, check_float, check_int, is_number
 
+MIN_LENGTH = 5  # original: of captions
 MAX_BEAMS = 1000  # beams, or texts sampled per image: each needs memory
 Banned = tuple[tuple[int, ...], ...]  # sequences of ids
 
@@ -20,7 +21,7 @@ class _Constraints:
     """Settings of every decoding."""
 
     max_length: int = 20
-    min_length: int = 5
+    min_length: int = MIN_LENGTH
     repetition_penalty: float = 1.0
     no_repeat_ngram: int = 0  # no n-gram of this size twice; 0 = off
     banned: Banned = ()
@@ -118,7 +119,7 @@ class DecodingOptions(TypedDict, total=False):
     top_p: float
     top_k: int
     temperature: float
-    min_length: int
+    min_length: int | None
     max_length: int
     num_captions: int
     repetition_penalty: float | None
@@ -131,7 +132,7 @@ def make_decoding(
     top_p: float = 0.9,
     top_k: int = 50,
     temperature: float = 1.0,
-    min_length: int = 5,
+    min_length: int | None = None,
     max_length: int = 20,
     num_captions: int = 1,
     repetition_penalty: float | None = None,
@@ -139,7 +140,7 @@ def make_decoding(
     """Return nucleus sampling with `sample`, greedy search with beams=1, else beam search.
 
     top_p, top_k, temperature: for sampling. num_captions: at least this many beams are used.
-    repetition_penalty: None = 1.1 for sampling, else 1.0.
+    min_length: None = 5, or `max_length` if that is less. repetition_penalty: None = 1.1 for sampling, else 1.0.
     """
     check_int("beams", beams, 1, MAX_BEAMS)
     check_int("num_captions", num_captions, 1, MAX_BEAMS)
@@ -151,6 +152,9 @@ def make_decoding(
         decoding = Greedy()
     else:
         decoding = Beam(num_beams=max(beams, num_captions), num_captions=num_captions)
+    if min_length is None:
+        check_int("max_length", max_length, 1)
+        min_length = min(MIN_LENGTH, max_length)
     penalty = decoding.repetition_penalty if repetition_penalty is None else repetition_penalty
     return replace(decoding, min_length=min_length, max_length=max_length, repetition_penalty=penalty)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blip_lite import sniff
-from blip_lite.bit_depth import fits_low_bits, grey_to_rgb, has_low_bytes, scale_colours
+from blip_lite.bit_depth import fits_low_bits, grey_to_rgb, has_low_bytes, scale_colours, value_problem
 from blip_lite.errors import MissingExtra, UnreadableImage
 from blip_lite.image_bytes import max_bytes, read_bytes, source_key
 from blip_lite.pixel_budget import decoding
@@ -111,6 +111,7 @@ def from_pil(image: Image.Image, key: str) -> Image.Image:
         image.load()
         if is_wide and fits_low_bits(image):
             raise UnreadableImage(key, "16-bit colours, of which Pillow keeps 8 bits; pass the file instead")
+        _check_values(image, key)
         orientation = _orientation(image)
         if image.format != "GIF" or not hasattr(image, "seek") or image.tell():
             return _upright(to_rgb(_with_alpha(image)), orientation)
@@ -224,6 +225,7 @@ def _decode(image: Image.Image, data: bytes, file_format: str, key: str, max_pix
         _load(other, file_format, key, max_pixels)
         return other
 
+    _check_values(image, key)
     orientation = _orientation(image)
     if file_format == "GIF":
         _seek_visible(image)
@@ -235,6 +237,11 @@ def _load(image: Image.Image, file_format: str, key: str, max_pixels: int) -> No
         _load_tiff(image, key, max_pixels)
     image.load()
     check_size(key, image.size, max_pixels)
+
+
+def _check_values(image: Image.Image, key: str) -> None:
+    if problem := value_problem(image):
+        raise UnreadableImage(key, problem)
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import stat
+import threading
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,6 +14,8 @@ from blip_lite.errors import UnreadableImage
 _BYTES_PER_PIXEL = 8  # 16-bit RGBA, the largest common pixel: limits the file size by the pixel limit
 _FILE_ALLOWANCE = 64 << 20  # metadata, thumbnails, later frames
 _CHUNK = 16 << 20  # bytes per read
+_POLL_SECONDS = 0.2
+_stopped = threading.Event()
 _DESCRIPTORS = (Path("/dev/fd"), Path("/proc/self/fd"))  # of process substitution
 
 
@@ -48,6 +52,8 @@ def _file_bytes(path: Path, key: str, limit: int) -> bytes:
             raise UnreadableImage(key, "is a folder, not an image file")
         if not stat.S_ISREG(status.st_mode) and path.parent not in _DESCRIPTORS:
             raise UnreadableImage(key, "is not a regular file; pass its contents on standard input")
+        if not stat.S_ISREG(status.st_mode):
+            return _pipe_bytes(path, key, limit)
         if status.st_size > limit:
             raise UnreadableImage(key, _too_big(status.st_size, limit))
         with open(path, "rb") as file:
@@ -60,6 +66,28 @@ def _file_bytes(path: Path, key: str, limit: int) -> bytes:
         raise UnreadableImage(key, f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a NUL character in the name
         raise UnreadableImage(key, f"not a file name ({error})") from error
+
+
+def interrupt_pipes(stopped: bool) -> None:
+    """Let all threads that wait for data of a pipe fail, and those that will; False: wait again."""
+    (_stopped.set if stopped else _stopped.clear)()
+
+
+def _pipe_bytes(path: Path, key: str, limit: int) -> bytes:
+    """Contents of a pipe. A thread that is blocked in `read` would keep the process from ending."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe without a writer blocks `open`
+    parts = bytearray()
+    try:
+        while len(parts) <= limit:
+            while not select.select([descriptor], [], [], _POLL_SECONDS)[0]:
+                if _stopped.is_set():
+                    raise UnreadableImage(key, "interrupted while waiting for data")
+            if not (part := os.read(descriptor, 1 << 16)):
+                break
+            parts += part
+    finally:
+        os.close(descriptor)
+    return bytes(parts)
 
 
 def _object_bytes(file: Any, key: str, limit: int) -> bytes:

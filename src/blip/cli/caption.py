@@ -39,7 +39,9 @@ class DecodingFlags:
         int | None, option(min=2, help="Maximum tokens with prompt, start and end.", default="20")
     ] = None
     max_new_tokens: Annotated[int | None, option(min=1, help="Maximum new tokens (instead of --max-length).")] = None
-    min_length: Annotated[int, option(min=0, help="Minimum tokens, counted like --max-length.")] = 5
+    min_length: Annotated[int | None, option(min=0, help="Minimum tokens, counted like --max-length.", default="5")] = (
+        None
+    )
     repetition_penalty: Annotated[
         float | None, option(help="Repetition penalty.", default="1.0; 1.1 with --sample")
     ] = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import UnionType
@@ -264,8 +265,18 @@ def _click_type(kind: Any, spec: Spec) -> click.ParamType[Any]:
     if kind is int:
         return click.IntRange(spec.min, spec.max)  # type: ignore[arg-type]
     if kind is float:
-        return click.FloatRange(spec.min, spec.max)
+        return _FiniteRange(spec.min, spec.max)
     return click.Path(path_type=Path, readable=False) if kind is Path else click.STRING
+
+
+class _FiniteRange(click.FloatRange):
+    """A number in a range, not NaN or infinite: every comparison with NaN is false, the check of the range as well."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
 
 
 def allowed(kind: click.ParamType[Any]) -> str:
