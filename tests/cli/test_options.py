@@ -16,6 +16,7 @@ from blip.cli import VERBS
 from blip.cli import options as o
 from blip.cli.commands import GENERAL, TASK, Option, argument, command, option
 from blip.cli.run import verb_command
+from blip.cli.texts import closed_answers, read_texts
 from blip_lite.errors import UsageError
 from tests.cli.conftest import Blip
 
@@ -132,13 +133,13 @@ def test_config_flags_are_shown_where_they_work() -> None:
 
 
 def test_a_byte_order_mark_does_not_reach_texts_and_answers(tmp_path: Path) -> None:
-    assert o.read_texts((), CASES / "texts_bom.txt") == ["a cat", "a dog"]
+    assert read_texts((), CASES / "texts_bom.txt") == ["a cat", "a dog"]
     for name, text in {"a.txt": "yes\r\nno\r\n", "a.json": '["yes", "no"]'}.items():
         (tmp_path / name).write_text(text, "utf-8-sig")
-        assert o.closed_answers(str(tmp_path / name), "rank") == ["yes", "no"]
+        assert closed_answers(str(tmp_path / name), "rank") == ["yes", "no"]
     (tmp_path / "deep.json").write_text("[" * 200_000)
     with pytest.raises(UsageError, match=r"deep.json; nested too deeply"):
-        o.closed_answers(str(tmp_path / "deep.json"), "rank")
+        closed_answers(str(tmp_path / "deep.json"), "rank")
 
 
 def test_a_wrong_type_in_a_file_or_a_set_names_place_key_and_allowed_values(blip: Blip) -> None:

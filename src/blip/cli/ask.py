@@ -11,6 +11,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import DECODING, GENERAL, option
 from blip.cli.settings import configurable
+from blip.cli.texts import closed_answers, read_texts
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -68,8 +69,8 @@ def ask(
 
     Example: blip ask kitchen.jpg -q 'how many chairs?' -m vqa-base
     """
-    closed = o.closed_answers(answer.answers, answer.mode)
-    given: list[Question] = [(line, None) for line in o.read_texts(question, questions, "--questions")]
+    closed = closed_answers(answer.answers, answer.mode)
+    given: list[Question] = [(line, None) for line in read_texts(question, questions, "--questions")]
     samples = run.inputs(inputs)
     if pair is not None:
         return _compare(samples, pair, [line for line, _ in given], model, run)

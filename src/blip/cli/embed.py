@@ -11,6 +11,7 @@ from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.output import plural, print_lines
 from blip.cli.settings import configurable
+from blip.cli.texts import read_texts
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def embed(
 
     Example: blip embed photos/ -o photos.npz
     """
-    lines = o.read_texts(text, texts)
+    lines = read_texts(text, texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
     if kind == "text" and (inputs or run.from_file or run.resume):

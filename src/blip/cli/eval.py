@@ -10,9 +10,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import click
+
 from blip.cli import options as o
 from blip.cli.commands import DECODING, INPUT, OUTPUT, argument, command, option
 from blip.cli.output import plural, print_table
+from blip.cli.texts import closed_answers
 from blip.metrics.formatting import format_number
 from blip_lite.errors import UsageError, did_you_mean
 
@@ -157,6 +160,7 @@ def _check(task: str, flags: Flags) -> None:
     """Raise UsageError for what is wrong before anything is loaded."""
     from blip.eval import results
     from blip.eval.prediction_files import check_submission
+    from blip.io.lock import exclusive
 
     if task not in TASKS:
         problem = f"unknown task '{task}'{did_you_mean(task, TASKS)}" if task else "no task"
@@ -175,6 +179,7 @@ def _check(task: str, flags: Flags) -> None:
             raise UsageError(f"--submission {flags.submission} exists; choose another name or use --overwrite")
         results.require_writable(flags.submission.parent)
     if flags.output is not None:
+        click.get_current_context().with_resource(exclusive(flags.output))
         results.check_folder(flags.output, overwrite=flags.overwrite)
 
 
@@ -235,7 +240,7 @@ def _evaluation(task: str, flags: Flags) -> Any:
 
     lengths = {"max_length": flags.max_length, "min_length": flags.min_length}
     beam = {"num_beams": flags.beams, **{name: n for name, n in lengths.items() if n is not None}}
-    answers = o.closed_answers(flags.answers, flags.mode) or []
+    answers = closed_answers(flags.answers, flags.mode) or []
     k = {} if flags.k is None else {"k": flags.k}
     caption: dict[str, float] = {"max_length": 20, "min_length": 5, **beam}
     if task == "nocaps":

@@ -10,6 +10,7 @@ from blip.cli.batch_run import BatchRun, DecodedBatch, Record
 from blip.cli.commands import option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
+from blip.cli.texts import read_texts
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def match(
     Example: blip match cat.jpg -t 'a cat' -t 'a dog'
     """
     samples = run.inputs(inputs)
-    numbered = _number_texts(samples, o.read_texts(text, texts), pairs)
+    numbered = _number_texts(samples, read_texts(text, texts), pairs)
     batch_run = BatchRun(schema="match/1", flags=run, per_key=max(len(lines) for lines in numbered.values()))
     if not batch_run.is_needed(samples, o.model_name(model)):
         return 0
