@@ -270,3 +270,14 @@ def test_a_failing_job_does_not_fail_its_batch(capsys: pytest.CaptureFixture[str
     assert [result.problem and result.problem[0] for result in results] == [None, "internal", None]
     assert results[0].records == results[2].records and results[0].batch == 3
     assert "ValueError" in capsys.readouterr().err
+
+
+def test_the_log_has_no_control_characters_of_requests(capsys: pytest.CaptureFixture[str]) -> None:
+    class Failing(DirectEngine):
+        async def submit(self, job: Job, seconds: float) -> JobResult:
+            raise RuntimeError(job.key)
+
+    (response,) = responses(Settings(), Failing(), caption(keys=["\x1b]0;title\x07\nforged line"]))
+    log = capsys.readouterr().err
+    assert error_of(response) == (500, "internal", None) and "RuntimeError" in log and r"\x1b]0;title\x07" in log
+    assert "\x1b" not in log and "\x07" not in log

@@ -18,6 +18,7 @@ CSS = """
 .pictures.large .grid-container { grid-template-columns: repeat(auto-fill, minmax(150px, 1fr)) !important; }
 .answers * { font-family: var(--font) !important; }
 .requirement { border-left: 4px solid var(--primary-500); padding: 0.25rem 0.75rem; }
+.requirement .requirement { border: 0; padding: 0; }
 .credit { opacity: 0.75; font-size: 0.9em; }
 .scores { overflow-x: auto; }
 .scores table { border: 0 !important; border-collapse: separate; border-spacing: 4px; margin: 0; }

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -21,7 +19,7 @@ from starlette.routing import Route
 from starlette.types import Lifespan, Message
 
 from blip.apps.serve import docs_page
-from blip.apps.serve.jobs import CODES, Engine, Problem
+from blip.apps.serve.jobs import CODES, Engine, Problem, log_bug
 from blip.apps.serve.openapi import build_openapi
 from blip.apps.serve.request_models import BODIES
 from blip.apps.serve.service import Service
@@ -119,8 +117,8 @@ def _handle_errors(service: Service, endpoint: str, handle: Handler) -> Handler:
             response = Response(status_code=400)
         except Problem as problem:
             response = await _refuse(service, tracker, problem)
-        except Exception:
-            traceback.print_exc(file=sys.stderr)
+        except Exception as error:
+            log_bug(error)
             bug = Problem("internal", "this is a bug in blip; details are in the server's log")
             response = await _refuse(service, tracker, bug)
         if (request_id := request.headers.get("x-request-id")) is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import traceback
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -10,6 +12,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from blip_lite.errors import BlipError
+from blip_lite.terminal import printable
 
 Record = dict[str, Any]
 Params = tuple[tuple[str, Any], ...]  # sorted and hashable: jobs with equal parameters share a batch
@@ -103,6 +106,12 @@ class Problem(BlipError):
     def headers(self) -> dict[str, str]:
         headers = {"Retry-After": str(max(1, math.ceil(self.retry_after)))} if self.retry_after is not None else {}
         return headers | ({"WWW-Authenticate": "Bearer"} if self.status == 401 else {})
+
+
+def log_bug(error: BaseException) -> None:
+    """Print a traceback on stderr, without the control characters that texts of requests may contain."""
+    lines = "".join(traceback.format_exception(error)).splitlines()
+    print("\n".join(printable(line) for line in lines), file=sys.stderr, flush=True)
 
 
 def encodable(text: str) -> str:

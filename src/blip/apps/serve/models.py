@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import os
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Record
+from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Record, log_bug
 from blip.apps.serve.settings import Settings
 from blip_lite.errors import BlipError, MissingPart
 
@@ -86,7 +85,7 @@ def _problem(error: Exception) -> tuple[str, str]:
         return "no_model", str(error)
     if isinstance(error, BlipError):
         return "bad_field", str(error)
-    traceback.print_exception(error)
+    log_bug(error)
     return "internal", "this is a bug in blip; details are in the server's log"
 
 
