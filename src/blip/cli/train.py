@@ -14,7 +14,7 @@ from blip.tasks import TASKS
 from blip_lite.errors import ConfigError, EnvironmentProblem, UsageError
 
 if TYPE_CHECKING:
-    from blip.train.loop import TrainingResult
+    from blip.train.result import TrainingResult
 
 EXIT_CODES = {"finished": 0, "no improvement": 0, "time": 0, "interrupted": 130, "terminated": 143}
 TEXT_TOWERS = ("encoder", "decoder")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,13 @@ from blip.train.config_sources import effective_config
 from blip.train.log import TrainLog
 from blip.train.notes import SkippedRows, held_out_note, layout_note, size_note
 from blip.train.pace import Pace
+from blip.train.result import TrainingResult, finished_result
 from blip.train.step import Stepper
 from blip.train.trainable import TrainableModel
 from blip.train.validation import Validation
-from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError, UsageError
+from blip_lite.errors import BlipError, CheckpointMismatch, ConfigError
 
 REASONS = ("", "interrupted", "no improvement", "time", "terminated")  # to stop; the last one of all processes counts
-
-
-@dataclass(frozen=True)
-class TrainingResult:
-    """Result of a training run; `reason` is "finished", "no improvement", "time", "interrupted" or "terminated".
-
-    best_step: step of the best checkpoint, if a score selects it; 0 = the starting model.
-    """
-
-    folder: Path
-    step: int
-    total_steps: int
-    metrics: dict[str, float]
-    reason: str
-    best_step: int | None
 
 
 def fit(
@@ -76,7 +62,7 @@ def fit(
         stack.enter_context(disk_full(run_dir))
         if distributed.rank() == 0:
             stack.enter_context(_locked(folder.path))
-        finished = _finished(task, config, folder, resume)
+        finished = finished_result(task, config, folder, resume)
         return finished or _Run(task, config, folder, device, stop, resume, quiet).run()
 
 
@@ -89,19 +75,6 @@ def _locked(folder: Path) -> Iterator[None]:
     finally:
         with suppress(OSError):  # not empty
             folder.rmdir()
-
-
-def _finished(task: Task, config: TrainConfig, folder: RunFolder, resume: str) -> TrainingResult | None:
-    """Return the result of a run that has finished without keeping its state, if the settings are the same."""
-    result = folder.finished_result() if resume in ("auto", "none") else None
-    if result is None:
-        return None
-    if resume == "none" or result.pop("settings") != effective_config(task, config):
-        raise UsageError(
-            f"{folder.path} contains a finished run, whose training state was not kept (--keep-state); choose another "
-            f"folder, or train its model further: --init {folder.path}"
-        )
-    return TrainingResult(folder=folder.path, **result)
 
 
 class _Run:
