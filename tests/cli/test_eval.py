@@ -152,6 +152,37 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(
     assert result.code == 4 and result.err.endswith("elsewhere: cannot be written (Read-only file system)\n")
 
 
+def test_no_folder_is_created_before_the_data_are_open(blip: Blip, tmp_path: Path) -> None:
+    flags = ("-o", tmp_path / "a" / "out", "--submission", tmp_path / "b" / "said.json")
+    result = blip("eval", "caption", "--data", tmp_path / "none.json", "-m", "random-tiny", *flags, *QUIET)
+    assert result.code == 2 and not any(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    result = blip("eval", "caption", "--data", "x.json", "-m", "random-tiny", "-o", tmp_path / "file" / "out", *QUIET)
+    assert result.code == 4 and "file/out: cannot be written (Not a directory)" in result.err
+
+
+def test_predictions_fit_data_in_another_folder(blip: Blip, tmp_path: Path) -> None:
+    """Rows of VQA and NLVR2 without an id of their own."""
+    rows = {
+        "vqa": [{"image": "red.png", "question": q, "answer": ["yes"]} for q in ("Is it red?", "Is it blue?")],
+        "nlvr": [{"images": ["red.png", "blue.png"], "sentence": "two walls", "label": t} for t in ("True", "False")],
+    }
+    for task, content in rows.items():
+        files = []
+        for name in ("here", "there"):
+            folder = tmp_path / name
+            lists(folder)
+            files.append(folder / f"{task}-rows.json")
+            files[-1].write_text(json.dumps(content))
+        out = tmp_path / task
+        assert blip("eval", task, "--data", files[0], "-m", f"random-tiny-{task}", "-o", out, *QUIET).code == 0
+        result = blip("eval", task, "--data", files[1], "--predictions", out, *QUIET)
+        assert result.code == 0 and "accuracy" in result.out, result.err
+        predictions = json.loads((out / "predictions.json").read_text())
+        ids = [row.get("question_id", row.get("identifier")) for row in predictions]
+        assert ids == [f"{task}-rows.json:1", f"{task}-rows.json:2"]
+
+
 def test_a_full_disk_keeps_the_earlier_evaluation(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data, file, out = lists(tmp_path / "data")["caption"], tmp_path / "said.json", tmp_path / "out"
     args = ("eval", "caption", "--data", data, "--predictions", file, "-o", out, *QUIET)

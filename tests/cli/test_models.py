@@ -71,7 +71,9 @@ def test_get_offline_names_the_fix() -> None:
 def test_path_is_printed_only_when_cached(tmp_path: Path) -> None:
     small_file(tmp_path / "cache/checkpoints/model_large_caption.pth")
     assert run("path", "caption-large").stdout.strip().endswith("model_large_caption.pth")
-    assert isinstance(fails("path", "caption-base"), OfflineError)
+    error = fails("path", "caption-base")
+    assert isinstance(error, OfflineError)
+    assert str(error) == "model 'caption-base' is not on this machine; download it: blip models get caption-base"
 
 
 def test_verify_detects_a_changed_file(tmp_path: Path) -> None:

@@ -178,6 +178,23 @@ def test_queries_from_a_pipe(blip: Blip, indexed: Path, monkeypatch: pytest.Monk
     assert len(errors) == 2 and "ends with a sign" in errors[0] and "./none.png: no such file" in errors[1]
 
 
+def test_every_piped_query_has_a_record(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('cat\n"a dog" - cat\n./none.png\n'))
+    result = blip("search", "-n", "2", "--json")
+    records = [json.loads(line) for line in result.out.splitlines()]
+    assert result.code == 1 and all(problem(record) is None for record in records)
+    assert [(r.get("query", r.get("key")), r.get("rank")) for r in records] == [
+        *(("cat", 1), ("cat", 2), ('"a dog" - cat', 1), ('"a dog" - cat', 2)),
+        ("./none.png", None),
+    ]
+    assert records[-1]["error"] == {"type": "UnreadableImage", "reason": "no such file"}
+    monkeypatch.setattr("sys.stdin", io.StringIO("cat\n"))
+    result = blip("search", "--min-score", "99", "--json")
+    (record,) = [json.loads(line) for line in result.out.splitlines()]
+    assert result.code == 0 and problem(record) is None
+    assert (record["key"], record["error"]["type"]) == ("cat", "NothingFound")
+
+
 def test_queries_at_a_prompt_keep_the_model(blip: Blip, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stdin = io.StringIO("cat\n./none.png\ndog\nquit\nnever\n")
     monkeypatch.setattr(stdin, "isatty", lambda: True)

@@ -28,6 +28,17 @@ def listed(folder: Path, rows: list[dict[str, Any]]) -> SampleList:
     return open_source(path)
 
 
+def test_ids_of_rows_do_not_contain_folders(tmp_path: Path) -> None:
+    rows = [{"image": "a.png", "question_id": 7}, {"image": "a.png"}, {"image": "a.png", "question_id": None}]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        assert task_rows.row_ids(listed(tmp_path / name, rows), "question_id") == [7, "rows.json:2", "rows.json:3"]
+    both = SampleList([listed(tmp_path / name, rows)[1] for name in ("one", "two")])
+    assert task_rows.row_ids(both, "question_id") == [f"{tmp_path}/{name}/rows.json:2" for name in ("one", "two")]
+    of_shard = Sample(key="s.tar/a/000", images=(ImageRef(tmp_path),), where="/data/s.tar/a/000")
+    assert task_rows.row_ids(SampleList([of_shard]), "question_id") == ["s.tar/a/000"]
+
+
 def number(image: ImageRef) -> int:
     assert image.path is not None
     return NUMBERS[image.path.name]

@@ -70,7 +70,7 @@ def test_shards_may_repeat_keys(tmp_path: Path) -> None:
     rows = [{"image": "red.png", "caption": "a"}, {"image": "blue.png", "caption": "b"}]
     samples = open_source(write_list(tmp_path, "a.json", rows)).samples
     same = SampleList([replace(sample, key="000") for sample in samples])
-    assert image_ids(same) == [sample.where for sample in samples]
+    assert image_ids(same) == [sample.place for sample in samples]
 
 
 def test_a_broken_photo_stops_or_is_passed_over(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_submissions_are_read_back(tmp_path: Path) -> None:
     write_submission(tmp_path / "nlvr.csv", "nlvr", [{"identifier": "dev-1", "prediction": True, "score": 1}])
     assert (tmp_path / "nlvr.csv").read_text() == "dev-1,True\n"
     assert read_predictions(tmp_path / "nlvr.csv", NLVR) == [{"identifier": "dev-1", "prediction": True}]
-    for path, task, problem in (("x.json", "retrieval", "no format for retrieval"), ("x.csv", "vqa", "vqa is .json")):
+    for path, task, problem in (("x.json", "retrieval", "no format for retrieval"), ("x.csv", "vqa", "must be .json")):
         with pytest.raises(UsageError, match=problem):
             write_submission(tmp_path / path, task, [])
 

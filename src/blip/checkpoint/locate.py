@@ -191,7 +191,7 @@ def _of_url(url: str, cache_dir: Path | None) -> Located:
 
 def _not_cached(name: str) -> OfflineError:
     return OfflineError(
-        f"model '{name}' is not cached and --offline is set; run 'blip models get {name}' once, "
+        f"model '{name}' is not cached and {fetch.offline_reason()}; run 'blip models get {name}' once, "
         "or leave out -m to use the bundled model"
     )
 

@@ -265,12 +265,12 @@ def fetch_images(
     """
     from blip.data import img2dataset
     from blip.data.known_datasets import url_lists
-    from blip.io.fetch import is_offline
+    from blip.io.fetch import is_offline, offline_reason
     from blip.io.formats import require_folder
 
     require_folder(output)
     if is_offline(offline):
-        raise OfflineError("fetch-images downloads, and --offline is set; run it without")
+        raise OfflineError(f"fetch-images downloads, and {offline_reason()}; run it without")
     img2dataset.find_runner(runner)  # before a long list is written
     paths = [path for name in lists for path in url_lists(name)]
     urls = img2dataset.write_list(paths, output, url_column, text_column)

@@ -106,7 +106,11 @@ def path(name: Name) -> int:
     from blip.checkpoint.locate import locate, obtain
 
     location = locate(name)
-    print_lines([str(location.path if location.path is not None else obtain(location, offline=True))])
+    try:
+        result = location.path if location.path is not None else obtain(location, offline=True)
+    except OfflineError:
+        raise OfflineError(f"model '{name}' is not on this machine; download it: blip models get {name}") from None
+    print_lines([str(result)])
     return 0
 
 

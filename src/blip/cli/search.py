@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import click
 
@@ -16,12 +16,13 @@ from blip.cli.commands import OUTPUT, argument, option
 from blip.cli.index_options import IndexOptions, summary
 from blip.cli.output import print_lines
 from blip.cli.settings import configurable
-from blip_lite.errors import UnreadableImage, UsageError
+from blip_lite.errors import BlipError, UnreadableImage, UsageError
 from blip_lite.terminal import printable
 
 if TYPE_CHECKING:
     from blip.apps.search.index import Index
     from blip.apps.search.query import Part
+    from blip.io.records import Record
     from blip_lite.results import Hit
 
 SIMILAR = 0.97  # cosine
@@ -126,23 +127,33 @@ def search(
                 o.note(f"'{term.text}' is taken as text; write ./{term.text} for the photo", run.quiet)
         return terms
 
-    def answer(index: Index, terms: Sequence[Part], title: str) -> int:
+    def answer(index: Index, terms: Sequence[Part], query: str) -> Sequence[Hit]:
         workers = run.workers or o.default_workers()
         hits = index.search(terms, top=top, rerank=rerank, under=folder, min_score=min_score, workers=workers)
-        return _show(hits, run, title)
+        _show(hits, run, query)
+        return hits
+
+    def answer_line(index: Index, line: str) -> None:
+        try:
+            if not answer(index, parse_query(split(line)), line):
+                _write_failure(run, line, NothingFound("no photo"))
+        except BlipError as error:
+            _write_failure(run, line, error)
+            raise
 
     if inputs:
         terms = parse_query(inputs)
         with run.open() as index:
             _refresh(index, run, no_update)
-            return answer(index, terms, " ".join(inputs))
+            answer(index, terms, " ".join(inputs))
+            return 0
     _check_prompt(run)
-    from blip.cli.search_prompt import answer_all
+    from blip.cli.search_prompt import answer_all, split
 
     with run.open() as index:
         _refresh(index, run, no_update)
         return answer_all(
-            lambda words: answer(index, parse_query(words), " ".join(words)),
+            lambda line: answer_line(index, line),
             lambda: index.model().embed_text("a photo"),
             separate=run.record_format in (None, "text") and not run.null,
         )
@@ -231,43 +242,59 @@ def _give_up() -> None:
     raise _Busy
 
 
-def _show(hits: Sequence[Hit], run: SearchOptions, title: str) -> int:
-    """Print, write or open hits; return the exit code."""
+def _show(hits: Sequence[Hit], run: SearchOptions, query: str) -> None:
+    """Print, write or open the hits of a query."""
     if not hits:
         o.note("nothing found", run.quiet)
     if run.sheet is not None:
         from blip.apps.search.output import write_sheet
 
-        write_sheet(run.sheet, hits, title)
+        write_sheet(run.sheet, hits, query)
     elif run.files_only or run.null:
         _print_paths([hit.path for hit in hits], run.null)
     elif run.thumbnails and run.record_format is None and run.output is None and sys.stdout.isatty():
         _print_thumbnails(hits, run)
     else:
-        _write_records(hits, run, ("score", "path"))
+        _write_records([{**_record(hit), "query": query} for hit in hits], run, ("score", "path"))
     if run.open_hits:
         _open_files([run.sheet] if run.sheet else [Path(hit.path) for hit in hits], run)
-    return 0
 
 
 def _show_groups(groups: Sequence[Sequence[Hit]], run: SearchOptions, title: str) -> int:
     """Like `_show`, with ranks or, with -f, an empty line between groups."""
     hits = [hit for group in groups for hit in group]
     if run.sheet is not None:
-        return _show(hits, run, title)
+        _show(hits, run, title)
+        return 0
     if run.files_only or run.null:
         blocks = [[hit.path for hit in group] for group in groups]
         _print_paths([path for i, block in enumerate(blocks) for path in ([""] if i else []) + block], run.null)
         return 0
     if not groups:
         o.note(f"no {title} found", run.quiet)
-    _write_records(hits, run, ("rank", "score", "path"))
+    _write_records([_record(hit) for hit in hits], run, ("rank", "score", "path"))
     if run.open_hits:
         _open_files([Path(hit.path) for hit in hits], run)
     return 0
 
 
-def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, ...]) -> None:
+class NothingFound(BlipError):
+    """A query without hits."""
+
+
+def _write_failure(run: SearchOptions, query: str, error: BlipError) -> None:
+    """Write the record of a line without hits, so that every line of the input has a record."""
+    from blip.io.records import error_record
+
+    if run.record_format == "jsonl":
+        _write_records([error_record("hit/1", query, error)], run, ())
+
+
+def _record(hit: Hit) -> dict[str, Any]:
+    return {"schema": "hit/1", **hit.to_dict()}
+
+
+def _write_records(records: Sequence[Record], run: SearchOptions, columns: tuple[str, ...]) -> None:
     from blip.io.record_files import open_records
 
     with open_records(
@@ -277,8 +304,8 @@ def _write_records(hits: Sequence[Hit], run: SearchOptions, columns: tuple[str, 
         format=run.record_format,
         existing=run.existing,
         columns=columns,
-    ) as records:
-        records.write([{"schema": "hit/1", **hit.to_dict()} for hit in hits])
+    ) as writer:
+        writer.write(records)
 
 
 def _print_paths(paths: Sequence[str], null: bool) -> None:
@@ -299,7 +326,7 @@ def _print_thumbnails(hits: Sequence[Hit], run: SearchOptions) -> None:
     protocol = output.terminal_protocol(os.environ)
     if protocol is None:
         o.note(f"--thumbnails: {output.NO_PROTOCOL}", run.quiet)
-        _write_records(hits, run, ("score", "path"))
+        _write_records([_record(hit) for hit in hits], run, ("score", "path"))
         return
     for hit in hits:
         try:

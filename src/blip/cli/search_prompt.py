@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from blip_lite.errors import BlipError, UsageError
@@ -15,7 +15,7 @@ PROMPT = "search> "
 LEAVE = ("quit", "exit")
 
 
-def answer_all(answer: Callable[[Sequence[str]], object], warm_up: Callable[[], object], *, separate: bool) -> int:
+def answer_all(answer: Callable[[str], object], warm_up: Callable[[], object], *, separate: bool) -> int:
     """Answer query after query; return 1 if a query from a file or pipe failed.
 
     warm_up is called before the first prompt. A failed query is one line on standard error. separate: print an empty
@@ -30,7 +30,7 @@ def answer_all(answer: Callable[[Sequence[str]], object], warm_up: Callable[[], 
     for line in _lines(terminal):
         count += 1
         try:
-            answer(split(line))
+            answer(line)
         except BlipError as error:
             failed += 1
             print(printable(f"blip: error: {' '.join(str(error).split())}"), file=sys.stderr)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -136,5 +137,21 @@ def image_pair(sample: Sample, draw: float | None = None, max_words: int = 40) -
 
 def unique_keys(samples: Sequence[Sample]) -> list[str]:
     """Return the keys of samples; those that occur twice (shards may repeat keys) are replaced by file and row."""
-    counts = Counter(sample.key for sample in samples)
-    return [sample.key if counts[sample.key] == 1 else sample.where or sample.key for sample in samples]
+    return _unique([sample.key for sample in samples], samples)
+
+
+def row_ids(source: Source, column: str) -> list[Any]:
+    """Return the ids of rows: `column`, else file name and row, so that predictions fit data that were moved."""
+    samples = [source[i] for i in range(len(source))]
+    places = _unique([sample.place for sample in samples], samples)
+    values = [sample.fields.get(column) for sample in samples]
+    return [v if isinstance(v, int | str) else place for v, place in zip(values, places, strict=True)]
+
+
+def _unique(names: Sequence[str], samples: Sequence[Sample]) -> list[str]:
+    """Replace names that occur twice by file name and row, those that still do by path and row."""
+    for finer in (attrgetter("place"), attrgetter("where")):
+        counts = Counter(names)
+        pairs = zip(names, samples, strict=True)
+        names = [str(name if counts[name] == 1 else finer(sample) or name) for name, sample in pairs]
+    return list(names)

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from blip import inference
 from blip.data.sources import Reading, Source, Spec
-from blip.data.task_rows import ImagePair, image_pair
+from blip.data.task_rows import ImagePair, image_pair, row_ids
 from blip.eval.base import Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.eval.predictions import NLVR, Form, match
-from blip.io.samples import Sample
 from blip.model.blip import BlipModel
 from blip.tokenizer import Tokenizer
+
+ID = "identifier"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,32 +48,31 @@ class NlvrEval:
         """Return `{"identifier", "prediction", "score"}`; the score is the probability that the sentence is true."""
         model.require("nlvr_head")
         draws = np.random.RandomState(self.seed).random_sample(len(source))
-        rows: list[Row] = []
+        ids, rows = list(map(str, row_ids(source, ID))), list[Row]()
         for numbers, first, second in _pairs(source, photos, model):
-            samples = [source[i] for i in numbers]
-            pairs = [image_pair(sample) for sample in samples]
+            pairs = [image_pair(source[i]) for i in numbers]
             swapped = [self.order == "random" and draws[i] >= 0.5 for i in numbers]
             probabilities = _probabilities(model, tokenizer, pairs, first, second, swapped)
             if self.order == "both":
                 both = [True] * len(pairs)
                 probabilities = (probabilities + _probabilities(model, tokenizer, pairs, first, second, both)) / 2
             rows += [
-                {"identifier": identifier(sample), "prediction": probability > 0.5, "score": probability}
-                for sample, probability in zip(samples, probabilities.tolist(), strict=True)
+                {"identifier": ids[i], "prediction": probability > 0.5, "score": probability}
+                for i, probability in zip(numbers, probabilities.tolist(), strict=True)
             ]
             if tick:
                 tick(len(rows), len(source))
         return rows
 
     def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
-        ids = [identifier(source[i]) for i in range(len(source))]
+        ids = list(map(str, row_ids(source, ID)))
         parsed = self.form.parse(predictions)
         matched = match(ids, parsed, lambda row: str(row["identifier"]), allow_missing=allow_missing)
-        samples = [source[i] for i, name in enumerate(ids) if name in matched.rows]
-        pairs = [image_pair(sample) for sample in samples]
+        chosen = [(name, source[i]) for i, name in enumerate(ids) if name in matched.rows]
+        pairs = [image_pair(sample) for _, sample in chosen]
         rows: list[Row] = []
-        for sample, pair in zip(samples, pairs, strict=True):
-            prediction = matched.rows[identifier(sample)]
+        for (name, _), pair in zip(chosen, pairs, strict=True):
+            prediction = matched.rows[name]
             answer, truth = prediction["prediction"], bool(pair.label)
             scores = {"accuracy": float(answer == truth)}
             if "score" in prediction:
@@ -80,7 +80,7 @@ class NlvrEval:
             rows.append(
                 {
                     "task": "nlvr",
-                    "key": identifier(sample),
+                    "key": name,
                     "sentence": pair.sentence,
                     "prediction": answer,
                     "references": [truth],
@@ -96,15 +96,10 @@ class NlvrEval:
         return Report(
             measures=measures,
             rows=rows,
-            predictions=[matched.rows[name] for name in dict.fromkeys(ids) if name in matched.rows],
-            images=[sample.images for sample in samples],
+            predictions=[matched.rows[name] for name in dict(chosen)],
+            images=[sample.images for _, sample in chosen],
             coverage=matched.coverage,
         )
-
-
-def identifier(sample: Sample) -> str:
-    """Name of a row: its `identifier`, else its position in the file, else its key."""
-    return str(sample.fields.get("identifier", sample.where or sample.key))
 
 
 def _probabilities(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -84,7 +85,7 @@ def _metric(measure: Measure, draws: int, seed: int) -> dict[str, Any]:
 
 
 def check_folder(folder: Path, *, overwrite: bool) -> None:
-    """Create the folder of an evaluation before hours of work depend on it.
+    """Check the folder of an evaluation before hours of work depend on it; nothing is created.
 
     Raises UsageError if it holds an evaluation, or if its name has the ending of a file; EnvironmentProblem if it
     cannot be written.
@@ -96,11 +97,10 @@ def check_folder(folder: Path, *, overwrite: bool) -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Create a folder. Raises EnvironmentProblem if no file can be written in it."""
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+    """Raise EnvironmentProblem if no file can be written in a folder, or if the folder cannot be created."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    with writing(folder), tempfile.TemporaryFile(dir=existing):
+        pass
 
 
 def write(folder: Path, report: Report, metrics: Mapping[str, Any]) -> None:

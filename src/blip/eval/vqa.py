@@ -12,7 +12,7 @@ import torch
 
 from blip import inference
 from blip.data.sources import Reading, Source, Spec
-from blip.data.task_rows import question
+from blip.data.task_rows import question, row_ids
 from blip.eval.base import Measure, Predictions, Report, Row, Tick, measure
 from blip.eval.photos import Photos
 from blip.eval.predictions import VQA, Form, match
@@ -25,6 +25,7 @@ from blip_lite.decoding import Beam
 from blip_lite.errors import UsageError
 
 QUESTIONS_PER_PASS = 16
+ID = "question_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ class VqaEval:
                 answers |= {i: text for (_, i), text in zip(part, results, strict=True)}
                 if tick:
                     tick(len(answers), len(source))
-        return [{"question_id": question_id(source[i]), "answer": answers[i]} for i in sorted(answers)]
+        ids = row_ids(source, ID)
+        return [{"question_id": ids[i], "answer": answers[i]} for i in sorted(answers)]
 
     def _answer(
         self, model: BlipModel, tokenizer: Tokenizer, embeds: torch.Tensor, texts: list[str], allowed: Encoded | None
@@ -85,12 +87,12 @@ class VqaEval:
         return [self.answers[int(place)] for place in ranked.indices[:, 0]]
 
     def score(self, source: Source, predictions: Predictions, *, allow_missing: bool = False) -> Report:
-        ids = [str(question_id(source[i])) for i in range(len(source))]
+        ids = list(map(str, row_ids(source, ID)))
         parsed = self.form.parse(predictions)
         matched = match(ids, parsed, lambda row: str(row["question_id"]), allow_missing=allow_missing)
         chosen = [(name, source[i]) for i, name in enumerate(ids) if name in matched.rows]
         samples = [sample for _, sample in chosen]
-        rows = [_row(sample, matched.rows[name]["answer"]) for name, sample in chosen]
+        rows = [_row(name, sample, matched.rows[name]["answer"]) for name, sample in chosen]
         answered = [row for row in rows if row["references"]]
         return Report(
             measures=_measures(answered) if answered else {},
@@ -108,23 +110,17 @@ def _unanswered(count: int, total: int) -> dict[str, str]:
     return {"questions without answers": f"{count} of {total}, not scored"} if count else {}
 
 
-def question_id(sample: Sample) -> int | str:
-    """Identifier of a question: its `question_id`, else its position in the file."""
-    value = sample.fields.get("question_id")
-    return value if isinstance(value, int | str) else sample.where or sample.key
-
-
 def references(sample: Sample) -> list[str]:
     """The answers of all annotators, with repetitions."""
     value = sample.fields.get("answers", sample.fields.get("answer"))
     return [value] if isinstance(value, str) else [str(answer) for answer in value or ()]
 
 
-def _row(sample: Sample, answer: str) -> Row:
+def _row(name: str, sample: Sample, answer: str) -> Row:
     answers = references(sample)
     row: Row = {
         "task": "vqa",
-        "key": str(question_id(sample)),
+        "key": name,
         "question": str(sample.fields["question"]),
         "prediction": answer,
         "references": answers,

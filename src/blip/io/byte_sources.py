@@ -17,6 +17,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 
 from PIL.Image import Image
 
+from blip.io.fetch import offline_reason
 from blip_lite.errors import OfflineError, UnreadableImage, UsageError
 
 MAX_IMAGE_BYTES = 256 << 20  # of a download, a member of a shard, a cell of a table
@@ -69,7 +70,7 @@ class Url:
 
     def read(self) -> bytes:
         if self.offline:
-            raise OfflineError(f"{self.url}: a download is needed but --offline is set")
+            raise OfflineError(f"{self.url}: a download is needed but {offline_reason()}")
         import httpx2
 
         try:

@@ -30,6 +30,7 @@ from blip_lite.errors import (
 if TYPE_CHECKING:
     import httpx2
 
+OFFLINE_VARIABLES = ("BLIP_OFFLINE", "HF_HUB_OFFLINE")
 Log = Callable[[str], None]
 Progress = Callable[[int, int | None], None]  # bytes so far, total bytes if the server reports them
 
@@ -53,8 +54,17 @@ def is_offline(given: bool | None = None) -> bool:
     """Whether network access is disabled: as given, else by BLIP_OFFLINE or HF_HUB_OFFLINE."""
     if given is not None:
         return given
-    values = (os.environ.get(name, "") for name in ("BLIP_OFFLINE", "HF_HUB_OFFLINE"))
-    return any(value.lower() in ("1", "true", "yes", "on") for value in values)
+    return any(map(_is_set, OFFLINE_VARIABLES))
+
+
+def offline_reason() -> str:
+    """Why there is no network access: the variable that disables it, else the flag."""
+    name = next((name for name in OFFLINE_VARIABLES if _is_set(name)), "--offline")
+    return f"{name} is set"
+
+
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
 
 
 def existing(path: Path) -> Path | None:
@@ -89,7 +99,7 @@ def fetch(
         verify(target, sha256)
         return target
     if is_offline(offline):
-        raise OfflineError(f"{url} is not cached and --offline is set; fetch it once without --offline")
+        raise OfflineError(f"{url} is not cached and {offline_reason()}; fetch it once without")
     if urlsplit(url).scheme not in ("http", "https"):
         raise ConfigError(f"{url}: must start with http:// or https://")
     from filelock import FileLock
@@ -169,7 +179,7 @@ def fetch_hub(
         paths = (_hub_file(repo_id, name, offline, cache, endpoint) for name in names)
         path = next((path for path in paths if path is not None), None)
         if path is None and offline:
-            raise OfflineError(f"{repo_id} is not cached and --offline is set; fetch it once without --offline")
+            raise OfflineError(f"{repo_id} is not cached and {offline_reason()}; fetch it once without")
         if path is None:
             raise CheckpointError(f"{repo_id}: the repository has no {' or '.join(names)}")
         folder = path.parent

@@ -39,13 +39,13 @@ def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], w
 
 
 def key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
-    """Return the row's `key`, else the path of its image, else file and row."""
-    named = values.get("key")
+    """Return the row's `key`, else the path of its image, else file name and row."""
+    named, row = values.get("key"), os.path.basename(where)
     column = columns.image_column(values)
     value = named or (values[column] if column is not None else None)
     if isinstance(value, str) and named is None and _inline(value) is not None:
-        return where
-    return str(value) if isinstance(value, str | int) else where
+        return row
+    return str(value) if isinstance(value, str | int) else row
 
 
 def _refs(items: Sequence[Any], roots: Sequence[Path], where: str) -> Iterator[ImageRef]:

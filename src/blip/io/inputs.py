@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from blip.io import folder_reader, readers, shard_reader
 from blip.io.byte_sources import MissingSource, TarMember, Url
 from blip.io.columns import Columns, ReadResult
+from blip.io.fetch import offline_reason
 from blip.io.paths import VIDEO_EXTENSIONS, ListOptions, expand_name, is_url, key_of, walk
 from blip.io.samples import ImageRef, Sample
 from blip.io.saved_datasets import is_saved
@@ -161,7 +162,7 @@ class _Finder:
     def _from_name(self, name: str) -> Iterator[Sample]:
         if is_url(name):
             if self.options.offline:
-                raise OfflineError(f"{name}: a download is needed but --offline is set")
+                raise OfflineError(f"{name}: a download is needed but {offline_reason()}")
             yield Sample(key=name, images=(ImageRef(Url(name, timeout=self.options.url_timeout)),))
         elif os.path.isdir(name):
             yield from self._from_folder(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,6 +75,11 @@ class Sample:
     def image(self) -> ImageRef:
         """The first image."""
         return self.images[0]
+
+    @property
+    def place(self) -> str:
+        """File name and row, without the folder: the same wherever the data are stored."""
+        return self.key if self.where.endswith(f"/{self.key}") else os.path.basename(self.where) or self.key
 
     @property
     def path(self) -> Path | None:

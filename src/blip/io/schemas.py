@@ -12,6 +12,7 @@ Schema = dict[str, Any]
 
 _RECORDS: dict[str, Schema] = load_json(Path(__file__).with_suffix(".json"))
 NAMES = tuple(_RECORDS)
+_WITHOUT_ERRORS = ("metrics", "train")
 _TEXT: Schema = {"type": "string"}
 _ERROR: Schema = {
     "type": "object",
@@ -30,7 +31,7 @@ def schema(name: str) -> Schema:
     properties, required = {"schema": tag, **record["properties"]}, ["schema", *record["required"]]
     result = {**record, "properties": properties, "required": required}
     head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": f"{base}/1"}
-    if "key" not in record["properties"]:
+    if base in _WITHOUT_ERRORS:
         return {**head, **result}
     result["not"] = {"required": ["error"]}
     error = {

@@ -7,7 +7,7 @@ group was compared with the first, which has the most pixels. Links to one file,
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -25,13 +25,13 @@ from blip_lite.errors import BlipError, UnreadableImage
 from blip_lite.results import Hit
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from PIL.Image import Image
 
 # Most copies differ by at most 10 bits of 64; cropped ones by up to 18, but their cosine is high
 CLOSE_BITS, MAX_BITS, MIN_COSINE = 10, 18, 0.9
-BLOCK = 128  # photos compared with all others at once
 CACHE = 64  # reduced photos, of about 1 MB
-Progress = Callable[[int, int], object]  # (candidates compared, candidates in all)
+Progress = Callable[[int, int], object]  # (photos done, photos in all)
 
 
 @dataclass
@@ -84,27 +84,21 @@ class _Search:
         self.photos, self.workers, self.progress = photos, workers, progress
         ids, self.vectors = state.get(np.array([photo.id for photo in photos], np.int64))
         assert len(ids) == len(photos), "every picture has a vector"
+        self.hashes = np.array([photo.phash for photo in photos], np.int64).view(np.uint64)
         self.read = lru_cache(CACHE)(self._read)
         self.failed: dict[bytes, str] = {}
 
     def run(self) -> DuplicateReport:
-        neighbours: dict[int, list[int]] = {}
-        total = done = 0
-        for i, j in self._candidates():
-            neighbours.setdefault(i, []).append(j)
-            total += 1
-        assigned: set[int] = set()
+        assigned = np.zeros(len(self.photos), bool)
         groups = []
         for i, photo in enumerate(self.photos):
-            if i in assigned:
+            self.progress(i + 1, len(self.photos))
+            if assigned[i]:
                 continue
-            others = [j for j in neighbours.get(i, ()) if j not in assigned]
+            others = self._candidates(i, assigned)
             scores = self._scores(i, others) if others else []
-            if i in neighbours:
-                done += len(neighbours[i])
-                self.progress(done, total)
             copies = [(j, score) for j, score in zip(others, scores, strict=True) if score is not None]
-            assigned.update(j for j, _ in copies)
+            assigned[[j for j, _ in copies]] = True
             files = [(path, 1.0, i) for path in self._files(photo)] if copies or len(photo.files) > 1 else []
             files += [(path, score, j) for j, score in copies for path in self._files(self.photos[j])]
             files = _without_links(files)
@@ -116,16 +110,15 @@ class _Search:
             [(display_path(path), reason) for path, reason in sorted(self.failed.items())],
         )
 
-    def _candidates(self) -> Iterator[tuple[int, int]]:
-        """Yield the pairs (i < j) of photos that may be copies, by hash and cosine."""
-        hashes = np.array([photo.phash for photo in self.photos], np.int64).view(np.uint64)
-        for start in range(0, len(hashes), BLOCK):
-            bits = hamming_distances(hashes[start : start + BLOCK], hashes[start:])
-            i, j = np.nonzero(bits <= MAX_BITS)
-            i, j, bits = i[i < j], j[i < j], bits[i[i < j], j[i < j]]
-            cosines = np.einsum("ne,ne->n", self.vectors[start + i], self.vectors[start + j])
-            likely = (bits <= CLOSE_BITS) | (cosines >= MIN_COSINE)
-            yield from zip((start + i[likely]).tolist(), (start + j[likely]).tolist(), strict=True)
+    def _candidates(self, i: int, assigned: NDArray[np.bool_]) -> list[int]:
+        """Return the later photos, not yet in a group, that may be copies of a photo, by hash and cosine."""
+        bits = hamming_distances(self.hashes[i : i + 1], self.hashes[i + 1 :])[0]
+        near = np.flatnonzero(bits <= MAX_BITS)
+        others = i + 1 + near
+        cosines = self.vectors[others] @ self.vectors[i]
+        likely = ((bits[near] <= CLOSE_BITS) | (cosines >= MIN_COSINE)) & ~assigned[others]
+        result: list[int] = others[likely].tolist()
+        return result
 
     def _scores(self, i: int, others: Sequence[int]) -> list[float | None]:
         """Return the correlation of a photo with others; None for one that is not a copy or cannot be read."""
