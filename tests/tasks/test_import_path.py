@@ -12,6 +12,7 @@ from blip.tasks.caption import CaptionTask
 from blip.tasks.import_path import build_from_path, import_class
 from blip.tasks.retrieval import RetrievalTask
 from blip.train import fit
+from blip.train.fine_tune import fine_tune_defaults
 from blip_lite.errors import ConfigError, UnknownKey, UsageError
 from tests.train.photos import loop, write_photos
 
@@ -60,6 +61,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "broken.py").write_text("1 / 0\n")
     (tmp_path / "needs_more.py").write_text("import not_installed_anywhere\n")
     return tmp_path
+
+
+def test_defaults_of_fine_tuning_leave_out_fields_that_a_task_lacks(folder: Path) -> None:
+    values = {"task": "own_tasks:HalvedTask", "data": "x"}
+    fine_tune_defaults(values, "tiny")
+    assert set(values) == {"task", "data", "start", "train"} and "patience" not in values["train"]
 
 
 def test_a_task_of_the_current_folder_trains(folder: Path) -> None:

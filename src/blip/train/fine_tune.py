@@ -6,6 +6,7 @@ photos hardly fall. Presets and configs keep the original's values.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, Literal
 
 from blip.checkpoint.locate import CONFIG, locate
@@ -35,7 +36,8 @@ def fine_tune_defaults(values: dict[str, Any], model: str) -> str | None:
 
     Returns the model if it was set here. A task without a learning rate of its own keeps the defaults of `TrainConfig`.
     """
-    info, start = task_class(values["task"]).info, values.setdefault("start", {})
+    task = task_class(values["task"])
+    info, start = task.info, values.setdefault("start", {})
     if info.learning_rate is None:
         return None
     chosen = None if start.get("init") is not None else model
@@ -44,10 +46,13 @@ def fine_tune_defaults(values: dict[str, Any], model: str) -> str | None:
     loop.setdefault("lr", _learning_rate(values["task"], info.learning_rate, size))
     if size == "random":  # nothing to keep
         return chosen
-    values.setdefault("val", AUTO)
-    values.setdefault("tune", {}).setdefault("freeze", [STEM])
+    known = {field.name for field in dataclasses.fields(task)}  # tasks outside the package may lack some
+    if "val" in known:
+        values.setdefault("val", AUTO)
+    if "tune" in known:
+        values.setdefault("tune", {}).setdefault("freeze", [STEM])
     for name, value in LOOP.items():
-        if name == "patience" and values["val"] == DECLINED:
+        if name == "patience" and values.get("val", DECLINED) == DECLINED:
             continue
         loop.setdefault(name, value)
     return chosen
