@@ -149,3 +149,9 @@ def test_usage_errors_are_one_line(blip: Blip, home: Path, args: tuple[str, ...]
 def test_a_file_is_not_a_folder(blip: Blip, photos: Path) -> None:
     assert "is a file; name its folder" in blip("index", photos / "a.png").err
     assert "contains other files" in blip("index", photos, *RANDOM, "--index", photos).err
+
+
+def test_a_folder_without_photos_is_an_error(blip: Blip, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = blip("index", tmp_path / "empty", *RANDOM)
+    assert result.code == 2 and "empty: no photos; --video includes videos" in result.err

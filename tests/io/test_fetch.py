@@ -249,3 +249,11 @@ def test_file_names_of_urls_are_safe_and_unique(url: str) -> None:
     name = fetch.file_name_of(url)
     assert Path(name).name == name and not name.startswith(".") and "*" not in name
     assert name != fetch.file_name_of(url.replace("//h", "//other"))
+
+
+def test_a_variable_that_is_neither_on_nor_off_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BLIP_OFFLINE", "abc")
+    with pytest.raises(ConfigError, match=r"BLIP_OFFLINE=abc: must be 1 \(on\) or 0 \(off\)"):
+        fetch.is_offline()
+    monkeypatch.setenv("BLIP_OFFLINE", "0")
+    assert not fetch.is_offline()

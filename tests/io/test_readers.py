@@ -58,7 +58,7 @@ def test_names_with_dots_are_read_by_choosing_the_endings(tmp_path: Path) -> Non
     members = [(f"IMG.00{i}.{end}", data) for i in (1, 2) for end, data in (("jpg", png(i)), ("txt", b"%d" % i))]
     path = write_tar(tmp_path / "s.tar", [*members, ("IMG.002.json", b'{"caption": "other"}')])
     (bad,) = results(path)
-    assert isinstance(bad, BadRecord) and "name the endings to use as image and text column" in bad.reason
+    assert isinstance(bad, BadRecord) and "name their endings with --image-column and --text-column" in bad.reason
     samples = results(path, Columns(image="jpg", text="txt"))
     assert [(s.key, s.texts) for s in samples if isinstance(s, Sample)] == [
         ("s.tar/IMG.001", ("1",)),

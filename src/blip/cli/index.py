@@ -125,6 +125,8 @@ class _Indexing:
                 o.note(f"the index is unchanged after {plural(report.new, 'new photo')}; repeat the command to resume")
             else:
                 self._note_report(index, report, time.perf_counter() - start)
+        if self.folders and not stop.reason and not any(vars(report).values()):
+            raise UsageError(f"{', '.join(self.folders)}: no photos; --video includes videos")
         return STOPPED[stop.reason] if stop.reason else 1 if report.failed else 0
 
     def _update(self, index: Index, options: UpdateOptions) -> UpdateReport:

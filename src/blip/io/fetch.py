@@ -39,6 +39,8 @@ RETRIES = 5
 RETRY_SECONDS = 1.0  # before the second attempt, then doubled
 RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
+ON, OFF = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
+
 
 def cache_dir(given: str | os.PathLike[str] | None = None) -> Path:
     """Return the folder of downloads: as given, BLIP_CACHE, or `blip` in the XDG cache folder."""
@@ -54,7 +56,7 @@ def is_offline(given: bool | None = None) -> bool:
     """Whether network access is disabled: as given, else by BLIP_OFFLINE or HF_HUB_OFFLINE."""
     if given is not None:
         return given
-    return any(map(_is_set, OFFLINE_VARIABLES))
+    return any([_is_set(name) for name in OFFLINE_VARIABLES])
 
 
 def offline_reason() -> str:
@@ -63,8 +65,12 @@ def offline_reason() -> str:
     return f"{name} is set"
 
 
-def _is_set(name: str) -> bool:
-    return os.environ.get(name, "").lower() in ("1", "true", "yes", "on")
+def _is_set(variable: str) -> bool:
+    """Value of an environment variable that is on or off. Raises ConfigError for other values."""
+    value = os.environ.get(variable, "").lower()
+    if value not in (*ON, *OFF):
+        raise ConfigError(f"{variable}={value}: must be 1 (on) or 0 (off)")
+    return value in ON
 
 
 def existing(path: Path) -> Path | None:

@@ -13,6 +13,7 @@ from PIL.Image import Image
 from blip.io.byte_sources import ByteSource, ImageSource, TarMember
 from blip_lite.errors import UnreadableImage
 from blip_lite.image import MAX_PIXELS, read
+from blip_lite.image_bytes import max_bytes, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +56,7 @@ class ImageRef:
             raise UnreadableImage(self.name, "is decoded without a file of its own")
         if not isinstance(self.source, Path):
             return self.source.read()
-        try:
-            return self.source.read_bytes()
-        except OSError as error:
-            raise UnreadableImage(str(self.source), f"cannot be read ({error.strerror or error})") from error
+        return read_bytes(self.source, str(self.source), max_bytes(MAX_PIXELS))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -112,7 +112,7 @@ class _ShardReader:
                 raise BadRecord(
                     where,
                     f"several images ({', '.join(images)}) and texts ({', '.join(texts)}) have this key; "
-                    "name the endings to use as image and text column, such as jpg and txt",
+                    "name their endings with --image-column and --text-column, such as jpg and txt",
                 )
             for field, member in texts.items():
                 if field in lists or field in objects:

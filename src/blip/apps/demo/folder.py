@@ -16,7 +16,6 @@ from blip_lite.image import read
 from blip_lite.model import Model
 
 THUMBNAIL = 320  # pixels of the longer side
-RERANKED = 20  # best photos by cosine that the matching head orders
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Folders:
         folder = self.allowed(typed)
         with Index.open(self.index, model=model) as index:
             index.add_dir(folder, progress=progress, workers=2)
-            hits = index.search(query, top=top, under=folder, rerank=RERANKED)
+            hits = index.search(query, top=top, under=folder)
         photos = []
         for hit in hits:
             try:
