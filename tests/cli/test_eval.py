@@ -154,12 +154,12 @@ def test_a_folder_that_cannot_be_written_is_refused_before_work(
 
 
 def test_no_folder_is_created_before_the_data_are_open(blip: Blip, tmp_path: Path) -> None:
-    flags = ("-o", tmp_path / "a" / "out", "--submission", tmp_path / "b" / "said.json")
+    flags = ("-o", tmp_path / "out", "--submission", tmp_path / "b" / "said.json")
     result = blip("eval", "caption", "--data", tmp_path / "none.json", "-m", "random-tiny", *flags, *QUIET)
-    assert result.code == 2 and not {"a", "b"} & set(os.listdir(tmp_path))
+    assert result.code == 2 and not {"out", "b"} & set(os.listdir(tmp_path))
     (tmp_path / "file").touch()
     result = blip("eval", "caption", "--data", "x.json", "-m", "random-tiny", "-o", tmp_path / "file" / "out", *QUIET)
-    assert result.code == 4 and "file/out: cannot be written (Not a directory)" in result.err
+    assert result.code == 4 and "file/out: cannot be written (" in result.err
 
 
 def test_predictions_fit_data_in_another_folder(blip: Blip, tmp_path: Path) -> None:

@@ -126,7 +126,9 @@ class _Source:
         key = sample.fields.get("key") if self._columns.key is None else None
         if key is not None:
             return str(key)
-        return None if sample.key == sample.where and re.search(r":\d+$", sample.where) else sample.key
+        return (
+            None if sample.key == os.path.basename(sample.where) and re.search(r":\d+$", sample.where) else sample.key
+        )
 
 
 def _other_columns(sample: Sample) -> dict[str, Any]:
