@@ -31,7 +31,18 @@ SMALL = BlipConfig(
     family="pretrain",
     vision=VisionConfig(image_size=32, width=D, num_layers=2, num_heads=HEADS, mlp_width=MLP),
     text=TextConfig(
-        vocab_size=52, width=16, num_layers=2, num_heads=2, mlp_width=24, max_length=20, dec_id=50, enc_id=51
+        vocab_size=52,
+        unk_id=1,
+        cls_id=2,
+        sep_id=3,
+        mask_id=4,
+        width=16,
+        num_layers=2,
+        num_heads=2,
+        mlp_width=24,
+        max_length=20,
+        dec_id=50,
+        enc_id=51,
     ),
     proj_width=8,
 )

@@ -15,7 +15,9 @@ from blip_lite.config import TextConfig
 from blip_lite.decoding import Beam, Decoding, Greedy, Nucleus
 from blip_lite.errors import ConfigError, UsageError
 
-TEXT = TextConfig(vocab_size=24, width=8, num_heads=2, max_length=32, sep_id=3, dec_id=22, enc_id=23)
+TEXT = TextConfig(
+    vocab_size=24, width=8, num_heads=2, max_length=32, unk_id=1, cls_id=2, sep_id=3, mask_id=4, dec_id=22, enc_id=23
+)
 DECODINGS: list[Decoding] = [
     Greedy(),
     Greedy(min_length=1, max_length=9),

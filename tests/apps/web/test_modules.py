@@ -203,7 +203,18 @@ class Table:
 
 @pytest.mark.parametrize("prompt", [[22], [22, 7, 8, 9]])
 def test_beam_search_equals_pythons(node: Run, prompt: list[int]) -> None:
-    text = TextConfig(vocab_size=24, width=8, num_heads=2, max_length=32, sep_id=3, dec_id=22, enc_id=23)
+    text = TextConfig(
+        vocab_size=24,
+        width=8,
+        num_heads=2,
+        max_length=32,
+        unk_id=1,
+        cls_id=2,
+        sep_id=3,
+        mask_id=4,
+        dec_id=22,
+        enc_id=23,
+    )
     generator, tables = np.random.default_rng(0), []
     for i in range(60):
         table = generator.normal(size=(61, 24)).astype(np.float32) * 2
