@@ -1,0 +1,1 @@
+"""Forms in which a data source is written: tar shards, tables, Parquet and folders."""
