@@ -194,5 +194,23 @@ def test_imported_name_is_found() -> None:
 
 def test_file_that_is_not_a_blip_model_is_refused(tmp_path: Path) -> None:
     save_file({"layer.weight": torch.zeros(2)}, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointMismatch, match="not BLIP weights"):
+    with pytest.raises(CheckpointMismatch, match=r"a.safetensors: not BLIP weights"):
         load(tmp_path / "a.safetensors")
+
+
+def test_a_lora_adapter_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    save_file({"base_model.q.lora_A.weight": torch.zeros(2)}, tmp_path / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match="it holds a LoRA adapter: merge it into its base model first"):
+        load(tmp_path)
+
+
+def test_floats_of_eight_bits_are_refused(tmp_path: Path) -> None:
+    """They would be read without their scales: another model."""
+    save_file({"vision.w": torch.zeros(2, dtype=torch.float8_e4m3fn)}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"a.safetensors: vision.w is torch.float8_e4m3fn; must be a float of"):
+        load(tmp_path / "a.safetensors")
+    state = {"vision.w": torch.zeros(2, 2, dtype=torch.int8), "vision.w.scale": torch.zeros(3)}
+    save_file(state, tmp_path / "b.safetensors")
+    with pytest.raises(CheckpointMismatch, match=r"b.safetensors: vision.w.scale: \[3\]; must be \[2\]"):
+        load(tmp_path / "b.safetensors")

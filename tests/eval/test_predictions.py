@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,13 @@ def test_other_fields_and_values_are_refused_with_the_accepted_ones(form: Form, 
         ("a.json", "[]", "holds no predictions"),
         ("a.json", "3", "must be a list of objects"),
         ("a.json", "[" * 100_000, "nested too deeply"),
-        ("a.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2', "not a JSON list, JSON lines or a table"),
+        ("a.jsonl", '{"image_id": 1, "caption": "a"}\n{"image_id": 2', "a.jsonl:2: not valid JSON"),
+        ("a.json", '{"1": ["a"], "1": ["b"]}', "'1' occurs twice in an object"),
+        (
+            "a.jsonl",
+            '{"image_id": 1, "caption": "a"}\n{"image_id": 2, "image_id": 3}',
+            "a.jsonl:2: not valid JSON ('image",
+        ),
         ("a.jsonl", '{"schema": "caption/1", "key": "a", "error": {}}', "holds no predictions"),
         ("a.csv", "picture,words\n1,a\n", "a.csv:2: has the fields 'picture', 'words'"),
         ("a.parquet", "x", "not a readable Parquet file"),
@@ -116,6 +123,12 @@ def test_other_files_are_one_line(tmp_path: Path, name: str, content: str | None
     with pytest.raises((UsageError, BadRecord), match=r"a\.|none\.json") as caught:
         read_predictions(tmp_path / name, CAPTION)
     assert problem in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_compressed_file_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.json.gz").write_bytes(gzip.compress(b"[]"))
+    with pytest.raises(UsageError, match=r"a.json.gz: compressed by gzip; unpack it first"):
+        read_predictions(tmp_path / "a.json.gz", CAPTION)
 
 
 def test_submissions_are_read_back(tmp_path: Path) -> None:

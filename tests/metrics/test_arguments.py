@@ -40,6 +40,7 @@ def test_dicts_by_id_are_scored_like_lists(references: Any, captions: Any) -> No
     ("references", "captions", "problem"),
     [
         (REFERENCES, "a cat", "captions is a text; must be a list"),
+        (REFERENCES, set(CAPTIONS), "captions is a set, which has neither order nor repetitions; must be a list"),
         (REFERENCES, None, "captions is None; must be a list"),
         (["a cat", "a dog"], ["a cat", "a dog"], r"references\[0\] is a text; must be a list"),
         (REFERENCES, ["a", "b", None], r"captions\[2\] is None; must be a text"),

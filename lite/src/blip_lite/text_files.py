@@ -42,12 +42,25 @@ def read_text(path: str | os.PathLike[str]) -> str:
         return file.read()
 
 
-def parse_json(data: str | bytes) -> Any:  # Any: JSON
-    """Return the value of a JSON text. Raises `ValueError`, also for text that is nested too deeply."""
+def parse_json(data: str | bytes, *, unique: bool = False) -> Any:  # Any: JSON
+    """Return the value of a JSON text. Raises `ValueError`, also for text that is nested too deeply.
+
+    unique: a name that occurs twice in an object is an error; otherwise its last value counts.
+    """
     try:
-        return json.loads(decode_text(data) if isinstance(data, bytes) else data)  # noqa: TID251
+        text = decode_text(data) if isinstance(data, bytes) else data
+        return json.loads(text, object_pairs_hook=_unique if unique else None)  # noqa: TID251
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:  # Any: JSON
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        names = [name for name, _ in pairs]
+        name = next(name for name in values if names.count(name) > 1)
+        raise ValueError(f"'{name[:40]}' occurs twice in an object")
+    return values
 
 
 def load_json(path: str | os.PathLike[str]) -> Any:  # Any: JSON

@@ -74,6 +74,8 @@ def read_config(folder: Path) -> tuple[BlipConfig | None, dict[str, Any] | None]
 
 def _other_weights(folder: Path) -> str:
     """A hint at weights files in a folder that is not a model folder."""
+    if (folder / "adapter_config.json").is_file():
+        return "; it holds a LoRA adapter: merge it into its base model first"
     names = sorted(path.name for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
     return f"; it holds {', '.join(names[:3])}: pass that file" if names else ""
 

@@ -107,8 +107,11 @@ def read_weights(name_or_path: str | Path, *, offline: bool | None = None) -> We
 
 def _read(located: Located, path: Path, *, strict: bool = True) -> Weights:
     stored = files.read(path)
-    layout = detect_layout(stored.state)
-    config = stored.config or with_folder_vocabulary(infer_config(stored.state, stored.hf_config), stored.folder)
+    try:
+        layout = detect_layout(stored.state)
+        config = stored.config or with_folder_vocabulary(infer_config(stored.state, stored.hf_config), stored.folder)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(f"{path}: {error}") from error
     if located.entry is not None and located.entry.source == "url" and located.entry.family != config.family:
         raise CheckpointMismatch(
             f"model '{located.name}': the file holds a '{config.family}' model; must be '{located.entry.family}'"

@@ -50,18 +50,29 @@ def read_state(path: Path) -> dict[str, Tensor]:
     An index, or one of its shards, stands for all shards. Raises CheckpointError, which names the file and the reason.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such file")
+        raise CheckpointError(f"{path}: {'not a file' if path.exists() else 'no such file'}")
     if path.name.endswith(INDEX):
-        return dequantize(_read_shards(path))
+        return _floats(_read_shards(path), path)
     shard = SHARD.search(path.name)
     if shard is not None and int(shard[2]) > 1:
         index = path.with_name(SHARD.sub(path.suffix + INDEX, path.name))
         if not index.is_file():
             raise CheckpointError(f"{path}: one of {int(shard[2])} shards; the index {index.name} is missing beside it")
-        return dequantize(_read_shards(index))
+        return _floats(_read_shards(index), index)
     if path.suffix.lower() not in SUFFIXES:
         raise CheckpointError(f"{path}: unknown type of weights file; must be one of {', '.join(SUFFIXES)}")
-    return dequantize(_read_file(path))
+    return _floats(_read_file(path), path)
+
+
+def _floats(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state with int8 weights as float32; 8-bit floats are refused, their scales are known to their writer only."""
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and tensor.itemsize == 1:
+            raise CheckpointMismatch(f"{path}: {name} is {tensor.dtype}; must be a float of 16 bits or more, or int8")
+    try:
+        return dequantize(state)
+    except CheckpointMismatch as error:
+        raise CheckpointMismatch(f"{path}: {error}") from error
 
 
 def _read_file(path: Path) -> dict[str, Tensor]:

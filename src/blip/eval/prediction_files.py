@@ -18,7 +18,8 @@ from blip_lite.text_files import parse_json, read_text
 
 PREDICTIONS = "predictions.json"  # in the folder of an evaluation
 _TABLES = (".csv", ".tsv", ".parquet")
-_WRAPPERS = ("annotations", "predictions", "results", "images")  # keys of an object that contains the list
+# keys of an object that contains the list
+_WRAPPERS = ("annotations", "predictions", "results", "captions", "data", "images")
 _SUBMISSION_FIELDS = {
     "caption": ("image_id", "caption"),
     "nocaps": ("image_id", "caption"),
@@ -78,19 +79,32 @@ def _pairs(path: Path) -> list[tuple[int, str, str]]:
 def _json_rows(path: Path, form: Form) -> list[tuple[str, Any]]:
     content = _read(path)
     try:
-        value = parse_json(content)
-    except ValueError as whole:
+        value = parse_json(content, unique=True)
+    except ValueError as error:
         lines = [(f"{path}:{n}", line) for n, line in enumerate(content.split("\n"), 1) if line.strip()]
-        try:
-            return [(where, parse_json(line)) for where, line in lines]
-        except ValueError as error:
-            reason = whole if content.lstrip().startswith("[") else error
-            raise UsageError(f"{path}: not a JSON list, JSON lines or a table ({reason})") from error
+        if len(lines) == 1 or (lines and not _is_json(lines[0][1])):
+            raise UsageError(f"{path}: not a JSON list, JSON lines or a table ({error})") from error
+        return [(where, _parse_line(line, where)) for where, line in lines]
     if isinstance(value, dict):
         value = _unwrap(value, form)
     if not isinstance(value, list):
         raise UsageError(f"{path}: must be a list of objects with {form.describe()}")
     return [(f"{path}:{n}", row) for n, row in enumerate(value, 1)]
+
+
+def _is_json(line: str) -> bool:
+    try:
+        parse_json(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _parse_line(line: str, where: str) -> Any:
+    try:
+        return parse_json(line, unique=True)
+    except ValueError as error:
+        raise UsageError(f"{where}: not valid JSON ({error})") from error
 
 
 def _unwrap(value: dict[str, Any], form: Form) -> list[Any]:
@@ -112,6 +126,8 @@ def _read(path: Path) -> str:
     except OSError as error:
         raise UsageError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
+        if path.read_bytes()[:2] == b"\x1f\x8b":
+            raise UsageError(f"{path}: compressed by gzip; unpack it first") from error
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 from blip_lite.errors import UsageError
@@ -85,6 +85,8 @@ def _captions(values: object, name: str) -> list[str]:
 
 
 def _items(values: object, name: str) -> list[Any]:
+    if isinstance(values, Set):
+        raise UsageError(f"{name} is a set, which has neither order nor repetitions; must be a list")
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise UsageError(f"{name} is {_kind(values)}; must be a list")
     return list(values)
