@@ -281,3 +281,12 @@ def test_the_log_has_no_control_characters_of_requests(capsys: pytest.CaptureFix
     log = capsys.readouterr().err
     assert error_of(response) == (500, "internal", None) and "RuntimeError" in log and r"\x1b]0;title\x07" in log
     assert "\x1b" not in log and "\x07" not in log
+
+
+def test_the_default_minimum_length_follows_a_small_maximum() -> None:
+    short, refused = responses(
+        Settings(), DirectEngine(), caption(max_length=4, prompt=""), caption(max_length=4, min_length=5)
+    )
+    assert short.status_code == 200, short.text
+    assert short.json()["params"]["min_length"] == 4
+    assert refused.json()["error"]["message"] == "min_length 5: must be at most max_length (4)"

@@ -109,7 +109,7 @@ class CaptionBody(Body):
     top_p: Annotated[float, Field(gt=0, le=1)] = 0.9
     top_k: Annotated[int, Field(ge=0, le=1000)] = 50
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 1.0
-    min_length: Annotated[int, Field(ge=0, le=100, description="Token ids, with prompt, start and end.")] = 5
+    min_length: Annotated[int, Field(ge=0, le=100, description="Default: 5, or max_length if less.")] | None = None
     max_length: Annotated[int, Field(ge=2, le=100, description="Token ids, with prompt, start and end.")] = 20
     num_captions: Annotated[int, Field(ge=1, le=32)] = 1
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
