@@ -200,7 +200,7 @@ def test_convert_prints_what_it_wrote(blip: Blip, table: Path, tmp_path: Path) -
         "4 rows written, 0 invalid rows left out\n",
     )
     result = blip("datasets", "convert", table, "-o", tmp_path / "s.tar")
-    assert result.code == 1 and f"{table}:3: {tmp_path}/gone.png: cannot be read" in result.err
+    assert result.code == 1 and f"{table}:3: {tmp_path}/gone.png: no such file" in result.err
     result = blip("datasets", "convert", table, "-o", tmp_path / "s.tar", "--skip-bad", "--shard-size", "2")
     assert result.code == 1 and result.out == f"{tmp_path}/s-000000.tar\n{tmp_path}/s-000001.tar\n"
     assert result.err.splitlines()[-1] == "3 rows written, 1 invalid row left out"
