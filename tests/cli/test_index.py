@@ -111,6 +111,20 @@ def test_missing_vectors_are_an_error_until_a_rebuild(blip: Blip, photos: Path, 
     assert result.code == 0 and "4 new" in result.err and blip("search", "cat").code == 0
 
 
+def test_each_damage_is_named_once(blip: Blip, photos: Path, home: Path) -> None:
+    (photos / "c.jpg").unlink()
+    blip("index", photos, *RANDOM)
+    vectors = home / "index" / "vectors-1.usearch"
+    vectors.write_bytes(vectors.read_bytes()[:-1])
+    error = blip("search", "cat").err
+    assert error.count("damaged") == 1 and error.endswith("); rebuild it: blip index --rebuild\n")
+    (home / "index" / "index.db").write_bytes(b"")
+    for args in (("index",), ("index", photos), ("search", "cat")):
+        result = blip(*args)
+        assert result.code == 3 and "index is damaged (index.db is empty)" in result.err
+    assert "4 new" in blip("index", "--rebuild", photos, *RANDOM).err
+
+
 @pytest.mark.filterwarnings("default")
 def test_broken_links_are_named(blip: Blip, photos: Path, tmp_path: Path) -> None:
     (photos / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")

@@ -141,7 +141,10 @@ def connect(folder: Path, *, create: bool = False) -> Database:
                 db.execute("PRAGMA journal_mode = WAL")  # readers see the last whole transaction and never wait
                 db.execute("PRAGMA synchronous = NORMAL")
                 migrate(db)
-            _check_version(folder, version(db))
+            number = version(db)
+            if not number and any(folder.glob("vectors-*")):
+                raise Damaged(folder, f"{FILE} is empty")
+            _check_version(folder, number)
     except BaseException:
         db.close()
         raise

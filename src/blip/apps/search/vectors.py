@@ -154,7 +154,7 @@ def _load(db: Database, generation: int, crc: int, width: int, *, view: bool) ->
         if actual <= MAX_CHECKED_BYTES and _crc(path) != crc:
             raise Damaged(db.folder, f"wrong checksum of {path.name}", folders="")
         index = _restore(path, view=view)
-    except FileNotFoundError:
+    except (FileNotFoundError, Damaged):
         raise
     except OSError as error:
         raise EnvironmentProblem(f"{path}: cannot be read ({error.strerror or error})") from error
