@@ -7,18 +7,13 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from blip.io.disk import is_device, writing
 from blip_lite.errors import UsageError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part", re.DOTALL)  # see blip.io.atomic
 
@@ -76,8 +71,10 @@ class FolderLock:
 
 def lock_folder(folder: Path) -> FolderLock | None:
     """Lock a folder until its process ends or releases it; None if another process has locked or removed it."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return FolderLock(None)
+    import fcntl  # not on Windows
+
     try:
         lock = FolderLock(os.open(folder, os.O_RDONLY))
     except FileNotFoundError:
