@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +24,9 @@ pytestmark = [
 
 
 def run(folder: Path, *command: object) -> str:
-    done = subprocess.run([str(part) for part in command], cwd=folder, capture_output=True, text=True, timeout=TIMEOUT)
+    path = os.pathsep.join([str(TOOLS / "bin"), os.environ.get("PATH", "")])  # the generator calls ruff
+    options: dict[str, Any] = {"cwd": folder, "env": os.environ | {"PATH": path}, "timeout": TIMEOUT}
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
