@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from blip.distributed import scale_to_global_mean
@@ -113,6 +114,11 @@ class Task(Protocol):
 def alpha_ramp(alpha: float, step: Step, epochs: int) -> float:
     """Weight of the momentum targets: grows linearly over the first epochs (2 in pre-training, 1 in retrieval)."""
     return alpha * min(1.0, (step.epoch * step.steps_per_epoch + step.in_epoch) / (epochs * step.steps_per_epoch))
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """Move the tensors of a batch; from pinned memory while the device computes."""
+    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def global_token_mean(mean: Tensor, labels: Tensor) -> Tensor:

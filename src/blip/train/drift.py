@@ -19,7 +19,7 @@ from blip.eval.caption import COCO_BEAM
 from blip.eval.photos import Photos
 from blip.io.samples import ImageRef, Sample
 from blip.model.blip import BlipModel
-from blip.tasks.base import Task
+from blip.tasks.base import Task, to_device
 from blip_lite.decoding import Beam
 
 PHOTOS = {
@@ -55,10 +55,7 @@ class Drift:
     def _loss(self, model: BlipModel) -> float:
         data = self.task.dataset(SampleList([_sample(row) for row in self.rows]))
         samples = [data[SampleRef(i, 0, 0)] for i in range(len(data))]
-        batch = {
-            name: value.to(model.vision.cls_token.device) if isinstance(value, torch.Tensor) else value
-            for name, value in self.task.collate(samples).items()
-        }
+        batch = to_device(self.task.collate(samples), model.vision.cls_token.device)
         return float(self.task.validation_loss(model, batch))
 
 

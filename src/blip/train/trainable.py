@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from blip import distributed, runtime
 from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
-from blip.tasks.base import Batch, Step, Task
+from blip.tasks.base import Batch, Step, Task, to_device
 from blip.train import shard
 from blip.train.averages import AveragedWeights
 from blip.train.checkpoints import SHARDS, STATE, write_values
@@ -67,7 +67,7 @@ class TrainableModel:
         """Return the losses of one part of a batch and accumulate its gradients. last: last part of the batch."""
         if isinstance(self.model, MomentumModel):
             self.model.before_step()
-        on_device = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        on_device = to_device(batch, self.device)
         # all-reduce only on the last micro-batch; sharded models reduce on each
         synchronized = last or self.is_sharded or distributed.world_size() == 1
         reduction = nullcontext() if synchronized else cast(Any, self._module).no_sync()

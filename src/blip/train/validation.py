@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from blip.data.loader import SampleRef, sample_seed
-from blip.data.split import count_photos
+from blip.data.split import AUTO, count_photos
 from blip.eval.base import Report, Row, measure
 from blip.model.blip import BlipModel
-from blip.tasks.base import Batch, Best, Task
+from blip.tasks.base import Best, Task, to_device
 from blip.train.config import TrainConfig
 from blip.train.drift import Drift, can_measure
 from blip.train.log import TrainLog
@@ -54,8 +54,7 @@ class Validation:
     @property
     def _can_decline(self) -> bool:
         """Whether validation was left to the program, which found too few photos for it."""
-        val = getattr(self.task, "val", None)
-        return val == "auto"
+        return getattr(self.task, "val", None) == AUTO
 
     @property
     def evaluates_start(self) -> bool:
@@ -105,10 +104,7 @@ class Validation:
         for p, start in product(range(passes), range(0, count, LOSS_BATCH)):  # no image twice in a batch
             rows = range(start, min(start + LOSS_BATCH, count))
             samples = [data[SampleRef(i, 0, sample_seed(self.config.seed, p, i))] for i in rows]
-            batch: Batch = {
-                name: value.to(device) if isinstance(value, torch.Tensor) else value
-                for name, value in self.task.collate(samples).items()
-            }
+            batch = to_device(self.task.collate(samples), device)
             total += float(self.task.validation_loss(model, batch)) * len(samples)
         return total / (passes * count)
 
