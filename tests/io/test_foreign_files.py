@@ -285,3 +285,9 @@ def test_the_error_of_an_empty_source_names_the_files_in_it(tmp_path: Path) -> N
     assert good.read()
     with pytest.raises(UnreadableImage, match=r"empty: no inputs found"):
         empty.read()
+
+
+def test_a_file_that_a_row_names_is_read_within_the_limits(tmp_path: Path) -> None:
+    (tmp_path / "folder.jpg").mkdir()
+    with pytest.raises(UnreadableImage, match=r"folder\.jpg: is a folder, not an image file"):
+        arrow_reader.TableCell(tmp_path / "t.parquet", 0, 0)._file("folder.jpg")

@@ -15,6 +15,7 @@ from typing import Any
 from blip.io.byte_sources import MAX_IMAGE_BYTES
 from blip.io.row import Row
 from blip_lite.errors import MissingExtra, UnreadableImage, UsageError
+from blip_lite.image_bytes import read_bytes
 
 EXTENSIONS = (".parquet", ".arrow")
 MAX_GROUP_BYTES = 4 << 30  # of the image column of a row group, which is read at once
@@ -53,10 +54,7 @@ class TableCell:
         """Return the bytes of the file that a row names instead of containing them, relative to the table."""
         if not isinstance(name, str) or not name:
             return None
-        try:
-            return (self.path.parent / name).read_bytes()
-        except OSError as error:
-            raise UnreadableImage(name, f"cannot be read ({error.strerror or error})") from error
+        return read_bytes(self.path.parent / name, name, MAX_IMAGE_BYTES)
 
 
 def columns(path: Path) -> list[str]:
