@@ -1,8 +1,8 @@
-"""Five commands as whole processes, from the shell to the printed line: on torch and on the engine chosen by default.
+"""Five commands as whole processes, from the shell to the printed line: on torch and on the backend chosen by default.
 
     python -m benchmarks.startup --rounds 5
 
-Outputs are compared first: equal texts, and numbers that differ by at most 1e-3. Engines alternate; a search re-ranks
+Outputs are compared first: equal texts, and numbers that differ by at most 1e-3. Backends alternate; a search re-ranks
 the example photos.
 """
 
@@ -32,13 +32,13 @@ COMMANDS: dict[str, list[str]] = {
     "embed": [PHOTO],
     "search": ["a cup of coffee", "--no-update", "--rerank", "128"],
 }
-ENGINES = ("torch", "auto")
+BACKENDS = ("torch", "auto")
 TOLERANCE = 1e-3
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.startup", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each command on each engine; default 5")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each command on each backend; default 5")
     rounds = parser.parse_args().rounds
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "BLIP_HOME": home}
@@ -49,15 +49,15 @@ def main() -> None:
 
 
 def measure(verb: str, arguments: Sequence[str], rounds: int, environment: Mapping[str, str]) -> None:
-    """Print the median wall and processor seconds of a command on each engine."""
-    commands = {engine: [*arguments, "--json", "--engine", engine] for engine in ENGINES}
-    outputs = {engine: run(verb, command, environment)[0] for engine, command in commands.items()}
+    """Print the median wall and processor seconds of a command on each backend."""
+    commands = {backend: [*arguments, "--json", "--backend", backend] for backend in BACKENDS}
+    outputs = {backend: run(verb, command, environment)[0] for backend, command in commands.items()}
     compare(outputs["torch"], outputs["auto"])
-    times: dict[str, list[tuple[float, float]]] = {engine: [] for engine in ENGINES}
+    times: dict[str, list[tuple[float, float]]] = {backend: [] for backend in BACKENDS}
     for _ in range(rounds):
-        for engine, command in commands.items():
-            times[engine].append(run(verb, command, environment)[1:])
-    wall, cpu = ({engine: median(row[i] for row in times[engine]) for engine in ENGINES} for i in (0, 1))
+        for backend, command in commands.items():
+            times[backend].append(run(verb, command, environment)[1:])
+    wall, cpu = ({backend: median(row[i] for row in times[backend]) for backend in BACKENDS} for i in (0, 1))
     ratio = wall["torch"] / wall["auto"]
     print(
         f"{verb:<10}{wall['torch']:>8.2f}s{wall['auto']:>8.2f}s{ratio:>7.1f}x{cpu['torch']:>11.2f}s{cpu['auto']:>10.2f}s",

@@ -16,7 +16,7 @@ INTEGRATION = (
     "tests/apps/demo/test_launch.py",
     "tests/apps/search/test_kill.py",
     "tests/apps/test_export",
-    "tests/cli/test_engines.py",
+    "tests/cli/test_backends.py",
     "tests/cli/test_export.py",
     "tests/cli/test_serve.py",
     "tests/cli/test_train.py",

@@ -1,4 +1,4 @@
-"""Models can be pickled and copied, and work in a forked process, on both engines."""
+"""Models can be pickled and copied, and work in a forked process, on both backends."""
 
 from __future__ import annotations
 

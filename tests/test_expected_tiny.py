@@ -49,7 +49,7 @@ def recorded(renew: bool) -> dict[str, Any]:
 
 
 def measure(model: blip_lite.Model) -> dict[str, Any]:
-    answers = api.open_model("tiny-vqa", engine="onnx")
+    answers = api.open_model("tiny-vqa", backend="onnx")
     return {
         "captions": {path.name: model.caption(path).text for path in EXAMPLES},
         "answers": {path.name: answers.answer(path, QUESTION).text for path in EXAMPLES},
@@ -76,9 +76,9 @@ def megabytes() -> int:
     return round(sum(path.stat().st_size for path in BUNDLED[0].iterdir()) / 1e6)
 
 
-@pytest.mark.parametrize("engine", ["onnx", "torch"])
-def test_both_engines_say_what_is_recorded(recorded: dict[str, Any], engine: Any) -> None:
-    model, answers = api.open_model("tiny", engine=engine), api.open_model("tiny-vqa", engine=engine)
+@pytest.mark.parametrize("backend", ["onnx", "torch"])
+def test_both_backends_say_what_is_recorded(recorded: dict[str, Any], backend: Any) -> None:
+    model, answers = api.open_model("tiny", backend=backend), api.open_model("tiny-vqa", backend=backend)
     for path in EXAMPLES:
         assert model.caption(path).text == recorded["captions"][path.name]
         assert answers.answer(path, QUESTION).text == recorded["answers"][path.name]

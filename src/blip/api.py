@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEFAULT = "tiny"
 MAX_IMAGE_SIZE = 4096  # pixels per side
-Engine = Literal["auto", "torch", "onnx"]
+BackendName = Literal["auto", "torch", "onnx"]
 
 
 class LoadOptions(TypedDict, total=False):
@@ -89,21 +89,21 @@ def load(
 
 
 def open_model(
-    name: str, *, engine: Engine = "auto", needs: Collection[str] = (), **options: Unpack[LoadOptions]
+    name: str, *, backend: BackendName = "auto", needs: Collection[str] = (), **options: Unpack[LoadOptions]
 ) -> Model:
-    """Load a model on the engine that supports what is requested.
+    """Load a model on the backend that supports what is requested.
 
-    engine: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they support
+    backend: "auto" runs exported graphs on onnxruntime, without importing torch, if the model has them and they support
     everything requested; else torch. needs: capabilities that will be used, as in `Model.capabilities`. options: those
-    of `load`. Raises UsageError if engine "onnx" is not possible, MissingPart if the model lacks what is needed.
+    of `load`. Raises UsageError if backend "onnx" is not possible, MissingPart if the model lacks what is needed.
     """
-    if engine not in get_args(Engine):
-        raise UsageError(f"engine '{engine}'; must be one of {', '.join(get_args(Engine))}")
+    if backend not in get_args(BackendName):
+        raise UsageError(f"backend '{backend}'; must be one of {', '.join(get_args(BackendName))}")
     exported = None
-    if engine != "torch":
+    if backend != "torch":
         exported, problem = _open_exported(name, needs, options)
-        if exported is None and engine == "onnx":
-            raise UsageError(f"engine onnx; {problem}")
+        if exported is None and backend == "onnx":
+            raise UsageError(f"backend onnx; {problem}")
     model: Model = exported or load(name, **options)
     for call in needs:
         model.require(call)

@@ -19,7 +19,7 @@ def test_graphs_of_a_part(blip: Blip, photos: Path, tmp_path: Path) -> None:
     assert result.err.splitlines()[1].startswith("largest difference from torch: ")
     assert [path.name for path in (tmp_path / "out").glob("*.onnx")] == ["vision.onnx"]
     assert load(tmp_path / "out").capabilities == {"image"}
-    result = blip("caption", photos / "a.png", "-m", tmp_path / "out", "--engine", "onnx")
+    result = blip("caption", photos / "a.png", "-m", tmp_path / "out", "--backend", "onnx")
     missing = "cannot caption: cross.onnx, decoder.onnx missing; export the model with all graphs"
     assert result.code == 2 and missing in result.err
     assert blip("caption", photos / "a.png", "-m", tmp_path / "out").code == 0, "the weights are there for torch"

@@ -32,7 +32,7 @@ class Flags(o.Reading):
 
     def without_records(self) -> o.Run:
         """Return the flags of a run with torch, image by image, that writes no records."""
-        return o.Run(**{**vars(self), "skip_existing": None, "overwrite": False, "batch_size": 1, "engine": "torch"})
+        return o.Run(**{**vars(self), "skip_existing": None, "overwrite": False, "batch_size": 1, "backend": "torch"})
 
 
 @dataclass(kw_only=True)

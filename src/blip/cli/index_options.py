@@ -36,7 +36,7 @@ class IndexOptions(o.Machine):
     workers: o.Workers = None
     max_megapixels: o.MaxMegapixels = 200.0
     batch_size: o.BatchSize = None
-    engine: o.EngineName = "auto"
+    backend: o.BackendName = "auto"
     no_progress: o.NoProgress = False
 
     def open(self, *, to_rebuild: bool = False) -> Index:
@@ -60,7 +60,7 @@ class IndexOptions(o.Machine):
         if name == o.BUNDLED:
             o.note_default(named, o.BUNDLED, self.quiet)
         size = self.image_size or (identity.image_size if identity is not None and not named else None)
-        return self.open_model(name, needs=["match"], engine=self.engine, image_size=size)
+        return self.open_model(name, needs=["match"], backend=self.backend, image_size=size)
 
     def update_options(self, index: Index, stop: StopRequest, captioner: str | None = None) -> UpdateOptions:
         """Return the options of an update that shows progress and ends on `stop`.
@@ -85,7 +85,7 @@ class IndexOptions(o.Machine):
             model = index.loaded_model()
             if not captioner or captioner == model.name:
                 return model
-            return self.open_model(captioner, needs=["caption"], engine=self.engine)
+            return self.open_model(captioner, needs=["caption"], backend=self.backend)
 
         return UpdateOptions(
             captioner=None if captioner is None else load_captioner,

@@ -94,9 +94,9 @@ SkipExisting = Annotated[
 ]
 Threads = Annotated[int | None, option(envvar="BLIP_THREADS", min=1, group=DEVICE, help="Number of CPU threads.")]
 ImageSize = Annotated[int | None, option(min=16, group=DEVICE, help="Image size in pixels.", default="the model's")]
-EngineName = Annotated[
+BackendName = Annotated[
     Literal["auto", "torch", "onnx"],
-    option("--engine", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
+    option("--backend", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
 ]
 BatchSize = Annotated[
     int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
@@ -203,7 +203,7 @@ class Machine(Device):
         name: str,
         *,
         needs: Sequence[str],
-        engine: Literal["auto", "torch", "onnx"],
+        backend: Literal["auto", "torch", "onnx"],
         image_size: int | None = None,
         compile: bool = False,
     ) -> Model:
@@ -212,7 +212,7 @@ class Machine(Device):
 
         return api.open_model(
             name,
-            engine=engine,
+            backend=backend,
             needs=needs,
             device=self.device,
             dtype=self.dtype,
@@ -295,7 +295,7 @@ class Run(Reading):
     overwrite: Overwrite = False
     resume: Annotated[bool, option(help="Continue the output of a run that ended early.")] = False
     batch_size: BatchSize = None
-    engine: EngineName = "auto"
+    backend: BackendName = "auto"
     compile: Annotated[bool, option(group=DEVICE, help="Compile the model with torch.compile.")] = False
 
     @property
@@ -319,7 +319,7 @@ class Run(Reading):
         return self.open_model(
             model_name(name, default),
             needs=needs,
-            engine=self.engine,
+            backend=self.backend,
             image_size=self.image_size,
             compile=self.compile,
         )

@@ -54,8 +54,8 @@ def test_graphs_that_multiply_integers_have_another_identity(tmp_path: Path) -> 
     use_integer_products(graph)
     onnx_ir.save(graph, tmp_path / "int8" / "vision.onnx")
     exact = identity_of(open_model("tiny", needs=["match"]))
-    rounded = identity_of(open_model(str(tmp_path / "int8"), engine="onnx", needs=["match"]))
+    rounded = identity_of(open_model(str(tmp_path / "int8"), backend="onnx", needs=["match"]))
     assert rounded.weights == f"{exact.weights}-int8" and identity_of(blip.load("tiny")).weights == exact.weights
-    assert identity_of(open_model(str(tmp_path / "int8"), engine="onnx", needs=["match"]), rounded) == rounded
+    assert identity_of(open_model(str(tmp_path / "int8"), backend="onnx", needs=["match"]), rounded) == rounded
     with pytest.raises(CheckpointMismatch, match=f"{exact.weights[:8]}-int8"):
         exact.check(tmp_path, rounded)

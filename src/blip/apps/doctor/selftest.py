@@ -110,7 +110,7 @@ def bundled_files() -> str:
 def exported() -> str:
     """Compare the caption that onnxruntime computes, the default of `blip caption`, with the recorded one."""
     start = time.perf_counter()
-    caption = api.open_model(MODEL, engine="onnx").caption(PHOTO).text
+    caption = api.open_model(MODEL, backend="onnx").caption(PHOTO).text
     result = f"'{caption}' in {time.perf_counter() - start:.1f} s"
     return f"{OK}, {result}" if caption == CAPTION else f"wrong: {result}; must be '{CAPTION}'"
 

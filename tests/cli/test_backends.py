@@ -53,9 +53,9 @@ def test_nothing_heavy_is_imported(verb: str, home: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", COMMANDS)
-def test_engines_agree(verb: str, home: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backends_agree(verb: str, home: Path, blip: Blip, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BLIP_HOME", str(home))
-    results = [blip(verb, *COMMANDS[verb], "--json", "--engine", engine) for engine in ("torch", "onnx")]
+    results = [blip(verb, *COMMANDS[verb], "--json", "--backend", backend) for backend in ("torch", "onnx")]
     assert [result.code for result in results] == [0, 0]
     records = [[json.loads(line) for line in result.out.splitlines()] for result in results]
     assert len(records[0]) == len(records[1]) > 0
@@ -78,35 +78,35 @@ def assert_equal(first: Any, second: Any) -> None:
         ("tiny", {}, OnnxBackend),
         ("tiny-vqa", {"needs": ["answer"]}, OnnxBackend),
         ("tiny", {"needs": ["caption"], "device": "cpu", "dtype": "fp32", "image_size": 224}, OnnxBackend),
-        ("tiny", {"engine": "torch"}, TorchBackend),
+        ("tiny", {"backend": "torch"}, TorchBackend),
         ("tiny", {"needs": ["sample"]}, TorchBackend),
         ("tiny", {"dtype": "bf16"}, TorchBackend),
         ("tiny", {"image_size": 256}, TorchBackend),
         ("random-tiny", {}, TorchBackend),
     ],
 )
-def test_the_engine_supports_what_is_requested(name: str, options: dict[str, Any], backend: type) -> None:
+def test_the_backend_supports_what_is_requested(name: str, options: dict[str, Any], backend: type) -> None:
     assert type(api.open_model(name, **options).backend) is backend
 
 
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("tiny", {"device": "cuda"}, "engine onnx; device cuda is not supported with onnxruntime"),
-        ("tiny", {"dtype": "bf16"}, "engine onnx; dtype bf16 is not supported with onnxruntime"),
-        ("tiny", {"compile": True}, "engine onnx; compile True is not supported with onnxruntime"),
-        ("tiny", {"image_size": 256}, "engine onnx; image size 256; the graphs of 'tiny' have 224"),
-        ("tiny", {"needs": ["sample"]}, "engine onnx; model 'tiny' cannot sample: not supported with onnxruntime"),
-        ("random-tiny", {}, "engine onnx; model 'random-tiny' has no exported graphs"),
+        ("tiny", {"device": "cuda"}, "backend onnx; device cuda is not supported with onnxruntime"),
+        ("tiny", {"dtype": "bf16"}, "backend onnx; dtype bf16 is not supported with onnxruntime"),
+        ("tiny", {"compile": True}, "backend onnx; compile True is not supported with onnxruntime"),
+        ("tiny", {"image_size": 256}, "backend onnx; image size 256; the graphs of 'tiny' have 224"),
+        ("tiny", {"needs": ["sample"]}, "backend onnx; model 'tiny' cannot sample: not supported with onnxruntime"),
+        ("random-tiny", {}, "backend onnx; model 'random-tiny' has no exported graphs"),
     ],
 )
 def test_onnx_is_refused_with_the_reason(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BlipError, match=message):
-        api.open_model(name, engine="onnx", **options)
+        api.open_model(name, backend="onnx", **options)
 
 
-def test_unknown_engines_and_missing_capabilities_are_one_line(blip: Blip) -> None:
-    result = blip("caption", PHOTO, "--engine", "tensorrt")
-    assert result.code == 2 and "--engine tensorrt; must be" in result.err
+def test_unknown_backends_and_missing_capabilities_are_one_line(blip: Blip) -> None:
+    result = blip("caption", PHOTO, "--backend", "tensorrt")
+    assert result.code == 2 and "--backend tensorrt; must be" in result.err
     with pytest.raises(MissingPart, match="cannot answer; models of the family vqa can"):
         api.open_model("tiny", needs=["answer"])
