@@ -43,7 +43,18 @@ from experiments.tiny.synthetic_features import class_prototypes
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 VOCAB_PIECES = 10_000
 MIN_SIMILARITY = 0.35  # of a caption to a class name, to count as speaking of it
-MINILM = TextConfig(width=384, num_layers=6, num_heads=12, mlp_width=1536, max_length=64, vocab_size=30522)
+CLS = 101  # also stands for [DEC] and [ENC], which the sentence encoder does not have
+MINILM = TextConfig(
+    width=384,
+    num_layers=6,
+    num_heads=12,
+    mlp_width=1536,
+    max_length=64,
+    vocab_size=30522,
+    cls_id=CLS,
+    dec_id=CLS,
+    enc_id=CLS,
+)
 KEPT_LAYERS = (0, 1, 3, 5)  # of the sentence encoder; six train half as fast and measured no better in the same time
 TINY_VISION = VisionConfig(
     image_size=224,
@@ -93,7 +104,8 @@ def class_names(synsets: Path, lemmas: Path) -> list[str]:
 
 
 def read_photo_captions(data: Path) -> Iterator[str]:
-    for shard in sorted(data.glob("flickr8k-train-*.tar")):
+    """The captions of all photos to train on: those of every shard SET-train-NUMBER.tar."""
+    for shard in sorted(data.glob("*-train-*.tar")):
         with tarfile.open(shard) as tar:
             for member in tar:
                 if member.name.endswith(".json") and (file := tar.extractfile(member)):
