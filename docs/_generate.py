@@ -72,13 +72,16 @@ def option_groups(command: click.Command) -> dict[str, list[str]]:
 
 
 def commands(verb: str) -> Iterator[tuple[str, click.Command]]:
-    """Name and click command of a verb without subcommands, or of each of its subcommands."""
+    """Name and click command of a verb itself, if it has one, and of each of its subcommands."""
+    from blip.cli.commands import BareGroup
     from blip.cli.run import verb_command
 
     command = verb_command(verb)
     if not isinstance(command, click.Group):
         yield f"blip {verb}", command
         return
+    if isinstance(command, BareGroup):
+        yield f"blip {verb}", command.bare
     for name, subcommand in command.commands.items():
         yield f"blip {verb} {name}", subcommand
 
@@ -137,6 +140,8 @@ MARK = re.compile(f"<!-- ({'|'.join(GENERATORS)}) ?([a-z]*) -->")
 PURPOSES = {
     "cli": "the commands",
     "apps": "server, web page, photo search, export",
+    "capfilt": "caption, score, select",
+    "engine": "work on shards",
     "train": "the training loop",
     "api": "blip.load, the catalogue",
     "tasks": "what to train",

@@ -78,7 +78,7 @@ __all__ = [
     "load_random",
 ]
 
-_PACKAGES = ("data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone
+_PACKAGES = ("capfilt", "data", "eval", "train")  # for `blip.train.fit(...)` after `import blip` alone
 
 
 def __getattr__(name: str) -> Any:

@@ -21,6 +21,7 @@ VERBS = {
     "doctor": "check what is installed and whether captions work",
     "completion": "print the completion script for bash, zsh or fish",
     "schema": "print the JSON Schema of a record",
+    "capfilt": "turn noisy image-text data into a better training set",
     "train": "train a model on your data",
     "eval": "evaluate a model, or predictions, on a task",
     "datasets": "list, fetch, check and convert data sets",

@@ -193,6 +193,28 @@ def _quiet() -> Option:
     return Option(["-q", "--quiet"], help="Hide notes.", **attrs)
 
 
+class BareGroup(Group):
+    """A command with subcommands that is itself a command with arguments: `blip capfilt DATA -o OUT`.
+
+    Its parameters are those of the command itself, which parses them.
+    """
+
+    def __init__(self, bare: Command) -> None:
+        super().__init__(bare.name, params=list(bare.params), help=bare.help, context_settings=HELP)
+        self.bare = bare
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        help_option = self.get_help_option(ctx)
+        return [] if help_option is None else [help_option]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_bare = args and args[0] not in (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, ["", *args] if is_bare else args)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, name) if name else self.bare
+
+
 def group(name: str, help: str, *, default: Command) -> Group:
     """Return a command with subcommands; without one, it is `default`, the first of them."""
 

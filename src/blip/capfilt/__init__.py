@@ -1,0 +1,5 @@
+"""CapFilt (BLIP paper section 3.3): caption images, score web and synthetic texts, select the pairs that match."""
+
+from blip.capfilt.run import run
+
+__all__ = ["run"]
