@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import Decoded, DecodedBatch
 from blip_lite import load
 from blip_lite.model import Model
 from tests.cli.conftest import Blip
@@ -42,12 +43,12 @@ def batches(monkeypatch: pytest.MonkeyPatch) -> list[Decoded]:
     given: list[Decoded] = []
     run = BatchRun.run
 
-    def spy(self: BatchRun, inputs: Any, model: Model, describe: Any, **options: Any) -> int:
+    def spy(self: BatchRun, inputs: Any, models: Any, describe: Any, **options: Any) -> int:
         def watch(batch: DecodedBatch) -> Any:
             given.extend(batch)
             return describe(batch)
 
-        return run(self, inputs, model, watch, **options)
+        return run(self, inputs, models, watch, **options)
 
     monkeypatch.setattr(BatchRun, "run", spy)
     return given

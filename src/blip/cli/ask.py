@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import DecodedBatch, Record
 from blip.cli.commands import DECODING, GENERAL, option
 from blip.cli.settings import configurable
 from blip.cli.texts import closed_answers, read_texts
@@ -97,7 +98,7 @@ def ask(
             for decoded in batch
         ]
 
-    return batch_run.run(samples, loaded, describe)
+    return batch_run.run(samples, [loaded], describe)
 
 
 def _compare(samples: Sequence[Sample], pair: Path, statements: list[str], model: str | None, run: AskRun) -> int:
@@ -122,7 +123,7 @@ def _compare(samples: Sequence[Sample], pair: Path, statements: list[str], model
             for decoded in batch
         ]
 
-    return batch_run.run(samples, loaded, describe)
+    return batch_run.run(samples, [loaded], describe)
 
 
 def _record(

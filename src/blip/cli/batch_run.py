@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from blip.cli import options as o
+from blip.cli.batches import Describe, Record, describe_all
 from blip.cli.output import plural, print_lines
-from blip_lite.errors import EnvironmentProblem, UnreadableImage
+from blip_lite.errors import UnreadableImage
 from blip_lite.streams import STOPPED
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from blip.io.record_files import RecordWriter
     from blip.io.samples import Sample
     from blip_lite.model import Model
 
-Record = dict[str, Any]
 PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
-
-
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """An input as RGB: for each model of the run an image, not larger than what it computes with.
-
-    The models resize to the same pixels, so results are those of the full size; `size` is the input's width and height.
-    """
-
-    sample: Sample
-    images: tuple[Image, ...]
-    size: tuple[int, int]
-
-    @property
-    def image(self) -> Image:
-        return self.images[0]
-
-
-DecodedBatch = Sequence[Decoded]
-Describe = Callable[[DecodedBatch], Sequence[list[Record]]]  # returns the records of each image
 
 
 @dataclass(kw_only=True)
@@ -85,34 +63,30 @@ class BatchRun:
     def run(
         self,
         inputs: Sequence[Sample],
-        model: Model,
+        models: Sequence[Model],
         describe: Describe,
         *,
         listed: int | None = None,
-        judge: Model | None = None,
         full_size: bool = False,
     ) -> int:
         """Process all inputs in batches and write their records in order; return the exit code.
 
-        listed: number of inputs with those that need nothing, by default that of `inputs`. judge: a second model that
-        reads the images. full_size: do not shrink them.
+        models: those that read the images; the first determines the batch size. listed: number of inputs with those
+        that need nothing, by default that of `inputs`. full_size: do not shrink the images.
         """
         from blip.signals import stop_on_signal
 
         listed = len(inputs) if listed is None else listed
-        quiet, size = self.flags.quiet, self.flags.default_batch_size(model)
+        quiet = self.flags.quiet
         start, tried, failed = time.perf_counter(), 0, 0
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signal())
             records = stack.enter_context(self._records(inputs)) if self.show else None
             remaining = [sample for sample in inputs if records is None or sample.key not in records.done]
             progress = Progress(len(remaining), not (self.flags.no_progress or quiet))
-            sides = [m.config.vision.image_size for m in (model, judge) if m is not None]
-            for batch in self._read(remaining, size, [] if full_size else sides):
-                good = [decoded for _, decoded in batch if isinstance(decoded, Decoded)]
-                results = iter(_retry_halved(describe, good))
-                for sample, decoded in batch:
-                    rows = next(results) if isinstance(decoded, Decoded) else [self._fail(sample, decoded, progress)]
+            for batch in describe_all(remaining, describe, models, self.flags, full_size=full_size):
+                for sample, result in batch:
+                    rows = [self._fail(sample, result, progress)] if isinstance(result, UnreadableImage) else result
                     failed += any("error" in row for row in rows)
                     if records is not None:
                         records.write(self.select(sample, rows))
@@ -160,45 +134,6 @@ class BatchRun:
         progress.clear()
         o.note(str(error))
         return error_record(self.schema, sample.key, error)
-
-    def _read(
-        self, inputs: Sequence[Sample], size: int, sides: Sequence[int]
-    ) -> Iterator[list[tuple[Sample, Decoded | UnreadableImage]]]:
-        """Yield batches of decoded inputs or of the errors in their place; threads read two batches ahead.
-
-        They shrink images to `sides`, so that those waiting need little memory, whatever their size.
-        """
-        from blip.io.ordered_map import batched, ordered_map
-        from blip_lite.image import shrink
-
-        max_pixels = int(self.flags.max_megapixels * 1e6)
-
-        def read(sample: Sample) -> Decoded | UnreadableImage:
-            try:
-                image = sample.read(max_pixels=max_pixels)
-            except UnreadableImage as error:
-                return error
-            return Decoded(sample, tuple(shrink(image, side) for side in sides) or (image,), image.size)
-
-        decoded = ordered_map(read, inputs, ahead=2 * size, workers=self.flags.workers or o.default_workers())
-        return batched(zip(inputs, decoded, strict=True), size)
-
-
-def _retry_halved(describe: Describe, good: DecodedBatch) -> Sequence[list[Record]]:
-    """Call `describe`, with halved batches as long as the device's memory does not suffice."""
-    if not good:
-        return []
-    torch = sys.modules.get("torch")  # not imported if an exported model runs
-    if torch is None:
-        return describe(good)
-    try:
-        return describe(good)
-    except torch.OutOfMemoryError as error:
-        if len(good) == 1:
-            raise EnvironmentProblem("out of memory with one image; use --device cpu or --image-size") from error
-    torch.cuda.empty_cache()
-    half = (len(good) + 1) // 2
-    return [*_retry_halved(describe, good[:half]), *_retry_halved(describe, good[half:])]
 
 
 class Progress:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, Decoded, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import Decoded, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
@@ -114,19 +115,26 @@ class SidecarFlags:
         )
 
 
+@dataclass(kw_only=True)
+class CaptionFlags:
+    """Flags of the models and of what is written about an image."""
+
+    model: o.ModelName = None
+    num_captions: Annotated[int, option("-n", "--num-captions", min=1, max=32, help="Captions per image.")] = 1
+    prompt: Annotated[
+        str | None, option(metavar="TEXT", help="Text that the caption continues.", default="the model's")
+    ] = None
+    keep_prompt: Annotated[bool, option(help="Include the prompt in the caption.")] = False
+    itm_model: Annotated[
+        str | None, option(help="Model that adds a match score to each caption.", complete=o.model_names)
+    ] = None
+
+
 @configurable
 def caption(
     *,
     inputs: o.Inputs,
-    model: o.ModelName = None,
-    num_captions: Annotated[int, option("-n", "--num-captions", min=1, max=32, help="Captions per image.")] = 1,
-    prompt: Annotated[
-        str | None, option(metavar="TEXT", help="Text that the caption continues.", default="the model's")
-    ] = None,
-    keep_prompt: Annotated[bool, option(help="Include the prompt in the caption.")] = False,
-    itm_model: Annotated[
-        str | None, option(help="Model that adds a match score to each caption.", complete=o.model_names)
-    ] = None,
+    flags: CaptionFlags,
     summary: Annotated[bool, option(help="One caption per video, that of its best-matching frame.")] = False,
     decode: DecodingFlags,
     beside: SidecarFlags,
@@ -142,42 +150,53 @@ def caption(
         raise UsageError("--summary with sidecars or --shard; must be without them, name other videos in other runs")
     listed = run.inputs(inputs)
     to_stdout = sidecars is None or run.output is not None or run.record_format is not None
-    flags = replace(run, skip_existing=None, overwrite=False) if sidecars else run  # they are about sidecars then
-    batch_run = BatchRun(schema="caption/1", flags=flags, show=to_stdout)
+    # --skip-existing and --overwrite are about sidecars then
+    records = replace(run, skip_existing=None, overwrite=False) if sidecars else run
+    batch_run = BatchRun(schema="caption/1", flags=records, show=to_stdout)
     paths = {} if sidecars is None else sidecars.paths(listed)
     samples = [sample for sample in listed if sidecars is None or sidecars.must_write(paths[sample.key])]
-    if not batch_run.is_needed(samples, o.model_name(model)):
+    if not batch_run.is_needed(samples, o.model_name(flags.model)):
         return 0
     if not samples:
         o.note(f"{plural(len(listed), 'input')}, all have their texts", run.quiet)
         return 0
-    loaded = run.load(model, needs=["sample" if decode.sample else "caption"])
-    judge = None if itm_model is None else replace(run, image_size=None, compile=False).load(itm_model, needs=["match"])
+    captioner = Captioner(flags, decode, run, summary=summary, sidecars=sidecars, paths=paths)
+    models = captioner.load()
     if summary:
         samples = _by_video(samples)
         batch_run.select = _Summary(samples)
-        judge = judge or (loaded if "match" in loaded.capabilities else None)
-    decoding = decode.decoding(loaded, prompt, num_captions)
-    describe = _Captioner(loaded, judge, decoding, prompt, keep_prompt, decode.seed, sidecars, paths)
-    return batch_run.run(samples, loaded, describe, listed=len(listed), judge=judge)
+    return batch_run.run(samples, models, captioner, listed=len(listed))
 
 
 @dataclass
-class _Captioner:
+class Captioner:
     """Makes the record of each image, and writes its sidecar."""
 
-    model: Model
-    judge: Model | None
-    decoding: Decoding
-    prompt: str | None
-    keep_prompt: bool
-    seed: int
-    sidecars: Sidecars | None
-    paths: Mapping[str, Path]  # of sidecars, by key
+    flags: CaptionFlags
+    decode: DecodingFlags
+    run: o.Run
+    summary: bool = False  # captions are scored by the model itself if it can and no other is named
+    sidecars: Sidecars | None = None
+    paths: Mapping[str, Path] = field(default_factory=dict)  # of sidecars, by key
+    schema = "caption/1"
+
+    def load(self) -> Sequence[Model]:
+        """Open the captioner and, if there is one, the model that scores captions."""
+        flags, run = self.flags, self.run
+        self.model = run.load(flags.model, needs=["sample" if self.decode.sample else "caption"])
+        self.judge: Model | None = None
+        if flags.itm_model is not None:
+            self.judge = replace(run, image_size=None, compile=False).load(flags.itm_model, needs=["match"])
+        elif self.summary and "match" in self.model.capabilities:
+            self.judge = self.model
+        self.decoding = self.decode.decoding(self.model, flags.prompt, flags.num_captions)
+        return [self.model] if self.judge is None else [self.model, self.judge]
 
     def __call__(self, batch: DecodedBatch) -> list[list[Record]]:
         images, keys = [decoded.image for decoded in batch], [decoded.sample.key for decoded in batch]
-        captions = self.model.caption_batch(images, self.decoding, prompt=self.prompt, seed=self.seed, keys=keys)
+        captions = self.model.caption_batch(
+            images, self.decoding, prompt=self.flags.prompt, seed=self.decode.seed, keys=keys
+        )
         return [[self._record(decoded, caption)] for decoded, caption in zip(batch, captions, strict=True)]
 
     def _record(self, decoded: Decoded, caption: Caption) -> Record:
@@ -216,9 +235,9 @@ class _Captioner:
 
     def _text(self, text: str) -> str:
         """Return the caption, after its prompt with --keep-prompt."""
-        if not self.keep_prompt:
+        if not self.flags.keep_prompt:
             return text
-        prompt = (self.model.config.prompt if self.prompt is None else self.prompt).rstrip()
+        prompt = (self.model.config.prompt if self.flags.prompt is None else self.flags.prompt).rstrip()
         return f"{prompt} {text}" if prompt else text
 
 

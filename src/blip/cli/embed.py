@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.output import plural, print_lines
 from blip.cli.settings import configurable
@@ -22,28 +23,35 @@ DTYPES = {"fp32": "float32", "fp16": "float16"}
 TEXT_BATCH = 256
 
 
-@configurable
-def embed(
-    *,
-    inputs: o.Inputs,
+@dataclass(kw_only=True)
+class EmbedFlags:
+    """Flags of the model and of the vectors."""
+
     kind: Annotated[
         Literal["image", "text", "multimodal"], option(help="image, text or multimodal (image and text together).")
-    ] = "image",
-    text: o.Text = (),
-    texts: o.Texts = None,
-    model: o.ModelName = None,
+    ] = "image"
+    text: o.Text = ()
+    texts: o.Texts = None
+    model: o.ModelName = None
     projected: Annotated[
         bool, option("--projected/--no-projected", help="Hidden states instead of unit vectors in the shared space.")
-    ] = True,
-    tokens: Annotated[bool, option(help="Hidden states of all positions.")] = False,
-    vector_dtype: Annotated[Literal["fp32", "fp16"], option(group=OUTPUT, help="fp32 or fp16.")] = "fp32",
-    run: o.Run,
-) -> int:
+    ] = True
+    tokens: Annotated[bool, option(help="Hidden states of all positions.")] = False
+    vector_dtype: Annotated[Literal["fp32", "fp16"], option(group=OUTPUT, help="fp32 or fp16.")] = "fp32"
+
+    @property
+    def is_projected(self) -> bool:
+        """Whether vectors are in the space that images and texts share."""
+        return self.projected and not self.tokens and self.kind != "multimodal"
+
+
+@configurable
+def embed(*, inputs: o.Inputs, flags: EmbedFlags, run: o.Run) -> int:
     """Compute vectors of images or texts; compare projected ones by inner product.
 
     Example: blip embed photos/ -o photos.npz
     """
-    lines = read_texts(text, texts)
+    kind, lines = flags.kind, read_texts(flags.text, flags.texts)
     if (kind == "image") == bool(lines):
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
     if kind == "text" and (inputs or run.from_file or run.resume):
@@ -54,18 +62,16 @@ def embed(
     batch_run = BatchRun(schema="embedding/1", flags=run)
     if run.dry_run and kind == "text":
         print_lines(lines)
-    if not batch_run.is_needed(samples, o.model_name(model)):
+    if not batch_run.is_needed(samples, o.model_name(flags.model)):
         return 0
-    projected = projected and not tokens and kind != "multimodal"
-    loaded = run.load(model, needs=["match" if projected else "image" if kind == "image" else "text"])
-    if not projected:
+    embedder = Embedder(flags, run, dict(zip((sample.key for sample in samples), lines, strict=False)))
+    models = embedder.load()
+    if not flags.is_projected:
         o.note("vectors that are not projected are not comparable by inner product", run.quiet)
-    embedder = _Embedder(loaded, kind, projected, tokens, DTYPES[vector_dtype])
     if kind == "text":
         batch_run.write_all(embedder.embed_texts(lines[i : i + TEXT_BATCH]) for i in range(0, len(lines), TEXT_BATCH))
         return 0
-    texts_by_key = dict(zip((sample.key for sample in samples), lines, strict=False))
-    return batch_run.run(samples, loaded, lambda batch: embedder.embed_images(batch, texts_by_key))
+    return batch_run.run(samples, models, embedder)
 
 
 def _broadcast(samples: list[Sample], lines: list[str]) -> tuple[list[Sample], list[str]]:
@@ -80,38 +86,44 @@ def _broadcast(samples: list[Sample], lines: list[str]) -> tuple[list[Sample], l
 
 
 @dataclass
-class _Embedder:
-    """Makes records of vectors."""
+class Embedder:
+    """Makes records of vectors. texts: those of images by key, for multimodal vectors."""
 
-    model: Model
-    kind: str
-    projected: bool
-    tokens: bool
-    dtype: str
+    flags: EmbedFlags
+    run: o.Run
+    texts: Mapping[str, str]
+    schema = "embedding/1"
+
+    def load(self) -> Sequence[Model]:
+        """Open the model."""
+        needs = "match" if self.flags.is_projected else "image" if self.flags.kind == "image" else "text"
+        self.model = self.run.load(self.flags.model, needs=[needs])
+        return [self.model]
 
     def embed_texts(self, lines: Sequence[str]) -> list[Record]:
-        vectors = self.model.embed_text(lines, self.projected, tokens=self.tokens).vectors
+        vectors = self.model.embed_text(lines, self.flags.is_projected, tokens=self.flags.tokens).vectors
         return [self._record(line, vector) for line, vector in zip(lines, vectors, strict=True)]
 
-    def embed_images(self, batch: DecodedBatch, texts: dict[str, str]) -> list[list[Record]]:
+    def __call__(self, batch: DecodedBatch) -> list[list[Record]]:
         images, keys = [decoded.image for decoded in batch], [decoded.sample.key for decoded in batch]
-        if self.kind == "image":
-            vectors = self.model.embed_image_batch(images, self.projected, tokens=self.tokens).vectors
+        tokens = self.flags.tokens
+        if self.flags.kind == "image":
+            vectors = self.model.embed_image_batch(images, self.flags.is_projected, tokens=tokens).vectors
         else:
-            lines = [texts[key] for key in keys]
-            vectors = self.model.embed_multimodal(images, lines, tokens=self.tokens).vectors
+            vectors = self.model.embed_multimodal(images, [self.texts[key] for key in keys], tokens=tokens).vectors
         return [[self._record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
 
     def _record(self, key: str, vector: Any) -> Record:
-        if self.tokens and self.kind != "image":  # without the padding of longer texts in the batch
+        flags, dtype = self.flags, DTYPES[self.flags.vector_dtype]
+        if flags.tokens and flags.kind != "image":  # without the padding of longer texts in the batch
             vector = vector[: int(vector.any(axis=1).nonzero()[0].max(initial=-1)) + 1]
         return {
             "schema": "embedding/1",
             "key": key,
-            "kind": self.kind,
-            "projected": self.projected,
+            "kind": flags.kind,
+            "projected": flags.is_projected,
             "dim": vector.shape[-1],
-            "dtype": self.dtype,
-            "vector": vector.astype(self.dtype),
+            "dtype": dtype,
+            "vector": vector.astype(dtype),
             "model": self.model.name,
         }

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
 from blip.cli.output import plural, print_table
 from blip.cli.settings import configurable
@@ -95,7 +96,7 @@ def explain(
         keyed = [(decoded.sample.key, decoded.image) for decoded in batch]
         return [[_write(folders[key], key, image, texts[key], loaded, heatmaps)] for key, image in keyed]
 
-    return batch_run.run(samples, loaded, describe, listed=len(listed), full_size=True)
+    return batch_run.run(samples, [loaded], describe, listed=len(listed), full_size=True)
 
 
 def _write(folder: Path, key: str, image: Image, text: str | None, model: Model, heatmaps: HeatmapFlags) -> Record:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from blip.cli import options as o
-from blip.cli.batch_run import BatchRun, DecodedBatch, Record
+from blip.cli.batch_run import BatchRun
+from blip.cli.batches import DecodedBatch, Record
 from blip.cli.commands import option
 from blip.cli.output import plural
 from blip.cli.settings import configurable
@@ -52,7 +53,7 @@ def match(
         rows = [_score(loaded, d.sample.key, d.image, numbered[d.sample.key], head, max_text_length) for d in batch]
         return [_select(r, sort, top, threshold) for r in rows]
 
-    return batch_run.run(samples, loaded, describe)
+    return batch_run.run(samples, [loaded], describe)
 
 
 def _number_texts(samples: Sequence[Sample], lines: list[str], pairs: bool) -> dict[str, list[tuple[int, str]]]:
