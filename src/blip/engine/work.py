@@ -26,8 +26,12 @@ class Counts:
         for name in ("errors", "texts", "kept"):
             getattr(self, name).update(getattr(other, name))
 
+    def kept_shares(self) -> str:
+        """Return the share of texts kept by kind, for example "43% web 91% synthetic"."""
+        return " ".join(f"{self.kept[kind] / count:.0%} {kind}" for kind, count in self.texts.items())
 
-Tick = Callable[[Counts], None]  # called with the counts of each finished batch of a unit
+
+Tick = Callable[[Counts, float], None]  # called with the counts of each finished batch, and the unit's share done
 
 
 class Work(Protocol):
@@ -38,7 +42,7 @@ class Work(Protocol):
         ...
 
     def process(self, unit: Unit, path: Path, tick: Tick) -> None:
-        """Write the file of a unit at `path`; `tick` gets the counts of each batch."""
+        """Write the file of a unit at `path`; `tick` is called after each batch."""
         ...
 
     def counts(self, path: Path) -> Counts:

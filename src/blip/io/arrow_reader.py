@@ -64,6 +64,11 @@ def columns(path: Path) -> list[str]:
     return list(_parquet(path).schema_arrow.names)
 
 
+def count(path: Path) -> int:
+    """Return the number of rows."""
+    return int(_arrow(path).num_rows if path.suffix.lower() == ".arrow" else _parquet(path).metadata.num_rows)
+
+
 def rows(path: Path, image: str | None) -> Iterator[Row]:
     """Yield rows; an image column that holds no text yields a `TableCell`. Raises `UsageError`, `MissingExtra`."""
     if path.suffix.lower() == ".arrow":

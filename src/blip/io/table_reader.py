@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -25,7 +26,7 @@ def rows(path: Path, columns: Columns | None) -> Iterator[Row]:
     Other files raise `UsageError`, as do tables with a header without an image column (`columns` None: any header).
     """
     suffix = path.suffix.lower()
-    try:
+    with _reading(path):
         if suffix in arrow_reader.EXTENSIONS:
             yield from arrow_reader.rows(path, _image_column(path, arrow_reader.columns(path), columns))
         elif suffix == ".json":
@@ -35,12 +36,33 @@ def rows(path: Path, columns: Columns | None) -> Iterator[Row]:
             yield from csv_reader.rows(path)
         else:
             yield from _jsonl_rows(path)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn failures of reading a file into `UsageError`."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UsageError(f"{path}: no such file") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror or error})") from error
     except UnicodeDecodeError as error:
         raise UsageError(f"{path}: not UTF-8 text (byte {error.start})") from error
+
+
+def count(path: Path) -> int:
+    """Return the number of rows that `rows` yields, or more if row groups of a Parquet file are damaged.
+
+    Values are parsed only where rows cannot be counted otherwise. Raises `UsageError`.
+    """
+    suffix = path.suffix.lower()
+    if suffix in arrow_reader.EXTENSIONS:
+        return arrow_reader.count(path)
+    if suffix in (".jsonl", ".ndjson"):
+        with _reading(path), open_text(path, newline="\n") as file:
+            return sum(1 for line in file if line.strip())
+    return sum(1 for _ in rows(path, None))
 
 
 def _image_column(path: Path, names: list[str], columns: Columns | None) -> str | None:
