@@ -13,7 +13,7 @@ from typing import Any
 from blip.engine.units import Unit
 from blip.io.atomic import write_text
 from blip.io.lock import exclusive
-from blip_lite.errors import BlipError, UsageError
+from blip_lite.errors import UsageError
 from blip_lite.text_files import load_json_object, parse_json, read_text
 
 SETTINGS, UNITS = "settings.json", "units.jsonl"
@@ -114,8 +114,7 @@ def _shown(value: Any) -> str:
 
 def _stem(unit: Unit) -> str:
     """Return the file name of a source without its ending, and the number of its first row unless it is whole."""
-    source = Path(os.path.realpath(unit.source)) if os.path.isdir(unit.source) else Path(unit.source)
-    stem = source.name.removesuffix(source.suffix) if os.path.isfile(unit.source) else source.name
+    stem = os.path.basename(os.path.realpath(unit.source)) if os.path.isdir(unit.source) else Path(unit.source).stem
     return stem if unit.is_whole else f"{stem}-{unit.start:09}"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,4 +102,3 @@ def _read(source: str, columns: Columns) -> Iterator[ReadResult]:
         yield from readers.read(source, columns)
     except UsageError as error:
         yield BadRecord(source, str(error).removeprefix(f"{source}: "))
-
