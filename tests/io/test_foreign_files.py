@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from blip.io import arrow_reader, byte_sources
+from blip.io import arrow_reader, byte_sources, row_groups
 from blip.io.byte_sources import TarMember
 from blip.io.columns import Columns
 from blip.io.inputs import find_inputs
@@ -153,14 +153,14 @@ def test_image_cells_of_unreasonable_size_are_refused(tmp_path: Path, monkeypatc
     assert first.read()
     with pytest.raises(UnreadableImage, match="at most 0 MiB are read"):
         second.read()
-    arrow_reader._column.cache_clear()
-    monkeypatch.setattr(arrow_reader, "MAX_GROUP_BYTES", 1000)
+    row_groups.forget()
+    monkeypatch.setattr(row_groups, "MAX_GROUP_BYTES", 1000)
     with pytest.raises(UnreadableImage, match="write smaller row groups"):
         first.read()
 
 
 def test_a_member_that_claims_too_many_bytes_is_refused_before_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(byte_sources, "_read_at", lambda *args: pytest.fail("was read"))
+    monkeypatch.setattr(byte_sources, "read_at", lambda *args: pytest.fail("was read"))
     with pytest.raises(UnreadableImage, match=r"a.jpg: claims 10,240 MiB; at most 256 MiB are read"):
         TarMember(Path("s.tar"), "a.jpg", 0, 10 << 30).read()
 

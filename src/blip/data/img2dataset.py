@@ -18,10 +18,10 @@ from typing import Any
 
 from blip.io import table_reader
 from blip.io.atomic import atomic_path
-from blip.io.byte_sources import tar_members
 from blip.io.columns import TEXT_COLUMNS
 from blip.io.paths import is_url
 from blip.io.row import Row
+from blip.io.tar_files import tar_members
 from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
 from blip_lite.text_files import load_json, open_text

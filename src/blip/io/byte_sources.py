@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import os
 import sys
-import tarfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +16,7 @@ from typing import NoReturn, Protocol, runtime_checkable
 from PIL.Image import Image
 
 from blip.io.fetch import offline_reason
-from blip_lite.errors import OfflineError, UnreadableImage, UsageError
+from blip_lite.errors import OfflineError, UnreadableImage
 
 MAX_IMAGE_BYTES = 256 << 20  # of a download, a member of a shard, a cell of a table
 
@@ -51,7 +49,7 @@ class TarMember:
             limit = f"at most {MAX_IMAGE_BYTES >> 20} MiB are read"
             raise UnreadableImage(key, f"claims {self.size / (1 << 20):,.0f} MiB; {limit}")
         try:
-            data = _read_at(self.shard, self.offset, self.size)
+            data = read_at(self.shard, self.offset, self.size)
         except OSError as error:
             raise UnreadableImage(key, f"cannot be read ({error.strerror or error})") from error
         if len(data) < self.size:
@@ -142,7 +140,12 @@ class _OpenFile:
 _open_file = lru_cache(maxsize=64)(_OpenFile)
 
 
-def _read_at(path: Path, offset: int, size: int) -> bytes:
+def close_files() -> None:
+    """Close the files that `read_at` keeps open: they may have been replaced since."""
+    _open_file.cache_clear()
+
+
+def read_at(path: Path, offset: int, size: int) -> bytes:
     """Read at a position without moving one, so that threads and forked processes may share the open file."""
     if sys.platform == "win32":  # has no pread, and does not replace or delete open files
         with open(path, "rb") as file:
@@ -154,24 +157,3 @@ def _read_at(path: Path, offset: int, size: int) -> bytes:
         parts.append(part)
         offset, size = offset + len(part), size - len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-def tar_members(shard: Path) -> Iterator[TarMember]:
-    """Yield the files of a tar in order, reading headers only. A truncated tar ends with `UsageError`."""
-    try:
-        _open_file.cache_clear()  # the file may have been replaced since it was opened
-        with open(shard, "rb") as raw:
-            start = raw.read(6)
-        if start[:2] == b"\x1f\x8b" or start[:3] == b"BZh" or start[:6] == b"\xfd7zXZ\0":
-            raise UsageError(f"{shard}: compressed tar; decompress it first, shards are read by position")
-        with tarfile.open(shard, "r:") as tar:
-            for info in tar:
-                if info.isfile() and not info.issparse():
-                    yield TarMember(shard, info.name, info.offset_data, info.size)
-                tar.members.clear()  # type: ignore[attr-defined] # would otherwise keep every member
-    except FileNotFoundError as error:
-        raise UsageError(f"{shard}: no such file") from error
-    except (tarfile.TarError, EOFError) as error:
-        raise UsageError(f"{shard}: not a readable tar file ({error})") from error
-    except OSError as error:
-        raise UsageError(f"{shard}: cannot be read ({error.strerror or error})") from error

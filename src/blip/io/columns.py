@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from blip.io.row import Position
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord
 from blip_lite.text_files import parse_json
@@ -36,6 +37,7 @@ IMAGE_COLUMNS = (
 )
 TEXT_COLUMNS = ("caption", "captions", "text", "texts")
 ReadResult = Sample | BadRecord
+Located = tuple[Position | None, ReadResult]  # None: cannot be read alone
 
 
 def find_column(names: Iterable[str], requested: str | None, defaults: tuple[str, ...] = ()) -> str | None:

@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blip.io.byte_sources import TarMember, tar_members
-from blip.io.columns import TEXT_COLUMNS, Columns, ReadResult
+from blip.io.byte_sources import TarMember
+from blip.io.columns import TEXT_COLUMNS, Columns, Located, ReadResult
+from blip.io.row import Position
 from blip.io.samples import ImageRef
+from blip.io.tar_files import TarEntry, tar_entries, tar_span
 from blip_lite.errors import BadRecord, UsageError
 from blip_lite.image import EXTENSIONS as IMAGE_EXTENSIONS
 from blip_lite.text_files import decode_text, parse_json
@@ -29,29 +31,46 @@ def shard(path: Path, columns: Columns, is_image: Callable[[str], bool] = _has_i
     The key is everything before the first dot of the base name, the rest is the field. The fields `jpg` and `txt` are
     used rather than `seg.png` or `alt.txt`, those only if there is no other. `is_image` decides by a member's name.
     """
+    for _, result in located(path, columns, is_image):
+        yield result
+
+
+def located(path: Path, columns: Columns, is_image: Callable[[str], bool] = _has_image_extension) -> Iterator[Located]:
+    """Yield the samples of `shard` with their positions."""
     reader = _ShardReader(path, columns, is_image)
-    key, members = "", dict[str, TarMember]()
+    key, entries = "", dict[str, TarEntry]()
     any_read = False
     try:
-        for member in tar_members(path):
+        for entry in tar_entries(path):
             any_read = True
-            split = reader.split(member.name)
+            split = reader.split(entry.member.name)
             if split is None:
                 continue
-            if members and (split[0] != key or split[1] in members):
-                yield from reader.samples(key, members)
-                members = {}
+            if entries and (split[0] != key or split[1] in entries):
+                yield from reader.located(key, entries)
+                entries = {}
             key = split[0]
-            members[split[1]] = member
+            entries[split[1]] = entry
     except UsageError as error:
         if not any_read:
             raise
         if not columns.strict:
-            yield from reader.samples(key, members)
+            yield from reader.located(key, entries)
         reason = str(error).removeprefix(f"{path}: ")
-        yield BadRecord(str(path), f"{reason}; its last sample '{key}' may be incomplete" if members else reason)
+        yield None, BadRecord(str(path), f"{reason}; its last sample '{key}' may be incomplete" if entries else reason)
         return
-    yield from reader.samples(key, members)
+    yield from reader.located(key, entries)
+
+
+def sample_at(path: Path, position: Position, columns: Columns) -> ReadResult:
+    """Return the sample at a position that `located` has yielded. Raises `UsageError` if the tar has changed."""
+    reader = _ShardReader(path, columns, _has_image_extension)
+    splits = [(reader.split(member.name), member) for member in tar_span(path, position.offset, position.size)]
+    members = {split[1]: member for split, member in splits if split is not None}
+    keys = {split[0] for split, _ in splits if split is not None}
+    for result in reader.samples("".join(keys), members) if len(keys) == 1 else ():
+        return result
+    raise UsageError(f"{path}: has changed while it was in use (no sample at byte {position.offset:,})")
 
 
 class _ShardReader:
@@ -77,6 +96,12 @@ class _ShardReader:
         if not (stem and dot and field) or len(chosen) == 2:
             return None
         return name[: len(name) - len(base) + len(stem)], field.lower()
+
+    def located(self, key: str, entries: Mapping[str, TarEntry]) -> Iterator[Located]:
+        """Yield the sample of the members of one key with its position."""
+        for result in self.samples(key, {field: entry.member for field, entry in entries.items()}):
+            start = next(iter(entries.values())).start
+            yield Position(start, max(entry.end for entry in entries.values()) - start), result
 
     def samples(self, key: str, members: Mapping[str, TarMember]) -> Iterator[ReadResult]:
         where = f"{self.path}/{key}"
