@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from blip.model.blip import BlipModel
 from blip.model.generation import generate
+from blip.model.layers import KV
 from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
@@ -88,15 +89,62 @@ def match(
     first: "enc" as trained, "cls" as in the original's stand-alone matcher (blip-spec 7.3).
     """
     model.require("itm_head")
+    if pairs:
+        return match_own(model, tokenizer, image_embeds, texts, range(len(texts)), max_length=max_length, first=first)
     image_features = model.project_image(image_embeds)
     text_features = embed_text(model, tokenizer, texts, max_length=max_length)
     encoded = tokenizer.encode(list(texts), first=first, max_length=max_length)
-    images = torch.split(image_embeds, 1)
-    if pairs:
-        rows = [match_logits(model, image, encoded, [i])[0] for i, image in enumerate(images)]
-        return Matches(torch.stack(rows).softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
-    rows = [match_logits(model, image, encoded) for image in images]
+    rows = [match_logits(model, image, encoded) for image in torch.split(image_embeds, 1)]
     return Matches(torch.stack(rows).softmax(-1)[..., 1], image_features @ text_features.T)
+
+
+def match_own(
+    model: BlipModel,
+    tokenizer: Tokenizer,
+    image_embeds: Tensor,
+    texts: Sequence[str],
+    images: Sequence[int],
+    *,
+    max_length: int = 35,
+    first: First = "enc",
+) -> Matches:
+    """Match scores [M] of each text with one of image_embeds [N, T, D], whose indices are `images`.
+
+    Texts of one length share a pass, whichever images they belong to; keys and values are computed once per image.
+    """
+    model.require("itm_head")
+    encoded = tokenizer.encode(list(texts), first=first, max_length=max_length)
+    owners = torch.tensor(list(images), device=image_embeds.device)
+    cross = model.encoder.cross_keys_values(image_embeds)
+    logits = torch.empty(len(texts), 2, device=image_embeds.device)
+    for rows, ids in without_padding(encoded):
+        states = model.encoder(ids.to(image_embeds.device), cross=_OfRows(cross, owners[rows]), first_only=True)
+        logits[rows] = model.match_logits(states).float()
+    image_features = model.project_image(image_embeds)[owners]
+    text_features = embed_text(model, tokenizer, texts, max_length=max_length)
+    return Matches(logits.softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
+
+
+class _OfRows(Sequence[KV]):
+    """Cross-attention keys and values of the images of rows, copied when a layer uses them."""
+
+    def __init__(self, layers: Sequence[KV], rows: Tensor) -> None:
+        self.layers, self.rows = layers, rows
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    @overload
+    def __getitem__(self, layer: int) -> KV: ...
+
+    @overload
+    def __getitem__(self, layer: slice) -> Sequence[KV]: ...
+
+    def __getitem__(self, layer: int | slice) -> KV | Sequence[KV]:
+        if isinstance(layer, slice):
+            return [self[i] for i in range(*layer.indices(len(self)))]
+        keys, values = self.layers[layer]
+        return keys.index_select(0, self.rows), values.index_select(0, self.rows)
 
 
 def match_logits(

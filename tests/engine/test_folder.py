@@ -21,31 +21,35 @@ def folder(tmp_path: Path) -> OutputFolder:
     return OutputFolder(tmp_path / "out", tmp_path / "out/scores")
 
 
+def tar(source: str, size: int = 1) -> Unit:
+    return Unit(name=Path(source).stem, source=source, size=size)
+
+
 def finish(folder: OutputFolder, unit: Unit) -> None:
     folder.files.mkdir(parents=True, exist_ok=True)
     folder.target(unit).touch()
 
 
 def test_names_are_unique_and_the_same_in_the_next_run(folder: OutputFolder) -> None:
-    first = folder.assign([Unit(source="a/00000.tar", size=1), Unit(source="t.json", start=10, size=2)])
+    first = folder.assign([tar("a/00000.tar"), Unit(name="t-000000010", source="t.json", start=10, size=2)])
     assert [unit.name for unit in first] == ["00000", "t-000000010"]
-    second = folder.assign([Unit(source="b/00000.tar", size=1), Unit(source="a/00000.tar", size=1)])
+    second = folder.assign([tar("b/00000.tar"), tar("a/00000.tar")])
     assert [unit.name for unit in second] == ["00000-2", "00000"]
     assert [unit.name for unit in folder.units()] == ["00000", "t-000000010", "00000-2"]
 
 
 def test_changed_data_of_a_finished_unit_are_refused(folder: OutputFolder) -> None:
-    (unit,) = folder.assign([Unit(source="a.tar", size=1)])
-    folder.assign([Unit(source="a.tar", size=2)])
+    (unit,) = folder.assign([tar("a.tar", 1)])
+    folder.assign([tar("a.tar", 2)])
     finish(folder, unit)
     with pytest.raises(UsageError, match=r"^a.tar: 3 images, but 2 when .*out/scores/a.parquet was written"):
-        folder.assign([Unit(source="a.tar", size=3)])
+        folder.assign([tar("a.tar", 3)])
 
 
 def test_other_settings_are_refused_once_a_unit_is_finished(folder: OutputFolder) -> None:
     folder.check_settings(SETTINGS)
     folder.check_settings({**SETTINGS, "seed": 1})
-    finish(folder, Unit(source="a.tar", size=1, name="a"))
+    finish(folder, tar("a.tar"))
     folder.check_settings({**SETTINGS, "seed": 1})
     with pytest.raises(UsageError, match="out: made with seed 1, not 0; choose another output"):
         folder.check_settings(SETTINGS)
@@ -88,7 +92,7 @@ class Copies:
 
 
 def test_units_are_written_once_and_an_interrupted_one_not_at_all(folder: OutputFolder) -> None:
-    units = folder.assign([Unit(source=f"{name}.tar", size=1) for name in "abc"])
+    units = folder.assign([tar(f"{name}.tar") for name in "abc"])
     work, lines = Copies(), list[str]()
     work.bad = "b"
     with pytest.raises(KeyboardInterrupt):

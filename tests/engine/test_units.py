@@ -38,15 +38,19 @@ def write_table(path: Path, rows: int) -> str:
 @pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".parquet"])
 def test_a_table_is_split_into_units_of_some_rows(tmp_path: Path, ending: str) -> None:
     units = list_units([write_table(tmp_path / f"t{ending}", 7)], COLUMNS, rows=3)
-    assert [(unit.start, unit.stop) for unit in units] == [(0, 3), (3, 6), (6, None)]
+    assert [(unit.name, unit.start, unit.rows) for unit in units] == [
+        ("t-000000000", 0, 3),
+        ("t-000000003", 3, 3),
+        ("t-000000006", 6, 1),
+    ]
     assert keys(units) == [["0.png", "1.png", "2.png"], ["3.png", "4.png", "5.png"], ["6.png"]]
     assert keys([units[2]]) == keys([units[2]]) == [["6.png"]] and keys([units[1]]) == [["3.png", "4.png", "5.png"]]
 
 
-def test_a_table_of_one_unit_and_a_tar_are_whole(tmp_path: Path) -> None:
+def test_a_table_of_one_unit_and_a_tar_have_their_own_names(tmp_path: Path) -> None:
     write_tar(tmp_path / "a.tar", [*tar_sample("x"), *tar_sample("y")])
     units = list_units([str(tmp_path / "a.tar"), write_table(tmp_path / "t.jsonl", 3)], COLUMNS, rows=3)
-    assert [unit.is_whole for unit in units] == [True, True]
+    assert [(unit.name, unit.rows) for unit in units] == [("a", None), ("t", 3)]
     assert keys(units) == [["a.tar/x", "a.tar/y"], ["0.png", "1.png", "2.png"]]
 
 

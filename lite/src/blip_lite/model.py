@@ -253,7 +253,7 @@ class Model(Generic[B_co]):
         check_pairs(len(images), len(keys), "keys")
         if not images:
             return []
-        seeds = [_seed(seed, key) for key in keys]
+        seeds = [input_seed(seed, key) for key in keys]
         rows = self.backend.caption(images, decoding or Beam(), prompt, seeds, generator)
         return [Caption.best_of([self._caption(hypothesis) for hypothesis in row]) for row in rows]
 
@@ -501,7 +501,7 @@ def _answer(texts: Sequence[ScoredText], mode: Literal["generate", "rank"]) -> A
     return Answer(texts[0].text, texts[0].score, mode, tuple(texts[1:]))
 
 
-def _seed(seed: int | None, key: str) -> int:
-    """Seed for one input, from the run's seed and the input's key alone."""
+def input_seed(seed: int | None, key: str) -> int:
+    """Return the seed for one input, from the run's seed and the input's key alone."""
     base = int.from_bytes(os.urandom(6)) if seed is None else seed
     return (base << 32 | zlib.crc32(key.encode("utf-8", "surrogateescape"))) % 2**63

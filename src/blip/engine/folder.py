@@ -71,7 +71,7 @@ class OutputFolder:
                     f"{unit.source}: {unit.size:,} {what}, but {before.size:,} when {self.target(before)} was written; "
                     "choose another output, or remove that file"
                 )
-            name = _unused(_stem(unit), taken) if before is None else before.name
+            name = _unused(unit.name, taken) if before is None else before.name
             taken.add(name)
             named.append(replace(unit, name=name))
             known[unit.source, unit.start] = named[-1]
@@ -110,12 +110,6 @@ def _shown(value: Any) -> str:
     if isinstance(value, dict) and "sha256" in value:
         return f"'{value.get('name')}' ({value['sha256'][:12]})"
     return json.dumps(value, ensure_ascii=False)
-
-
-def _stem(unit: Unit) -> str:
-    """Return the file name of a source without its ending, and the number of its first row unless it is whole."""
-    stem = os.path.basename(os.path.realpath(unit.source)) if os.path.isdir(unit.source) else Path(unit.source).stem
-    return stem if unit.is_whole else f"{stem}-{unit.start:09}"
 
 
 def _unused(name: str, taken: set[str]) -> str:

@@ -20,16 +20,11 @@ ROWS = 10_000  # of a table or folder in one unit, as many as img2dataset writes
 class Unit:
     """A tar, or some consecutive rows of a table or folder."""
 
+    name: str  # stem of its output file; an output folder makes it unique
     source: str  # file or folder as named by the user
     start: int = 0  # first row, from 0
-    stop: int | None = None  # row after the last; None: the end
-    size: int  # bytes of the file, or number of rows of the folder: a change is noticed
-    name: str = ""  # stem of its output file, which an output folder assigns
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the unit is the entire source."""
-        return self.start == 0 and self.stop is None
+    rows: int | None = None  # number of rows; None: to the end
+    size: int  # bytes of the file, or number of images of the folder: a change is noticed
 
 
 def list_units(names: Sequence[str], columns: Columns, rows: int = ROWS) -> list[Unit]:
@@ -52,16 +47,21 @@ def _files(name: str) -> list[str]:
 
 
 def _split(source: str, columns: Columns, rows: int) -> Iterator[Unit]:
-    if readers.is_shard(source):
-        yield Unit(source=source, size=os.path.getsize(source))
-        return
     is_folder = os.path.isdir(source)
+    name = os.path.basename(os.path.realpath(source)) if is_folder else Path(source).stem
+    if readers.is_shard(source):
+        yield Unit(name=name, source=source, size=os.path.getsize(source))
+        return
     count = _count_images(source, columns) if is_folder else _count_rows(source)
     if is_folder and not count:
         next(readers.read(source, columns))  # raises the reason
     size = count if is_folder else os.path.getsize(source)
-    for start in range(0, max(count, 1), rows):
-        yield Unit(source=source, start=start, stop=start + rows if start + rows < count else None, size=size)
+    if count <= rows:
+        yield Unit(name=name, source=source, rows=count or None, size=size)
+        return
+    for start in range(0, count, rows):
+        part = min(rows, count - start)
+        yield Unit(name=f"{name}-{start:09}", source=source, start=start, rows=part, size=size)
 
 
 def _count_images(folder: str, columns: Columns) -> int:
@@ -75,7 +75,7 @@ def _count_rows(table: str) -> int:
         return 0
 
 
-_reading: dict[tuple[str, Columns], tuple[int, Iterator[ReadResult]]] = {}  # position and reader of the last table
+_reading: dict[tuple[str, int, Columns], tuple[int, Iterator[ReadResult]]] = {}  # position and reader of the last table
 
 
 def read(unit: Unit, columns: Columns) -> Iterator[ReadResult]:
@@ -83,18 +83,14 @@ def read(unit: Unit, columns: Columns) -> Iterator[ReadResult]:
 
     The reader of a table or folder stays open, so that units in ascending order read it once.
     """
-    if unit.is_whole:
-        yield from _read(unit.source, columns)
-        return
-    key = unit.source, columns
+    key = unit.source, unit.size, columns
     position, results = _reading.pop(key, (0, iter(())))
     if position == 0 or position > unit.start:
         position, results = 0, _read(unit.source, columns)
     _reading.clear()
-    results_from_start = islice(results, unit.start - position, None)
-    yield from islice(results_from_start, None if unit.stop is None else unit.stop - unit.start)
-    if unit.stop is not None:
-        _reading[key] = unit.stop, results
+    yield from islice(islice(results, unit.start - position, None), unit.rows)
+    if unit.rows is not None:
+        _reading[key] = unit.start + unit.rows, results
 
 
 def _read(source: str, columns: Columns) -> Iterator[ReadResult]:

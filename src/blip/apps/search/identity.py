@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from blip.apps.search.database import Database
 from blip.checkpoint.catalogue import BY_NAME
-from blip.checkpoint.locate import INDEX, find_weights, locate, obtain
+from blip.checkpoint.digest import weights_file
 from blip.io.fetch import recorded_sha256, sha256_of
-from blip_lite.errors import BlipError, CheckpointMismatch
+from blip_lite.errors import CheckpointMismatch
 from blip_lite.onnx_backend import OnnxBackend
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Identity:
 
 def identity_of(model: Model, known: Identity | None = None) -> Identity:
     """Identity of a loaded model; `known` avoids hashing a weights file that has not changed."""
-    file = _weights_file(model.name)
+    file = weights_file(model.name)
     if file is None:
         weights, stamp = _hash_state(model), ""
     else:
@@ -70,21 +70,6 @@ def load(db: Database) -> Identity | None:
 
 def save(db: Database, identity: Identity) -> None:
     db.set_meta(**{f"model.{name}": value for name, value in asdict(identity).items()})
-
-
-def _weights_file(name: str) -> Path | None:
-    """Local weights file of a model; None for random weights, for shards and for a name that cannot be resolved."""
-    try:
-        location = locate(name)
-        if location.entry is not None and location.entry.source == "random":
-            return None
-        path = obtain(location, offline=True)
-    except BlipError:
-        return None
-    if path.is_dir():
-        weights = find_weights(path)
-        return None if weights is None or weights.name.endswith(INDEX) else weights
-    return path
 
 
 def _multiplies_integers(model: Model) -> bool:
