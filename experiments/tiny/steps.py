@@ -29,34 +29,76 @@ class Step:
     command: str
     output: Path
 
+    @property
+    def program(self) -> str:
+        """The module that the command runs, of `blip` with the verb."""
+        module, verb = shlex.split(self.command)[1:3]
+        return f"blip {verb}" if module == "blip" else module
 
-def stage(number: int) -> Step:
+
+def stage(number: int, data: str) -> Step:
     run = RUNS / f"stage{number}"
-    command = f"-m blip train --config experiments/tiny/stage{number}.yaml -o {run}"
+    command = f"-m blip train --config experiments/tiny/stage{number}.yaml {data} -o {run}"
     return Step(f"stage{number}", command, run / "final" / "config.json")
 
 
 def average(name: str, first: str, second: str, share: float) -> Step:
-    command = f"experiments/tiny/average.py {RUNS}/{first} {RUNS}/{second} --share {share} -o {RUNS}/{name}"
+    command = f"-m experiments.tiny.average {RUNS}/{first} {RUNS}/{second} --share {share} -o {RUNS}/{name}"
     return Step(name, command, RUNS / name / "config.json")
 
 
+def features(name: str, model: str, data: str, variants: int) -> Step:
+    command = f"-m experiments.tiny.cache_features -m {RUNS}/{model} {data} --variants {variants} -o {RUNS}/{name}.npy"
+    return Step(name, command, RUNS / f"{name}.json")
+
+
+FLICKR = f"--data '{SHARED}/data/flickr8k-train-{{00000..00005}}.tar'"
+ALL = (
+    f"{FLICKR} --data '{SHARED}/data/coco-train-{{00000..00007}}.tar' "
+    f"--data '{SHARED}/data/pascal-train-{{00000..00001}}.tar'"
+)
 PREPARE = (
     f"-m experiments.tiny.prepare --data {SHARED}/data --stem {SHARED}/weights/mobilenet_edgetpu_1.0_224.safetensors "
-    f"--names {RUNS}/imagenet_synsets.txt {RUNS}/imagenet_synset_to_lemma.txt -o {RUNS}"
+    f"-o {RUNS}"
 )
-SHIP = f"experiments/tiny/ship.py {RUNS}/average5 {RUNS}/shipped --encoder {RUNS}/average4 --itm-scale 0.008"
+CALIBRATION, GAUGE = RUNS / "calibration.json", RUNS / "gauge.json"
 STEPS = (
     Step("prepare", PREPARE, RUNS / "init" / "config.json"),
-    stage(1),
-    stage(2),
-    stage(3),
+    # Flickr8k alone
+    stage(1, FLICKR),
+    stage(2, FLICKR),
+    features("features", "stage2/final", FLICKR, variants=4),
+    stage(3, FLICKR),
     average("average3", "stage2/final", "stage3/final", 0.6),
-    stage(4),
+    stage(4, FLICKR),
     average("average4", "average3", "stage4/final", 0.6),
-    stage(5),
+    stage(5, FLICKR),
     average("average5", "average3", "stage5/final", 0.4),
-    Step("ship", SHIP, RUNS / "shipped" / "config.json"),
+    Step(
+        "first",
+        f"-m experiments.tiny.ship {RUNS}/average5 {RUNS}/first --encoder {RUNS}/average4",
+        RUNS / "first" / "config.json",
+    ),
+    # all photos
+    stage(6, ALL),
+    features("features6", "stage6/final", ALL, variants=2),
+    stage(7, ALL),
+    average("average7", "stage6/final", "stage7/final", 0.6),
+    Step(
+        "calibration",
+        f"-m experiments.tiny.calibrate -m {RUNS}/average7 --data {SHARED}/data -o {CALIBRATION}",
+        CALIBRATION,
+    ),
+    Step(
+        "gauge",
+        f"-m experiments.tiny.gauge -m {RUNS}/average7 --data {SHARED}/data --calibration {CALIBRATION} -o {GAUGE}",
+        GAUGE,
+    ),
+    Step(
+        "ship",
+        f"-m experiments.tiny.ship {RUNS}/average7 {RUNS}/shipped --calibration {CALIBRATION} --gauge {GAUGE}",
+        RUNS / "shipped" / "config.json",
+    ),
     Step(
         "export",
         f"-m blip export -m {RUNS}/shipped --to onnx -o {RUNS}/exported",
@@ -64,8 +106,7 @@ STEPS = (
     ),
     Step(
         "measure",
-        f"experiments/tiny/measure.py -m {RUNS}/exported --dev {SHARED}/data/flickr8k-dev-00000.tar "
-        f"--coco {SHARED}/data/coco-mini-00000.tar -o {RUNS}/results.json",
+        f"-m experiments.tiny.measure -m {RUNS}/exported --data {SHARED}/data -o {RUNS}/results.json",
         RUNS / "results.json",
     ),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from experiments.tiny import steps
 
@@ -17,12 +18,43 @@ ROOT = Path(__file__).parents[2]
 
 def test_every_command_names_files_that_exist() -> None:
     for step in steps.STEPS:
-        program, *arguments = shlex.split(step.command)
-        module = arguments[0].replace(".", "/") + ".py" if program == "-m" else program
-        assert module == "blip.py" or (ROOT / module).is_file(), step
+        flag, module, *arguments = shlex.split(step.command)
+        assert flag == "-m" and (module == "blip" or (ROOT / f"{module.replace('.', '/')}.py").is_file()), step
         for argument in arguments:
             assert not argument.startswith("experiments/") or (ROOT / argument).is_file(), step
     assert len({step.name for step in steps.STEPS}) == len({step.output for step in steps.STEPS}) == len(steps.STEPS)
+
+
+@pytest.mark.parametrize("program", sorted({step.program for step in steps.STEPS}))
+def test_every_option_exists(program: str) -> None:
+    known = subprocess.run(
+        [sys.executable, "-m", *program.split(), "--help"], capture_output=True, text=True, check=True, cwd=ROOT
+    ).stdout
+    for step in steps.STEPS:
+        if step.program == program:
+            options = [word for word in shlex.split(step.command) if word.startswith("-") and word != "-m"]
+            assert options and all(option in known for option in options), step.command
+
+
+def test_every_step_reads_what_earlier_ones_wrote() -> None:
+    written: list[Path] = []
+    for step in steps.STEPS:
+        words = shlex.split(step.command)
+        read = [Path(word) for word in words[1:] if word.startswith(f"{steps.RUNS}/")]
+        if "--config" in words:
+            read += _paths(yaml.safe_load((ROOT / words[words.index("--config") + 1]).read_text()))
+        for path in read:
+            by_prepare = {"init", "synthetic", "teacher"} & set(path.parts[2:3])
+            own = path == step.output or path in step.output.parents or path.with_suffix(".json") == step.output
+            earlier = any(path == done or path in done.parents or path.with_suffix(".json") == done for done in written)
+            assert own or earlier or by_prepare, f"{step.name} reads {path}"
+        written.append(step.output)
+
+
+def _paths(values: Any) -> list[Path]:
+    if isinstance(values, dict):
+        return [path for value in values.values() for path in _paths(value)]
+    return [Path(values)] if isinstance(values, str) and values.startswith(f"{steps.RUNS}/") else []
 
 
 def test_finished_steps_are_skipped_and_a_failure_stops(
