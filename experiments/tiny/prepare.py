@@ -168,7 +168,7 @@ def embed(encoder: TextTransformer, tokenizer: BertWordPieceTokenizer, texts: Se
     return torch.cat(rows)
 
 
-def cut_vocabulary(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> list[str]:
+def cut_vocabulary(tokenizer: BertWordPieceTokenizer, texts: Sequence[str], size: int = VOCAB_PIECES) -> list[str]:
     """Word pieces to keep: single characters (so that every word can be spelt), the texts' own, then the commonest."""
     tokenizer.no_truncation()
     counts = Counter(piece for e in tokenizer.encode_batch(list(texts)) for piece in e.tokens)
@@ -177,7 +177,7 @@ def cut_vocabulary(tokenizer: BertWordPieceTokenizer, texts: Sequence[str]) -> l
     common = [p for p, _ in by_id if p.removeprefix("##").isascii() and not p.startswith("[")]
     kept = dict.fromkeys([*letters, *(p for p, _ in counts.most_common() if p not in SPECIAL), *common])
     print(f"{len(counts)} pieces occur; {len(letters)} letters")
-    return [*SPECIAL, *list(kept)[: VOCAB_PIECES - len(SPECIAL)]]
+    return [*SPECIAL, *list(kept)[: size - len(SPECIAL)]]
 
 
 def write_init(

