@@ -45,9 +45,11 @@ def test_every_step_reads_what_earlier_ones_wrote() -> None:
             read += _paths(yaml.safe_load((ROOT / words[words.index("--config") + 1]).read_text()))
         for path in read:
             by_prepare = {"init", "synthetic", "teacher"} & set(path.parts[2:3])
-            own = path == step.output or path in step.output.parents or path.with_suffix(".json") == step.output
+            written_here = (
+                path == step.output or path in step.output.parents or path.with_suffix(".json") == step.output
+            )
             earlier = any(path == done or path in done.parents or path.with_suffix(".json") == done for done in written)
-            assert own or earlier or by_prepare, f"{step.name} reads {path}"
+            assert written_here or earlier or by_prepare, f"{step.name} reads {path}"
         written.append(step.output)
 
 
