@@ -1,5 +1,6 @@
 """CapFilt (BLIP paper section 3.3): caption images, score web and synthetic texts, select the pairs that match."""
 
 from blip.capfilt.run import run
+from blip.capfilt.selection import select
 
-__all__ = ["run"]
+__all__ = ["run", "select"]

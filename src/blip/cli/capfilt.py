@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from blip.cli.capfilt_select import select
 from blip.cli.commands import OUTPUT, BareGroup, argument, command, option
 
 Data = Annotated[
@@ -29,3 +30,4 @@ def everything(*, data: Data, output: Output) -> int:
 
 capfilt = BareGroup(command(everything, "capfilt"))
 capfilt.add_command(command(run, "run"))
+capfilt.add_command(command(select, "select"))

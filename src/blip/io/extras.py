@@ -9,6 +9,7 @@ from blip_lite.errors import MissingExtra
 # all modules of an extra: one of them may be installed for another reason
 EXTRAS = {
     "data": ("pyarrow",),
+    "capfilt": ("duckdb", "pyarrow"),
     "train": ("tensorboard",),
     "heif": ("pillow_heif",),
     "video": ("av",),

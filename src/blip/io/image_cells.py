@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from blip.io.arrow_reader import TableCell
-from blip.io.byte_sources import InlineImage
+from blip.io.byte_sources import InlineImage, TarMember
 from blip.io.columns import IMAGE_COLUMNS, Columns
 from blip.io.paths import is_url, posix_path
 from blip.io.samples import ImageRef
@@ -29,6 +29,8 @@ def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], w
     if column is None and columns.image is None and values.get("images") is not None:
         column = "images"
     value = values[column] if column is not None else None
+    if (member := _tar_member(value, values, roots, where)) is not None:
+        return (ImageRef(member),)
     items = _parse_list(value)
     refs = tuple(_refs(items if isinstance(items, list) and items else [value], roots, where))
     if not refs:
@@ -62,6 +64,15 @@ def _refs(items: Sequence[Any], roots: Sequence[Path], where: str) -> Iterator[I
             raise BadRecord(where, f"image '{item}' is a URL; download it first, URLs in tables are not fetched")
         else:
             yield ImageRef(_locate(item, roots, where))
+
+
+def _tar_member(value: Any, values: Mapping[str, Any], roots: Sequence[Path], where: str) -> TarMember | None:
+    """Return the image of a row `TAR/MEMBER` with `offset` and `size`, as `blip capfilt select` writes it."""
+    offset, size = values.get("offset"), values.get("size")
+    if not (isinstance(value, str) and isinstance(offset, int) and isinstance(size, int)):
+        return None
+    shard, tar, name = value.partition(".tar/")
+    return TarMember(_locate(f"{shard}.tar", roots, where), name, offset, size) if tar else None
 
 
 def _inline(item: str) -> str | None:
