@@ -21,6 +21,8 @@ def test_every_command_names_files_that_exist() -> None:
         flag, module, *arguments = shlex.split(step.command)
         assert flag == "-m" and (module == "blip" or (ROOT / f"{module.replace('.', '/')}.py").is_file()), step
         for argument in arguments:
+            if argument.startswith("--") and module != "blip.py":
+                assert f'"{argument}"' in (ROOT / module).read_text(encoding="utf-8"), step
             assert not argument.startswith("experiments/") or (ROOT / argument).is_file(), step
     assert len({step.name for step in steps.STEPS}) == len({step.output for step in steps.STEPS}) == len(steps.STEPS)
 
