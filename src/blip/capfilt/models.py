@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,34 +11,12 @@ from torch import Tensor
 
 from blip import inference
 from blip.capfilt.record import SYNTHETIC, WEB
+from blip.capfilt.texts import Captions, ScoredText
 from blip.io.image import from_pixels
 from blip.torch_backend import TorchBackend
-from blip_lite.decoding import Decoding
 from blip_lite.model import Model, input_seed
 
 Squares = tuple[NDArray[np.uint8], ...]  # an image at the input size of each vision tower, [S, S, 3]
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredText:
-    """A text of an image with its match scores; `logprob` and `tokens` of synthetic texts only."""
-
-    kind: str
-    index: int
-    text: str
-    itm: float
-    itc: float
-    logprob: float | None = None
-    tokens: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Captions:
-    """Generation of texts. A prompt of None is the captioner's own; each is used for `decoding.num_captions`."""
-
-    decoding: Decoding
-    prompts: tuple[str | None, ...] = (None,)
-    seed: int = 0
 
 
 class CaptionFilter:
@@ -60,6 +37,10 @@ class CaptionFilter:
     def sides(self) -> tuple[int, ...]:
         """Input size of each vision tower in pixels: the sizes of `Squares`."""
         return tuple(backend.config.vision.image_size for backend in self.towers)
+
+    @property
+    def default_batch_size(self) -> int:
+        return self.filter.default_batch_size
 
     @torch.inference_mode()
     def __call__(

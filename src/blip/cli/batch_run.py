@@ -13,7 +13,7 @@ import click
 
 from blip.cli import options as o
 from blip.cli.batches import Describe, Record, describe_all
-from blip.cli.output import plural, print_lines
+from blip.cli.output import StatusLine, plural, print_lines
 from blip_lite.errors import UnreadableImage
 from blip_lite.streams import STOPPED
 
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from blip.io.record_files import RecordWriter
     from blip.io.samples import Sample
     from blip_lite.model import Model
-
-PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
 
 
 @dataclass(kw_only=True)
@@ -136,25 +134,14 @@ class BatchRun:
         return error_record(self.schema, sample.key, error)
 
 
-class Progress:
-    """Progress on standard error: one line redrawn on a terminal, else a line every `PLAIN_SECONDS`."""
+class Progress(StatusLine):
+    """Progress through a known number of images."""
 
     def __init__(self, total: int, active: bool) -> None:
-        self.total, self.active = total, active and total > 1
-        self.terminal = sys.stderr.isatty()
-        self.started = self.last = time.monotonic()
+        super().__init__(active and total > 1)
+        self.total = total
 
     def update(self, done: int) -> None:
-        now = time.monotonic()
-        if not self.active or (not self.terminal and now - self.last < PLAIN_SECONDS):
-            return
-        self.last = now
-        seconds = (now - self.started) / done * (self.total - done)
-        line = f"{done}/{self.total} ({done / (now - self.started):.1f} img/s, {seconds:.0f} s left)"
-        sys.stderr.write(f"\r\x1b[2K{line}" if self.terminal else f"{line}\n")
-        sys.stderr.flush()
-
-    def clear(self) -> None:
-        if self.active and self.terminal:
-            sys.stderr.write("\r\x1b[2K")
-            sys.stderr.flush()
+        seconds = time.monotonic() - self.started
+        remaining = seconds / done * (self.total - done)
+        self.show(f"{done}/{self.total} ({done / seconds:.1f} img/s, {remaining:.0f} s left)")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blip.cli import options as o
-from blip_lite.errors import EnvironmentProblem, UnreadableImage
+from blip.engine.memory import retry_halved
+from blip_lite.errors import UnreadableImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -61,7 +61,7 @@ def describe_all(
     sides = [] if full_size else [model.config.vision.image_size for model in models]
     for batch in _read(samples, flags, flags.default_batch_size(models[0]), sides):
         good = [decoded for _, decoded in batch if isinstance(decoded, Decoded)]
-        results = iter(_retry_halved(describe, good))
+        results = iter(retry_halved(describe, good))
         yield [(sample, next(results) if isinstance(decoded, Decoded) else decoded) for sample, decoded in batch]
 
 
@@ -86,20 +86,3 @@ def _read(
 
     decoded = ordered_map(read, inputs, ahead=2 * size, workers=flags.workers or o.default_workers())
     return batched(zip(inputs, decoded, strict=True), size)
-
-
-def _retry_halved(describe: Describe, good: DecodedBatch) -> Sequence[list[Record]]:
-    """Call `describe`, with halved batches as long as the device's memory does not suffice."""
-    if not good:
-        return []
-    torch = sys.modules.get("torch")  # not imported if an exported model runs
-    if torch is None:
-        return describe(good)
-    try:
-        return describe(good)
-    except torch.OutOfMemoryError as error:
-        if len(good) == 1:
-            raise EnvironmentProblem("out of memory with one image; use --device cpu or --image-size") from error
-    torch.cuda.empty_cache()
-    half = (len(good) + 1) // 2
-    return [*_retry_halved(describe, good[:half]), *_retry_halved(describe, good[half:])]

@@ -5,29 +5,63 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from blip.cli import options as o
+from blip.cli.capfilt_run import CaptionFlags, Data, ModelFlags, Output, ScoringFlags, run
+from blip.cli.capfilt_select import report as report_selection
 from blip.cli.capfilt_select import select
-from blip.cli.commands import OUTPUT, BareGroup, argument, command, option
-
-Data = Annotated[
-    tuple[str, ...], argument("DATA...", help="Tar shards, tables, folders or data sets of images with their texts.")
-]
-Output = Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of scores and results.")]
-Scores = Annotated[Path, argument("OUT", help="Folder that 'blip capfilt run' has written.")]
+from blip.cli.commands import BareGroup, argument, command
+from blip.cli.datasets import SourceFlags
+from blip.cli.output import print_table
 
 
-def run(*, data: Data, output: Output) -> int:
-    """Caption every image and score its texts, without decisions: one Parquet file per shard."""
+def everything(
+    *,
+    data: Data,
+    models: ModelFlags,
+    caption: CaptionFlags,
+    source: SourceFlags,
+    output: Output,
+    scoring: ScoringFlags,
+) -> int:
+    """Turn noisy image-text data into a better training set: run and select with their defaults."""
     from blip import capfilt
 
-    capfilt.run(data, output)
-    return 0
+    code = run(data=data, models=models, caption=caption, source=source, output=output, scoring=scoring)
+    selected = capfilt.select([output], overwrite=True, on_failure=lambda error: o.note(str(error)))
+    return max(code, report_selection(selected, scoring.quiet))
 
 
-def everything(*, data: Data, output: Output) -> int:
-    """Turn noisy image-text data into a better training set: run, select and report with their defaults."""
-    return run(data=data, output=output)
+def status(
+    *,
+    scores: Annotated[Path, argument("OUT", help="Folder that 'blip capfilt run' has written.")],
+    quiet: o.Quiet = False,
+) -> int:
+    """Count the shards that are done and missing, and what the done ones contain.
+
+    Exits with 1 while shards are missing.
+    """
+    from blip.capfilt.status import status as count
+
+    state = count(scores)
+    counts = state.counts
+    texts = [(f"{kind} texts", f"{number:,}") for kind, number in counts.texts.items()]
+    kept = [(f"{kind} kept at 0.5", f"{number / counts.texts[kind]:.1%}") for kind, number in counts.kept.items()]
+    rows = [
+        ("shards done", f"{state.done:,}"),
+        ("shards missing", f"{len(state.missing):,}"),
+        ("images", f"{counts.images:,}"),
+        *texts,
+        *kept,
+        ("failed", f"{sum(counts.errors.values()):,}"),
+        *((f"failed: {reason}", f"{number:,}") for reason, number in counts.errors.most_common()),
+    ]
+    print_table(("what", "count"), rows)
+    if state.missing:
+        first = ", ".join(unit.source for unit in state.missing[:3]) + (", …" if len(state.missing) > 3 else "")
+        o.note(f"missing: {first}; the command that started the run continues it", quiet)
+    return 1 if state.missing else 0
 
 
 capfilt = BareGroup(command(everything, "capfilt"))
-capfilt.add_command(command(run, "run"))
-capfilt.add_command(command(select, "select"))
+for function in (run, select, status):
+    capfilt.add_command(command(function))

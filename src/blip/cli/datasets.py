@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from blip.cli import options as o
 from blip.cli.commands import COLUMNS, INPUT, OUTPUT, argument, command, group, option
-from blip.cli.output import plural, print_lines, print_table, progress_bar
+from blip.cli.output import PLAIN_SECONDS, plural, print_lines, print_table, progress_bar
 from blip_lite.errors import OfflineError, UsageError
 
 if TYPE_CHECKING:
@@ -335,8 +335,6 @@ def _cell(value: Any) -> str:
 
 def _ticker(quiet: bool) -> Callable[[int], None]:
     """Return a function that notes the number of rows read, at most every PLAIN_SECONDS."""
-    from blip.cli.batch_run import PLAIN_SECONDS
-
     last = time.monotonic()
 
     def tick(rows: int) -> None:

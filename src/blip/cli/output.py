@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 
 import click
 
 from blip_lite.terminal import printable
+
+PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -43,3 +46,23 @@ def progress_bar(name: str) -> Callable[[int, int | None], None] | None:
         sys.stderr.flush()
 
     return show
+
+
+class StatusLine:
+    """A line of progress on standard error: redrawn on a terminal, else printed every `PLAIN_SECONDS`."""
+
+    def __init__(self, active: bool) -> None:
+        self.active, self.terminal = active, sys.stderr.isatty()
+        self.started = self.last = time.monotonic()
+
+    def show(self, text: str) -> None:
+        now = time.monotonic()
+        if self.active and (self.terminal or now - self.last >= PLAIN_SECONDS):
+            self.last = now
+            sys.stderr.write(f"\r\x1b[2K{text}" if self.terminal else f"{text}\n")
+            sys.stderr.flush()
+
+    def clear(self) -> None:
+        if self.active and self.terminal:
+            sys.stderr.write("\r\x1b[2K")
+            sys.stderr.flush()

@@ -40,7 +40,7 @@ class Progress:
             f"{self.total - self.todo + self.finished}/{self.total} shards",
             f"{self.counts.images:,} images ({self.counts.images / max(seconds, 1e-9):.1f} img/s)",
         ]
-        if self.counts.texts:
+        if self.counts.kept:
             parts.append(f"kept {self.counts.kept_shares()}")
         if done > 0:
             parts.append(f"{duration(seconds / done * (self.todo - done))} left")

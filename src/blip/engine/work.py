@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from blip.engine.units import Unit
 from blip.io.atomic import atomic_path
+
+COUNTERS = ("errors", "texts", "kept")
 
 
 @dataclass(kw_only=True)
@@ -19,16 +21,25 @@ class Counts:
     images: int = 0  # rows read, failed ones included
     errors: Counter[str] = field(default_factory=Counter)
     texts: Counter[str] = field(default_factory=Counter)
-    kept: Counter[str] = field(default_factory=Counter)  # texts whose ITM is at least the default threshold
+    kept: Counter[str] = field(default_factory=Counter)  # scored texts that the default threshold keeps
 
     def add(self, other: Counts) -> None:
         self.images += other.images
-        for name in ("errors", "texts", "kept"):
+        for name in COUNTERS:
             getattr(self, name).update(getattr(other, name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as JSON values, of which `from_dict` makes the same counts."""
+        return {"images": self.images, **{name: dict(getattr(self, name)) for name in COUNTERS}}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Counts:
+        counters = {name: Counter(values[name]) for name in COUNTERS}
+        return cls(images=values["images"], **counters)
 
     def kept_shares(self) -> str:
         """Return the share of texts kept by kind, for example "43% web 91% synthetic"."""
-        return " ".join(f"{self.kept[kind] / count:.0%} {kind}" for kind, count in self.texts.items())
+        return " ".join(f"{count / self.texts[kind]:.0%} {kind}" for kind, count in self.kept.items())
 
 
 Tick = Callable[[Counts, float], None]  # called with the counts of each finished batch, and the unit's share done

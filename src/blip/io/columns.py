@@ -62,6 +62,7 @@ class Columns:
     given, the key is what comes before the ending, so that names may contain dots.
     strict: False leaves out texts that cannot be used instead of the row; for inference, which needs the images only.
     keep: the other columns to keep; None keeps all.
+    url_reason: the row of an image that is a URL is a sample whose image fails with this reason; None: a bad row.
     """
 
     roots: tuple[Path, ...] = ()
@@ -71,6 +72,7 @@ class Columns:
     need_text: bool = False
     strict: bool = True
     keep: tuple[str, ...] | None = None
+    url_reason: str | None = None
 
     def image_column(self, names: Iterable[str]) -> str | None:
         """Return the image's column among the columns of a row or table, if there is one."""

@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from blip.io.arrow_reader import TableCell
-from blip.io.byte_sources import InlineImage, TarMember
+from blip.io.byte_sources import InlineImage, MissingSource, TarMember
 from blip.io.columns import IMAGE_COLUMNS, Columns
 from blip.io.paths import is_url, posix_path
 from blip.io.samples import ImageRef
@@ -32,7 +32,7 @@ def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], w
     if (member := _tar_member(value, values, roots, where)) is not None:
         return (ImageRef(member),)
     items = _parse_list(value)
-    refs = tuple(_refs(items if isinstance(items, list) and items else [value], roots, where))
+    refs = tuple(_refs(items if isinstance(items, list) and items else [value], columns, roots, where))
     if not refs:
         hint = "" if columns.image is not None or column is not None else "; --image-column names another"
         name = column or columns.image or IMAGE_COLUMNS[0]
@@ -50,7 +50,7 @@ def key(values: Mapping[str, Any], columns: Columns, where: str) -> str:
     return str(value) if isinstance(value, str | int) else row
 
 
-def _refs(items: Sequence[Any], roots: Sequence[Path], where: str) -> Iterator[ImageRef]:
+def _refs(items: Sequence[Any], columns: Columns, roots: Sequence[Path], where: str) -> Iterator[ImageRef]:
     for item in items:
         if isinstance(item, TableCell):
             yield ImageRef(item)
@@ -60,6 +60,8 @@ def _refs(items: Sequence[Any], roots: Sequence[Path], where: str) -> Iterator[I
             return
         elif (data := _inline(item)) is not None:
             yield ImageRef(InlineImage(where, data))
+        elif is_url(item) and columns.url_reason is not None:
+            yield ImageRef(MissingSource(item, columns.url_reason))
         elif is_url(item):
             raise BadRecord(where, f"image '{item}' is a URL; download it first, URLs in tables are not fetched")
         else:
