@@ -200,8 +200,8 @@ def test_a_source_is_read_once_per_run_whatever_its_checks(tmp_path: Path, monke
     rows = [{"image": f"{i}.png", "caption": str(i)} for i in range(3)]
     path, other = write_json(tmp_path / "a.json", rows), write_json(tmp_path / "b.json", rows)
     names: list[str] = []
-    read = readers.read
-    monkeypatch.setattr(readers, "read", lambda name, columns: names.append(name) or read(name, columns))
+    read = readers.located
+    monkeypatch.setattr(readers, "located", lambda name, columns: names.append(name) or read(name, columns))
 
     def not_zero(sample: Sample) -> None:
         if sample.texts == ("0",):
@@ -220,8 +220,8 @@ def test_a_source_is_read_once_per_run_whatever_its_checks(tmp_path: Path, monke
 
 def test_training_with_a_reward_reads_its_data_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: list[str] = []
-    read = readers.read
-    monkeypatch.setattr(readers, "read", lambda name, columns: names.append(name) or read(name, columns))
+    read = readers.located
+    monkeypatch.setattr(readers, "located", lambda name, columns: names.append(name) or read(name, columns))
     photos = write_photos(tmp_path / "photos")
     fit(caption_task(photos, reward=Reward(samples=2)), loop(steps=1, eval_every=1), tmp_path / "run")
     assert names == [str(photos)]

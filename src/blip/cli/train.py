@@ -84,6 +84,13 @@ class LoopFlags:
     start_share: Annotated[float | None, option(help="Share of the starting weights in the result.")] = None
     patience: Annotated[int | None, option(min=1, help="Stop after N evaluations without improvement.")] = None
     max_minutes: Annotated[float | None, option(help="Save and stop after this time.")] = None
+    mix: Annotated[
+        str | None,
+        option(metavar="LIST", help="Shares of samples from each --data, as 1,2.", default="by size"),
+    ] = None
+    shuffle_window: Annotated[
+        int | None, option(min=1, help="Number of shards shuffled together, of data over a million rows.")
+    ] = None
     seed: Annotated[int | None, option(help="Random seed of sample order, augmentation and dropout.")] = None
     eval_every: Annotated[
         int | None, option(min=0, group=OUTPUT, help="Steps between evaluations; 0 for once per epoch.")
@@ -104,6 +111,15 @@ class LoopFlags:
     compile: Annotated[
         bool | None, option("--compile/--no-compile", group=DEVICE, help="Compile the model with torch.compile.")
     ] = None
+
+    def values(self) -> dict[str, Any]:
+        """Return the flags by field. Raises `UsageError` for weights that are not whole numbers."""
+        if self.mix is None:
+            return vars(self)
+        weights = [weight.strip() for weight in self.mix.split(",")]
+        if not all(weight.isdecimal() for weight in weights):
+            raise UsageError(f"--mix {self.mix}; must be whole numbers such as 1,2, one for each --data")
+        return {**vars(self), "mix": [int(weight) for weight in weights]}
 
 
 @command
@@ -148,7 +164,7 @@ def train(
         "data": list(data) or None,
         "val": list(val) or None,
         **model.values(),
-        **{f"train.{name}": value for name, value in vars(loop).items()},
+        **{f"train.{name}": value for name, value in loop.values().items()},
         **{f"reading.{name}": value for name, value in columns.reading().items()},
     }
     values = _merge(recipe, flags)

@@ -13,11 +13,10 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, Generic, Protocol, TypeVar
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from blip.data.order import Order, Shuffled
 from blip.runtime import cores, mixed_bits
 from blip_lite.errors import BadRecord, BlipError, ConfigError
 
@@ -28,7 +27,10 @@ B = TypeVar("B")
 
 @dataclass(frozen=True, slots=True)
 class SampleRef:
-    """Index of a sample in a data set. `seed` (63 bits) follows from run seed, epoch and index only."""
+    """Index of a sample in a data set.
+
+    `seed` (63 bits) follows from run seed, index and epoch only; in a mixture, from the pass over the source instead.
+    """
 
     index: int
     epoch: int
@@ -52,6 +54,7 @@ class EpochSampler:
     """Indices of every batch of a run. `batch_size` is the total over all ranks.
 
     length: samples per epoch, or a function of the epoch, which is called once for each epoch up to the current one.
+    order: of the rows of an epoch; by default all are shuffled (with `shuffle`).
     `parts` splits each batch into equal, consecutive parts (gradient accumulation); `batch` and `refs` then count
     parts. Ranks take consecutive shares, so gathering them in rank order restores the batch of one process. With
     `drop_last` the remainder of an epoch (up to batch_size - 1 samples, others every epoch) is left out.
@@ -68,6 +71,7 @@ class EpochSampler:
         parts: int = 1,
         shuffle: bool = True,
         drop_last: bool = True,
+        order: Order | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % (world_size * parts):
             split = f"the {world_size} processes" + (f" times {parts} parts" if parts > 1 else "")
@@ -76,11 +80,11 @@ class EpochSampler:
             raise ConfigError(f"rank {rank}: must be from 0 to {world_size - 1}")
         self.batch_size, self.seed = batch_size, seed
         self.rank, self.world_size, self.parts = rank, world_size, parts
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.drop_last = drop_last
+        self.order: Order = order or Shuffled(self.length, seed, shuffle=shuffle)
         self._length = length
         self._lengths: list[int] = []  # samples of the epochs so far
         self._firsts = [0]  # first step of each epoch so far and of the next one
-        self._order: tuple[int, NDArray[np.int64]] | None = None
         self.steps_in(0)
 
     def length(self, epoch: int) -> int:
@@ -106,18 +110,18 @@ class EpochSampler:
 
     def batch(self, step: int) -> list[int]:
         """Return this rank's indices of global step `step` (from 0, over all epochs)."""
-        step, part = divmod(step, self.parts)
-        epoch = self.epoch(step)
-        position = step - self._firsts[epoch]
-        whole = self._epoch_order(epoch)[position * self.batch_size : (position + 1) * self.batch_size]
-        shares, share = self.parts * self.world_size, part * self.world_size + self.rank
-        first, last = len(whole) * share // shares, len(whole) * (share + 1) // shares
-        return [int(i) for i in whole[first:last]]
+        return [ref.index for ref in self.refs(step)]
 
     def refs(self, step: int) -> list[SampleRef]:
         """Return `batch` with the epoch and the seed of each sample."""
-        epoch = self.epoch(step // self.parts)
-        return [SampleRef(i, epoch, sample_seed(self.seed, epoch, i)) for i in self.batch(step)]
+        step, part = divmod(step, self.parts)
+        epoch = self.epoch(step)
+        start = (step - self._firsts[epoch]) * self.batch_size
+        rows, passes = self.order.take(epoch, start, min(start + self.batch_size, self.length(epoch)))
+        shares, share = self.parts * self.world_size, part * self.world_size + self.rank
+        local = slice(len(rows) * share // shares, len(rows) * (share + 1) // shares)
+        pairs = zip(rows[local].tolist(), passes[local].tolist(), strict=True)
+        return [SampleRef(row, epoch, sample_seed(self.seed, number, row)) for row, number in pairs]
 
     def _extend(self, epoch: int) -> None:
         """Determine the lengths of all epochs up to this one."""
@@ -129,14 +133,6 @@ class EpochSampler:
             steps = length // self.batch_size if self.drop_last else -(-length // self.batch_size)
             self._lengths.append(length)
             self._firsts.append(self._firsts[-1] + steps)
-
-    def _epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        if self._order is None or self._order[0] != epoch:
-            order = np.arange(self.length(epoch))
-            if self.shuffle:  # numpy guarantees the stream of RandomState
-                np.random.RandomState(sample_seed(self.seed, epoch, -1) & 0xFFFFFFFF).shuffle(order)
-            self._order = epoch, order
-        return self._order[1]
 
 
 def batches(

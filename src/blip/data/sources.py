@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
-from blip.io import readers
+from blip.data.row_reader import RowReader, SampleCheck
 from blip.io.columns import Columns
 from blip.io.paths import expand_name
 from blip.io.samples import Sample
@@ -23,7 +24,6 @@ from blip_lite.errors import BadRecord, UsageError
 logger = logging.getLogger(__name__)
 
 Spec = str | os.PathLike[str]
-SampleCheck = Callable[[Sample], object]
 
 
 class Source(Protocol):
@@ -35,10 +35,16 @@ class Source(Protocol):
 
 
 class SampleList:
-    """A source held in memory: image locations and texts. `skipped` are the rows that were left out."""
+    """A source held in memory: image locations and texts. `skipped` are the rows that were left out.
 
-    def __init__(self, samples: Sequence[Sample], skipped: Sequence[BadRecord] = ()) -> None:
+    parts: numbers of consecutive rows, one for each spec that was opened.
+    """
+
+    def __init__(
+        self, samples: Sequence[Sample], skipped: Sequence[BadRecord] = (), parts: Sequence[int] | None = None
+    ) -> None:
         self.samples, self.skipped = tuple(samples), tuple(skipped)
+        self.parts = (len(self.samples),) if parts is None else tuple(parts)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -76,21 +82,36 @@ def open_source(
         key=key_column,
         need_text=require_text,
     )
+    return _read(expand(spec), RowReader(columns=columns, names={}), skip_bad)
+
+
+class TooManyRows(Exception):
+    """A source has more rows than may be held in memory."""
+
+
+def _read(specs: Sequence[Sequence[str]], reader: RowReader, skip_bad: bool, most: int | None = None) -> SampleList:
+    """Return the rows of the files of several specs. Raises `TooManyRows` for more than `most`, good and bad ones."""
     samples: list[Sample] = []
     skipped: list[BadRecord] = []
-    names = _expand(spec)
-    for name in names:
-        for result in readers.read(name, columns):
-            if isinstance(result, Sample):
-                samples.append(result)
-            elif skip_bad:
-                skipped.append(result)
-            else:
-                raise result
+    parts: list[int] = []
+    for names in specs:
+        before = len(samples)
+        for name in names:
+            for _, result in reader.rows(name):
+                if isinstance(result, Sample):
+                    samples.append(result)
+                elif skip_bad:
+                    skipped.append(result)
+                else:
+                    raise result
+                if most is not None and len(samples) + len(skipped) > most:
+                    raise TooManyRows
+        parts.append(len(samples) - before)
     if not samples:
         first = f"; first of {len(skipped)} bad rows: {skipped[0]}" if skipped else ""
+        names = [name for names in specs for name in names]
         raise UsageError(f"{', '.join(names[:3])}: holds no samples{first}")
-    return SampleList(samples, skipped)
+    return SampleList(samples, skipped, parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +120,7 @@ class Reading:
 
     root, image, text, key: as for `open_source`. question, answer, sentence, label: columns of VQA and NLVR2 that
     replace the original's names. skip_bad: bad rows, and rows whose image file is missing, are listed in a warning and
-    left out.
+    left out. memory_rows: training data of more rows are read through indexes (`blip.data.indexed_source`).
     """
 
     root: str | Sequence[str] | None = None
@@ -111,6 +132,7 @@ class Reading:
     sentence: str | None = None
     label: str | None = None
     skip_bad: bool = False
+    memory_rows: int = 1_000_000  # about 1 kB each, in every process
 
     @cached_property
     def _opened(self) -> dict[Any, SampleList]:
@@ -122,41 +144,50 @@ class Reading:
         return {name: value for name, value in self.__dict__.items() if name != "_opened"}
 
     def open(
-        self, spec: Spec | Sequence[Spec], *, need_text: bool = False, check: SampleCheck | None = None
+        self,
+        spec: Spec | Sequence[Spec],
+        *,
+        need_text: bool = False,
+        check: SampleCheck | None = None,
+        most: int | None = None,
     ) -> SampleList:
-        """Return the samples of `spec`, read once per run; `check` raises `BadRecord` for rows the task cannot use."""
-        names = tuple(_expand(spec))
-        key = (names, need_text, check)
+        """Return the samples of `spec`, read once per run; `check` raises `BadRecord` for rows the task cannot use.
+
+        Raises `TooManyRows` for more than `most` rows.
+        """
+        specs = expand(spec)
+        key = (specs, need_text, check)
         if key not in self._opened:
-            if (names, need_text) not in self._opened:
-                self._opened[names, need_text] = self._read(names, need_text)
-            self._opened[key] = self._filter(self._opened[names, need_text], check, names)
+            if (specs, need_text) not in self._opened:
+                reader = self.reader(need_text)
+                self._opened[specs, need_text] = _read(specs, reader, self.skip_bad, most)
+            self._opened[key] = self._filter(self._opened[specs, need_text], check, specs)
         return self._opened[key]
 
-    def _read(self, names: Sequence[str], need_text: bool) -> SampleList:
-        source = open_source(
-            names,
-            root=self.root,
-            image_column=self.image,
-            text_column=self.text,
-            key_column=self.key,
-            require_text=need_text,
-            skip_bad=self.skip_bad,
+    def reader(self, need_text: bool = False, check: SampleCheck | None = None) -> RowReader:
+        """Return the reader of single rows."""
+        roots = [self.root] if isinstance(self.root, str) else self.root or ()
+        columns = Columns(
+            roots=tuple(map(Path, roots)), image=self.image, text=self.text, key=self.key, need_text=need_text
         )
-        return SampleList([self._rename(sample) for sample in source.samples], source.skipped)
+        names = {"question": self.question, "answer": self.answer, "sentence": self.sentence, "label": self.label}
+        new = {name: column for name, column in names.items() if column is not None}
+        return RowReader(columns=columns, names=new, check=check)
 
-    def _filter(self, source: SampleList, check: SampleCheck | None, names: Sequence[str]) -> SampleList:
+    def _filter(self, source: SampleList, check: SampleCheck | None, specs: Sequence[Sequence[str]]) -> SampleList:
         bad = list(source.skipped)
-        good = [sample for sample in source.samples if self._is_good(sample, check, bad)]
+        good: list[Sample] = []
+        parts: list[int] = []
+        rows = iter(source.samples)
+        for size in source.parts:
+            part = [sample for sample in islice(rows, size) if self._is_good(sample, check, bad)]
+            good += part
+            parts.append(len(part))
         if not good:
-            raise UsageError(f"{', '.join(names)}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
+            names = ", ".join(name for names in specs for name in names)
+            raise UsageError(f"{names}: holds no usable rows; first of {len(bad)} bad ones: {bad[0]}")
         warn_bad_rows(bad)
-        return SampleList(good, bad)
-
-    def _rename(self, sample: Sample) -> Sample:
-        columns = {"question": self.question, "answer": self.answer, "sentence": self.sentence, "label": self.label}
-        new = {name: sample.fields.get(column) for name, column in columns.items() if column is not None}
-        return replace(sample, fields={**sample.fields, **new}) if new else sample
+        return SampleList(good, bad, parts)
 
     def _is_good(self, sample: Sample, check: SampleCheck | None, bad: list[BadRecord]) -> bool:
         try:
@@ -186,6 +217,7 @@ def concatenate(sources: Sequence[Source]) -> SampleList:
     return SampleList(samples, [bad for source in sources for bad in getattr(source, "skipped", ())])
 
 
-def _expand(spec: Spec | Sequence[Spec]) -> list[str]:
+def expand(spec: Spec | Sequence[Spec]) -> tuple[tuple[str, ...], ...]:
+    """Return the files of each spec."""
     specs = [spec] if isinstance(spec, str | os.PathLike) else spec
-    return [name for spec in specs for name in expand_name(os.fspath(spec))]
+    return tuple(tuple(expand_name(os.fspath(spec))) for spec in specs)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable
+from itertools import pairwise
 
 import numpy as np
 
+from blip.data.indexed_source import IndexedSource
 from blip.data.sources import SampleList, Source
 from blip.io.samples import Sample
 from blip_lite.errors import ConfigError
 
 AUTO = "auto"  # a fifth of the photos, at most 100, none of fewer than 10
 AUTO_SHARE, AUTO_MOST, FEWEST_PHOTOS = 0.2, 100, 10
+INDEXED = "rows that are read through an index cannot be grouped by photo"
 PERCENT = re.compile(r"(\d+(?:\.\d+)?)%")
 
 
@@ -25,8 +28,12 @@ def hold_out(source: Source, share: str) -> tuple[Source, Source | None]:
     """Return the rows to train on and those to evaluate on, None if there are too few photos.
 
     Rows that share a photo, directly or through other rows, or have equal `image_id`, stay together. The draw depends
-    on the number of photos and their order only.
+    on the number of photos and their order only. Of indexed rows, whose photos are not known, `AUTO` holds out none.
     """
+    if isinstance(source, IndexedSource):
+        if share != AUTO:
+            raise ConfigError(f"val {share}: {INDEXED}; give a file to evaluate on, or none")
+        return source, None
     samples = [source[i] for i in range(len(source))]
     groups = _by_photo(samples)
     photos = [len({image for i in group for image in samples[i].images}) for group in groups]
@@ -39,7 +46,9 @@ def hold_out(source: Source, share: str) -> tuple[Source, Source | None]:
     if not held:
         return source, None
     skipped = getattr(source, "skipped", ())
-    train = SampleList([s for i, s in enumerate(samples) if i not in held], skipped)
+    bounds = np.cumsum([0, *getattr(source, "parts", (len(samples),))])
+    parts = [sum(i not in held for i in range(a, b)) for a, b in pairwise(bounds)]
+    train = SampleList([s for i, s in enumerate(samples) if i not in held], skipped, parts)
     return train, SampleList([s for i, s in enumerate(samples) if i in held])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import warnings
@@ -62,8 +63,10 @@ def safe_path(key: str, *, hidden: bool = True) -> Path:
 
 
 def expand_name(name: str) -> list[str]:
-    """The name itself if it exists or is a URL, else its brace expansion."""
-    return [name] if os.path.lexists(name) or is_url(name) else expand_braces(name)
+    """The name itself if it exists or is a URL, else its brace expansion and the sorted files that match each part."""
+    if os.path.lexists(name) or is_url(name):
+        return [name]
+    return [path for part in expand_braces(name) for path in sorted(glob.glob(part)) or [part]]
 
 
 def expand_braces(text: str) -> list[str]:

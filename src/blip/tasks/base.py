@@ -69,7 +69,8 @@ class TaskInfo:
 class Dataset(Protocol):
     """Training samples, indexed with `blip.data.loader.SampleRef`.
 
-    A dataset whose list changes also has `epoch_length(epoch)`, and returns the samples of `ref.epoch`.
+    A dataset whose list changes also has `epoch_length(epoch)`, and returns the samples of `ref.epoch`. One whose
+    samples are the rows of a source, in order, has it as `source`, for orders by its shards and parts.
     """
 
     def __len__(self) -> int: ...

@@ -60,6 +60,7 @@ class CaptionTask:
             family="caption",
             evaluations=(CaptionEval(decoding=self.decoding, prompt=self.prompt),),
             need_text=True,
+            needs_all_rows=self.reward is not None,  # document frequencies over all references
             keep_family=self.keep_parts,
         )
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from blip.data.indexed_source import IndexedSource, join, open_for_training
 from blip.data.loader import SampleRef
-from blip.data.sources import Reading, Source, concatenate
+from blip.data.sources import Reading, Source
 from blip.tasks.images import ImageLoader, TrainingImages, TrainingSample
 from blip_lite.errors import UsageError
 
@@ -35,6 +39,7 @@ class EpochLists:
         if not self.lists:
             raise UsageError(f"{folder}: contains no .json lists")
         self._lengths: dict[int, int] = {}  # by list
+        self._shards: dict[int, NDArray[np.int64] | None] = {}
         self._open(0)
 
     def __len__(self) -> int:
@@ -46,6 +51,11 @@ class EpochLists:
         if number not in self._lengths:
             self._open(number)
         return self._lengths[number]
+
+    def epoch_shards(self, epoch: int) -> NDArray[np.int64] | None:
+        """Numbers of rows of the shards of an epoch, None if all its rows are in memory."""
+        self.epoch_length(epoch)
+        return self._shards[epoch % len(self.lists)]
 
     @property
     def source(self) -> Source:
@@ -61,6 +71,7 @@ class EpochLists:
 
     def _open(self, number: int) -> None:
         reading = replace(self.reading)  # a new one each time: it keeps what it has opened
-        source = concatenate([self.fixed, reading.open(self.lists[number], need_text=True)])
+        source = join([self.fixed, open_for_training(reading, self.lists[number], need_text=True)])
         self._number, self._lengths[number] = number, len(source)
+        self._shards[number] = source.shards if isinstance(source, IndexedSource) else None
         self._images = TrainingImages(source, self.loader, self.texts_per_image, self.max_words)

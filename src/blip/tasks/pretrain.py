@@ -95,6 +95,7 @@ class PretrainTask:
             family="pretrain",
             evaluations=(captions, retrieval) if self.lm_weight else (retrieval,),
             need_text=True,
+            needs_all_rows=False,
             queue_size=self.queue_size,
             momentum=self.momentum,
         )

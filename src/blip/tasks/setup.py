@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
 from torch import nn
 
+from blip.data.indexed_source import open_for_training
 from blip.data.readable import readable
-from blip.data.sources import Reading, SampleCheck, Source
+from blip.data.row_reader import SampleCheck
+from blip.data.sources import Reading, Source
 from blip.data.split import hold_out, is_share
 from blip.eval.base import Evaluation, Report
 from blip.eval.photos import Photos
@@ -51,7 +53,8 @@ class Setup:
     """Model and data sources of one run, each loaded once, on first use.
 
     evaluations: reported together; the rows are those of the first. need_text, check: requirements on training rows,
-    `check` raises BadRecord. keep_family: the model keeps the family it starts from, with all its heads.
+    `check` raises BadRecord. needs_all_rows: the task goes through all training rows before it starts, so they are held
+    in memory, however many. keep_family: the model keeps the family it starts from, with all its heads.
     queue_size: number of features in the contrastive queue; None = training without momentum encoders,
     QUEUE_OF_THE_DATA = as many as there are training rows.
     """
@@ -61,6 +64,7 @@ class Setup:
     evaluations: tuple[Evaluation, ...]
     need_text: bool = False
     check: SampleCheck | None = None
+    needs_all_rows: bool = True
     keep_family: bool = False
     queue_size: int | None = None
     momentum: float = 0.995
@@ -84,7 +88,8 @@ class Setup:
 
     @cached_property
     def _split(self) -> tuple[Source, Source | None]:
-        source = self.task.reading.open(self.task.data, need_text=self.need_text, check=self.check)
+        open_source = self.task.reading.open if self.needs_all_rows else partial(open_for_training, self.task.reading)
+        source = open_source(self.task.data, need_text=self.need_text, check=self.check)
         return hold_out(source, str(self.task.val)) if is_share(self.task.val) else (source, None)
 
     @property

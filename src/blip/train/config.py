@@ -22,7 +22,9 @@ class TrainConfig:
     (`blip.train.averages`). eval_start: evaluate the starting model first; it is kept if no step is better. eval_every,
     save_every: 0 = each epoch. keep: checkpoints to keep, besides the best; keep_state: also at the end of the run.
     patience: stop after this many evaluations without improvement. max_minutes: save and stop after this time; the same
-    command resumes. strategy: "ddp" replicates the model on all processes;
+    command resumes. shuffle_window: number of shards whose rows are shuffled together, of data that are read through
+    indexes (`blip.data.indexed_source`). mix: shares of the samples, in whole numbers, for each source in `data`; an
+    epoch then has as many samples as all sources have rows. strategy: "ddp" replicates the model on all processes;
     "fsdp" shards weights, gradients and optimizer state (`blip.train.shard`).
     """
 
@@ -53,6 +55,8 @@ class TrainConfig:
     keep: int = 3
     keep_state: bool = False
     seed: int = 42
+    shuffle_window: int = 16
+    mix: tuple[int, ...] | None = None
     workers: int = 2
     patience: int | None = None
     max_minutes: float | None = None
@@ -71,6 +75,7 @@ class TrainConfig:
             "eval_limit",
             "threads",
             "patience",
+            "shuffle_window",
         )
         for name in counts:
             value = getattr(self, name)

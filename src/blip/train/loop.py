@@ -31,6 +31,7 @@ from blip.train.log import TrainLog
 from blip.train.notes import SkippedRows, held_out_note, layout_note, size_note
 from blip.train.pace import Pace
 from blip.train.result import TrainingResult, finished_result
+from blip.train.sample_order import sample_order
 from blip.train.step import Stepper
 from blip.train.trainable import TrainableModel
 from blip.train.validation import Validation
@@ -111,6 +112,7 @@ class _Run:
             rank=distributed.rank(),
             world_size=distributed.world_size(),
             parts=config.accumulate,
+            order=sample_order(self.data, config, len(self.data) // self.batch_size * self.batch_size),
         )
         self.config = config = auto_batch.length(config, self.sampler.steps_in(0))
         self.total = config.steps or self.sampler.first_step(config.epochs or 0)
@@ -285,6 +287,7 @@ class _Run:
             "step": self.done,
             "validation": self.validation.state(),
             "seconds": self.seconds + time.monotonic() - self.started,
+            "order": str(self.sampler.order),
             "batch": [self.batch_size, self.config.accumulate, self.config.seed, len(self.data)],
         }
 
@@ -295,6 +298,8 @@ class _Run:
         ):
             if saved != now:
                 raise ConfigError(f"{folder}: {name} {now}; must be {saved} to resume this run")
+        if (order := state.get("order")) not in (None, str(self.sampler.order)):  # None: of an earlier version
+            raise ConfigError(f"{folder}: samples from {self.sampler.order}; must be {order} to resume this run")
         try:
             self.trainable.read(folder, state)
         except (RuntimeError, ValueError) as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from blip.checkpoint.tables import require_export
+from blip.data.indexed_source import IndexedSource
 from blip.data.sources import warn_bad_rows
-from blip.data.split import FEWEST_PHOTOS, count_photos, is_share
+from blip.data.split import FEWEST_PHOTOS, INDEXED, count_photos, is_share
 from blip.tasks.base import Task
 from blip_lite.errors import BadRecord, ConfigError
 
@@ -35,6 +36,8 @@ def held_out_note(task: Task) -> str:
     if not is_share(getattr(task, "val", None)):
         return ""
     setup = task.setup
+    if isinstance(setup.training_source, IndexedSource):
+        return f"none of {len(setup.training_source):,} rows held out for evaluation: {INDEXED}; --val FILE evaluates"
     training = count_photos(setup.training_source)
     if setup.held_out is None:
         few = "they share rows" if training >= FEWEST_PHOTOS else f"there are fewer than {FEWEST_PHOTOS}"
