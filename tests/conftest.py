@@ -48,7 +48,10 @@ def renew(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--renew"))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--renew"):
+        items[:] = [item for item in items if "renew" in getattr(item, "fixturenames", ())]
     for item in items:
         if item.nodeid.startswith(INTEGRATION):
             item.add_marker(pytest.mark.integration)

@@ -30,10 +30,12 @@ import torch
 
 from blip.apps.demo.uploads import EXAMPLES
 from blip.checkpoint.load import Loaded, load
+from blip.checkpoint.locate import locate
 from blip.data.sources import SampleList, open_source
 from blip.eval.caption import CaptionEval
 from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
+from blip.io.fetch import sha256_of
 from blip.io.samples import ImageRef, Sample
 from blip.model.mkldnn_linear import pack
 from experiments.tiny.measure_matching import Scored, calibration, changed_accuracy, score_captions
@@ -98,6 +100,13 @@ class Measurement:
 PARTS = ("captions", "retrieval", "changed", "calibration", "objects", "examples")
 
 
+def weights_sum(model: str) -> str | None:
+    """SHA-256 of the weights of a model in a folder or file; None for others."""
+    path = locate(model).path
+    file = path / "model.safetensors" if path is not None and path.is_dir() else path
+    return sha256_of(file) if file is not None and file.is_file() else None
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="tiny")
@@ -114,7 +123,7 @@ def main() -> None:
     loaded = load(args.model)
     pack(loaded.model)
     measurement = Measurement(loaded, args.data, args.limit, args.rerank, args.bf16)
-    results: dict[str, Any] = {"model": args.model, "limit": args.limit}
+    results: dict[str, Any] = {"model": args.model, "weights": weights_sum(args.model), "limit": args.limit}
     for name in parts:
         part: Callable[[], dict[str, Any]] = getattr(measurement, name)
         start = time.perf_counter()

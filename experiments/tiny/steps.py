@@ -19,6 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 SHARED = Path(os.environ.get("BLIP_SHARED", ROOT.parent / "shared"))
 RUNS, ASSETS = Path("runs/tiny"), Path("lite/src/blip_lite/assets")
+RESULTS = Path("experiments/tiny/results.json")
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,16 @@ def main() -> int:
         if result.returncode or not step.output.exists():
             print(f"{step.name}: failed with exit code {result.returncode}; run again to resume", file=sys.stderr)
             return result.returncode or 1
-    if not args.list:
-        install(RUNS / "exported", ASSETS / "tiny")
-        print(f"{ASSETS / 'tiny'} is new; write its card (README.md) from {RUNS / 'results.json'}, then 'make renew'")
-    return 0
+    if args.list:
+        return 0
+    install(RUNS / "exported", ASSETS / "tiny")
+    shutil.copyfile(RUNS / "results.json", RESULTS)
+    print(f"{ASSETS / 'tiny'} is new; renewing what quotes it", flush=True)
+    return subprocess.run([sys.executable, "-m", "experiments.quotes"], check=False).returncode
 
 
 def install(source: Path, target: Path) -> None:
-    """Copy the model's files over those of the package; licence and card stay."""
+    """Copy the model's files over those of the package."""
     for path in source.iterdir():
         if path.suffix in (".json", ".onnx", ".safetensors", ".txt"):
             shutil.copyfile(path, target / path.name)

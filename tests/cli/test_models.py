@@ -159,6 +159,10 @@ def test_terms_of_bundled_models_are_those_of_their_licence(name: str) -> None:
     assert record["licence"] == "research and education only"
     assert "not under the licence of the code" in Path(record["licence_file"]).read_text()
     assert "research and education only" in run("info", name).stdout
+    for source in ("Flickr8k", "Captions of COCO", "MobileNetEdgeTPU", "all-MiniLM-L6-v2"):
+        assert any(term.startswith(source) for term in record["terms"]), source
+    rows = [line.partition("\t") for line in run("info", name).stdout.splitlines()]
+    assert [value for field, _, value in rows if field == "terms"] == record["terms"]
 
 
 def test_sizes_are_exact_on_disk_and_estimates_of_downloads(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from blip.checkpoint.locate import (
 )
 from blip.io import fetch
 from blip_lite.errors import CheckpointError, UsageError
-from blip_lite.text_files import load_json_object
+from blip_lite.text_files import load_json_object, read_text
 
 
 def list_records() -> list[dict[str, Any]]:
@@ -76,6 +76,11 @@ def _licence_of(folder: Path) -> str:
     return next((f"see {folder / name}" for name in LICENCE_FILES if (folder / name).is_file()), "not stated")
 
 
+def _terms(licence: Path) -> list[str]:
+    """The items of a bundled model's licence: the data sets and weights that it was made from, with their terms."""
+    return [line.removeprefix("- ") for line in read_text(licence).splitlines() if line.startswith("- ")]
+
+
 def _size(path: Path | None, megabytes: int | None = None) -> dict[str, Any]:
     """Size in MB of a file or folder, else of the download, as an estimate."""
     if path is None:
@@ -97,6 +102,8 @@ def model_record(name: str) -> dict[str, Any]:
     if path is not None and path.is_dir():
         licence = next((path / name for name in LICENCE_FILES[:2] if (path / name).is_file()), None)
         record |= {"licence_file": None if licence is None else str(licence)}
+        if licence is not None and location.entry is not None and location.entry.source == "bundled":
+            record |= {"terms": _terms(licence)}
         if (path / CONFIG).is_file():
             try:
                 record |= {"config": load_json_object(path / CONFIG)}

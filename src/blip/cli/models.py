@@ -53,7 +53,8 @@ def info(name: Name, as_json: o.Json = False) -> int:
         return 0
     shown = {"size" if key == "size_mb" else key: value for key, value in record.items() if key != "size_is_estimate"}
     shown |= {"size": _size(record)} if "size" in shown else {}
-    print_table(("field", "value"), [[key, _cell(value)] for key, value in shown.items() if value not in (None, "")])
+    rows = [(key, item) for key, value in shown.items() for item in (value if isinstance(value, list) else [value])]
+    print_table(("field", "value"), [[key, _cell(value)] for key, value in rows if value not in (None, "")])
     return 0
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import blip
 from blip_lite.image import prepare, read
+from experiments.quotes.files import rounded_photos
 from tests.apps.conftest import new_page
 from tests.apps.web.conftest import EXAMPLES, Site, serving
 
@@ -120,7 +121,7 @@ def test_example_photo_clicked_while_the_model_loads(
     with opened(browser, site) as page:
         page.click("[data-example='chelsea.jpg']")
         expect_caption(page, model.caption(page_folder / PAGE / "examples" / "chelsea.jpg").text)
-        assert "6,000 photos" in page.inner_text("#about-tiny")
+        assert rounded_photos("tiny") in page.inner_text("#about-tiny")
 
 
 def test_keyboard_opens_the_file_chooser(page: Page) -> None:
