@@ -31,8 +31,9 @@ from blip.eval.retrieval import RetrievalEval
 from blip.eval.run import run
 from blip.eval.vqa import VqaEval
 from blip.io.samples import Sample
-from experiments.vqa.make import closed_rows, open_rows, ten, thin
+from experiments.vqa.make import closed_rows, open_rows
 from experiments.vqa.photo import Photo
+from experiments.vqa.rows import even, ten
 
 HELD, SIZES, QUESTIONS = 250, (20, 100, 1000), 500
 TASKS: dict[str, tuple[str, str, Evaluation]] = {
@@ -105,7 +106,7 @@ def room_questions(folder: Path, sample: Sample) -> Iterator[dict[str, Any]]:
 def caption_questions(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return questions made from captions, in random order."""
     rng, photos = random.Random(0), [Photo(row["image"], row["captions"]) for row in rows]
-    questions = thin([*closed_rows(photos, 0.55, rng), *open_rows(photos, 0.55, rng)], rng)
+    questions = even([*closed_rows(photos, rng), *open_rows(photos, rng)], rng)
     return [{"image": row.key, "question": row.question, "answer": ten(row.answers)} for row in questions]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from experiments.vqa.closed_questions import ASKED, COUNTED, compare, does, has, is_color
+from experiments.vqa.closed_questions import COUNTED, does, is_color
+from experiments.vqa.closed_things import compare
 from experiments.vqa.parse import COLORS, SAME_COLOR, gerund
 from experiments.vqa.photo import Photo
+from experiments.vqa.things import ASKED, has
 
 MIN_PHOTOS = 12  # that an atom must be true of, and false of
 THINGS = (

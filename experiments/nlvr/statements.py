@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.nlvr.atoms import NUMBERS, SINGULAR, THINGS, Atom, atoms
-from experiments.vqa.closed_questions import ASKED, COUNTED, does, has
+from experiments.vqa.closed_questions import COUNTED, does
 from experiments.vqa.parse import CROWDS, WORDS, is_near_color
 from experiments.vqa.photo import Photo, absent
+from experiments.vqa.things import ASKED, has
 
 PARTS = {"caption": 1.0, "two captions": 0.5, "atoms": 1.0, "totals": 0.6}  # draws, as a share of the photos
 SHORT = 15  # words of a caption in a sentence, at most

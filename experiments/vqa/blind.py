@@ -1,73 +1,46 @@
-"""Accuracy of answers that ignore the photo: the most frequent one, and the most frequent one to the same question.
-
-    python experiments/vqa/blind.py --learn runs/vqa/train.jsonl ../shared/data/vqa-v2-questions.jsonl.gz \
-        --measure runs/vqa/dev.jsonl runs/vqa/coco.jsonl
-
-The question alone: the answer given most often to the same text, else to its first four, three, two words, one word.
-Accuracy by the official rule, over all rows and by kind.
-"""
+"""Answers that ignore the photo: the answer given most often to the same question, else to its first words."""
 
 from __future__ import annotations
 
-import argparse
 import gzip
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from blip.eval.base import Row
 from blip.metrics.vqa import normalize_answer, vqa_accuracy
 
-Row = tuple[str, list[str], str]  # question, answers, kind
-Counts = Mapping[tuple[str, ...], Counter[str]]
+
+class Guesses:
+    """The most frequent answers to the questions of files: JSON lines, or gzipped ones of VQA v2."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for path in paths:
+            for question, answers in rows(path):
+                for words in prefixes(question):
+                    self.counts[words].update(map(normalize_answer, answers))
+
+    def answer(self, question: str) -> str:
+        """The answer given most often to the same text, else to its first four, three, two words, one word."""
+        known = next(words for words in prefixes(question) if words in self.counts)
+        return self.counts[known].most_common(1)[0][0]
+
+    def accuracy(self, asked: Sequence[Row]) -> float:
+        """Mean VQA accuracy over rows with `question` and `references`."""
+        return sum(vqa_accuracy(self.answer(row["question"]), row["references"]) for row in asked) / len(asked)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--learn", nargs="+", type=Path, required=True)
-    parser.add_argument("--measure", nargs="+", type=Path, required=True)
-    args = parser.parse_args()
-    counts: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
-    for path in args.learn:
-        for question, answers, _ in rows(path):
-            for words in prefixes(question):
-                counts[words].update(map(normalize_answer, answers))
-    for path in args.measure:
-        scores_by_kind: dict[str, list[tuple[float, float]]] = defaultdict(list)
-        for question, answers, kind in rows(path):
-            always, by_question = most_frequent(counts, ()), most_frequent(counts, words_of(question))
-            scores = vqa_accuracy(always, answers), vqa_accuracy(by_question, answers)
-            scores_by_kind[kind].append(scores)
-            scores_by_kind["all"].append(scores)
-        print(f"{path}: most frequent answer of the learnt ones, question alone")
-        for kind, scores in scores_by_kind.items():
-            always_score, question_score = (100 * sum(s[i] for s in scores) / len(scores) for i in (0, 1))
-            print(f"  {kind:<8}{len(scores):>6}{always_score:>8.1f}{question_score:>8.1f}")
-
-
-def rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Questions and answers of a file."""
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            answers = row["answers"] if "answers" in row else row["answer"]
-            yield row["question"], answers, row.get("kind", row.get("answer_type", ""))
-
-
-def words_of(question: str) -> tuple[str, ...]:
-    return tuple(question.lower().replace("?", "").split())
+            yield row["question"], row["answers"] if "answers" in row else row["answer"]
 
 
 def prefixes(question: str) -> list[tuple[str, ...]]:
-    words = words_of(question)
+    """The question's words, its first four, three, two, one, and none."""
+    words = tuple(question.lower().replace("?", "").split())
     return list(dict.fromkeys([words, *(words[:n] for n in (4, 3, 2, 1, 0))]))
-
-
-def most_frequent(counts: Counts, words: tuple[str, ...]) -> str:
-    for known in (words, *(words[:n] for n in (4, 3, 2, 1, 0))):
-        if counts.get(known):
-            return counts[known].most_common(1)[0][0]
-    return ""
-
-
-if __name__ == "__main__":
-    main()

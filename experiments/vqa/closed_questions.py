@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 import random
-import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
 
+from experiments.vqa.closed_things import Form, compare, surrounding_forms, thing_forms
 from experiments.vqa.parse import (
     COLORS,
     HUMANS,
@@ -20,9 +18,8 @@ from experiments.vqa.parse import (
     word_set,
 )
 from experiments.vqa.photo import PLACES, PLURAL_NAMES, Photo, absent
+from experiments.vqa.things import ASKED, has, there
 
-ASKED: dict[str, dict[str, dict[str, str]]] = tomllib.loads((Path(__file__).parent / "questions.toml").read_text())
-MASS = ("snow", "water", "grass")
 PERSONS = word_set("man woman boy girl men women boys girls people child children person lady guy kids")
 COUNTED = {
     "dogs": ("dog",),
@@ -35,24 +32,10 @@ COUNTED = {
     "horses": ("horse",),
     "birds": ("bird",),
 }
-WHO = ("man", "woman", "boy", "girl", "child", "person", "dog", *PLURAL_NAMES.values())
+ANIMALS = word_set("dog cat horse bird cow elephant bear zebra giraffe")
+WHO = ("man", "woman", "boy", "girl", "child", "person", *sorted(ANIMALS), *PLURAL_NAMES.values())
 IN_PLACE = {"water": "in the water", "grass": "on the grass", "snow": "in the snow", "beach": "on the beach"}
 SILENT = {"hold", "carry", "wear"}  # mentioned in addition to an act
-INDOORS = word_set("indoors room couch bed kitchen gym carpet restaurant office bedroom bathroom livingroom ceiling")
-OUTDOORS = word_set("beach ocean field street snow mountain road lake forest river grass sand park yard trail hill")
-NIGHT, DAY = word_set("night nighttime darkness"), word_set("sunny sun sunlight day blue_sky daylight afternoon grassy")
-SHIRT, BARE = word_set("shirt sweater jersey sweatshirt"), word_set("shirtless no_shirt bare_chest bare_chested")
-
-Judge = Callable[[Photo], bool | None]
-
-
-class Form(NamedTuple):
-    """A yes/no question: its name, its texts, who judges it, and which photos are the harder ones to say no to."""
-
-    name: str
-    texts: list[str]
-    judge: Judge
-    is_hard: Judge = lambda _: False
 
 
 def draw(photos: Sequence[Photo], cap: int, share: float, rng: random.Random) -> Iterator[tuple[str, str, str, str]]:
@@ -76,19 +59,14 @@ def draw(photos: Sequence[Photo], cap: int, share: float, rng: random.Random) ->
 
 def forms() -> Iterator[Form]:
     """Every yes/no question."""
-    yield from _there()
-    yield from _acts()
-    yield from _colors()
-    yield from _numbers()
-    yield from _surroundings()
-
-
-def _there() -> Iterator[Form]:
-    for thing, entry in ASKED["things"].items():
-        yield Form(f"there:{thing}", there(thing), lambda p, t=thing, e=entry: has(p, t, e))
+    yield from thing_forms()
+    yield from surrounding_forms()
     for who, entry in ASKED["people"].items():
         judge = lambda p, t=who, e=entry: has(p, t, e, at_least=2)  # noqa: E731
         yield Form(f"there:{who}", there(who), judge, lambda p: p.mentions(PERSONS) > 2)
+    yield from _acts()
+    yield from _colors()
+    yield from _numbers()
 
 
 def _acts() -> Iterator[Form]:
@@ -103,7 +81,7 @@ def _acts() -> Iterator[Form]:
 
 def _colors() -> Iterator[Form]:
     for color in sorted(COLORS - SAME_COLOR.keys()):
-        for thing in ("dog", "car", "ball"):
+        for thing in ("dog", "cat", "horse", "car", "ball", "bus", "train", "truck", "couch", "umbrella", "motorcycle"):
             judge = lambda p, t=thing, c=color: is_color(p.colors_of(t), c)  # noqa: E731
             yield Form("is color", [f"is the {thing} {color}?"], judge)
         for who in ("man", "woman", "boy", "girl", "person", "child"):
@@ -130,50 +108,9 @@ def _numbers() -> Iterator[Form]:
         yield Form("alone", [f"is the {who} alone?"], judge)
 
 
-def _surroundings() -> Iterator[Form]:
-    for who in ("man", "boy", "person", "child"):
-        yield Form("shirt", [f"is the {who} wearing a shirt?"], lambda p, w=who: wears_shirt(p, w))
-    yield Form("indoors", ["is this indoors?", "was this taken inside?"], lambda p: either(p, INDOORS, OUTDOORS))
-    yield Form("outdoors", ["is this outdoors?", "is this outside?"], lambda p: either(p, OUTDOORS, INDOORS))
-    yield Form("night", ["is it night?", "is it dark outside?"], lambda p: either(p, NIGHT, DAY))
-
-
 def be(who: str) -> str:
     """are for plurals, is for others."""
     return "are" if who in PLURAL_NAMES.values() else "is"
-
-
-def compare(number: int | None, test: Callable[[int], bool]) -> bool | None:
-    """The test's verdict on a known number above 0."""
-    return test(number) if number else None
-
-
-def there(thing: str) -> list[str]:
-    """Ways to ask whether there is one."""
-    if thing == "sunglasses":
-        return ["is anyone wearing sunglasses?", "are there sunglasses?"]
-    if thing in MASS:
-        return [f"is there {thing}?", f"is there any {thing} in the picture?", f"do you see {thing}?"]
-    single = f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
-    more = {
-        "child": ["are there children?", "are there any children in the picture?"],
-        "person": ["are there people?", "are there any people in the picture?"],
-    }.get(thing, [])
-    return [
-        f"is there {single}?",
-        f"is there {single} in the picture?",
-        f"do you see {single}?",
-        f"is {single} in the photo?",
-        *more,
-    ]
-
-
-def has(photo: Photo, thing: str, entry: Mapping[str, str], at_least: int = 1) -> bool | None:
-    """True if that many captions mention it, False if it is surely absent."""
-    words = entry.get("yes") or " ".join(f"{w} {w}s" for w in WORDS["animals"][thing].split())
-    if photo.mentions(word_set(words)) >= at_least:
-        return True
-    return False if absent(photo, {**entry, "yes": words}, thing) else None
 
 
 def does(photo: Photo, who: str, act: str, entry: Mapping[str, str]) -> bool | None:
@@ -200,13 +137,3 @@ def is_color(colors_by_caption: Sequence[tuple[str, ...]], color: str) -> bool |
     if color in colors:
         return True if all(color in single for single in colors_by_caption) else None
     return None if is_near_color(color, colors) else False
-
-
-def wears_shirt(photo: Photo, who: str) -> bool | None:
-    return either(photo, SHIRT, BARE) if photo.lone_human and who in photo.ones else None
-
-
-def either(photo: Photo, these: set[str], those: set[str]) -> bool | None:
-    """True if only these words occur, False if only those do."""
-    a, b = photo.mentions(these) > 0, photo.mentions(those) > 0
-    return a if a != b else None

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from experiments.vqa.closed_questions import ASKED, COUNTED, SILENT, be, has
+from experiments.vqa.closed_questions import COUNTED, SILENT, be
 from experiments.vqa.parse import (
     GARMENTS,
     HUMANS,
@@ -20,6 +20,7 @@ from experiments.vqa.parse import (
     word_set,
 )
 from experiments.vqa.photo import PLACES, Photo
+from experiments.vqa.things import ASKED, has
 
 SPORTS = {name: word_set(words) for name, words in WORDS["sports"].items()}
 SCENES = [place for place in PLACES if place not in word_set("bench couch bed boat swing stairs rock court stage")]
@@ -89,7 +90,8 @@ def count_questions(photo: Photo) -> Iterator[Question]:
     """Counts of each kind; zero only for people."""
     for plural, kinds in COUNTED.items():
         n = photo.count(kinds)
-        n = 0 if plural == "people" and has(photo, "person", ASKED["people"]["person"]) is False else n
+        none = plural == "people" and len(photo.captions) > 2
+        n = 0 if none and has(photo, "person", ASKED["people"]["person"]) is False else n
         if n is not None and n < 9:
             ways = ("are there", "are in the picture", "do you see", "are in the photo", "are shown")
             yield Question("count", f"how many {n}", {str(n): 1}, [f"how many {plural} {way}?" for way in ways])

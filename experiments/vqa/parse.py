@@ -1,6 +1,6 @@
 """Reads a caption by rules: animate nouns and how many, what they do, coloured things.
 
-Made for English captions of people, dogs and sport; its words are in `words.toml`.
+Made for English captions of people, animals, sport and everyday scenes; its words are in `words.toml`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +40,7 @@ PHRASES = [
     (r"\bfemales\b", "women"),
     (r"-", " "),
 ]
+COMPOUNDS = re.compile(r"\b(" + "|".join(WORDS["compounds"]["words"].split()).replace("_", " ") + r")(s?)\b")
 NUMBERS: dict[str, int] = WORDS["numbers"]
 GRAMMAR = {name: set(words.split()) for name, words in WORDS["grammar"].items()}
 DETERMINERS, CONJUNCTIONS, ADVERBS = GRAMMAR["determiners"], GRAMMAR["conjunctions"], GRAMMAR["adverbs"]
@@ -49,6 +51,7 @@ CLOSE_COLORS = [set(group.split()) for group in WORDS["colors"]["close"]]
 CROWDS, UNCOUNTED = (set(WORDS["crowds"][name].split()) for name in ("words", "uncounted"))
 NOT_AFTER, NOT_BEFORE = (set(WORDS["not_animate"][side].split()) for side in ("after", "before"))
 HUMANS = tuple(WORDS["people"])
+NOT_THING_AFTER = set(WORDS["not_things"]["after"].split())
 KEEP_S = set(WORDS["nouns"].keys()) | set(WORDS["not_answers"]["keep_s"].split())
 PARTICIPLE = re.compile(
     r"(?<!^b)(?<!^sl)(?<!^sh)(?<!^we)ed$|ing$(?<!^swing)(?<!^building)(?<!^ring)(?<!^string)(?<!^wing)"
@@ -129,6 +132,7 @@ def tokens_of(caption: str) -> list[str]:
     text = caption.lower()
     for pattern, word in PHRASES:
         text = re.sub(pattern, word, text)
+    text = COMPOUNDS.sub(lambda match: match[0].replace(" ", "_"), text)
     return re.findall(r"[a-z_]+|'s|,|\d+", text)
 
 
@@ -188,22 +192,25 @@ def heads_of(tokens: Sequence[str]) -> list[Head]:
             named = {"male": "man", "female": "woman"}.get(before) or ANIMATE[before][0]
             kind = named if kind == "person" and named in HUMANS else kind
         again = kind in [h.kind for h in heads]
-        heads.append(Head(i, kind, _number(tokens[max(0, i - 5) : i], word, plural, again), plural))
+        heads.append(Head(i, kind, number_of(tokens[max(0, i - 5) : i], word, plural, again), plural))
     return heads
 
 
-def _number(before: Sequence[str], word: str, plural: bool, again: bool) -> int | None:
+def number_of(before: Sequence[str], word: str, plural: bool, again: bool) -> int | None:
+    """How many a noun means, by the words before it; None if several or unknown, 0 if it was named before."""
     for w in reversed(before):
         if w in NUMBERS:
             return NUMBERS[w]
         if w in ("couple", "pair"):
             return 2
-        if w in CROWDS or w in ("several", "many", "some"):
+        if w in CROWDS or w in ("several", "many", "some", "few", "herd", "flock", "row", "lots"):
             return None
         if w in ("the", "his", "her", "their") and again and not plural:
             return 0  # named before
         if w in CONJUNCTIONS - {","} or w in PREPOSITIONS - {"of"} or w in ANIMATE or w in FORMS:
             break
+    if word == "sheep" and not {"a", "one", "lone", "single"} & set(before):
+        return None
     return 2 if word == "couple" else None if plural else 1
 
 
@@ -294,6 +301,7 @@ def is_near_color(color: str, colors: Iterable[str]) -> bool:
     return any(c == color or any({c, color} <= close for close in CLOSE_COLORS) for c in colors)
 
 
-def word_set(text: str) -> set[str]:
+@cache
+def word_set(text: str) -> frozenset[str]:
     """The words of a text of `words.toml`."""
-    return set(text.split())
+    return frozenset(text.split())

@@ -9,6 +9,7 @@ import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -18,6 +19,7 @@ from typing import Any
 from experiments.vqa.parse import (
     CROWDS,
     HUMANS,
+    NOT_THING_AFTER,
     UNCOUNTED,
     WORDS,
     Act,
@@ -25,6 +27,7 @@ from experiments.vqa.parse import (
     acts_of,
     colors_of,
     heads_of,
+    number_of,
     tokens_of,
     word_set,
 )
@@ -37,6 +40,15 @@ PLURAL_NAMES = {
     "girl": "girls",
     "child": "children",
     "dog": "dogs",
+    "cat": "cats",
+    "horse": "horses",
+    "bird": "birds",
+    "cow": "cows",
+    "sheep": "sheep",
+    "elephant": "elephants",
+    "bear": "bears",
+    "zebra": "zebras",
+    "giraffe": "giraffes",
 }
 PLACES = {name: word_set(words) for name, words in WORDS["places"].items()}
 
@@ -51,18 +63,24 @@ class Photo:
     def __post_init__(self) -> None:
         self.tokens = [tokens_of(c) for c in self.captions]
         self.vocabs = [{*t, *(f"{a}_{b}" for a, b in pairwise(t))} for t in self.tokens]
+        self._counts: dict[frozenset[str], int | None] = {}
         self.vocab: set[str] = set().union(*self.vocabs)
         self.heads = [heads_of(t) for t in self.tokens]
         self.acts = [acts_of(t, h) for t, h in zip(self.tokens, self.heads, strict=True)]
         self.colors = [colors_of(t, h) for t, h in zip(self.tokens, self.heads, strict=True)]
 
-    def mentions(self, words: set[str]) -> int:
+    def mentions(self, words: AbstractSet[str]) -> int:
         """Number of captions with one of the words or two-word phrases (a_b)."""
-        return sum(1 for vocab in self.vocabs if vocab & words)
+        return 0 if self.vocab.isdisjoint(words) else sum(not vocab.isdisjoint(words) for vocab in self.vocabs)
 
     def count(self, kinds: Iterable[str]) -> int | None:
         """Number of these kinds: 1 if all captions that name them agree, more if three agree on the maximum."""
-        kinds = set(kinds)
+        kinds = frozenset(kinds)
+        if kinds not in self._counts:
+            self._counts[kinds] = self._count(kinds)
+        return self._counts[kinds]
+
+    def _count(self, kinds: AbstractSet[str]) -> int | None:
         numbers: list[int | None] = []
         for tokens, heads in zip(self.tokens, self.heads, strict=True):
             mine = [h for h in heads if h.kind in kinds]
@@ -72,10 +90,29 @@ class Photo:
             if mine or (human and set(tokens) & CROWDS):
                 vague = any(h.number is None for h in mine) or not mine
                 numbers.append(None if vague else sum(h.number or 0 for h in mine))
+        return self.agreed(numbers)
+
+    def count_things(self, words: AbstractSet[str]) -> int | None:
+        """Number of the things that these words, singular and plural, mean, by the same rule."""
+        if self.vocab.isdisjoint(words):
+            return None
+        numbers: list[int | None] = []
+        for tokens in self.tokens:
+            not_after = NOT_THING_AFTER | words  # jet airplane
+            at = [i for i, word in enumerate(tokens) if word in words and not set(tokens[i + 1 : i + 2]) & not_after]
+            single = [number_of(tokens[max(0, i - 5) : i], tokens[i], _is_plural(tokens[i]), i != at[0]) for i in at]
+            if at:
+                numbers.append(None if None in single else sum(n or 0 for n in single))
+        return self.agreed(numbers)
+
+    def agreed(self, numbers: Sequence[int | None]) -> int | None:
+        """The number on which captions agree that say it; one caption is enough only if the photo has no others."""
         known = Counter(n for n in numbers if n is not None)
         if not known:
             return None
         most, times = known.most_common(1)[0]
+        if len(self.captions) == 1:
+            return most
         if most == 1:
             return 1 if times == len(numbers) > 1 else None
         return most if times > 2 and max(known) == most else None
@@ -116,17 +153,22 @@ class Photo:
 
     def acts_of(self, who: str) -> list[Act]:
         """Acts of the person, animal or group of this name."""
-        return self.acts_by(self.ones.get(who) or self.groups.get(who) or [[]] * len(self.heads))
+        heads = self.ones.get(who) or self.groups.get(who)
+        return self.acts_by(heads) if heads else []
 
     def colors_of(self, thing: str) -> list[tuple[str, ...]]:
         """Colours of a thing in each caption with colours; empty if a caption mentions several such things."""
         by_caption = [[c.colors for c in colors if c.noun == thing] for colors in self.colors]
+        if not any(by_caption):
+            return []
         several = thing + "s" in self.vocab or (thing in WORDS["animals"] and self.count((thing,)) != 1)
         return [] if several or any(len(c) > 1 for c in by_caption) else [c[0] for c in by_caption if c]
 
     def colors_worn(self, who: str, garment: str) -> list[tuple[str, ...]]:
         """Colours of a garment of `who`, if `who` is unique."""
-        captions = zip(self.colors, self.ones.get(who, [[]] * len(self.heads)), strict=True)
+        if who not in self.ones:
+            return []
+        captions = zip(self.colors, self.ones[who], strict=True)
         by_caption = [
             [c.colors for c in colors if c.noun == garment and c.owner in heads] for colors, heads in captions
         ]
@@ -137,10 +179,15 @@ class Photo:
         return [act for acts, mine in zip(self.acts, heads, strict=True) for act in acts if act.head in mine]
 
 
+def _is_plural(word: str) -> bool:
+    return word in ("cattle", "geese") or (word.endswith("s") and word not in ("bus", "glass", "skis"))
+
+
 def absent(photo: Photo, entry: Mapping[str, str], name: str) -> bool:
     """Whether a thing is surely absent: nothing close to it is mentioned, and the words of `only` are."""
-    mentioned = photo.vocab & (word_set(entry.get("yes", name)) | word_set(entry.get("close", "")))
-    return not mentioned and ("only" not in entry or bool(photo.vocab & word_set(entry["only"])))
+    close = (word_set(entry.get("yes", name)), word_set(entry.get("close", "")))
+    mentioned = any(not photo.vocab.isdisjoint(words) for words in close)
+    return not mentioned and ("only" not in entry or not photo.vocab.isdisjoint(word_set(entry["only"])))
 
 
 def read_shards(shards: Sequence[Path], photos: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -86,6 +86,23 @@ def test_a_batch_has_all_answers_with_their_shares(questions: Path) -> None:
     assert batch["answer_ids"].shape[0] == 3 and batch["pixel_values"].shape[0] == 2
 
 
+def test_an_image_with_many_questions_gives_several_samples(questions: Path) -> None:
+    path = questions.with_name("many.jsonl")
+    numbers = {"red": 9, "blue": 1}  # questions of each photo
+    rows = [
+        {"image": f"{name}.png", "question": f"{name} number {i}?", "answer": "yes"}
+        for name, count in numbers.items()
+        for i in range(count)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = task(path, questions_per_image=3).dataset()
+    drawn = [[q.question for q in data[SampleRef(i, 0, i)][1]] for i in range(len(data))]
+    assert [len(asked) for asked in drawn] == [3, 3, 3, 3]
+    once = sorted(text for asked in drawn[:3] for text in asked)
+    assert once == [f"red number {i}?" for i in range(9)]
+    assert drawn[3] == ["blue number 0?"] * 3
+
+
 def test_a_run_learns_its_answers_by_heart(questions: Path, tmp_path: Path) -> None:
     rows = json.loads(questions.read_text())
     sure = questions.with_name("sure.json")

@@ -31,8 +31,9 @@ QuestionSample = tuple[Tensor, list[Question]]
 class TrainingQuestions:
     """Augmented images with questions and their weighted answers.
 
-    per_image 1: every question is a sample, as in the original. More: every image is a sample with that number of its
-    questions, drawn again each epoch (with repetition if it has fewer), so that they share the image's computation.
+    per_image 1: every question is a sample, as in the original. More: a sample is an image with that number of its
+    questions, drawn again each epoch (with repetition if it has fewer), so that they share the image's computation. An
+    image with several times as many questions gives as many samples, which divide its questions among them.
     """
 
     def __init__(self, source: Source, loader: ImageLoader, max_words: int, per_image: int = 1) -> None:
@@ -40,7 +41,8 @@ class TrainingQuestions:
         groups: dict[ImageRef, list[int]] = {}
         for i in range(len(source)) if per_image > 1 else ():
             groups.setdefault(source[i].image, []).append(i)
-        self.groups = list(groups.values()) or [[i] for i in range(len(source))]
+        self.groups = [part for rows in groups.values() for part in divided(rows, per_image)]
+        self.groups = self.groups or [[i] for i in range(len(source))]
 
     def __len__(self) -> int:
         return len(self.groups)
@@ -52,6 +54,12 @@ class TrainingQuestions:
             rows = [rows[order[i % len(rows)]] for i in range(self.per_image)]
         sample = self.source[rows[0]]
         return self.loader(sample, sample.image, ref.seed), [question(self.source[i], self.max_words) for i in rows]
+
+
+def divided(rows: list[int], per_image: int) -> list[list[int]]:
+    """Divide the rows of an image into parts of about `per_image`, at least one."""
+    parts = max(1, round(len(rows) / per_image))
+    return [rows[i::parts] for i in range(parts)]
 
 
 def answered_question(sample: Sample) -> Question:
