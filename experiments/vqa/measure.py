@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from PIL import Image
 
 from blip.checkpoint.load import Loaded, load
 from blip.data.sources import SampleList, open_source
-from blip.eval.base import Row
+from blip.eval.base import Measure, Row
 from blip.eval.run import run
 from blip.eval.statistics import interval
 from blip.eval.vqa import VqaEval
@@ -84,7 +84,7 @@ def measured(loaded: Loaded, source: SampleList, grey: ImageRef, guesses: Guesse
     return results
 
 
-def majority(measures: Any, rows: Sequence[Row], kind: str) -> float:
+def majority(measures: Mapping[str, Measure], rows: Sequence[Row], kind: str) -> float:
     """Accuracy of the most frequent answer of each kind; over all questions the mean of the kinds."""
     kinds = {str(row["kind"]) for row in rows} if kind == "all" else {kind}
     counts = {name: sum(row["kind"] == name for row in rows) for name in kinds}
