@@ -27,9 +27,9 @@ class Guesses:
         known = next(words for words in prefixes(question) if words in self.counts)
         return self.counts[known].most_common(1)[0][0]
 
-    def accuracy(self, asked: Sequence[Row]) -> float:
+    def accuracy(self, questions: Sequence[Row]) -> float:
         """Mean VQA accuracy over rows with `question` and `references`."""
-        return sum(vqa_accuracy(self.answer(row["question"]), row["references"]) for row in asked) / len(asked)
+        return sum(vqa_accuracy(self.answer(row["question"]), row["references"]) for row in questions) / len(questions)
 
 
 def rows(path: Path) -> Iterator[tuple[str, list[str]]]:

@@ -59,7 +59,7 @@ class Form(NamedTuple):
 
 
 def thing_forms() -> Iterator[Form]:
-    """Whether a thing is there, whether the photo is of it, whether there are several, whether somebody wears it."""
+    """Presence of a thing, alone or among several, as the subject of the photo, or worn by a person."""
     for thing, entry in THINGS.items():
         group = entry.get("group", "")
         is_hard = lambda p, g=group: is_near(p, g)  # noqa: E731

@@ -197,7 +197,7 @@ def heads_of(tokens: Sequence[str]) -> list[Head]:
 
 
 def number_of(before: Sequence[str], word: str, plural: bool, again: bool) -> int | None:
-    """How many a noun means, by the words before it; None if several or unknown, 0 if it was named before."""
+    """Number that a noun means, by the words before it; None if several or unknown, 0 if it was named before."""
     for w in reversed(before):
         if w in NUMBERS:
             return NUMBERS[w]

@@ -13,7 +13,7 @@ from experiments.vqa.parse import COLORS
 
 RULES = tomllib.loads((Path(__file__).parent / "daquar.toml").read_text())
 SPELLING: Mapping[str, str] = RULES["spelling"]
-SAID: Mapping[str, Sequence[str]] = RULES["answers"]
+USUAL: Mapping[str, Sequence[str]] = RULES["answers"]
 NUMBER, COLOR = re.compile(r"how many\b"), re.compile(r"\bcolors?\b")
 
 Real = tuple[str, dict[str, int], str, str]  # question, answers with how often, kind, form
@@ -24,7 +24,7 @@ def daquar_questions(sidecar: Mapping[str, Any]) -> Iterator[Real]:
     for row in sidecar["questions"]:
         question = spelt(row["question"])
         parts = [spelt(part) for answer in row["answers"] for part in answer.split(",")]
-        answers = Counter(said for part in dict.fromkeys(parts) if part for said in SAID.get(part, [part]))
+        answers = Counter(word for part in dict.fromkeys(parts) if part for word in USUAL.get(part, [part]))
         kind = "count" if NUMBER.match(question) else "color" if COLOR.search(question) else "what"
         if kind == "color" and len(parts) == 2 and set(parts) <= COLORS:
             answers[f"{parts[0]} and {parts[1]}"] += 2

@@ -1,4 +1,4 @@
-"""VQA v2's questions without photos, each put to photos whose captions speak of the same things.
+"""VQA v2's questions without photos, each put to photos whose captions name the same things.
 
 They teach what people ask and how they answer. A photo fits a question if its captions name all things that the
 question names and do not contradict the answer: they say a word of the answer, or the number, or (yes/no) leave it
@@ -47,7 +47,7 @@ def text_questions(path: Path, photos: Sequence[Photo], copies: int, rng: random
         for word in words:
             by_word[word].add(i)
     with gzip.open(path, "rt") as lines:
-        rows = [found for line in lines for found in vqa_questions(json.loads(line))]
+        rows = [matches for line in lines for matches in vqa_questions(json.loads(line))]
     for row in rows:
         fitting = [photos[i].key for i in fits(row, photos, by_word)]
         for key in rng.sample(fitting, min(copies, len(fitting))) or [GREY]:
@@ -61,16 +61,18 @@ def fits(row: Real, photos: Sequence[Photo], by_word: Mapping[str, set[int]]) ->
     needed = {word for word in needed if len(by_word.get(word, ())) >= FIT}
     if not needed and kind != "other":
         return []
-    found = set(range(len(photos)))
+    matches = set(range(len(photos)))
     for word in needed:
-        found &= by_word[word]
+        matches &= by_word[word]
     if kind == "number":
-        return [i for i in sorted(found) if not contradicted(question, answers, photos[i])]
+        return [i for i in sorted(matches) if not contradicted(question, answers, photos[i])]
     if kind == "other":
         likely = [answer for answer, votes in answers.items() if votes >= MIN_VOTES]
-        said = [[noun(w) for w in tokens_of(answer) if w not in DETERMINERS | PREPOSITIONS] for answer in likely]
-        found &= set().union(*(set.intersection(*(by_word.get(w, set()) for w in ws)) for ws in said if ws))
-    return sorted(found)
+        likely_words = [
+            [noun(w) for w in tokens_of(answer) if w not in DETERMINERS | PREPOSITIONS] for answer in likely
+        ]
+        matches &= set().union(*(set.intersection(*(by_word.get(w, set()) for w in ws)) for ws in likely_words if ws))
+    return sorted(matches)
 
 
 def contradicted(question: str, answers: Mapping[str, int], photo: Photo) -> bool:

@@ -82,7 +82,7 @@ POSTURES = {
 
 
 class Relation(NamedTuple):
-    """A thing, how it is there (sitting, parked, or empty), and where: a preposition and a noun."""
+    """A thing, its state (sitting, parked, or empty), and where: a preposition and a noun."""
 
     subject: str
     name: str
@@ -104,7 +104,7 @@ def thing_questions(photo: Photo) -> Iterator[Found]:
 
 
 def count_questions(photo: Photo) -> Iterator[Found]:
-    """Counts of each thing that the captions count; zero of a thing if another one of its group is there."""
+    """Counts of each thing that the captions count; zero of a thing if the photo has another one of its group."""
     for name, entry in THINGS.items():
         if "plural" not in entry:
             continue
@@ -118,7 +118,7 @@ def count_questions(photo: Photo) -> Iterator[Found]:
 
 
 def kind_questions(photo: Photo) -> Iterator[Found]:
-    """What animal, vehicle or food it is, if the captions name just one; what the picture shows."""
+    """The kind of animal, vehicle or food, if the captions name just one, and the subject of the picture."""
     times: dict[str, dict[str, int]] = {"animal": {}, "vehicle": {}, "food": {}}
     for name, entry in THINGS.items():
         mentioned = photo.mentions(named(name, entry)) if entry.get("group") in times else 0
@@ -134,7 +134,7 @@ def kind_questions(photo: Photo) -> Iterator[Found]:
 
 
 def place_questions(photo: Photo) -> Iterator[Found]:
-    """Which room or place it is, the weather, and what things are made of."""
+    """The room or place, the weather, and the material of things."""
     rooms = named_once(photo, ROOMS)
     yield "what", "room", rooms, ["what room is this?", "what room is shown?", "which room is this?", "where is this?"]
     if not rooms:
@@ -149,19 +149,19 @@ def place_questions(photo: Photo) -> Iterator[Found]:
                 made[after][MATERIALS[word]] += 1
     for thing, answers in made.items():
         texts = [f"what is the {thing} made of?", f"what material is the {thing}?"]
-        yield "what", "made of", answers, texts
+        yield "what", "material", answers, texts
 
 
 def named_once(photo: Photo, names: Mapping[str, str]) -> dict[str, int]:
     """The one of these that the captions name, with the number of captions; empty if none or several."""
-    found = {name: photo.mentions(word_set(words)) for name, words in names.items()}
-    found = {name: times for name, times in found.items() if times}
-    return found if len(found) == 1 else {}
+    named_ones = {name: photo.mentions(word_set(words)) for name, words in names.items()}
+    named_ones = {name: times for name, times in named_ones.items() if times}
+    return named_ones if len(named_ones) == 1 else {}
 
 
 def relation_questions(photo: Photo) -> Iterator[Found]:
-    """Where a thing is, and what is at a place; what is in bowls and on plates."""
-    relations = [found for tokens in photo.tokens for found in relations_of(tokens)]
+    """The place of a thing, the things at a place, and the content of bowls and plates."""
+    relations = [named_ones for tokens in photo.tokens for named_ones in relations_of(tokens)]
     at: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     where: dict[str, Counter[str]] = defaultdict(Counter)
     on: dict[tuple[str, str, str], Counter[str]] = defaultdict(Counter)
@@ -193,7 +193,7 @@ def be(subject: str) -> str:
 
 
 def relations_of(tokens: Sequence[str]) -> Iterator[Relation]:
-    """Where things are, by a caption: only of things that begin a clause, so that it is said of them."""
+    """Places of the things that begin a clause of a caption: the clause is about them."""
     for i, word in enumerate(tokens):
         if word not in PREPOSITIONS or i < 2:
             continue

@@ -1,4 +1,4 @@
-"""Things that photos show: the words that name them, ways to ask for them, and whether captions say they are there."""
+"""Things that photos show: the words that name them, ways to ask for them, and the verdict of captions on them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _plurals(words: str) -> frozenset[str]:
 
 @cache
 def group_words(group: str) -> frozenset[str]:
-    """The words for all things of a group: what a thing is told apart from."""
+    """The words for all things of a group: what a thing is distinguished from."""
     return frozenset(w for thing, e in THINGS.items() if e.get("group") == group for w in named(thing, e))
 
 

@@ -21,9 +21,9 @@ CAT = Photo("cat", ["A cat sitting on a wooden bench next to a red umbrella."])
 ZEBRAS = Photo("zebras", ["Three zebras stand in a field.", "Three zebras eat grass.", "Three zebras near a tree."])
 
 
-def asked(photo: Photo) -> dict[str, dict[str, int]]:
-    found = [*thing_questions(photo), *open_questions(photo)]
-    return {text: dict(answers) for _, _, answers, texts in found for text in texts if answers}
+def answers_to(photo: Photo) -> dict[str, dict[str, int]]:
+    rows_made = [*thing_questions(photo), *open_questions(photo)]
+    return {text: dict(answers) for _, _, answers, texts in rows_made for text in texts if answers}
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def asked(photo: Photo) -> dict[str, dict[str, int]]:
     ],
 )
 def test_captions_answer_a_question(photo: Photo, question: str, answer: str) -> None:
-    answers = asked(photo)[question]
+    answers = answers_to(photo)[question]
     assert max(answers, key=answers.__getitem__) == answer
 
 
@@ -58,8 +58,8 @@ def test_captions_answer_a_question(photo: Photo, question: str, answer: str) ->
         ("Sheep grazing on grass.", "how many sheep are there?"),
     ],
 )
-def test_what_captions_leave_open_is_not_asked(caption: str, question: str) -> None:
-    assert not asked(Photo("", [caption])).get(question)
+def test_what_captions_leave_open_is_left_out(caption: str, question: str) -> None:
+    assert not answers_to(Photo("", [caption])).get(question)
 
 
 def test_every_yes_has_a_no_to_the_same_question() -> None:
@@ -90,14 +90,14 @@ def test_daquar_is_put_in_ordinary_words() -> None:
         {"question": "what is on the bed?", "answers": ["pillow, blanket"]},
         {"question": "what colour is the sofa?", "answers": ["black, white"]},
     ]
-    found = list(daquar_questions({"questions": rows}))
-    assert [question for question, *_ in found[:2]] == ["what is right of refrigerator?", "what is on the bed?"]
-    assert [answers for _, answers, *_ in found] == [
+    rows_made = list(daquar_questions({"questions": rows}))
+    assert [question for question, *_ in rows_made[:2]] == ["what is right of refrigerator?", "what is on the bed?"]
+    assert [answers for _, answers, *_ in rows_made] == [
         {"trash can": 1},
         {"pillow": 1, "blanket": 1},
         {"black": 1, "white": 1, "black and white": 2},
     ]
-    assert [kind for _, _, kind, _ in found] == ["what", "what", "color"]
+    assert [kind for _, _, kind, _ in rows_made] == ["what", "what", "color"]
     assert spelt("How many Excercise balls?") == "how many exercise balls?"
 
 

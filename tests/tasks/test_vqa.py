@@ -86,7 +86,7 @@ def test_a_batch_has_all_answers_with_their_shares(questions: Path) -> None:
     assert batch["answer_ids"].shape[0] == 3 and batch["pixel_values"].shape[0] == 2
 
 
-def test_an_image_with_many_questions_gives_several_samples(questions: Path) -> None:
+def test_an_image_with_many_questions_has_several_samples(questions: Path) -> None:
     path = questions.with_name("many.jsonl")
     numbers = {"red": 9, "blue": 1}  # questions of each photo
     rows = [
@@ -97,8 +97,8 @@ def test_an_image_with_many_questions_gives_several_samples(questions: Path) -> 
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     data = task(path, questions_per_image=3).dataset()
     drawn = [[q.question for q in data[SampleRef(i, 0, i)][1]] for i in range(len(data))]
-    assert [len(asked) for asked in drawn] == [3, 3, 3, 3]
-    once = sorted(text for asked in drawn[:3] for text in asked)
+    assert [len(texts) for texts in drawn] == [3, 3, 3, 3]
+    once = sorted(text for texts in drawn[:3] for text in texts)
     assert once == [f"red number {i}?" for i in range(9)]
     assert drawn[3] == ["blue number 0?"] * 3
 

@@ -33,7 +33,7 @@ class TrainingQuestions:
 
     per_image 1: every question is a sample, as in the original. More: a sample is an image with that number of its
     questions, drawn again each epoch (with repetition if it has fewer), so that they share the image's computation. An
-    image with several times as many questions gives as many samples, which divide its questions among them.
+    image with several times as many questions has as many samples, which divide its questions among them.
     """
 
     def __init__(self, source: Source, loader: ImageLoader, max_words: int, per_image: int = 1) -> None:
