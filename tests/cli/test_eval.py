@@ -287,7 +287,7 @@ def test_errors_are_one_line(blip: Blip, tmp_path: Path) -> None:
 
 
 def test_progress_counts_to_the_limit(blip: Blip, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blip.cli.batch_run.PLAIN_SECONDS", 0)
+    monkeypatch.setattr("blip.cli.output.PLAIN_SECONDS", 0)
     data = lists(tmp_path / "data")["caption"]
     args = ("--device", "cpu", "--bootstrap", "0", "--meteor-spice", "never", "--batch-size", "2")
     result = blip("eval", "caption", "--data", data, "-m", "random-tiny", "--limit", 4, *args)

@@ -169,7 +169,7 @@ def test_two_shards_into_one_file_lose_no_row(blip: Blip, photos: Path, tmp_path
 
 
 def test_eval_counts_what_it_evaluates(blip: Blip, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("blip.cli.batch_run.PLAIN_SECONDS", 0.0)
+    monkeypatch.setattr("blip.cli.output.PLAIN_SECONDS", 0.0)
     flags = ("--metrics", "bleu", "--meteor-spice", "never", "--limit", "2", "--batch-size", "1")
     result = blip("eval", "caption", "--data", texts, *RANDOM, *flags)
     assert result.code == 0 and "2/2 (" in result.err and "/4 (" not in result.err

@@ -18,6 +18,7 @@ class Progress:
         self.total, self.todo, self.show = total, len(todo), show
         self.counts, self.finished = Counts(), 0
         self.shares: dict[str, float] = {}  # of the units in work, by name
+        self.problems: dict[str, str] = {}  # of the units that failed, by name
         self.started = time.monotonic()
 
     def update(self, unit: Unit, counts: Counts, share: float) -> None:
@@ -27,9 +28,11 @@ class Progress:
         if self.show is not None:
             self.show(self.line())
 
-    def finish(self, unit: Unit) -> None:
-        """Count a unit whose file is complete."""
+    def finish(self, unit: Unit, problem: str = "") -> None:
+        """Count a unit whose file is complete, or that failed because of `problem`."""
         self.shares.pop(unit.name, None)
+        if problem:
+            self.problems[unit.name] = problem
         self.finished += 1
 
     def line(self) -> str:

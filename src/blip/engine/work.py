@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from blip.engine.units import Unit
 from blip.io.atomic import atomic_path
+from blip_lite.errors import BlipError, EnvironmentProblem
 
 COUNTERS = ("errors", "texts", "kept")
 
@@ -48,8 +50,8 @@ Tick = Callable[[Counts, float], None]  # called with the counts of each finishe
 class Work(Protocol):
     """Processing of units. Small and picklable until `load` is called, so that it can be sent to a process."""
 
-    def load(self) -> None:
-        """Open models. Called once per process, before `process`."""
+    def load(self, threads: int | None = None) -> None:
+        """Open models that use this number of CPU threads (None: all). Called once per process, before `process`."""
         ...
 
     def process(self, unit: Unit, path: Path, tick: Tick) -> None:
@@ -65,3 +67,20 @@ def complete(work: Work, unit: Unit, target: Path, tick: Tick) -> None:
     """Write the file of a unit: `target` appears when it is complete, or not at all."""
     with atomic_path(target, durable=True) as path:
         work.process(unit, path, tick)
+
+
+def attempt(work: Work, unit: Unit, target: Path, tick: Tick) -> str:
+    """Like `complete`, but return the reason if it fails because of this unit, else "".
+
+    `EnvironmentProblem`, such as a full disk, concerns all units and is raised.
+    """
+    try:
+        complete(work, unit, target, tick)
+    except EnvironmentProblem:
+        raise
+    except BlipError as error:
+        return str(error)
+    except Exception as error:
+        file, line, *_ = traceback.extract_tb(error.__traceback__)[-1]
+        return f"{type(error).__name__}: {' '.join(str(error).split())} ({Path(file).name}, line {line})"
+    return ""
