@@ -43,9 +43,13 @@ class Describer(Protocol):
     """A `Describe` that opens its models itself. Small and picklable until then, to be sent to a process."""
 
     schema: str  # of its records
+    run: o.Run
 
-    def load(self) -> Sequence[Model]:
-        """Open the models; return those that read images, the main one first."""
+    def load(self, threads: int | None = None) -> Sequence[Model]:
+        """Open the models; return those that read images, the main one first.
+
+        threads: number of CPU threads unless --threads is given.
+        """
         ...
 
     def __call__(self, batch: DecodedBatch) -> Sequence[list[Record]]: ...

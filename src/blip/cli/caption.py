@@ -12,6 +12,7 @@ from blip.cli import options as o
 from blip.cli.batch_run import BatchRun
 from blip.cli.batches import Decoded, DecodedBatch, Record
 from blip.cli.commands import DECODING, option
+from blip.cli.engine_options import ShardRun
 from blip.cli.output import plural
 from blip.cli.settings import configurable
 from blip_lite.errors import BadRecord, UsageError
@@ -138,7 +139,7 @@ def caption(
     summary: Annotated[bool, option(help="One caption per video, that of its best-matching frame.")] = False,
     decode: DecodingFlags,
     beside: SidecarFlags,
-    run: o.Run,
+    run: ShardRun,
 ) -> int:
     """Describe images.
 
@@ -146,6 +147,10 @@ def caption(
     """
     decode.check()
     sidecars = beside.sidecars(run)
+    if run.output_folder is not None:
+        if summary or sidecars:
+            raise UsageError(f"--summary or sidecars with -o {run.output}; must be used with a file as output")
+        return _caption_shards(Captioner(flags, decode, run), inputs, run)
     if summary and (sidecars or run.shard):
         raise UsageError("--summary with sidecars or --shard; must be without them, name other videos in other runs")
     listed = run.inputs(inputs)
@@ -168,6 +173,21 @@ def caption(
     return batch_run.run(samples, models, captioner, listed=len(listed))
 
 
+def _caption_shards(captioner: Captioner, inputs: Sequence[str], run: ShardRun) -> int:
+    from blip.cli.shard_run import model_settings, run_shards
+
+    flags = captioner.flags
+    settings = {
+        "model": model_settings(o.model_name(flags.model), run),
+        "itm_model": None if flags.itm_model is None else model_settings(flags.itm_model, run),
+        "num_captions": flags.num_captions,
+        "prompt": flags.prompt,
+        "keep_prompt": flags.keep_prompt,
+        "decoding": vars(captioner.decode),
+    }
+    return run_shards(captioner, inputs, run, settings)
+
+
 @dataclass
 class Captioner:
     """Makes the record of each image, and writes its sidecar."""
@@ -180,9 +200,9 @@ class Captioner:
     paths: Mapping[str, Path] = field(default_factory=dict)  # of sidecars, by key
     schema = "caption/1"
 
-    def load(self) -> Sequence[Model]:
+    def load(self, threads: int | None = None) -> Sequence[Model]:
         """Open the captioner and, if there is one, the model that scores captions."""
-        flags, run = self.flags, self.run
+        flags, run = self.flags, replace(self.run, threads=self.run.threads or threads)
         self.model = run.load(flags.model, needs=["sample" if self.decode.sample else "caption"])
         self.judge: Model | None = None
         if flags.itm_model is not None:

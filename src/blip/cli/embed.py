@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
 from blip.cli.batch_run import BatchRun
 from blip.cli.batches import DecodedBatch, Record
 from blip.cli.commands import OUTPUT, option
+from blip.cli.engine_options import ShardRun
 from blip.cli.output import plural, print_lines
 from blip.cli.settings import configurable
 from blip.cli.texts import read_texts
@@ -46,7 +47,7 @@ class EmbedFlags:
 
 
 @configurable
-def embed(*, inputs: o.Inputs, flags: EmbedFlags, run: o.Run) -> int:
+def embed(*, inputs: o.Inputs, flags: EmbedFlags, run: ShardRun) -> int:
     """Compute vectors of images or texts; compare projected ones by inner product.
 
     Example: blip embed photos/ -o photos.npz
@@ -56,6 +57,8 @@ def embed(*, inputs: o.Inputs, flags: EmbedFlags, run: o.Run) -> int:
         raise UsageError(f"--kind {kind} {'takes no' if lines else 'needs'} texts; they go with text and multimodal")
     if kind == "text" and (inputs or run.from_file or run.resume):
         raise UsageError("--kind text with images or --resume; must be texts alone, written at once")
+    if run.output_folder is not None:
+        return _embed_shards(flags, lines, inputs, run)
     samples = [] if kind == "text" else run.inputs(inputs)
     if kind == "multimodal":
         samples, lines = _broadcast(samples, lines)
@@ -64,10 +67,9 @@ def embed(*, inputs: o.Inputs, flags: EmbedFlags, run: o.Run) -> int:
         print_lines(lines)
     if not batch_run.is_needed(samples, o.model_name(flags.model)):
         return 0
-    embedder = Embedder(flags, run, dict(zip((sample.key for sample in samples), lines, strict=False)))
+    embedder = Embedder(flags, run, texts=dict(zip((sample.key for sample in samples), lines, strict=False)))
     models = embedder.load()
-    if not flags.is_projected:
-        o.note("vectors that are not projected are not comparable by inner product", run.quiet)
+    _note_space(flags, run)
     if kind == "text":
         batch_run.write_all(embedder.embed_texts(lines[i : i + TEXT_BATCH]) for i in range(0, len(lines), TEXT_BATCH))
         return 0
@@ -85,19 +87,43 @@ def _broadcast(samples: list[Sample], lines: list[str]) -> tuple[list[Sample], l
     return samples, lines * len(samples) if len(lines) == 1 else lines
 
 
+def _note_space(flags: EmbedFlags, run: o.Run) -> None:
+    if not flags.is_projected:
+        o.note("vectors that are not projected are not comparable by inner product", run.quiet)
+
+
+def _embed_shards(flags: EmbedFlags, lines: list[str], inputs: Sequence[str], run: ShardRun) -> int:
+    from blip.cli.shard_run import model_settings, run_shards
+
+    if flags.kind == "text" or len(lines) > 1:
+        raise UsageError(f"-o {run.output}; must be used with images, and at most one text for all of them")
+    _note_space(flags, run)
+    settings = {
+        "model": model_settings(o.model_name(flags.model), run),
+        "kind": flags.kind,
+        "text": lines,
+        "projected": flags.is_projected,
+        "tokens": flags.tokens,
+        "vector_dtype": flags.vector_dtype,
+    }
+    return run_shards(Embedder(flags, run, text=next(iter(lines), "")), inputs, run, settings)
+
+
 @dataclass
 class Embedder:
-    """Makes records of vectors. texts: those of images by key, for multimodal vectors."""
+    """Makes records of vectors. texts: those of images by key, for multimodal vectors; text: that of all others."""
 
     flags: EmbedFlags
     run: o.Run
-    texts: Mapping[str, str]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    text: str = ""
     schema = "embedding/1"
 
-    def load(self) -> Sequence[Model]:
+    def load(self, threads: int | None = None) -> Sequence[Model]:
         """Open the model."""
+        run = replace(self.run, threads=self.run.threads or threads)
         needs = "match" if self.flags.is_projected else "image" if self.flags.kind == "image" else "text"
-        self.model = self.run.load(self.flags.model, needs=[needs])
+        self.model = run.load(self.flags.model, needs=[needs])
         return [self.model]
 
     def embed_texts(self, lines: Sequence[str]) -> list[Record]:
@@ -110,7 +136,8 @@ class Embedder:
         if self.flags.kind == "image":
             vectors = self.model.embed_image_batch(images, self.flags.is_projected, tokens=tokens).vectors
         else:
-            vectors = self.model.embed_multimodal(images, [self.texts[key] for key in keys], tokens=tokens).vectors
+            texts = [self.texts.get(key, self.text) for key in keys]
+            vectors = self.model.embed_multimodal(images, texts, tokens=tokens).vectors
         return [[self._record(key, vector)] for key, vector in zip(keys, vectors, strict=True)]
 
     def _record(self, key: str, vector: Any) -> Record:

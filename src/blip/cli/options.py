@@ -283,8 +283,10 @@ class Run(Reading):
 
     group = OUTPUT
     output: Annotated[
-        Path | None,
-        option("-o", "--output", metavar="FILE", help="File, in the format of its ending; - is stdout."),
+        str | None,
+        option(
+            "-o", "--output", metavar="FILE", help="File, in the format of its ending; - is stdout.", complete=tuple
+        ),
     ] = None
     format: Annotated[
         str | None,
@@ -306,7 +308,7 @@ class Run(Reading):
     @property
     def output_file(self) -> Path | None:
         """The file to write; None for standard output, `-`."""
-        return file_or_stdout(self.output)
+        return None if self.output is None else file_or_stdout(Path(self.output))
 
     @property
     def record_format(self) -> str | None:

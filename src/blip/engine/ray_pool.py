@@ -25,7 +25,7 @@ from blip.engine.progress import Progress
 from blip.engine.units import Unit
 from blip.engine.work import Counts, Work, attempt
 from blip.io.extras import require_extras
-from blip_lite.errors import EnvironmentProblem
+from blip_lite.errors import BlipError, EnvironmentProblem
 
 ATTEMPTS = 4  # at a unit whose process is lost
 OBJECT_STORE = 100_000_000  # bytes, of a cluster on this machine; only names and counts pass through it
@@ -69,7 +69,7 @@ def run(
         ).iter_batches(batch_size=None, prefetch_batches=0)
         remaining = dict(enumerate(units))
         for event in _events(ray, events):
-            if isinstance(event.problem, Exception):
+            if isinstance(event.problem, BlipError):
                 raise event.problem
             progress.update(units[event.unit], event.counts, event.share)
             if event.problem is not None:
@@ -80,12 +80,12 @@ def run(
 
 @dataclass(frozen=True)
 class Event:
-    """What a process reports after a batch of a unit. `problem` is set by the last one: "", or why the unit failed."""
+    """Report of a process after a batch of a unit. `problem` is set by the last one: "", or why the unit failed."""
 
     unit: int
     counts: Counts = field(default_factory=Counts)
     share: float = 1.0
-    problem: str | EnvironmentProblem | None = None
+    problem: str | BlipError | None = None
 
 
 def _events(ray: Any, batches: Iterator[Mapping[str, Any]]) -> Iterator[Event]:
@@ -138,7 +138,11 @@ class Worker:
     ) -> None:
         os.chdir(cwd)  # paths may be relative
         self.work, self.units, self.folder, self.attempts = work, units, folder, attempts
-        work.load(threads)
+        self.problem: BlipError | None = None  # that concerns all units
+        try:
+            work.load(threads)
+        except BlipError as error:
+            self.problem = error
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         """Process a unit, and yield an event after each batch of it.
@@ -159,8 +163,9 @@ class Worker:
             queue.put(Event(number, counts, share))
 
         def process() -> None:
+            problem: str | BlipError
             try:
-                problem: str | EnvironmentProblem = attempt(self.work, unit, self.folder.target(unit), tick)
+                problem = self.problem or attempt(self.work, unit, self.folder.target(unit), tick)
             except EnvironmentProblem as error:
                 problem = error
             queue.put(Event(number, problem=problem))
@@ -193,7 +198,7 @@ def cluster(address: str | None) -> Iterator[Any]:
     with _kept_signals(), _muted():
         try:
             ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises many kinds
             reason = " ".join(str(error).split())
             raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
     try:

@@ -22,6 +22,7 @@ class Layout:
     name: str
     columns: tuple[str, ...]
     single: bool = False
+    all_columns: bool = False
 
     def lines(self, records: Iterable[Record]) -> bytes:
         """Return records as stored lines; vectors keep all their bits if the format does."""
@@ -45,7 +46,7 @@ def convert(file: IO[bytes], path: Path, layout: Layout) -> None:
     """Write stored records to `path` in the format of a layout."""
     rows = Rows(file)
     if layout.format == "parquet":
-        table_writer.write_parquet(path, rows, layout.name)
+        table_writer.write_parquet(path, rows, layout.name, all_columns=layout.all_columns)
     elif layout.format in ("csv", "tsv"):
         table_writer.write_table(path, rows, layout.name, "\t" if layout.format == "tsv" else ",")
     elif layout.format in VECTORS.values():

@@ -17,7 +17,7 @@ EXTRAS = {
     "search": ("usearch",),
     "serve": ("async_batcher", "starlette", "uvicorn", "pydantic", "prometheus_client", "python_multipart"),
     "demo": ("gradio", "usearch"),
-    "ray": ("ray",),
+    "ray": ("ray", "pandas", "pyarrow"),
     "onnx": ("onnx", "onnxscript"),
     "docs": ("mkdocs", "material", "mkdocstrings"),
     "notebook": ("nbclient", "ipykernel"),

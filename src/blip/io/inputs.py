@@ -61,7 +61,7 @@ def find_inputs(
     samples = finder.from_args(names)
     if from_file is not None:
         samples = itertools.chain(samples, finder.from_list(finder.read_list(from_file), os.fspath(from_file)))
-    inputs = list(itertools.islice(_with_unique_keys(samples), limit))
+    inputs = list(itertools.islice(with_unique_keys(samples), limit))
     if not inputs:
         raise UsageError(_explain_nothing(names, from_file, finder.options))
     inputs += [_failing(key_of(name), f"no inputs found{readers.explain_empty(name)}") for name in finder.empty]
@@ -93,7 +93,8 @@ def _explain_nothing(names: list[str], from_file: object, options: InputOptions)
     return f"no inputs found in {where}; looked for {' '.join(options.suffixes)}{filters}{hint}"
 
 
-def _with_unique_keys(samples: Iterable[Sample]) -> Iterator[Sample]:
+def with_unique_keys(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """Yield samples; keys that repeat get " (2)" and so on, with a warning."""
     taken: set[str] = set()
     copies: dict[str, int] = {}
     for sample in samples:
@@ -164,32 +165,20 @@ class _Finder:
             if self.options.offline:
                 raise OfflineError(f"{name}: a download is needed but {offline_reason()}")
             yield Sample(key=name, images=(ImageRef(Url(name, timeout=self.options.url_timeout)),))
-        elif os.path.isdir(name):
-            yield from self._from_folder(name)
-        elif readers.is_shard(name):
-            path = Path(name)
-            for result in shard_reader.shard(path, self.columns, self.options.accepts):
-                for sample in _one_image_each(result):
-                    if isinstance(result, Sample):
-                        sample = replace(sample, key=key_of(name + sample.key.removeprefix(path.name)))
-                    yield sample
-        elif readers.is_table(name):
-            for result in readers.table(Path(name), self.columns):
-                for sample in _one_image_each(result):
-                    yield from self._frames(sample)
+        elif os.path.isdir(name) or readers.is_shard(name) or readers.is_table(name):
+            for sample in samples_of(name, self._read(Path(name))):
+                yield from self._frames(sample)
         else:
             yield from self._frames(Sample(key=key_of(name), images=(ImageRef(Path(name)),)))
 
-    def _from_folder(self, name: str) -> Iterator[Sample]:
-        path, prefix = Path(name), key_of(name).rstrip("/")
-        if is_saved(path):
-            results = readers.saved_dataset(path, self.columns)
-        else:
-            results = folder_reader.folder(path, self.columns, self.options, sidecars=False)
-        for result in results:
-            for sample in _one_image_each(result):
-                inside = sample.path is not None and sample.key != sample.where
-                yield from self._frames(replace(sample, key=f"{prefix}/{key_of(sample.key)}") if inside else sample)
+    def _read(self, path: Path) -> Iterator[ReadResult]:
+        if path.is_dir():
+            if is_saved(path):
+                return readers.saved_dataset(path, self.columns)
+            return folder_reader.folder(path, self.columns, self.options, sidecars=False)
+        if readers.is_shard(path.name):
+            return shard_reader.shard(path, self.columns, self.options.accepts)
+        return readers.table(path, self.columns)
 
     def _frames(self, sample: Sample) -> Iterator[Sample]:
         """Yield the sample of an image, or one sample for each frame of a video."""
@@ -201,6 +190,21 @@ class _Finder:
         else:
             for frame in self.options.video(path, key=sample.key):
                 yield replace(sample, key=frame.key, images=frame.images)
+
+
+def samples_of(name: str, results: Iterable[ReadResult]) -> Iterator[Sample]:
+    """Yield a sample for each image of a shard, table or folder `name`, of which a reader has returned the rows.
+
+    Keys start with the name of a shard or folder; those of tables are unchanged.
+    """
+    prefix, is_folder = key_of(name).rstrip("/"), os.path.isdir(name)
+    for result in results:
+        for sample in _one_image_each(result):
+            if is_folder and sample.path is not None and sample.key != sample.where:
+                sample = replace(sample, key=f"{prefix}/{key_of(sample.key)}")
+            elif not is_folder and readers.is_shard(name) and isinstance(result, Sample):
+                sample = replace(sample, key=key_of(name + sample.key.removeprefix(os.path.basename(name))))
+            yield sample
 
 
 def _failing(key: str, reason: str) -> Sample:

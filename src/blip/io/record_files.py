@@ -85,12 +85,14 @@ def open_records(
     per_key: int = 1,
     columns: Sequence[str] | None = None,
     single: bool = False,
+    all_columns: bool = False,
 ) -> RecordWriter:
     """Return a writer to `path`, by default to `stream` (standard output).
 
     schema: "caption/1" and so on. resume: keep the good records of an unfinished file (see `.done`); keys with an error
     or fewer than `per_key` records are dropped and redone; at the end records are sorted by `order` of keys.
     columns: those of the text format. single: there is one input, and the text format is its last column only.
+    all_columns: Parquet files have the columns that no record uses as well, so that several have the same ones.
     Call `must_write` first: a file that is to be skipped raises `UsageError` here.
     """
     name = schema.removesuffix("/1")
@@ -99,7 +101,8 @@ def open_records(
         raise UsageError(f"{path} exists and is to be skipped")
     if file_format == "parquet":
         table_writer.require_pyarrow()
-    layout = convert_records.Layout(file_format, name, tuple(columns or COLUMNS.get(name, ("key", "text"))), single)
+    text_columns = tuple(columns or COLUMNS.get(name, ("key", "text")))
+    layout = convert_records.Layout(file_format, name, text_columns, single, all_columns)
     if path is None or is_device(path):
         if file_format in ("text", "jsonl"):
             return _Streamed(path, stream, layout)

@@ -35,11 +35,19 @@ def write_table(path: Path, rows: Rows, name: str, delimiter: str) -> None:
         writer.writerows([_cell(row.get(key)) for key in names] for row in rows)
 
 
-def write_parquet(path: Path, rows: Rows, name: str) -> None:
-    """Write records as Parquet; a `vector` column of one length is a fixed-size float32 list. Iterates `rows` often."""
+def write_parquet(path: Path, rows: Rows, name: str, *, all_columns: bool = False) -> None:
+    """Write records as Parquet; a `vector` column of one length is a fixed-size float32 list. Iterates `rows` often.
+
+    all_columns: those of the record `name` that no row uses are written too.
+    """
     pyarrow = require_pyarrow()
     names = columns(rows, name) or schemas.fields(name)[:-1]
     schema = parquet_schema(rows)
+    if all_columns:
+        known = record_schema(name)
+        schema = pyarrow.unify_schemas([known, schema], promote_options="permissive")
+        names = [key for key in (*schemas.fields(name), *schema.names) if key in schema.names]
+        names = list(dict.fromkeys(names))
     schema = pyarrow.schema([schema.field(key) if key in schema.names else (key, pyarrow.string()) for key in names])
     lengths = {len(row["vector"]) for row in rows if "vector" in row}
     if len(lengths) == 1 and pyarrow.types.is_floating(schema.field("vector").type.value_type):
@@ -56,6 +64,28 @@ def parquet_schema(rows: Rows) -> Any:  # Any: pyarrow has no types
         return (
             pyarrow.unify_schemas(chunk_schemas, promote_options="permissive") if chunk_schemas else pyarrow.schema([])
         )
+
+
+def record_schema(name: str) -> Any:  # Any: pyarrow has no types
+    """Return the columns of a record with their types, without objects whose fields vary."""
+    pyarrow = require_pyarrow()
+    result, error = schemas.schema(name)["oneOf"]
+    properties = {**result["properties"], "error": error["properties"]["error"]}
+    types = {key: _arrow_type(pyarrow, value) for key, value in properties.items()}
+    return pyarrow.schema([(key, kind) for key, kind in types.items() if kind is not None])
+
+
+def _arrow_type(pyarrow: Any, schema: schemas.Schema) -> Any:
+    """Return the Arrow type of values of a JSON Schema; None if it depends on the values."""
+    kind = "string" if "const" in schema or "enum" in schema else schema.get("type")
+    if kind == "array":
+        item = _arrow_type(pyarrow, schema["items"]) if "items" in schema else None
+        return None if item is None else pyarrow.list_(item)
+    if kind == "object":
+        fields = {key: _arrow_type(pyarrow, value) for key, value in schema.get("properties", {}).items()}
+        return pyarrow.struct(list(fields.items())) if fields and None not in fields.values() else None
+    names = {"string": "string", "number": "double", "integer": "int64", "boolean": "bool"}
+    return pyarrow.type_for_alias(names[kind]) if isinstance(kind, str) and kind in names else None
 
 
 def write_parquet_rows(path: Path, rows: Rows, schema: Any, chunk: int = CHUNK) -> None:  # Any: pyarrow has no types
