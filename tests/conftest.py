@@ -19,6 +19,7 @@ INTEGRATION = (
     "tests/cli/test_backends.py",
     "tests/cli/test_export.py",
     "tests/cli/test_serve.py",
+    "tests/cli/test_shard_kill.py",
     "tests/cli/test_train.py",
     "tests/experiments/",
     "tests/tasks/test_distributed.py",

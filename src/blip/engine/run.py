@@ -20,7 +20,7 @@ EngineName = Literal["local", "ray"]
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """Where units are processed: in this process, or by processes on a Ray cluster.
+    """Place where units are processed: this process, or processes on a Ray cluster.
 
     The other fields are for `ray`, see `ray_pool.run`.
     """
