@@ -53,7 +53,7 @@ def test_records_are_those_of_one_file(blip: Blip, shards: Path, verb: tuple[str
     assert blip(*verb, *data, *RANDOM, "-o", "all.jsonl").code == 1
     result = blip(*verb, *data, *RANDOM, "-o", "out/", "--rows-per-shard", "2")
     assert result.code == 1
-    assert "4 shards, 7 images, 6 done, 1 failed, " in result.err and "1 image: truncated" in result.err
+    assert "4 shards, 7 images, 6 done, 1 failed, " in result.err and "1 failed: truncated" in result.err
     names = ("0", "1", "table-000000000", "table-000000002")
     assert set(files(shards / "out")) == {*(f"{name}.parquet" for name in names), "settings.json", "units.jsonl"}
     expected = [json.loads(line) for line in (shards / "all.jsonl").read_text().splitlines()]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -16,11 +16,11 @@ from blip.capfilt.score_file import check_copy_columns
 from blip.capfilt.texts import Captions
 from blip.checkpoint.digest import weights_sha256
 from blip.data.known_datasets import resolve_all
-from blip.engine import local
 from blip.engine.folder import OutputFolder
-from blip.engine.progress import Progress, Show
-from blip.engine.units import ROWS, list_units
-from blip.engine.work import Counts
+from blip.engine.progress import Show
+from blip.engine.run import Engine, EngineName, Summary
+from blip.engine.run import run as run_units
+from blip.engine.units import ROWS
 from blip.io.columns import Columns
 from blip_lite.checks import check_int
 from blip_lite.decoding import Decoding, Nucleus
@@ -28,20 +28,6 @@ from blip_lite.errors import UsageError
 from blip_lite.image import MAX_PIXELS
 
 Spec = str | os.PathLike[str]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Result of a run: the counts of all its shards, those of earlier runs included, and the number of shards."""
-
-    counts: Counts
-    shards: int
-    written: int  # by this run
-
-    @property
-    def failed(self) -> int:
-        """Number of images and rows without scores."""
-        return sum(self.counts.errors.values())
 
 
 def run(
@@ -64,6 +50,9 @@ def run(
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
     workers: int | None = None,
+    engine: EngineName = "local",
+    actors: int = 1,
+    ray_address: str | None = None,
     progress: Show | None = None,
     **options: Unpack[LoadOptions],
 ) -> Summary:
@@ -78,6 +67,8 @@ def run(
         decoding: how captions are generated, `captions` of them; None = `Nucleus()`, sampling with top_p 0.9.
         seed: sampling depends on this and the image's key alone.
         copy_columns: columns of the data that the score rows repeat.
+        engine: "local" works in this process, "ray" in a pool of processes on a Ray cluster.
+        actors, ray_address: of "ray", see `blip.engine.ray_pool.run`.
         progress: receives a line after each batch.
         options: of `blip.load`: device, dtype, threads, image_size, compile, offline.
 
@@ -101,16 +92,16 @@ def run(
         workers=workers or cores(),
         options=options,
     )
-    folder = output_folder(Path(output))
-    with folder.locked():
-        folder.check_settings(_settings(work, rows_per_shard))
-        units = folder.assign(list_units(names, columns, rows_per_shard))
-        todo = [unit for unit in units if not folder.is_done(unit)]
-        local.run(work, todo, folder, Progress(len(units), todo, progress))
-        counts = Counts()
-        for unit in units:
-            counts.add(work.counts(folder.target(unit)))
-    return Summary(counts, len(units), len(todo))
+    return run_units(
+        work,
+        names,
+        columns,
+        output_folder(Path(output)),
+        _settings(work, rows_per_shard),
+        rows=rows_per_shard,
+        engine=Engine(name=engine, actors=actors, address=ray_address, device=options.get("device", "auto")),
+        show=progress,
+    )
 
 
 def output_folder(path: Path) -> OutputFolder:

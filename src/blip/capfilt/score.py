@@ -59,15 +59,17 @@ class CaptionAndScore:
     options: LoadOptions
     models: CaptionFilter | None = field(default=None, init=False, repr=False)
 
-    def load(self) -> None:
-        """Open the models; one that serves as both is opened once."""
+    def load(self, threads: int | None = None) -> None:
+        """Open the models; one that serves as both is opened once. threads: unless the options have a number."""
         from blip.capfilt.models import CaptionFilter
 
-        judge = load(self.filter, **self.options)
+        options = LoadOptions(**self.options)
+        options["threads"] = options.get("threads") or threads
+        judge = load(self.filter, **options)
         judge.require("match")
         captioner = None
         if self.captioner is not None:
-            captioner = judge if self.captioner == self.filter else load(self.captioner, **self.options)
+            captioner = judge if self.captioner == self.filter else load(self.captioner, **options)
             captioner.require("caption")
         self.models = CaptionFilter(captioner, judge)
 

@@ -11,6 +11,7 @@ from blip.cli.capfilt_select import report as report_selection
 from blip.cli.capfilt_select import select
 from blip.cli.commands import BareGroup, argument, command
 from blip.cli.datasets import SourceFlags
+from blip.cli.engine_options import EngineFlags
 from blip.cli.output import print_table
 
 
@@ -21,12 +22,13 @@ def everything(
     caption: CaptionFlags,
     source: SourceFlags,
     output: Output,
+    shards: EngineFlags,
     scoring: ScoringFlags,
 ) -> int:
     """Turn noisy image-text data into a better training set: run and select with their defaults."""
     from blip import capfilt
 
-    code = run(data=data, models=models, caption=caption, source=source, output=output, scoring=scoring)
+    code = run(data=data, models=models, caption=caption, source=source, output=output, shards=shards, scoring=scoring)
     selected = capfilt.select([output], overwrite=True, on_failure=lambda error: o.note(str(error)))
     return max(code, report_selection(selected, scoring.quiet))
 

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 from blip.cli import options as o
 from blip.cli.commands import COLUMNS, DECODING, INPUT, OUTPUT, argument, option
 from blip.cli.datasets import SourceFlags
+from blip.cli.engine_options import EngineFlags
 from blip.cli.output import StatusLine, plural
 from blip_lite.errors import UsageError
 
 if TYPE_CHECKING:
     from blip.engine.work import Counts
     from blip_lite.decoding import Decoding
-
-REASONS = 10  # shown of a run's failures
 
 Data = Annotated[
     tuple[str, ...],
@@ -85,7 +84,6 @@ class ScoringFlags(o.Device):
     copy_column: Annotated[
         tuple[str, ...], option(group=COLUMNS, help="Column to repeat in the scores (repeatable).")
     ] = ()
-    rows_per_shard: Annotated[int, option(min=1, help="Rows of a table or folder per score file.")] = 10_000
     max_megapixels: o.MaxMegapixels = 200.0
     workers: Annotated[int | None, option(min=1, help="Threads that read images.", default="the cores")] = None
     batch_size: o.BatchSize = None
@@ -99,6 +97,7 @@ def run(
     caption: CaptionFlags,
     source: SourceFlags,
     output: Output,
+    shards: EngineFlags,
     scoring: ScoringFlags,
 ) -> int:
     """Caption every image and score its texts, without decisions: one Parquet file per shard.
@@ -107,7 +106,9 @@ def run(
     reason; the exit code is then 1.
     """
     from blip import capfilt
+    from blip.cli.shard_run import failures
 
+    shards.check_engine()
     if scoring.max_megapixels <= 0:
         raise UsageError(f"--max-megapixels {scoring.max_megapixels:g}; must be more than 0")
     for name in (models.captioner, models.filter):
@@ -129,7 +130,10 @@ def run(
             key_column=source.key_column,
             human_column=scoring.human_column,
             copy_columns=scoring.copy_column,
-            rows_per_shard=scoring.rows_per_shard,
+            rows_per_shard=shards.rows_per_shard,
+            engine=shards.engine,
+            actors=shards.actors or 1,
+            ray_address=shards.ray_address,
             max_pixels=int(scoring.max_megapixels * 1e6),
             batch_size=scoring.batch_size,
             workers=scoring.workers,
@@ -141,12 +145,13 @@ def run(
         )
     finally:
         line.clear()
-    shards = f"{plural(summary.shards, 'shard')} done ({summary.written:,} by this run)"
-    o.note(f"{shards}, {_describe(summary.counts)}", scoring.quiet)
-    _note_failures(summary.counts)
+    done = f"{plural(summary.shards - len(summary.problems), 'shard')} done ({summary.written:,} by this run)"
+    o.note(f"{done}, {_describe(summary.counts)}", scoring.quiet)
+    for text in failures(summary):
+        o.note(text)
     if scoring.human_column is not None and not summary.counts.texts["human"]:
         o.note(f"column '{scoring.human_column}' is true in no row, so all texts were scored", scoring.quiet)
-    return 1 if summary.failed else 0
+    return 1 if summary.failed or summary.problems else 0
 
 
 def _describe(counts: Counts) -> str:
@@ -155,10 +160,3 @@ def _describe(counts: Counts) -> str:
     kept = f", kept at 0.5: {counts.kept_shares()}" if counts.kept else ""
     failed = f"{sum(counts.errors.values()):,} failed"
     return f"{plural(counts.images, 'image')}, {texts or 'no'} texts{kept}, {failed}"
-
-
-def _note_failures(counts: Counts) -> None:
-    for reason, number in counts.errors.most_common(REASONS):
-        o.note(f"{number:,} failed: {reason}")
-    if len(counts.errors) > REASONS:
-        o.note(f"{plural(len(counts.errors) - REASONS, 'other reason')}; 'blip capfilt status' lists all")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from blip.cli import options as o
 from blip.cli.commands import OUTPUT, option
 from blip_lite.errors import UsageError
-
-if TYPE_CHECKING:
-    from blip.engine.run import Engine
 
 
 @dataclass(kw_only=True)
@@ -32,14 +29,10 @@ class EngineFlags:
     ] = None
     rows_per_shard: Annotated[int, option(min=1, help="Rows of a table, or images of a folder, per shard.")] = 10_000
 
-    def on(self, device: str) -> Engine:
-        """Return the engine for models on a device. Raises `UsageError`."""
-        from blip.engine.run import Engine
-
+    def check_engine(self) -> None:
+        """Raise `UsageError` for flags that the engine does not have."""
         if self.engine == "local" and (self.actors is not None or self.ray_address is not None):
             raise UsageError("--actors and --ray-address; must be used with --engine ray")
-        gpu = device == "auto" or device.startswith("cuda")
-        return Engine(name=self.engine, actors=self.actors or 1, gpu=gpu, address=self.ray_address)
 
 
 @dataclass(kw_only=True)

@@ -15,10 +15,9 @@ from blip.checkpoint.digest import weights_sha256
 from blip.cli import options as o
 from blip.cli.batches import Describer, describe_all
 from blip.cli.engine_options import ShardRun
-from blip.cli.output import plural, print_lines
-from blip.cli.progress import StatusLine
+from blip.cli.output import StatusLine, plural, print_lines
 from blip.engine.folder import OutputFolder
-from blip.engine.run import Summary
+from blip.engine.run import Engine, Summary
 from blip.engine.run import run as run_units
 from blip.engine.units import Unit, list_units, read
 from blip.engine.work import Counts, Tick
@@ -75,7 +74,7 @@ def run_shards(describer: Describer, names: Sequence[str], run: ShardRun, settin
         OutputFolder(output, output),
         settings,
         rows=run.rows_per_shard,
-        engine=run.on(run.device),
+        engine=Engine(name=run.engine, actors=run.actors or 1, device=run.device, address=run.ray_address),
         show=status.show,
     )
     status.clear()
@@ -87,6 +86,7 @@ def run_shards(describer: Describer, names: Sequence[str], run: ShardRun, settin
 
 def _check(run: ShardRun, output: Path) -> None:
     """Raise `UsageError` for flags that a folder as output does not support."""
+    run.check_engine()
     require_folder(output)
     table_writer.require_pyarrow()
     if record_format(None, run.format) not in ("text", "parquet") or run.format == "text":
@@ -156,6 +156,6 @@ def failures(summary: Summary) -> list[str]:
     reasons = Counter[str]()
     for reason, count in summary.counts.errors.items():
         reasons[re.sub(r"\d[\d,.]*", "N", reason)] += count  # sizes differ
-    lines += [f"{plural(count, 'image')}: {reason}" for reason, count in reasons.most_common(REASONS)]
+    lines += [f"{count:,} failed: {reason}" for reason, count in reasons.most_common(REASONS)]
     others = len(reasons) - REASONS
     return lines + ([f"and {plural(others, 'other reason')}"] if others > 0 else [])

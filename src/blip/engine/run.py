@@ -22,12 +22,12 @@ EngineName = Literal["local", "ray"]
 class Engine:
     """Place where units are processed: this process, or processes on a Ray cluster.
 
-    The other fields are for `ray`, see `ray_pool.run`.
+    The other fields are for `ray`, see `ray_pool.run`. device: of the models.
     """
 
     name: EngineName = "local"
     actors: int = 1
-    gpu: bool = True
+    device: str = "auto"
     address: str | None = None
 
     def __post_init__(self) -> None:
@@ -78,7 +78,8 @@ def run(
         if engine.name == "local":
             local.run(work, todo, folder, progress)
         else:
-            ray_pool.run(work, todo, folder, progress, actors=engine.actors, gpu=engine.gpu, address=engine.address)
+            gpu = engine.device == "auto" or engine.device.startswith("cuda")
+            ray_pool.run(work, todo, folder, progress, actors=engine.actors, gpu=gpu, address=engine.address)
         counts = Counts()
         for unit in units:
             if folder.is_done(unit):
