@@ -67,6 +67,7 @@ VALUES: Values = {
     "tiny-reliability": tiny.reliability,
     "tiny-classes": tiny.classes,
     "tiny-measurements": tiny.measurements,
+    "first-weights": tiny.first_weights,
     "tiny-cider": partial(tiny.number, "{:.3f}", f"captions/{tiny.FLICKR}/cider"),
     "tiny-coco-cider": partial(tiny.number, "{:.3f}", f"captions/{tiny.COCO}/cider"),
     "tiny-named": partial(tiny.number, "{:.0%}", "objects/names_a_boxed_object"),

@@ -190,5 +190,10 @@ def measurements() -> str:
     return table(("measure", "`tiny`", "command"), *rows)
 
 
+def first_weights() -> str:
+    """A note for measurements of the first `tiny` that were not repeated; empty while these are its weights."""
+    return "" if results()["weights"] == first()["weights"] else "Measured with the first `tiny`."
+
+
 def number(form: str, path: str) -> str:
     return percent(shown(results(), form, path))
