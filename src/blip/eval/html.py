@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from blip.eval.base import Report, Row
-from blip.io.paths import VIDEO_EXTENSIONS
+from blip.io.html_page import document, picture
 from blip.io.samples import ImageRef
 from blip.metrics.formatting import format_number
-from blip_lite.errors import BlipError
 
 EXAMPLES = 12  # worst ones, and as many best ones
 RETRIEVED = 3  # items shown for a query
-SIDE = 240  # of an image, in pixels
 COUNTS = {  # fields of the metrics
     "failed": "rows could not be read",
     "missing": "ids of the data have no prediction",
@@ -24,30 +20,13 @@ COUNTS = {  # fields of the metrics
     "repeated": "ids have several predictions",
 }
 
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8882 }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 1080px; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse }
-td, th { padding: .3rem .9rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line) }
-td.n { text-align: right; font-variant-numeric: tabular-nums }
-.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); gap: 1rem }
-.card { background: var(--soft); border-radius: 8px; overflow: hidden; padding-bottom: .6rem }
-.card img { display: block; width: 100%; height: 180px; object-fit: contain; background: #0002 }
-.pair { display: flex } .pair img { width: 50% }
-.card p { margin: .4rem .8rem 0; overflow-wrap: anywhere } .small { font-size: 13px; opacity: .75 }
-"""
-
 
 def page(report: Report, metrics: Mapping[str, Any]) -> str:
     """Return the page. metrics: content of `metrics.json`."""
     title = f"{metrics['task']} of {metrics['model']}"
     split = f", split {metrics['split']}" if "split" in metrics else ""
     about = f"{metrics['n']} examples of {metrics['data']}{split}, {metrics['seconds']:.0f} s"
-    return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
-        f"<h1>{escape(title)}</h1><p>{escape(about)}</p>{_metrics_table(metrics)}{_examples(report)}</html>\n"
-    )
+    return document(title, f"<p>{escape(about)}</p>{_metrics_table(metrics)}{_examples(report)}")
 
 
 def _metrics_table(metrics: Mapping[str, Any]) -> str:
@@ -97,7 +76,7 @@ def _cards(title: str, report: Report, chosen: Sequence[int]) -> str:
 
 
 def _card(row: Row, images: Sequence[ImageRef]) -> str:
-    pictures = "".join(_picture(ref) for ref in images)
+    pictures = "".join(picture(ref) for ref in images)
     text = row.get("question") or row.get("sentence") or row.get("text") or ""
     lines = [f"<p>{escape(str(text))}</p>"] if text else []
     if "prediction" in row:
@@ -112,23 +91,6 @@ def _card(row: Row, images: Sequence[ImageRef]) -> str:
     lines.append(f"<p class=small>{escape(row['key'])}: {escape(direction + rank + scores)}</p>")
     shape = " pair" if len(images) > 1 else ""
     return f'<div class=card><div class="pictures{shape}">{pictures}</div>{"".join(lines)}</div>'
-
-
-def _picture(ref: ImageRef) -> str:
-    """Inline image, or a note if it cannot be read."""
-    try:
-        if ref.path is not None and ref.path.suffix.lower() in VIDEO_EXTENSIONS:
-            from blip.io.video import read_frames
-
-            image = read_frames(ref.path, 1)[0]
-        else:
-            image = ref.read(key="image")
-    except BlipError as error:
-        return f"<p class=small>no image: {escape(str(error))}</p>"
-    image.thumbnail((SIDE * 2, SIDE * 2))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
-    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
 
 
 def _retrieved(row: Row) -> list[str]:
