@@ -21,7 +21,7 @@ class Database:
     """
 
     def __init__(self, folder: Path, files: Sequence[Path], *, memory: str, threads: int | None = None) -> None:
-        require_extras("selecting", "capfilt")
+        require_extras("reading scores", "capfilt")
         import duckdb
 
         self.files = [str(file) for file in files]

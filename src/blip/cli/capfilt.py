@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from blip.cli import options as o
+from blip.cli.capfilt_report import note_page, report
 from blip.cli.capfilt_run import CaptionFlags, Data, ModelFlags, Output, ScoringFlags, run
 from blip.cli.capfilt_select import report as report_selection
 from blip.cli.capfilt_select import select
@@ -25,10 +26,13 @@ def everything(
     shards: EngineFlags,
     scoring: ScoringFlags,
 ) -> int:
-    """Turn noisy image-text data into a better training set: run and select with their defaults."""
+    """Turn noisy image-text data into a better training set: run, select and report with their defaults."""
     from blip import capfilt
+    from blip.capfilt.report.write import PAGE
 
     code = run(data=data, models=models, caption=caption, source=source, output=output, shards=shards, scoring=scoring)
+    capfilt.report(output)  # before select, which fails if no text passes
+    note_page(output / PAGE, scoring.quiet)
     selected = capfilt.select([output], overwrite=True, on_failure=lambda error: o.note(str(error)))
     return max(code, report_selection(selected, scoring.quiet))
 
@@ -65,5 +69,5 @@ def status(
 
 
 capfilt = BareGroup(command(everything, "capfilt"))
-for function in (run, select, status):
+for function in (run, select, report, status):
     capfilt.add_command(command(function))

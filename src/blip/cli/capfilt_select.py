@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from blip.cli import options as o
-from blip.cli.commands import DEVICE, OUTPUT, argument, option
+from blip.cli.capfilt_options import DatabaseOptions, Folders, Thresholds
+from blip.cli.commands import OUTPUT, option
 from blip.cli.output import plural, print_table
 
 if TYPE_CHECKING:
@@ -18,17 +19,8 @@ Format = Literal["tar", "json", "jsonl", "parquet"]
 
 def select(
     *,
-    scores: Annotated[tuple[Path, ...], argument("OUT...", help="Folders that 'blip capfilt run' has written.")],
-    threshold: Annotated[
-        str, option(metavar="X", help="Lowest score of a text that is kept, or the share of the best, such as 30%.")
-    ] = "0.5",
-    threshold_web: Annotated[
-        str | None, option(metavar="X", help="Threshold of web texts.", default="--threshold")
-    ] = None,
-    threshold_synthetic: Annotated[
-        str | None, option(metavar="X", help="Threshold of synthetic texts.", default="--threshold")
-    ] = None,
-    score: Annotated[Literal["itm", "itc"], option(help="Score to select by: itm or itc.")] = "itm",
+    scores: Folders,
+    thresholds: Thresholds,
     where: Annotated[
         str | None, option(metavar="SQL", help="Condition on the columns, e.g. 'itc > 0.3 and width >= 256'.")
     ] = None,
@@ -48,10 +40,7 @@ def select(
     ] = "tar",
     shard_size: Annotated[int, option(min=1, group=OUTPUT, help="Images per tar shard.")] = 10_000,
     overwrite: o.Overwrite = False,
-    memory: Annotated[
-        str, option(metavar="SIZE", group=DEVICE, help="Memory limit of the database; the rest is kept on disk.")
-    ] = "2GB",
-    threads: o.Threads = None,
+    database: DatabaseOptions,
     quiet: o.Quiet = False,
 ) -> int:
     """Select pairs by their scores, without a model: tar shards or a table, and selection.json with all counts.
@@ -64,10 +53,8 @@ def select(
     selected = capfilt.select(
         scores,
         output,
-        threshold=threshold,
-        threshold_web=threshold_web,
-        threshold_synthetic=threshold_synthetic,
-        score=score,
+        **vars(thresholds),
+        **vars(database),
         where=where,
         keep=keep,
         drop_duplicates=_names(drop_duplicates),
@@ -76,8 +63,6 @@ def select(
         seed=seed,
         format=format,
         shard_size=shard_size,
-        memory=memory,
-        threads=threads,
         overwrite=overwrite,
         on_failure=lambda error: o.note(str(error)),
     )
