@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.expected import caption_of
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LITE_PYPROJECT = tomllib.loads((ROOT / "lite" / "pyproject.toml").read_text(encoding="utf-8"))
@@ -127,7 +129,7 @@ def test_the_copied_files_install_a_package_that_captions(tmp_path: Path) -> Non
         check=True,
     )
     where, caption = done.stdout.splitlines()
-    assert where.startswith(str(tmp_path / "installed")) and caption.startswith("a cat")
+    assert where.startswith(str(tmp_path / "installed")) and caption == caption_of("chelsea.png")
 
 
 # Cog -----------------------------------------------------------------------------------------------------------------
