@@ -56,14 +56,15 @@ class Reading:
         columns = replace(self.columns, url_reason=URL_REASON)
         images: dict[str, Any] = {}  # by key
         current: Item | None = None
+        last: Item | None = None  # the first row of `current`, under the key that the data give it
         for result in units.read(unit, columns):
             item = self._bad(unit, result) if isinstance(result, BadRecord) else self._item(unit, result)
-            if current is not None and _same_image(current, item):
+            if current is not None and last is not None and _same_image(last, item):
                 current = replace(current, texts=current.texts + item.texts, copies=current.copies + item.copies)
                 continue
             if current is not None:
                 yield current
-            current = _with_unique_key(item, images)
+            current, last = _with_unique_key(item, images), item
         if current is not None:
             yield current
 
@@ -102,14 +103,8 @@ def _row(unit: Unit, where: str) -> int | None:
     return int(number) if number.isdigit() and number != where else None
 
 
-def _same_image(current: Item, item: Item) -> bool:
-    return (
-        item.error is None
-        and current.error is None
-        and item.image == current.image
-        and item.is_human == current.is_human
-        and item.key == current.key
-    )
+def _same_image(a: Item, b: Item) -> bool:
+    return a.error is b.error is None and (a.key, a.image, a.is_human) == (b.key, b.image, b.is_human)
 
 
 def _with_unique_key(item: Item, images: dict[str, Any]) -> Item:
