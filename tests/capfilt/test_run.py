@@ -13,6 +13,7 @@ from PIL import Image
 import blip
 from blip import capfilt
 from blip.capfilt.record import COLUMNS
+from blip.engine.run import Summary
 from blip_lite.decoding import Beam, Nucleus
 from blip_lite.errors import UsageError
 from tests.data.test_sources import png, tar_sample, write_tar
@@ -28,7 +29,7 @@ def scores(output: Path, name: str = "*") -> Rows:
     ]
 
 
-def run(data: Any, output: Path, **options: Any) -> capfilt.Summary:
+def run(data: Any, output: Path, **options: Any) -> Summary:
     return capfilt.run(data, output, **{**MODELS, **options})
 
 
@@ -214,9 +215,8 @@ def test_bad_data_are_rows_with_their_reason_and_the_rest_continues(tmp_path: Pa
         "t.jsonl:4": "not",
     }, errors
     assert "--fetch downloads it" in errors["https://a.example/b.jpg"]
-    assert {row["key"] for row in rows if not row["error"]} == {
-        f"{t}.tar/g{i}" for t in ("mixed", "cut") for i in (0, 1)
-    }
+    good = {row["key"] for row in rows if not row["error"]}
+    assert good == {"mixed.tar/g0", "mixed.tar/g1", "cut.tar/g0"}
     assert all(row["kind"] is row["text"] is row["itm"] is row["sha256"] is None for row in rows if row["error"])
     assert summary.failed == len(errors) and summary.counts.images == len(errors) + 3
 
@@ -237,9 +237,7 @@ def test_shards_that_are_done_are_skipped_without_loading_models(
     monkeypatch.setattr("blip.capfilt.score.load", None)
     summary = run(shard, tmp_path / "out", batch_size=3)
     assert (summary.shards, summary.written, summary.counts.images) == (1, 0, 5)
-    with pytest.raises(
-        UsageError, match=r"out: made with captioner 'random-tiny' \(.{12}\), not 'tiny' \(.{12}\); choose"
-    ):
+    with pytest.raises(UsageError, match=r"out: made with captioner 'random-tiny' \(.{12}\), not 'tiny' \(.{12}\);"):
         run(shard, tmp_path / "out", captioner="tiny")
     with pytest.raises(UsageError, match=r"made with decoding.top_p 0.9, not 0.5"):
         run(shard, tmp_path / "out", decoding=Nucleus(top_p=0.5))

@@ -112,6 +112,20 @@ def test_bad_rows_keep_their_key(tmp_path: Path) -> None:
         first.read()
 
 
+@pytest.mark.parametrize("damage", ["truncated", "zeroed name"])
+def test_a_damaged_header_is_not_the_end_of_a_shard(tmp_path: Path, damage: str) -> None:
+    path = write_tar(tmp_path / "s.tar", [(f"{i}.png", png(i)) for i in range(5)])
+    data = bytearray(path.read_bytes())
+    if damage == "truncated":
+        del data[2 * 1024 + 100 :]
+    else:
+        data[2 * 1024 : 2 * 1024 + 100] = bytes(100)  # of the third member; its checksum is then wrong
+    path.write_bytes(data)
+    *good, bad = results(path)
+    assert [sample.key for sample in good if isinstance(sample, Sample)] == ["s.tar/0"]
+    assert isinstance(bad, BadRecord) and "damaged or truncated at byte 2,048" in bad.reason
+
+
 @pytest.mark.skipif(os.name == "nt", reason="files are opened for each read there")
 def test_a_shard_is_opened_once_for_all_its_members(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_tar(tmp_path / "s.tar", [(f"{i}.png", png(i)) for i in range(5)])

@@ -44,12 +44,22 @@ def tar_entries(shard: Path) -> Iterator[TarEntry]:
                     padded = -(-info.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
                     yield TarEntry(_member(shard, info), info.offset, info.offset_data + padded)
                 tar.members.clear()  # type: ignore[attr-defined] # would otherwise keep every member
+            _check_end(tar)
 
 
 def tar_span(shard: Path, start: int, size: int) -> list[TarMember]:
     """Return the members that `size` bytes from byte `start` on contain. Raises `UsageError`."""
     with _tar_errors(shard), tarfile.TarFile(fileobj=_Span(shard, start, start + size)) as tar:
         return [_member(shard, info) for info in tar if info.isfile() and not info.issparse()]
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """Raise `ReadError` unless the tar ends after its last member: tarfile also stops at a damaged header, silently."""
+    file = tar.fileobj
+    assert file is not None, "a tar that is read"
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+        raise tarfile.ReadError(f"damaged or truncated at byte {tar.offset:,}")
 
 
 def _member(shard: Path, info: tarfile.TarInfo) -> TarMember:
