@@ -105,6 +105,10 @@ def test_other_settings_are_refused(blip: Blip, shards: Path, args: tuple[str, .
         (("caption", "0.tar", "--engine", "ray"), "--engine ray; must be used with a folder as output, -o FOLDER/"),
         (("embed", "0.tar", "-o", "a.npz", "--engine", "ray"), "--engine ray; must be used with a folder as output"),
         (("caption", "0.tar", "-o", "out/", "--actors", "2"), "--actors and --ray-address; must be used with --engine"),
+        (
+            ("embed", "0.tar", "-o", "out/", "--engine", "ray", "--device", "cuda:1"),
+            "device cuda:1 with engine ray; must",
+        ),
         (("caption", "0.tar", "-o", "out/", "--limit", "2"), "--limit with -o out/; must be used with a file as"),
         (("caption", "0.tar", "-o", "out/", "--from-file", "x"), "--from-file with -o out/; must be used with a file"),
         (("caption", "0.tar", "-o", "out/", "--json"), "--json with -o out/; must be used with a file as output"),

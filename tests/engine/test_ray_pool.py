@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from blip.engine import local, ray_pool
+from blip.engine import local, ray_cluster, ray_pool
 from blip.engine.ray_pool import Pool
 from blip_lite.errors import EnvironmentProblem
 from tests.engine.toy import BATCHES, Toy, contents, prepare
@@ -24,7 +24,7 @@ def cluster() -> Iterator[None]:
     pytest.importorskip("ray.data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "cpu_count", lambda: 2)
-        with ray_pool.cluster(None):
+        with ray_cluster.connected(None):
             yield
 
 

@@ -7,34 +7,24 @@ so are retries: a lost process is started again, on another machine if necessary
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import pickle
-import signal
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
 from blip.engine.folder import OutputFolder
 from blip.engine.progress import Progress
+from blip.engine.ray_cluster import connected
 from blip.engine.units import Unit
 from blip.engine.work import Counts, Work, attempt
-from blip.io.extras import require_extras
 from blip_lite.errors import BlipError, EnvironmentProblem
 
 ATTEMPTS = 4  # at a unit whose process is lost
-OBJECT_STORE = 100_000_000  # bytes, of a cluster on this machine; only names and counts pass through it
-# read when Ray is imported or started: no usage report to its makers, no lines of its processes among ours
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
-    "RAY_BACKEND_LOG_LEVEL": "fatal",
-}
+REPORTS = 20  # of a process about one unit: the driver receives those of all processes
 
 
 def run(
@@ -55,7 +45,7 @@ def run(
     """
     if not units:
         return
-    with cluster(address) as ray:
+    with connected(address) as ray:
         pool = Pool.of(ray.nodes(), actors, gpu)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         dataset = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units))
@@ -80,7 +70,7 @@ def run(
 
 @dataclass(frozen=True)
 class Event:
-    """Report of a process after a batch of a unit. `problem` is set by the last one: "", or why the unit failed."""
+    """Report of a process after some batches of a unit. The last one has a `problem`: "", or why the unit failed."""
 
     unit: int
     counts: Counts = field(default_factory=Counts)
@@ -145,9 +135,9 @@ class Worker:
             self.problem = error
 
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[bytes]]]:
-        """Process a unit, and yield an event after each batch of it.
+        """Process a unit, and yield events.
 
-        After a retry, Ray drops as many events as it has received before; so every attempt yields the same ones.
+        After a retry, Ray drops as many events as it has received before; so every attempt yields the same number.
         """
         ray: Any = importlib.import_module("ray")
         (number,) = batch["unit"].tolist()
@@ -156,11 +146,16 @@ class Worker:
                 yield {"event": [pickle.dumps(event)]}
 
     def events(self, number: int) -> Iterator[Event]:
-        """Process a unit in a thread, and yield its events as they come."""
+        """Process a unit in a thread, and yield its events as they come, `REPORTS` of them at most."""
         unit, queue = self.units[number], SimpleQueue[Event]()
+        last = Event(number, share=0.0)
 
         def tick(counts: Counts, share: float) -> None:
-            queue.put(Event(number, counts, share))
+            nonlocal last
+            last.counts.add(counts)
+            if share >= last.share + 1 / REPORTS:
+                queue.put(Event(number, last.counts, share))
+                last = Event(number, share=share)
 
         def process() -> None:
             problem: str | BlipError
@@ -168,75 +163,10 @@ class Worker:
                 problem = self.problem or attempt(self.work, unit, self.folder.target(unit), tick)
             except EnvironmentProblem as error:
                 problem = error
-            queue.put(Event(number, problem=problem))
+            queue.put(Event(number, last.counts, problem=problem))
 
         with ThreadPoolExecutor(1) as pool:
             pool.submit(process)
             while (event := queue.get()).problem is None:
                 yield event
         yield event
-
-
-@contextmanager
-def cluster(address: str | None) -> Iterator[Any]:
-    """Yield the module `ray`, connected to a cluster, which is started on this machine by default.
-
-    A connection that the caller has opened is used and kept.
-    """
-    require_extras("--engine ray", "ray")
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    ray: Any = importlib.import_module("ray")
-    importlib.import_module("ray.data")
-    if ray.is_initialized():
-        with _settings(ray):
-            yield ray
-        return
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    with _kept_signals(), _muted():
-        try:
-            ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
-        except Exception as error:  # Ray raises many kinds
-            reason = " ".join(str(error).split())
-            raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
-    try:
-        with _settings(ray):
-            yield ray
-    finally:
-        ray.shutdown()
-
-
-@contextmanager
-def _settings(ray: Any) -> Iterator[None]:
-    """Let Ray Data pass events on as they come, and print nothing."""
-    context = ray.data.DataContext()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = 1  # bytes that are collected before they are passed on
-    with ray.data.DataContext.current(context):
-        yield
-
-
-@contextmanager
-def _kept_signals() -> Iterator[None]:
-    """Keep this program's handlers of signals, which Ray would replace."""
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        with suppress(ValueError):  # not in the main thread
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _muted() -> Iterator[None]:
-    """Discard what libraries write to standard error."""
-    sys.stderr.flush()
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nothing, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nothing)

@@ -34,6 +34,8 @@ class Engine:
         if self.name not in get_args(EngineName):
             raise UsageError(f"engine '{self.name}'; must be local or ray")
         check_int("actors", self.actors, 1)
+        if self.name == "ray" and ":" in self.device:
+            raise UsageError(f"device {self.device} with engine ray; must be auto, cpu or cuda: Ray assigns the GPUs")
 
 
 @dataclass(frozen=True)

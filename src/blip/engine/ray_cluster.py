@@ -1,0 +1,88 @@
+"""A connection to a Ray cluster, or a cluster on this machine, without Ray's own output and usage reports."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from blip.io.extras import require_extras
+from blip_lite.errors import EnvironmentProblem
+
+OBJECT_STORE = 100_000_000  # bytes, of a cluster on this machine; only names and counts pass through it
+# read when Ray is imported or started: no usage report to its makers, no lines of its processes among ours
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+}
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster, which is started on this machine by default.
+
+    A connection that the caller has opened is used and kept.
+    """
+    require_extras("--engine ray", "ray")
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    ray: Any = importlib.import_module("ray")
+    importlib.import_module("ray.data")
+    if ray.is_initialized():
+        with _data_settings(ray):
+            yield ray
+        return
+    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    local = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    with _kept_signals(), _muted():
+        try:
+            ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
+        except Exception as error:  # Ray raises many kinds
+            reason = " ".join(str(error).split())
+            raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
+    try:
+        with _data_settings(ray):
+            yield ray
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _data_settings(ray: Any) -> Iterator[None]:
+    """Let Ray Data pass events on as they come, and print nothing."""
+    context = ray.data.DataContext()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = 1  # bytes that are collected before they are passed on
+    with ray.data.DataContext.current(context):
+        yield
+
+
+@contextmanager
+def _kept_signals() -> Iterator[None]:
+    """Keep this program's handlers of signals, which Ray would replace."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in handlers.items():
+        with suppress(ValueError):  # not in the main thread
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Discard what libraries write to standard error."""
+    sys.stderr.flush()
+    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nothing, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nothing)
