@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
 from experiments.vqa.closed_things import Form, compare, surrounding_forms, thing_forms
@@ -20,6 +20,7 @@ from experiments.vqa.parse import (
 from experiments.vqa.photo import PLACES, PLURAL_NAMES, Photo, absent
 from experiments.vqa.things import ASKED, has, there
 
+PAIRS = 40  # yes and no of a text
 PERSONS = word_set("man woman boy girl men women boys girls people child children person lady guy kids")
 COUNTED = {
     "dogs": ("dog",),
@@ -38,20 +39,21 @@ IN_PLACE = {"water": "in the water", "grass": "on the grass", "snow": "in the sn
 SILENT = {"hold", "carry", "wear"}  # mentioned in addition to an act
 
 
-def draw(photos: Sequence[Photo], cap: int, share: float, rng: random.Random) -> Iterator[tuple[str, str, str, str]]:
-    """Key, question, answer and form name: of every text as many yes as no, `cap` each of a form at most.
-
-    Of what there would be, `share` is drawn.
-    """
+def draw(photos: Sequence[Photo], rng: random.Random) -> Iterator[tuple[str, str, str, str]]:
+    """Key, question, answer and form name: of every text as many yes as no, about `PAIRS` of each."""
+    by_subject: dict[str, list[Photo]] = defaultdict(list)
+    for photo in photos:
+        for name in photo.subjects:
+            by_subject[name].append(photo)
     for form in forms():
-        verdicts = [(photo, form.judge(photo)) for photo in photos]
+        cap = PAIRS * len(form.texts)
+        verdicts = [(photo, form.judge(photo)) for photo in (by_subject[form.subject] if form.subject else photos)]
         yes, no = ([photo for photo, verdict in verdicts if verdict is expected] for expected in (True, False))
         rng.shuffle(yes)
         rng.shuffle(no)
         hard = [photo for photo in no if form.is_hard(photo)][: min(len(yes), cap) // 2]
         chosen = {photo.key for photo in hard}
-        pairs = list(zip(yes, hard + [photo for photo in no if photo.key not in chosen], strict=False))[:cap]
-        for pair in pairs[: math.ceil(share * len(pairs))]:
+        for pair in list(zip(yes, hard + [photo for photo in no if photo.key not in chosen], strict=False))[:cap]:
             text = rng.choice(form.texts)
             for photo, answer in zip(pair, ("yes", "no"), strict=True):
                 yield photo.key, text, answer, form.name
@@ -73,17 +75,19 @@ def _acts() -> Iterator[Form]:
     for act, entry in ASKED["acts"].items():
         for who in WHO:
             text = f"{be(who)} the {who} {gerund(act)}?"
-            yield Form(f"act:{act}", [text], lambda p, w=who, a=act, e=entry: does(p, w, a, e))
+            yield Form(f"act:{act}", [text], lambda p, w=who, a=act, e=entry: does(p, w, a, e), subject=who)
     for place, phrase in IN_PLACE.items():
         for who in WHO:
-            yield Form(f"in:{place}", [f"{be(who)} the {who} {phrase}?"], lambda p, w=who, x=place: is_in(p, w, x))
+            yield Form(
+                f"in:{place}", [f"{be(who)} the {who} {phrase}?"], lambda p, w=who, x=place: is_in(p, w, x), subject=who
+            )
 
 
 def _colors() -> Iterator[Form]:
     for color in sorted(COLORS - SAME_COLOR.keys()):
         for thing in ("dog", "cat", "horse", "car", "ball", "bus", "train", "truck", "couch", "umbrella", "motorcycle"):
             judge = lambda p, t=thing, c=color: is_color(p.colors_of(t), c)  # noqa: E731
-            yield Form("is color", [f"is the {thing} {color}?"], judge)
+            yield Form("is color", [f"is the {thing} {color}?"], judge, subject=thing)
         for who in ("man", "woman", "boy", "girl", "person", "child"):
             for garment in ("shirt", "jacket", "hat", "dress", "helmet", "hair", "shorts"):
                 plural = garment in WORDS["colors"]["plural"].split()
@@ -91,7 +95,12 @@ def _colors() -> Iterator[Form]:
                 if garment != "hair":
                     single = "" if plural else "an " if color == "orange" else "a "
                     texts.append(f"is the {who} wearing {single}{color} {garment}?")
-                yield Form("is color", texts, lambda p, w=who, g=garment, c=color: is_color(p.colors_worn(w, g), c))
+                yield Form(
+                    "is color",
+                    texts,
+                    lambda p, w=who, g=garment, c=color: is_color(p.colors_worn(w, g), c),
+                    subject=who,
+                )
 
 
 def _numbers() -> Iterator[Form]:
@@ -105,7 +114,7 @@ def _numbers() -> Iterator[Form]:
             yield Form("exactly", [f"are there {word} {plural}?"], judge)
     for who in ("man", "woman", "boy", "girl", "child"):
         judge = lambda p, w=who: compare(p.count(HUMANS) if w in p.ones else None, lambda n: n == 1)  # noqa: E731
-        yield Form("alone", [f"is the {who} alone?"], judge)
+        yield Form("alone", [f"is the {who} alone?"], judge, subject=who)
 
 
 def be(who: str) -> str:

@@ -50,12 +50,16 @@ Judge = Callable[[Photo], bool | None]
 
 
 class Form(NamedTuple):
-    """A yes/no question: its name, its texts, who judges it, and which photos are the harder ones to say no to."""
+    """A yes/no question: its name, its texts, who judges it, and which photos are the harder ones to say no to.
+
+    subject: a name that the photo must have among its `subjects`, if given.
+    """
 
     name: str
     texts: list[str]
     judge: Judge
     is_hard: Judge = lambda _: False
+    subject: str = ""
 
 
 def thing_forms() -> Iterator[Form]:
@@ -71,7 +75,7 @@ def thing_forms() -> Iterator[Form]:
             what = thing if thing in PLURAL else article(thing)
             for who in ("man", "woman", "boy", "girl", "person"):
                 judge = lambda p, w=who, t=thing, e=entry: has(p, t, e) if p.lone_human and w in p.ones else None  # noqa: E731
-                yield Form(f"wears:{thing}", [f"is the {who} wearing {what}?"], judge)
+                yield Form(f"wears:{thing}", [f"is the {who} wearing {what}?"], judge, subject=who)
         if "plural" in entry:
             plural, words = entry["plural"], named(thing, entry)
             texts = [f"is there more than one {thing.replace('_', ' ')}?", f"are there multiple {plural}?"]
@@ -98,7 +102,7 @@ def surrounding_forms() -> Iterator[Form]:
     yield Form("gray", texts, is_gray)
     yield Form("gray", ["is this photo in color?", "is this a color photo?"], lambda p: opposite(is_gray(p)))
     for who in ("man", "boy", "person", "child"):
-        yield Form("shirt", [f"is the {who} wearing a shirt?"], lambda p, w=who: wears_shirt(p, w))
+        yield Form("shirt", [f"is the {who} wearing a shirt?"], lambda p, w=who: wears_shirt(p, w), subject=who)
     yield Form("indoors", ["is this indoors?", "was this taken inside?"], lambda p: either(p, INDOORS, OUTDOORS))
     yield Form("outdoors", ["is this outdoors?", "is this outside?"], lambda p: either(p, OUTDOORS, INDOORS))
     yield Form("night", ["is it night?", "is it dark outside?"], lambda p: either(p, NIGHT, DAY))

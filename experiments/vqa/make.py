@@ -32,7 +32,6 @@ from experiments.vqa.thing_questions import thing_questions
 TRAIN = ("flickr8k-train-*.tar", "coco-train-*.tar", "pascal-train-*.tar")
 DEV = {"flickr-dev": "flickr8k-dev-*.tar", "coco-dev": "coco-dev-*.tar"}
 DEV_ROWS = 2500  # of each generated set
-CAP = 0.04  # yes rows of one form, as a share of the photos
 TWO_TEXTS = ("color", "count")  # kinds with two wordings
 DAQUAR_COPIES, TEXT_COPIES = 2, 3  # how often real questions are put
 HELD_OUT = 10  # one DAQUAR photo of this many is kept to measure
@@ -82,7 +81,7 @@ def read_photos(data: Path, patterns: Sequence[str], folder: Path) -> list[Photo
 
 def closed_rows(photos: Sequence[Photo], rng: random.Random) -> Iterator[Row]:
     """The yes/no questions."""
-    for key, text, answer, form in draw(photos, int(CAP * len(photos)), 1.0, rng):
+    for key, text, answer, form in draw(photos, rng):
         yield Row(key, text, {answer: 1}, "yes/no", form)
 
 

@@ -151,6 +151,11 @@ class Photo:
                 groups[name] = mine
         return groups
 
+    @cached_property
+    def subjects(self) -> set[str]:
+        """Names of the persons, animals and groups, and of what has a color."""
+        return {*self.ones, *self.groups, *(color.noun for colors in self.colors for color in colors)}
+
     def acts_of(self, who: str) -> list[Act]:
         """Acts of the person, animal or group of this name."""
         heads = self.ones.get(who) or self.groups.get(who)

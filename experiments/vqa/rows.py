@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 MIN_ANSWER, MIN_FORM, MAX_SHARE = 12, 25, 0.65  # rows with an answer; rows of a form; its commonest answer
+PER_TEXT = 500  # rows of a question's text
 FREE_FORMS = ("how many", "animal:")  # one form for each answer
 TAUGHT, MIN_VOTES = 2, 2  # answers that a training row keeps, and people of ten who must have given each
 
@@ -33,7 +34,7 @@ def even(rows: Iterable[Row], rng: random.Random) -> list[Row]:
     """One row per question of a photo, without the surplus of the most frequent answer of each form.
 
     Ones (most things are single), zeros and dogs are cut to what the others have, the first answer of another form to
-    half of its rows. Yes/no questions are even by the way they are drawn.
+    half of its rows, and a text to `PER_TEXT` rows. Yes/no questions are even by the way they are drawn.
     """
     unique = list({(row.key, row.question): row for row in rows}.values())
     rng.shuffle(unique)
@@ -47,14 +48,17 @@ def even(rows: Iterable[Row], rng: random.Random) -> list[Row]:
     caps["animal:dog", "dog"] = animals - sizes.get("animal:dog", 0)
     for form, counts in by_form.items():
         answer, count = counts.most_common(1)[0]
-        caps.setdefault((form, answer), max(MIN_ANSWER, counts.total() - count))
+        if not form.startswith(FREE_FORMS):
+            caps[form, answer] = max(MIN_ANSWER, counts.total() - count)
     seen: Counter[tuple[str, str]] = Counter()
+    texts: Counter[str] = Counter()
     kept = []
     for row in unique:
         place = (row.form, best(row))
         seen[place] += 1
-        free = row.kind == "yes/no" or (row.form.startswith(FREE_FORMS) and place not in caps)
-        if free or seen[place] <= caps.get(place, len(unique)):
+        fits = seen[place] <= caps.get(place, len(unique)) and texts[row.question] < PER_TEXT
+        if row.kind == "yes/no" or fits:
+            texts[row.question] += 1
             kept.append(row)
     return kept
 

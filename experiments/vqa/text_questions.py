@@ -61,9 +61,8 @@ def fits(row: Real, photos: Sequence[Photo], by_word: Mapping[str, set[int]]) ->
     needed = {word for word in needed if len(by_word.get(word, ())) >= FIT}
     if not needed and kind != "other":
         return []
-    matches = set(range(len(photos)))
-    for word in needed:
-        matches &= by_word[word]
+    sets = sorted((by_word[word] for word in needed), key=len)
+    matches = set.intersection(*sets) if sets else set(range(len(photos)))
     if kind == "number":
         return [i for i in sorted(matches) if not contradicted(question, answers, photos[i])]
     if kind == "other":

@@ -65,7 +65,7 @@ def test_what_captions_leave_open_is_left_out(caption: str, question: str) -> No
 def test_every_yes_has_a_no_to_the_same_question() -> None:
     photos = [Photo(str(i), [f"A {name} in a field."]) for i, name in enumerate(["zebra", "giraffe", "bear"] * 4)]
     counts: dict[str, Counter[str]] = {}
-    for _, text, answer, _ in draw(photos, 4, 1.0, random.Random(0)):
+    for _, text, answer, _ in draw(photos, random.Random(0)):
         counts.setdefault(text, Counter())[answer] += 1
     assert any("zebra" in text for text in counts)
     assert all(count["yes"] == count["no"] for count in counts.values())
