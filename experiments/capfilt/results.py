@@ -55,7 +55,6 @@ TABLES: dict[str, dict[str, tuple[str, tuple[float, ...] | None]]] = {
     },
     "Thresholds": {
         "captioner": ("0", None),
-        "both-0.1": ("0.1", None),
         "both-0.3": ("0.3", None),
         "both": ("0.5", None),
         "both-0.7": ("0.7", None),

@@ -26,7 +26,7 @@ from experiments.capfilt.data import Files
 
 STEM = "mobilenet_edgetpu_1.0_224.safetensors"
 THRESHOLD = 0.5  # the paper's
-THRESHOLDS = (0.1, 0.3, 0.7, 0.9)
+THRESHOLDS = (0.3, 0.7, 0.9)
 WEB_ONLY = "kind = 'web'"
 
 
@@ -36,7 +36,7 @@ class Settings:
 
     human: int = 1500
     rate: float = 0.5
-    steps: int = 600
+    steps: int = 500
 
 
 @dataclass(frozen=True)

@@ -1,59 +1,80 @@
-"""The tool under test: captions and scores of the web photos, selection, and the quality of the filter's verdicts."""
+"""Captions and scores of the web photos, and the selection, by `blip.capfilt` on cached features of the stem."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 import torch
+from torch import Tensor
 
-from blip import inference
-from blip.checkpoint.load import load
-from blip.data.sources import open_source
-from blip.io.atomic import atomic_path
-from blip.runtime import mixed_bits
+from blip import capfilt
+from blip.api import LoadOptions
+from blip.capfilt.items import Item, Reading
+from blip.capfilt.models import CaptionFilter
+from blip.capfilt.record import SCORES
+from blip.capfilt.score import CaptionAndScore, Decoded
+from blip.capfilt.texts import Captions
+from blip.engine.units import list_units
+from blip.engine.work import complete
+from blip.io.columns import Columns
+from blip.torch_backend import TorchBackend
 from blip_lite.decoding import Beam, Decoding, Nucleus
-from blip_lite.tokenizer import clean_caption
-from experiments.capfilt.data import CachedPhotos, Files, write_rows
+from blip_lite.image import MAX_PIXELS
+from experiments.capfilt.data import CachedGrids, Files
 
-DONE, SELECTED = Path("scores/web.parquet"), "selected.jsonl"
 NUCLEUS, BEAM = Nucleus(), Beam(num_beams=3)
+DONE, SELECTED = Path(SCORES) / "web.parquet", "selected.jsonl"
+NOISE = ("noise", "true")  # columns of the web pairs that the scores repeat
 
 
-@torch.inference_mode()
+class CachedCaptionFilter(CaptionFilter):
+    """Reads the stem's grids [C, s, s] in place of images."""
+
+    @staticmethod
+    def _encode(backend: TorchBackend, squares: Sequence[Any]) -> Tensor:
+        return backend.module.encode_image(torch.from_numpy(np.stack(squares)))
+
+
+@dataclass(kw_only=True)
+class CachedCaptionAndScore(CaptionAndScore):
+    """The work of `blip capfilt run` on cached features: both models have the same stem, which is frozen."""
+
+    features: Path
+    grids: CachedGrids = field(init=False, repr=False)
+
+    def load(self, threads: int | None = None) -> None:
+        super().load(threads)
+        assert self.models is not None
+        self.models = CachedCaptionFilter(self.models.captioner, self.models.filter)
+        self.grids = CachedGrids(self.features)
+
+    def _decode(self, item: Item) -> Decoded:
+        assert self.models is not None and item.image is not None
+        return Decoded({}, (self.grids(item.image.name),) * len(self.models.towers))
+
+
 def score(files: Files, captioner: Path, filter_: Path, decoding: Decoding, output: Path) -> None:
-    writer, judge = load(captioner), load(filter_)
-    source = open_source(files.pairs("web"))
-    rows: list[dict[str, Any]] = []
-    for numbers, grids in CachedPhotos(files).batches(source, judge.model):
-        samples = [source[i] for i in numbers]
-        seeds = [mixed_bits(0, i, 0) for i in numbers]
-        written = inference.caption(
-            writer.model, writer.tokenizer, writer.model.encode_image(grids), decoding, seeds=seeds
-        )
-        embeds = judge.model.encode_image(grids)
-        texts = {"web": [s.texts[0] for s in samples], "synthetic": [best[0].text for best in written]}
-        for kind, chosen in texts.items():
-            cleaned = [clean_caption(text, 30) for text in chosen]
-            matches = inference.match(judge.model, judge.tokenizer, embeds, cleaned, pairs=True)
-            for s, text, itm, itc in zip(samples, chosen, matches.itm.tolist(), matches.itc.tolist(), strict=True):
-                rows.append(
-                    {"image": s.image.name, "kind": kind, "text": text, "itm": itm, "itc": itc}
-                    | {name: s.fields[name] for name in ("noise", "true")}
-                )
-    with atomic_path(output / DONE) as part:
-        pq.write_table(pa.Table.from_pylist(rows), part)
+    """Write the score file of the web pairs: a synthetic caption for each photo, and the scores of both captions."""
+    work = CachedCaptionAndScore(
+        captioner=str(captioner),
+        filter=str(filter_),
+        captions=Captions(decoding=decoding),
+        reading=Reading(columns=Columns(), copy_columns=NOISE),
+        max_pixels=MAX_PIXELS,
+        batch_size=64,
+        workers=1,
+        options=LoadOptions(),
+        features=files.features,
+    )
+    work.load(threads=1)
+    (unit,) = list_units([str(files.pairs("web"))], Columns(), rows=10**9)
+    complete(work, unit, output / DONE, lambda counts, share: None)
 
 
 def select(scores: Path, output: Path, threshold: float, where: str | None) -> None:
-    table = pq.read_table(scores / DONE).to_pylist()
-    write_rows(
-        output / SELECTED,
-        [
-            {"image": row["image"], "caption": row["text"]}
-            for row in table
-            if row["itm"] >= threshold and (where is None or row["kind"] == "web")
-        ],
-    )
+    """Write the captions whose match probability is at least the threshold, as a list of pairs."""
+    capfilt.select(scores, output, threshold=threshold, where=where, format="jsonl", overwrite=True)

@@ -15,7 +15,7 @@ from blip.train import TrainConfig, fit
 from experiments.capfilt.data import DEV, CachedPhotos, Files, dev_set
 
 MAX_LENGTH = 20
-BATCH, LR = 96, 2e-3
+BATCH, LR = 64, 1.5e-3
 TUNED_BATCH = 64
 TUNED: dict[str, tuple[str, int, float]] = {  # task, steps and learning rate of a model that is fine-tuned
     "captioner": ("caption", 150, 5e-4),
