@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from blip.capfilt.record import COLUMNS, arrow_schema
+from blip.engine.units import Unit
 from blip.io.tar_files import tar_members
 
 Row = dict[str, Any]
@@ -46,3 +49,9 @@ def write_scores(folder: Path, *files: Sequence[Row]) -> Path:
             pyarrow.Table.from_pylist(list(rows), schema), folder / "scores" / f"{number:05d}.parquet"
         )
     return folder
+
+
+def write_units(folder: Path, *units: Unit, columns: dict[str, str] | None = None) -> None:
+    """Write the list of units and the settings of a run."""
+    (folder / "units.jsonl").write_text("".join(json.dumps(asdict(unit)) + "\n" for unit in units))
+    (folder / "settings.json").write_text(json.dumps({"roots": [], "columns": columns or {}}))

@@ -188,7 +188,7 @@ def test_a_limit_draws_images_by_seed_with_all_their_texts_and_human_ones_first(
 def test_results_do_not_depend_on_threads(tmp_path: Path) -> None:
     rng = random.Random(1)
     rows = [
-        text_row(f"k{i}", kind, f"t{rng.randrange(300)}", round(rng.random(), 1), phash=rng.randrange(4000), url="u")
+        text_row(f"k{i}", kind, f"t{rng.randrange(300)}", round(rng.random(), 1), phash=i * i % 4001)
         for i in range(2000)
         for kind in ("web", "synthetic")
     ]
@@ -202,9 +202,9 @@ def test_results_do_not_depend_on_threads(tmp_path: Path) -> None:
 
 
 def test_failed_images_are_counted_by_reason(tmp_path: Path) -> None:
-    bad = [{"key": f"b{i}", "shard": "s", "error": "truncated image" if i < 2 else None} for i in range(3)]
+    bad = [{"key": f"b{i}", "shard": "s", "error": f"truncated at {i}" if i < 2 else None} for i in range(3)]
     _, counts = decide(tmp_path, [WEB_5, *bad])
-    assert counts.failed == Counter({"truncated image": 2, "no text": 1})
+    assert counts.failed == Counter({"truncated at N": 2, "no text": 1})
     assert (counts.rows, counts.images, counts.kept_images) == (4, 4, 1)
 
 

@@ -15,11 +15,12 @@ import pytest
 from blip.capfilt import select
 from blip.capfilt.selection import SELECTION
 from blip.data.sources import open_source
+from blip.engine.units import Unit
 from blip.io.lock import exclusive
 from blip.io.tar_files import tar_members
 from blip_lite.errors import EnvironmentProblem, UnreadableImage, UsageError
 from blip_lite.text_files import load_json
-from tests.capfilt.score_rows import Row, tar_rows, text_row, write_scores
+from tests.capfilt.score_rows import Row, tar_rows, text_row, write_scores, write_units
 from tests.data.test_sources import png, write_tar
 
 
@@ -113,12 +114,13 @@ def test_parquet_has_the_columns_of_an_image(scores: Path) -> None:
 def test_images_inside_a_table_are_copied_into_tars(tmp_path: Path) -> None:
     table = tmp_path / "embedded.parquet"
     images = [png(i) for i in range(6)]
-    columns = {"image": images, "caption": [f"text {i}" for i in range(6)]}
+    columns = {"photo": images, "caption": [f"text {i}" for i in range(6)]}
     pyarrow.parquet.write_table(pyarrow.table(columns), table, row_group_size=2)
     rows = [
         text_row(f"k{i}", "web", f"text {i}", 0.9, shard=str(table), image=None, row=i + 1) for i in range(6) if i != 2
     ]
     folder = write_scores(tmp_path / "out", rows[:2], rows[2:])
+    write_units(folder, Unit(name="00000", source=str(table), size=table.stat().st_size), columns={"image": "photo"})
     (path,) = select(folder).files
     assert read(path) == [(images[i], (f"text {i}",)) for i in (0, 1, 3, 4, 5)]
     with pytest.raises(UsageError, match=r"contains its images, to which a table cannot point; choose --format tar"):
@@ -193,6 +195,13 @@ def test_scores_of_several_folders_are_united(scores: Path, tmp_path: Path) -> N
     assert [texts for _, texts in read(path)] == [("h",), *(texts for _, texts in EXPECTED)]
     with pytest.raises(UsageError, match="name each folder of scores once"):
         select([scores, scores], tmp_path / "twice")
+
+
+def test_shards_that_are_not_scored_yet_are_counted(scores: Path) -> None:
+    write_units(
+        scores, *(Unit(name=name, source=f"{name}.tar", size=1) for name in ("00000", "00001", "00002", "00003"))
+    )
+    assert select(scores).record["missing_shards"] == 2
 
 
 def test_an_earlier_selection_is_replaced_only_on_request(scores: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from blip.engine import units
@@ -91,7 +92,8 @@ def _place(unit: Unit, sample: Sample) -> dict[str, Any]:
     source, url = sample.image.source, sample.fields.get("url")
     place = {"key": sample.key, "shard": unit.source, "row": _row(unit, sample.where), "url": url}
     if isinstance(source, TarMember):
-        return {**place, "image": source.name, "offset": source.offset, "size": source.size}
+        shard = unit.source if source.shard == Path(unit.source) else str(source.shard)  # a table that names members
+        return {**place, "shard": shard, "image": source.name, "offset": source.offset, "size": source.size}
     if isinstance(source, MissingSource):
         return {**place, "image": source.key, "url": source.key if is_url(source.key) else url}
     return place if sample.path is None else {**place, "image": str(sample.path)}

@@ -18,14 +18,15 @@ def kept_images(database: Database, score: Score) -> Iterator[Any]:  # pyarrow h
     """Yield the kept images in the order of their score files and rows.
 
     Columns: those of an image in the score files, then its texts as the lists `captions`, `kinds` and `scores` (null
-    for human texts), then the columns that the user had copied.
+    for human texts), then the copied columns of the user, with the values of
+    the first text.
     """
     per_image = [name for name in COLUMNS if name not in _TEXT_COLUMNS]
     copied = [name for name in database.columns if name not in COLUMNS]
     columns = [
         *(f'any_value("{name}") AS "{name}"' for name in per_image),
         *(f"list({column} ORDER BY number) AS {name}" for name, column in (_LISTS | {"scores": score}).items()),
-        *(f"any_value({identifier(name)}) AS {identifier(name)}" for name in copied),
+        *(f"first({identifier(name)} ORDER BY number) AS {identifier(name)}" for name in copied),
     ]
     for first, last in _ranges(database):
         yield database.arrow(

@@ -20,7 +20,8 @@ from blip.capfilt.kept import kept_images
 from blip.capfilt.outputs import NAME, Destination, Format, open_output
 from blip.capfilt.record import KINDS, score_files
 from blip.capfilt.rules import Duplicate, Keep, Rules, Score, Threshold, parse_threshold
-from blip.capfilt.sources import ImageLocator, Row
+from blip.capfilt.run import output_folder
+from blip.capfilt.sources import ImageLocator, Row, columns_of_shards
 from blip.io.atomic import temporary_folder, write_text
 from blip.io.disk import writing
 from blip.io.formats import require_folder
@@ -35,7 +36,10 @@ Spec = str | os.PathLike[str]
 
 @dataclass(frozen=True, kw_only=True)
 class Selected:
-    """Result: the files, and the counts as in `selection.json`; `failed` images could not be read."""
+    """Result: the files, and the counts as in `selection.json`; `failed` images could not be read.
+
+    `record["missing_shards"]` is the number of shards that `run` has not scored yet.
+    """
 
     files: tuple[Path, ...]
     record: dict[str, Any]
@@ -85,11 +89,11 @@ def select(
     )
     if format not in get_args(Format):
         raise UsageError(f"format {format}; must be one of {', '.join(get_args(Format))}")
-    folders = [Path(folder) for folder in ([scores] if isinstance(scores, str | os.PathLike) else scores)]
-    files = [file for folder in folders for file in score_files(folder)]
+    folders = [output_folder(Path(f)) for f in ([scores] if isinstance(scores, str | os.PathLike) else scores)]
+    files = [file for folder in folders for file in score_files(folder.path)]
     if len(set(map(os.path.realpath, files))) < len(files):
-        raise UsageError(f"{', '.join(map(str, folders))}: name each folder of scores once")
-    target = Path(folders[0] if output is None else output)
+        raise UsageError(f"{', '.join(str(folder.path) for folder in folders)}: name each folder of scores once")
+    target = folders[0].path if output is None else Path(output)
     require_folder(target)
     with _replaced(target, overwrite) as part:
         work, results = part / "work", part / "files"
@@ -101,7 +105,8 @@ def select(
                 database.require_condition(where)
             decision = Decision(database, rules)
             failures = _Failures(on_failure)
-            destination = Destination(results, target, ImageLocator(), failures)
+            columns = {shard: c for folder in folders for shard, c in columns_of_shards(folder).items()}
+            destination = Destination(results, target, ImageLocator(columns), failures)
             with open_output(format, destination, shard_size) as writer:
                 for images in kept_images(database, score):
                     writer.write(images)
@@ -112,8 +117,9 @@ def select(
         names = sorted(path.name for path in results.iterdir())
         record = {
             "schema": "selection/1",
-            "command": _command(folders, target, given),
+            "command": _command([folder.path for folder in folders], target, given),
             "version": version("blip-vlm"),
+            "missing_shards": sum(not folder.is_done(unit) for folder in folders for unit in folder.units()),
             "thresholds": decision.thresholds,
             **_counts(decision.counts),
             "files": names,

@@ -8,11 +8,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from blip.engine.folder import SETTINGS, OutputFolder
 from blip.io import readers
 from blip.io.byte_sources import MissingSource, TarMember
 from blip.io.columns import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BlipError, UnreadableImage
+from blip_lite.text_files import load_json_object
 
 Row = Mapping[str, Any]  # of an image, with the columns of a score file
 
@@ -20,9 +22,9 @@ Row = Mapping[str, Any]  # of an image, with the columns of a score file
 class ImageLocator:
     """Finds images without reading them. Images inside a table must be requested in the order of its rows."""
 
-    def __init__(self, columns: Columns | None = None) -> None:
-        """`columns` are the names with which the tables were read when they were scored."""
-        self._columns = columns or Columns()
+    def __init__(self, columns: Mapping[str, Columns]) -> None:
+        """`columns` are those with which each table was read when it was scored."""
+        self._columns = columns
         self._shard, self._row = "", 0
         self._rows: Iterator[ReadResult] = iter(())
 
@@ -40,7 +42,7 @@ class ImageLocator:
     def _in_table(self, shard: str, row: int) -> ImageRef:
         """Return the image of a row of a table, which is read on from the row before."""
         if shard != self._shard or row <= self._row:
-            self._shard, self._rows = shard, readers.read(shard, self._columns)
+            self._shard, self._rows = shard, readers.read(shard, self._columns.get(shard, Columns()))
         self._row = row
         for result in self._rows:
             if re.search(rf":{row}$", result.where):
@@ -48,6 +50,15 @@ class ImageLocator:
                     return result.image
                 raise result
         raise UnreadableImage(f"{shard}:{row}", "no such row")
+
+
+def columns_of_shards(folder: OutputFolder) -> dict[str, Columns]:
+    """Return the columns with which `run` read the shards of a folder; nothing for a folder that it did not write."""
+    path = folder.path / SETTINGS
+    settings = load_json_object(path) if path.exists() else {}
+    roots = tuple(Path(root) for root in settings.get("roots", ()))
+    columns = Columns(roots=roots, **settings.get("columns", {}))
+    return {unit.source: columns for unit in folder.units()}
 
 
 def read_unchanged(row: Row, ref: ImageRef) -> bytes:

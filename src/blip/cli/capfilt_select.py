@@ -85,7 +85,9 @@ def report(selected: Selected, quiet: bool) -> int:
         o.note(f"not scored: {plural(number, 'image')}: {reason}", quiet)
     if selected.failed:
         o.note(f"{plural(selected.failed, 'selected image')} could not be read and left out")
-    return 1 if selected.failed else 0
+    if missing := selected.record["missing_shards"]:
+        o.note(f"{plural(missing, 'shard')} not scored yet; the command that started the run continues it")
+    return 1 if selected.failed or missing else 0
 
 
 def _names(names: str | None) -> tuple[Any, ...]:
