@@ -29,7 +29,9 @@ class Database:
         self._memory = memory
         with writing(folder):
             self.connection = duckdb.connect(folder / "work.duckdb")
-        self.connection.execute("SET enable_progress_bar = false; SET preserve_insertion_order = false")
+        with contextlib.suppress(duckdb.InvalidInputException):  # a notebook without ipywidgets, which has no such bar
+            self.connection.execute("SET enable_progress_bar = false")
+        self.connection.execute("SET preserve_insertion_order = false")
         self.connection.execute(f"SET temp_directory = {quote(str(folder / 'spill'))}")
         if threads is not None:
             self.connection.execute(f"SET threads = {threads}")
