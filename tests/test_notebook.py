@@ -23,6 +23,7 @@ PARTS = [
     "Heat-maps",
     "Photo search",
     "Training",
+    "CapFilt",
 ]
 
 
@@ -69,4 +70,5 @@ def test_every_cell_runs_and_training_learns_the_texts(tmp_path: Path, monkeypat
     assert caption_of("chelsea.png") in printed
     assert "1 coffee" in printed
     assert "-> a rocket starts at night" in printed
+    assert " of 5 texts kept" in printed and "DSC_0417" not in printed
     assert sum("image/png" in o.get("data", {}) for c in notebook.cells for o in c.get("outputs", ())) == 2
