@@ -105,8 +105,7 @@ def select(
                 database.require_condition(where)
             decision = Decision(database, rules)
             failures = _Failures(on_failure)
-            columns = {shard: c for folder in folders for shard, c in columns_of_shards(folder).items()}
-            destination = Destination(results, target, ImageLocator(columns), failures)
+            destination = Destination(results, target, ImageLocator(columns_of_shards(folders)), failures)
             with open_output(format, destination, shard_size) as writer:
                 for images in kept_images(database, score):
                     writer.write(images)

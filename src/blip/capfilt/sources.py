@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,17 @@ class ImageLocator:
         raise UnreadableImage(f"{shard}:{row}", "no such row")
 
 
-def columns_of_shards(folder: OutputFolder) -> dict[str, Columns]:
-    """Return the columns with which `run` read the shards of a folder; nothing for a folder that it did not write."""
-    path = folder.path / SETTINGS
-    settings = load_json_object(path) if path.exists() else {}
-    roots = tuple(Path(root) for root in settings.get("roots", ()))
-    columns = Columns(roots=roots, **settings.get("columns", {}))
-    return {unit.source: columns for unit in folder.units()}
+def columns_of_shards(folders: Iterable[OutputFolder]) -> dict[str, Columns]:
+    """Return the columns with which `run` read the shards of folders; nothing for those that it did not write."""
+    columns: dict[str, Columns] = {}
+    for folder in folders:
+        path = folder.path / SETTINGS
+        settings = load_json_object(path) if path.exists() else {}
+        roots = tuple(Path(root) for root in settings.get("roots", ()))
+        columns |= dict.fromkeys(
+            (unit.source for unit in folder.units()), Columns(roots=roots, **settings.get("columns", {}))
+        )
+    return columns
 
 
 def read_unchanged(row: Row, ref: ImageRef) -> bytes:

@@ -12,7 +12,8 @@ from blip.capfilt.record import SETTINGS, SYNTHETIC, WEB, score_files
 from blip.capfilt.report.page import page
 from blip.capfilt.report.summary import Summary, summarize
 from blip.capfilt.rules import Score, parse_threshold
-from blip.capfilt.sources import ImageLocator
+from blip.capfilt.run import output_folder
+from blip.capfilt.sources import ImageLocator, columns_of_shards
 from blip.io.atomic import temporary_folder, write_text
 from blip.io.formats import require_ending
 from blip_lite.errors import UsageError
@@ -61,7 +62,7 @@ def report(
         summary = summarize(
             database, score, thresholds, settings, truth_column=truth_column, examples_per_group=examples
         )
-    write_text(target, page(summary, ImageLocator()))
+    write_text(target, page(summary, ImageLocator(columns_of_shards(map(output_folder, folders)))))
     return summary
 
 
