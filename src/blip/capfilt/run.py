@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Unpack
 
 from blip.api import DEFAULT, LoadOptions
+from blip.capfilt.fetch import FETCHED, fetch_tables
 from blip.capfilt.items import Reading
 from blip.capfilt.record import SCHEMA, SCORES
 from blip.capfilt.score import CaptionAndScore
 from blip.capfilt.score_file import check_copy_columns
 from blip.capfilt.texts import Captions
 from blip.checkpoint.digest import weights_sha256
+from blip.data import img2dataset
 from blip.data.known_datasets import resolve_all
 from blip.engine.folder import OutputFolder
 from blip.engine.progress import Show
@@ -46,6 +48,8 @@ def run(
     key_column: str | None = None,
     human_column: str | None = None,
     copy_columns: Sequence[str] = (),
+    fetch: bool = False,
+    runner: str = img2dataset.RUNNER,
     rows_per_shard: int = ROWS,
     max_pixels: int = MAX_PIXELS,
     batch_size: int | None = None,
@@ -67,6 +71,7 @@ def run(
         decoding: how captions are generated, `captions` of them; None = `Nucleus()`, sampling with top_p 0.9.
         seed: sampling depends on this and the image's key alone.
         copy_columns: columns of the data that the score rows repeat.
+        fetch: download the images of tables of URLs to `output/fetched` with img2dataset, which `runner` starts.
         engine: "local" works in this process, "ray" in a pool of processes on a Ray cluster.
         actors, ray_address: of "ray", see `blip.engine.ray_pool.run`.
         progress: receives a line after each batch.
@@ -92,6 +97,8 @@ def run(
         workers=workers or cores(),
         options=options,
     )
+    if fetch:
+        names = fetch_tables(names, work.reading, Path(output) / FETCHED, runner, offline=options.get("offline"))
     return run_units(
         work,
         names,

@@ -84,6 +84,8 @@ class ScoringFlags(o.Device):
     copy_column: Annotated[
         tuple[str, ...], option(group=COLUMNS, help="Column to repeat in the scores (repeatable).")
     ] = ()
+    fetch: Annotated[bool, option(help="Download the images of tables of URLs with img2dataset.")] = False
+    runner: Annotated[str, option(metavar="COMMAND", help="Command that runs img2dataset: uvx or 'pipx run'.")] = "uvx"
     max_megapixels: o.MaxMegapixels = 200.0
     workers: Annotated[int | None, option(min=1, help="Threads that read images.", default="the cores")] = None
     batch_size: o.BatchSize = None
@@ -130,6 +132,8 @@ def run(
             key_column=source.key_column,
             human_column=scoring.human_column,
             copy_columns=scoring.copy_column,
+            fetch=scoring.fetch,
+            runner=scoring.runner,
             rows_per_shard=shards.rows_per_shard,
             engine=shards.engine,
             actors=shards.actors or 1,

@@ -6,6 +6,7 @@ img2dataset honours the opt-out headers of sites; nothing here disables that. It
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shlex
 import shutil
@@ -39,6 +40,7 @@ class UrlList:
     rows: int
     has_texts: bool
     bad: int
+    kept: tuple[str, ...] = ()  # further columns
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,18 +52,24 @@ class Shards:
     reasons: dict[str, int]
 
 
-def write_list(names: Sequence[str], folder: Path, url_column: str = "url", text_column: str | None = None) -> UrlList:
-    """Write `folder/urls.csv` with the columns url and caption, from tables or .txt files with one URL per line.
+def write_list(
+    names: Sequence[str],
+    folder: Path,
+    url_column: str = "url",
+    text_column: str | None = None,
+    keep: Sequence[str] = (),
+) -> UrlList:
+    """Write `folder/urls.csv` with the columns url, caption and those to keep, from tables or .txt files.
 
-    Rows are read and written one by one. Raises `UsageError` if there is no URL.
+    A .txt file has one URL per line. Rows are read and written one by one. Raises `UsageError` if there is no URL.
     """
     path = folder / LIST_NAME
     rows = bad = 0
     has_texts = False
     with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8", errors="replace", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("url", "caption"))
-        for result in _urls(names, url_column, text_column):
+        writer.writerow(("url", "caption", *keep))
+        for result in _urls(names, url_column, text_column, keep):
             if isinstance(result, BadRecord):
                 bad += 1
                 continue
@@ -69,7 +77,7 @@ def write_list(names: Sequence[str], folder: Path, url_column: str = "url", text
             writer.writerow(result)
         if not rows:
             raise UsageError(f"{', '.join(names[:3])}: no URLs in column '{url_column}'")
-    return UrlList(path=path, rows=rows, has_texts=has_texts, bad=bad)
+    return UrlList(path=path, rows=rows, has_texts=has_texts, bad=bad, kept=tuple(keep))
 
 
 def find_runner(runner: str = RUNNER) -> list[str]:
@@ -91,6 +99,7 @@ def command(
         "input_format": "csv",
         "url_col": "url",
         **({"caption_col": "caption"} if url_list.has_texts else {}),
+        **({"save_additional_columns": json.dumps(url_list.kept)} if url_list.kept else {}),
         "output_format": "webdataset",
         "output_folder": url_list.path.parent,
         "image_size": image_size,
@@ -121,12 +130,14 @@ def read_shards(folder: Path) -> Shards:
     return Shards(spec=_brace(folder, [path.stem for path in paths]), images=images, reasons=dict(reasons))
 
 
-def _urls(names: Sequence[str], url_column: str, text_column: str | None) -> Iterator[tuple[str, str] | BadRecord]:
+def _urls(
+    names: Sequence[str], url_column: str, text_column: str | None, keep: Sequence[str]
+) -> Iterator[tuple[str, ...] | BadRecord]:
     for name in names:
         for row in _rows(name):
             url = row.values.get(url_column)
             if isinstance(url, str) and is_url(url):
-                yield url, _text(row.values, text_column)
+                yield url, _text(row.values, text_column), *(_one_line(row.values.get(name)) for name in keep)
             else:
                 yield BadRecord(row.where, row.problem or f"no URL in column '{url_column}'")
 
@@ -153,7 +164,11 @@ def _text(values: dict[str, Any], column: str | None) -> str:
     """Return the first text on one line: img2dataset cannot read texts with line ends."""
     value = next((values[c] for c in ((column,) if column else TEXT_COLUMNS) if values.get(c)), "")
     first = value[0] if isinstance(value, list) else value
-    return " ".join(first.split()) if isinstance(first, str) else ""
+    return _one_line(first) if isinstance(first, str) else ""
+
+
+def _one_line(value: Any) -> str:
+    return "" if value is None else " ".join(str(value).split())
 
 
 def _failures(path: Path) -> dict[str, int]:
