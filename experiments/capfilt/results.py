@@ -58,7 +58,7 @@ TABLES: dict[str, dict[str, tuple[str, tuple[float, ...] | None]]] = {
         "both-0.3": ("0.3", None),
         "both": ("0.5", None),
         "both-0.7": ("0.7", None),
-        "both-0.9": ("0.9", None),
+        "both-50%": ("the best half", None),
     },
 }
 

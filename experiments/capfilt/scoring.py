@@ -75,6 +75,6 @@ def score(files: Files, captioner: Path, filter_: Path, decoding: Decoding, outp
     complete(work, unit, output / DONE, lambda counts, share: None)
 
 
-def select(scores: Path, output: Path, threshold: float, where: str | None) -> None:
-    """Write the captions whose match probability is at least the threshold, as a list of pairs."""
+def select(scores: Path, output: Path, threshold: float | str, where: str | None) -> None:
+    """Write the captions whose match probability is at least the threshold, or the best share, as a list of pairs."""
     capfilt.select(scores, output, threshold=threshold, where=where, format="jsonl", overwrite=True)

@@ -26,8 +26,9 @@ RECALLS = ("txt_r1", "txt_r10", "img_r1", "img_r10")
 
 
 def pretrain(files: Files, data: Sequence[Path], seed: int, steps: int, output: Path) -> None:
-    """Pre-train from the starting model of a seed on lists of pairs."""
-    _fit("pretrain", files, files.init / str(seed), data, output, steps=steps, batch_size=BATCH, lr=LR, seed=seed)
+    """Pre-train from the starting model of a seed on lists of pairs; a selection may be empty."""
+    lists = [path for path in data if path.stat().st_size]
+    _fit("pretrain", files, files.init / str(seed), lists, output, steps=steps, batch_size=BATCH, lr=LR, seed=seed)
 
 
 def fine_tune(files: Files, name: str, init: Path, seed: int, output: Path) -> None:

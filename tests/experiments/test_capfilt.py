@@ -11,9 +11,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
+from blip import capfilt
+from blip.checkpoint.files import write_folder
 from blip.data.sources import open_source
-from experiments.capfilt import data, quality, results, run, scoring, train
+from blip.model.blip import BlipModel
+from experiments.capfilt import data, model, quality, results, run, scoring, train
 from experiments.capfilt.corrupt import (
     ALT_TEXT,
     GENERIC,
@@ -217,3 +222,38 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path) -> None:
 def test_spread_over_seeds() -> None:
     assert results.spread([0.5], 3) == "0.500"
     assert results.spread([1.0, 3.0], 1, sign=True) == "+2.0 ± 1.4"
+
+
+def test_cached_features_are_scored_as_the_tool_scores_photos(tmp_path: Path) -> None:
+    """The experiment replaces the reading of photos in `blip capfilt run`: texts and scores must not change."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    files, rng = Files(tmp_path), np.random.RandomState(0)
+    (tmp_path / "photos").mkdir()
+    for i in range(3):
+        Image.fromarray(rng.randint(0, 256, (60, 80, 3), dtype=np.uint8)).save(files.photo(f"p{i}"), quality=95)
+    rows = [{"key": f"p{i}", "image": f"../photos/p{i}.jpg", "caption": "a dog", "noise": TRUE} for i in range(3)]
+    data.write_rows(files.pairs("web"), rows)
+    torch.manual_seed(0)
+    network = BlipModel(model.config(40))
+    vocab = tmp_path / "words.txt"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "dog", *(f"w{i}" for i in range(33))]
+    vocab.write_text("".join(piece + "\n" for piece in pieces))
+    write_folder(tmp_path / "model", network.state_dict(), network.config, vocab=vocab)
+    data.cache_features(network.vision.stem.eval(), model.VISION, files)  # type: ignore[union-attr]
+
+    scoring.score(files, tmp_path / "model", tmp_path / "model", scoring.BEAM, tmp_path / "cached")
+    capfilt.run(
+        files.pairs("web"),
+        tmp_path / "tool",
+        captioner=str(tmp_path / "model"),
+        filter=str(tmp_path / "model"),
+        decoding=scoring.BEAM,
+    )
+    cached = parquet.read_table(tmp_path / "cached" / scoring.DONE).to_pylist()
+    (path,) = (tmp_path / "tool" / "scores").iterdir()
+    expected = parquet.read_table(path).to_pylist()
+    assert [(row["key"], row["kind"], row["text"]) for row in cached] == [
+        (row["key"], row["kind"], row["text"]) for row in expected
+    ]
+    for key in ("itm", "itc"):
+        assert [row[key] for row in cached] == pytest.approx([row[key] for row in expected], abs=0.01)
