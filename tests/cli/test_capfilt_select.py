@@ -27,6 +27,9 @@ def test_the_shares_are_printed_and_the_reasons_noted(scores: Path, capsys: pyte
     assert out == "image\t2\t5\t40.0%\nweb\t2\t4\t50.0%\n"
     assert err == "dropped by threshold: 2 web\nnot scored: 1 image: truncated image\n"
     assert load_json(scores / "selection.json")["command"] == "blip capfilt select out -o out --threshold 0.3"
+    assert main(["capfilt", "select", "out", "-o", "other", "--threshold", "0.5"]) == 0
+    capsys.readouterr()
+    assert load_json(Path("other/selection.json"))["command"] == "blip capfilt select out -o other"
     assert main(["capfilt", "select", "out", "--threshold", "0.8"]) == 2
     assert "out/selected-00000.tar exists; choose another folder (-o) or give --overwrite" in capsys.readouterr().err
     assert main(["capfilt", "select", "out", "--threshold", "50%", "-q", "--overwrite"]) == 0

@@ -75,7 +75,7 @@ def select(
     what exceeds it is stored in the output folder. threads: of the database, by default the cores. See `Rules` for the
     others. An image that cannot be read is left out and passed to `on_failure`.
     """
-    given = {name: value for name, value in locals().items() if value != (select.__kwdefaults__ or {}).get(name)}
+    options = dict(locals())
     rules = Rules(
         score=score,
         where=where,
@@ -116,7 +116,7 @@ def select(
         names = sorted(path.name for path in results.iterdir())
         record = {
             "schema": "selection/1",
-            "command": _command([folder.path for folder in folders], target, given),
+            "command": _command([folder.path for folder in folders], target, options),
             "version": version("blip-vlm"),
             "missing_shards": sum(not folder.is_done(unit) for folder in folders for unit in folder.units()),
             "thresholds": decision.thresholds,
@@ -188,10 +188,15 @@ def _counts(counts: Counts) -> dict[str, Any]:
 
 
 def _command(folders: Sequence[Path], output: Path, options: Mapping[str, Any]) -> str:
-    """Return the command line that repeats a selection with the options that are not the defaults."""
+    """Return the command line that repeats a selection, with the options that are not the defaults."""
     words = ["blip", "capfilt", "select", *map(str, folders), "-o", str(output)]
-    for name, value in options.items():
-        if name not in ("scores", "output", "on_failure"):
-            words.append(f"--{name.replace('_', '-')}")
-            words += [] if value is True else [",".join(value) if isinstance(value, tuple | list) else str(value)]
+    for name, default in (select.__kwdefaults__ or {}).items():
+        value = _flag_value(options[name])
+        if name != "on_failure" and value != _flag_value(default):
+            words += [f"--{name.replace('_', '-')}", *([] if options[name] is True else [value])]
     return shlex.join(words)
+
+
+def _flag_value(value: object) -> str:
+    """Return the value of an option as on the command line."""
+    return ",".join(value) if isinstance(value, tuple | list) else str(value)
