@@ -27,7 +27,6 @@ from experiments.capfilt.data import Files
 STEM = "mobilenet_edgetpu_1.0_224.safetensors"
 THRESHOLD = 0.5  # the paper's
 THRESHOLDS: tuple[float | str, ...] = (0.3, 0.7, "50%")  # a share: the best of each kind
-WEB_ONLY = "kind = 'web'"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +59,7 @@ class Experiment:
         yield from self.tune(seed, "captioner-1", "captioner", "noisy")
         yield from self.tune(seed, "filter-1", "filter", "noisy")
         yield self.score(seed, "nucleus", "captioner-1", "filter-1", scoring.NUCLEUS)
-        yield from self.selected(seed, "filter", "nucleus", THRESHOLD, WEB_ONLY)
+        yield from self.selected(seed, "filter", "nucleus", THRESHOLD, scoring.WEB_ONLY)
         yield from self.selected(seed, "captioner", "nucleus", 0.0)
         yield from self.selected(seed, "both", "nucleus", THRESHOLD)
         yield from self.train(seed, "clean", self.files.pairs("clean"))

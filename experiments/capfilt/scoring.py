@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ from blip import capfilt
 from blip.api import LoadOptions
 from blip.capfilt.items import Item, Reading
 from blip.capfilt.models import CaptionFilter
-from blip.capfilt.record import SCORES
+from blip.capfilt.record import SCORES, WEB
 from blip.capfilt.score import CaptionAndScore, Decoded
 from blip.capfilt.texts import Captions
 from blip.engine.units import list_units
@@ -24,10 +26,11 @@ from blip.io.columns import Columns
 from blip.torch_backend import TorchBackend
 from blip_lite.decoding import Beam, Decoding, Nucleus
 from blip_lite.image import MAX_PIXELS
-from experiments.capfilt.data import CachedGrids, Files
+from experiments.capfilt.data import CachedGrids, Files, write_rows
 
 NUCLEUS, BEAM = Nucleus(), Beam(num_beams=3)
 DONE, SELECTED = Path(SCORES) / "web.parquet", "selected.jsonl"
+WEB_ONLY = "kind = 'web'"  # condition of a selection
 NOISE = ("noise", "true")  # columns of the web pairs that the scores repeat
 
 
@@ -76,5 +79,14 @@ def score(files: Files, captioner: Path, filter_: Path, decoding: Decoding, outp
 
 
 def select(scores: Path, output: Path, threshold: float | str, where: str | None) -> None:
-    """Write the captions whose match probability is at least the threshold, or the best share, as a list of pairs."""
+    """Write the captions whose match probability is at least the threshold, or the best share, as a list of pairs.
+
+    The list is empty if no caption reaches the threshold, which the tool refuses.
+    """
+    table = pq.read_table(scores / DONE, columns=["kind", "itm"])
+    if where == WEB_ONLY:
+        table = table.filter(pc.equal(table["kind"], WEB))
+    if isinstance(threshold, float) and pc.max(table["itm"]).as_py() < threshold:
+        write_rows(output / SELECTED, [])
+        return
     capfilt.select(scores, output, threshold=threshold, where=where, format="jsonl", overwrite=True)

@@ -200,6 +200,13 @@ def test_parts_use_the_models_and_scores_of_the_main_one(tmp_path: Path, stubs: 
     ElementTree.fromstring(plot(collected["runs"]))
 
 
+def test_a_threshold_that_no_caption_reaches_selects_none(tmp_path: Path) -> None:
+    scores_file(tmp_path, [("web", TRUE, 0.3, 0.1), ("synthetic", TRUE, 0.8, 0.1)])
+    scoring.select(tmp_path, tmp_path / "none", 0.9, None)
+    scoring.select(tmp_path, tmp_path / "web", 0.5, scoring.WEB_ONLY)
+    assert not (tmp_path / "none" / scoring.SELECTED).read_text() + (tmp_path / "web" / scoring.SELECTED).read_text()
+
+
 def test_a_step_without_its_output_stops_the_rest(tmp_path: Path) -> None:
     later: list[int] = []
     steps = [
