@@ -11,6 +11,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image
 
@@ -313,6 +315,26 @@ def test_data_without_scores_have_a_report(tmp_path: Path, rows: list[Row]) -> N
     summary = report(folder)
     assert summary.histograms == [] and summary.images.total == len(rows)
     assert page_of(folder).tags["svg"] == 0
+
+
+def test_shards_that_are_not_scored_yet_are_counted(tmp_path: Path) -> None:
+    folder = scored(tmp_path, *FILES)
+    units = [{"name": name, "source": f"{name}.tar", "size": 0} for name in ("00000", "00001", "00002")]
+    (folder / "units.jsonl").write_text("".join(json.dumps(unit) + "\n" for unit in units))
+    assert report(folder).missing_shards == 1
+    assert "1 shard is not scored yet" in page_of(folder).text
+
+
+def test_images_inside_a_table_are_read_from_the_column_of_the_run(tmp_path: Path) -> None:
+    data = io.BytesIO()
+    Image.new("RGB", (60, 40), (20, 90, 120)).save(data, "PNG")
+    table = tmp_path / "table.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"first": [b"none"] * 3, "second": [data.getvalue()] * 3}), table)
+    rows = [text_row(str(i), "web", "text", i / 4, shard=str(table), image=None, row=i, sha256=None) for i in (3, 1, 2)]
+    folder = scored(tmp_path, rows, settings={"columns": {"image": "second"}, "roots": []})
+    (folder / "units.jsonl").write_text(json.dumps({"name": "00000", "source": str(table), "size": 0}) + "\n")
+    report(folder)
+    assert page_of(folder).tags["img"] == 6 and "cannot be read" not in page_of(folder).text
 
 
 def test_several_folders_are_one_report(tmp_path: Path) -> None:

@@ -48,5 +48,5 @@ def test_a_folder_without_scores_or_settings_is_refused(tmp_path: Path, blip: Bl
     (folder / "settings.json").write_text("[]")
     assert "must be a JSON object, not list" in blip("capfilt", "report", folder).err
     (folder / "settings.json").unlink()
-    message = "settings.json: No such file or directory; 'blip capfilt run' writes it"
+    message = "settings.json: No such file or directory; must be a folder that a run has written"
     assert message in blip("capfilt", "report", folder).err

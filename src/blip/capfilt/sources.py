@@ -14,7 +14,6 @@ from blip.io.byte_sources import MissingSource, TarMember
 from blip.io.columns import Columns, ReadResult
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BlipError, UnreadableImage
-from blip_lite.text_files import load_json_object
 
 Row = Mapping[str, Any]  # of an image, with the columns of a score file
 
@@ -56,8 +55,7 @@ def columns_of_shards(folders: Iterable[OutputFolder]) -> dict[str, Columns]:
     """Return the columns with which `run` read the shards of folders; nothing for those that it did not write."""
     columns: dict[str, Columns] = {}
     for folder in folders:
-        path = folder.path / SETTINGS
-        settings = load_json_object(path) if path.exists() else {}
+        settings = folder.settings() if (folder.path / SETTINGS).exists() else {}
         roots = tuple(Path(root) for root in settings.get("roots", ()))
         columns |= dict.fromkeys(
             (unit.source for unit in folder.units()), Columns(roots=roots, **settings.get("columns", {}))

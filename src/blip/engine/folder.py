@@ -42,6 +42,16 @@ class OutputFolder:
         with exclusive(self.path, folder=True):
             yield
 
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that made the files. Raises `UsageError` without readable ones."""
+        path = self.path / SETTINGS
+        try:
+            return load_json_object(path)
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; must be a folder that a run has written") from error
+        except ValueError as error:
+            raise UsageError(f"{path}: {error}") from error
+
     def check_settings(self, settings: Settings) -> None:
         """Record the settings, if no unit is finished. Raises `UsageError` if units were made with others."""
         path = self.path / SETTINGS

@@ -55,9 +55,11 @@ def _overview(summary: Summary) -> str:
         (c.kind, f"{c.texts:,}", f"{c.kept:,}", f"{c.texts - c.kept:,}", percent(c.kept, c.texts))
         for c in summary.kinds
     ]
+    missing = "1 shard is" if summary.missing_shards == 1 else f"{summary.missing_shards:,} shards are"
     boxes = "".join(f"<div><b>{escape(value)}</b>{escape(name)}</div>" for name, value in tiles)
     return (
         paragraph(rule + human)
+        + (paragraph(f"{missing} not scored yet; this report is on the others.") if summary.missing_shards else "")
         + f"<div class=tiles>{boxes}</div>"
         + "<h2>Kept and dropped</h2>"
         + side_by_side(

@@ -155,7 +155,7 @@ def count_images(db: Database) -> ImageCounts:
 def count_errors(db: Database) -> list[tuple[str, int]]:
     """Return the most frequent reasons and their counts; numbers in a reason are replaced by N."""
     rows = db.rows(
-        rf"""SELECT regexp_replace(error, '\d+', 'N', 'g') AS reason, count(*) AS n FROM texts
+        rf"""SELECT regexp_replace(error, '\d[\d,.]*', 'N', 'g') AS reason, count(*) AS n FROM texts
         WHERE kind IS NULL AND error IS NOT NULL GROUP BY reason ORDER BY n DESC, reason LIMIT {FREQUENT}"""
     )
     return [(reason, count) for reason, count in rows]

@@ -13,6 +13,7 @@ from blip.capfilt.report.distributions import ITC, ITM, Histogram, Truth, compar
 from blip.capfilt.report.examples import Example, Group, examples
 from blip.capfilt.report.queries import Diversity, FrequentText, ImageCounts, KindCounts
 from blip.capfilt.rules import Score, Threshold
+from blip.engine.folder import OutputFolder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,13 +32,14 @@ class Summary:
     diversity: Sequence[Diversity]  # of each kind: of all texts, of the kept ones
     errors: Sequence[tuple[str, int]]  # reason and count
     settings: Mapping[str, Mapping[str, Any]]  # content of `settings.json` by folder
+    missing_shards: int  # that `run` has not scored yet
 
 
 def summarize(
     db: Database,
     score: Score,
     thresholds: Mapping[str, Threshold],
-    settings: Mapping[str, Mapping[str, Any]],
+    folders: Sequence[OutputFolder],
     *,
     truth_column: str | None,
     examples_per_group: int,
@@ -64,5 +66,6 @@ def summarize(
         frequent=queries.frequent_texts(db),
         diversity=[queries.measure_diversity(db, kind, kept_only=kept) for kind in kinds for kept in (False, True)],
         errors=queries.count_errors(db),
-        settings=settings,
+        settings={str(folder.path): folder.settings() for folder in folders},
+        missing_shards=sum(not folder.is_done(unit) for folder in folders for unit in folder.units()),
     )

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from blip.capfilt.database import Database
-from blip.capfilt.record import SETTINGS, SYNTHETIC, WEB, score_files
+from blip.capfilt.record import SYNTHETIC, WEB, score_files
 from blip.capfilt.report.page import page
 from blip.capfilt.report.summary import Summary, summarize
 from blip.capfilt.rules import Score, parse_threshold
@@ -17,7 +16,6 @@ from blip.capfilt.sources import ImageLocator, columns_of_shards
 from blip.io.atomic import temporary_folder, write_text
 from blip.io.formats import require_ending
 from blip_lite.errors import UsageError
-from blip_lite.text_files import load_json_object
 
 PAGE = "report.html"  # in the first folder, if no other file is named
 Spec = str | os.PathLike[str]
@@ -44,8 +42,8 @@ def report(
     truth_column: copied column that is true for web texts that match their image, else false. examples: images per kind
     and group. memory, threads: of the database. Raises `UsageError`.
     """
-    folders = [Path(folder) for folder in ([scores] if isinstance(scores, str | os.PathLike) else scores)]
-    target = folders[0] / PAGE if output is None else Path(output)
+    folders = [output_folder(Path(f)) for f in ([scores] if isinstance(scores, str | os.PathLike) else scores)]
+    target = folders[0].path / PAGE if output is None else Path(output)
     require_ending(target, (".html",))
     if output is not None and target.exists() and not overwrite:
         raise UsageError(f"{target} exists; choose another name or use --overwrite")
@@ -53,25 +51,13 @@ def report(
         WEB: parse_threshold(threshold if threshold_web is None else threshold_web, score),
         SYNTHETIC: parse_threshold(threshold if threshold_synthetic is None else threshold_synthetic, score),
     }
-    files = [file for folder in folders for file in score_files(folder)]
-    settings = {str(folder): _settings(folder) for folder in folders}
+    files = [file for folder in folders for file in score_files(folder.path)]
     with (
         temporary_folder(target) as temporary,
         Database(temporary, files, memory=memory, threads=threads) as database,
     ):
         summary = summarize(
-            database, score, thresholds, settings, truth_column=truth_column, examples_per_group=examples
+            database, score, thresholds, folders, truth_column=truth_column, examples_per_group=examples
         )
-    write_text(target, page(summary, ImageLocator(columns_of_shards(map(output_folder, folders)))))
+    write_text(target, page(summary, ImageLocator(columns_of_shards(folders))))
     return summary
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of the run that wrote a folder. Raises `UsageError`."""
-    path = folder / SETTINGS
-    try:
-        return load_json_object(path)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}; 'blip capfilt run' writes it") from error
-    except ValueError as error:
-        raise UsageError(f"{path}: {error}") from error
