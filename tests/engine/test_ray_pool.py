@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from blip.engine import local, ray_cluster, ray_pool
-from blip.engine.ray_pool import Pool
-from blip_lite.errors import EnvironmentProblem
+from blip.engine.ray_pool import REPORTS, Pool, Worker, give_up
+from blip_lite.errors import EnvironmentProblem, UsageError
 from tests.engine.toy import BATCHES, Toy, contents, prepare
 from tests.waiting import wait_until
 
@@ -67,7 +67,7 @@ def test_failing_units_do_not_stop_the_others(cluster: None, toy: Toy, tmp_path:
     assert progress.problems.pop("bug").startswith("ZeroDivisionError: a bug (toy.py, line ")
     assert progress.problems == {
         "bad": "bad.tar: not a tar",
-        "crash": "the process that worked on it was lost, 4 times",
+        "crash": "the process that worked on it was lost 4 times",
     }
 
 
@@ -77,8 +77,19 @@ def test_what_concerns_all_units_is_raised(cluster: None, toy: Toy, tmp_path: Pa
     with pytest.raises(EnvironmentProblem, match="no space left"):
         ray_pool.run(toy, units, folder, progress)
     toy.processes = tmp_path / "missing"
-    with pytest.raises(EnvironmentProblem, match=r"Ray: FileNotFoundError: .*missing/"):
+    with pytest.raises(UsageError, match="no folder of processes"):
         ray_pool.run(toy, units, folder, progress)
+
+
+@pytest.mark.parametrize("batches", [1, 3, 20, 21, 1000])
+def test_a_process_reports_all_counts_in_a_bounded_number_of_events(toy: Toy, tmp_path: Path, batches: int) -> None:
+    toy.seconds, toy.batches = 0, batches
+    units, folder, _ = prepare(tmp_path / "out", ["0.tar"])
+    worker = Worker(toy, units, folder, os.getcwd(), 1, None)
+    *events, last = worker.events(0)
+    assert sum(event.counts.images for event in [*events, last]) == 2 * batches
+    assert len(events) <= min(batches, REPORTS) < len(list(give_up(0)))
+    assert last.problem == "" and {event.problem for event in events} <= {None} and len(contents(folder)) == 1
 
 
 @pytest.mark.parametrize(

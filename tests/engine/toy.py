@@ -23,14 +23,17 @@ class Toy:
 
     processes: Path
     seconds: float = 0.05  # per batch
+    batches: int = BATCHES
 
     def load(self, threads: int | None = None) -> None:
+        if not self.processes.exists():
+            raise UsageError("no folder of processes")
         (self.processes / str(os.getpid())).touch()
 
     def process(self, unit: Unit, path: Path, tick: Tick) -> None:
-        for i in range(BATCHES):
+        for i in range(self.batches):
             time.sleep(self.seconds)
-            tick(Counts(images=2), (i + 1) / BATCHES)
+            tick(Counts(images=2), (i + 1) / self.batches)
         if unit.source == "bug.tar":
             raise ZeroDivisionError("a bug")
         if unit.source == "bad.tar":

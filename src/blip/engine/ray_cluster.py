@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -57,7 +58,9 @@ def connected(address: str | None) -> Iterator[Any]:
 @contextmanager
 def _data_settings(ray: Any) -> Iterator[None]:
     """Let Ray Data pass events on as they come, and print nothing."""
-    context = ray.data.DataContext()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own defaults
+        context = ray.data.DataContext()
     context.enable_progress_bars = context.print_on_execution_start = False
     context.target_max_block_size = 1  # bytes that are collected before they are passed on
     with ray.data.DataContext.current(context):

@@ -57,15 +57,12 @@ def run(
             num_cpus=pool.cpus,
             num_gpus=pool.gpus,
         ).iter_batches(batch_size=None, prefetch_batches=0)
-        remaining = dict(enumerate(units))
         for event in _events(ray, events):
             if isinstance(event.problem, BlipError):
                 raise event.problem
             progress.update(units[event.unit], event.counts, event.share)
             if event.problem is not None:
-                progress.finish(remaining.pop(event.unit), event.problem)
-        for unit in remaining.values():
-            progress.finish(unit, f"the process that worked on it was lost, {ATTEMPTS} times")
+                progress.finish(units[event.unit], event.problem)
 
 
 @dataclass(frozen=True)
@@ -137,13 +134,13 @@ class Worker:
     def __call__(self, batch: Mapping[str, Any]) -> Iterator[dict[str, list[bytes]]]:
         """Process a unit, and yield events.
 
-        After a retry, Ray drops as many events as it has received before; so every attempt yields the same number.
+        Of a retry, Ray drops as many events as it has received before; so every attempt yields the same number.
         """
         ray: Any = importlib.import_module("ray")
         (number,) = batch["unit"].tolist()
-        if ray.get(self.attempts.begin.remote(number)) <= ATTEMPTS:
-            for event in self.events(number):
-                yield {"event": [pickle.dumps(event)]}
+        begun = ray.get(self.attempts.begin.remote(number))
+        for event in self.events(number) if begun <= ATTEMPTS else give_up(number):
+            yield {"event": [pickle.dumps(event)]}
 
     def events(self, number: int) -> Iterator[Event]:
         """Process a unit in a thread, and yield its events as they come, `REPORTS` of them at most."""
@@ -170,3 +167,9 @@ class Worker:
             while (event := queue.get()).problem is None:
                 yield event
         yield event
+
+
+def give_up(number: int) -> Iterator[Event]:
+    """Yield the events of a unit that makes its processes crash: one more than any of them has reported."""
+    yield from (Event(number, share=0.0) for _ in range(REPORTS))
+    yield Event(number, problem=f"the process that worked on it was lost {ATTEMPTS} times")
