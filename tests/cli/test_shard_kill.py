@@ -39,7 +39,7 @@ def expected(data: Path) -> dict[str, bytes]:
 
 def start(data: Path, output: str, *flags: str) -> subprocess.Popen[str]:
     shards = [f"{number}.tar" for number in range(SHARDS)]
-    command = ["caption", *shards, "-m", "random-tiny", "--sample", "-n", "3", "--threads", "1"]
+    command = ["caption", *shards, "-m", "random-tiny", "--sample", "-n", "3", "--threads", "1", "--no-progress"]
     command += ["-o", f"{output}/", *flags]
     return subprocess.Popen(
         [sys.executable, "-m", "blip", *command], cwd=data, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

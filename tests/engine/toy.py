@@ -56,4 +56,4 @@ def prepare(path: Path, names: list[str]) -> tuple[list[Unit], OutputFolder, Pro
 
 
 def contents(folder: OutputFolder) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.files.iterdir()}
+    return {path.name: path.read_bytes() for path in folder.files.glob("*.parquet")}
