@@ -82,22 +82,23 @@ STEPS = (
     ),
     # all photos
     stage(6, ALL),
-    features("features6", "stage6/final", ALL, variants=2),
+    features("features6", "stage6/final", ALL, variants=1),
     stage(7, ALL),
-    average("average7", "stage6/final", "stage7/final", 0.6),
+    stage(8, ALL),
+    average("average8", "first", "stage8/final", 0.7),
     Step(
         "calibration",
-        f"-m experiments.tiny.calibrate -m {RUNS}/average7 --data {SHARED}/data -o {CALIBRATION}",
+        f"-m experiments.tiny.calibrate -m {RUNS}/average8 --data {SHARED}/data -o {CALIBRATION}",
         CALIBRATION,
     ),
     Step(
         "gauge",
-        f"-m experiments.tiny.gauge -m {RUNS}/average7 --data {SHARED}/data --calibration {CALIBRATION} -o {GAUGE}",
+        f"-m experiments.tiny.gauge -m {RUNS}/average8 --data {SHARED}/data --calibration {CALIBRATION} -o {GAUGE}",
         GAUGE,
     ),
     Step(
         "ship",
-        f"-m experiments.tiny.ship {RUNS}/average7 {RUNS}/shipped --calibration {CALIBRATION} --gauge {GAUGE}",
+        f"-m experiments.tiny.ship {RUNS}/average8 {RUNS}/shipped --calibration {CALIBRATION} --gauge {GAUGE}",
         RUNS / "shipped" / "config.json",
     ),
     Step(
