@@ -1,6 +1,6 @@
 """Fits scale and bias of the match logit, so that a match probability of 0.5 means as many true as false captions.
 
-    python -m experiments.tiny.calibrate -m runs/tiny/average8 --data ../shared/data -o runs/tiny/calibration.json
+    python -m experiments.tiny.calibrate -m runs/tiny/average9 --data ../shared/data -o runs/tiny/calibration.json
 
 Platt scaling (Guo et al. 2017) on flickr8k-dev: as many true captions as false ones, of which half are of other
 photos and half are changed. The error is printed for coco-dev, too, which is not fitted on. `ship.py --calibration`

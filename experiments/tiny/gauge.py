@@ -1,6 +1,6 @@
 """Finds how much the matching head should say beside the cosine when captions and photos are ranked.
 
-    python -m experiments.tiny.gauge -m runs/tiny/average8 --calibration runs/tiny/calibration.json \
+    python -m experiments.tiny.gauge -m runs/tiny/average9 --calibration runs/tiny/calibration.json \
         --data ../shared/data -o runs/tiny/gauge.json
 
 A match's chance depends on the difference d of the head's two logits alone, ranking on the second logit plus the

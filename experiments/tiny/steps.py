@@ -85,20 +85,21 @@ STEPS = (
     features("features6", "stage6/final", ALL, variants=1),
     stage(7, ALL),
     stage(8, ALL),
-    average("average8", "first", "stage8/final", 0.7),
+    average("average8", "stage7/final", "stage8/final", 0.5),
+    average("average9", "first", "average8", 0.65),
     Step(
         "calibration",
-        f"-m experiments.tiny.calibrate -m {RUNS}/average8 --data {SHARED}/data -o {CALIBRATION}",
+        f"-m experiments.tiny.calibrate -m {RUNS}/average9 --data {SHARED}/data -o {CALIBRATION}",
         CALIBRATION,
     ),
     Step(
         "gauge",
-        f"-m experiments.tiny.gauge -m {RUNS}/average8 --data {SHARED}/data --calibration {CALIBRATION} -o {GAUGE}",
+        f"-m experiments.tiny.gauge -m {RUNS}/average9 --data {SHARED}/data --calibration {CALIBRATION} -o {GAUGE}",
         GAUGE,
     ),
     Step(
         "ship",
-        f"-m experiments.tiny.ship {RUNS}/average8 {RUNS}/shipped --calibration {CALIBRATION} --gauge {GAUGE}",
+        f"-m experiments.tiny.ship {RUNS}/average9 {RUNS}/shipped --calibration {CALIBRATION} --gauge {GAUGE}",
         RUNS / "shipped" / "config.json",
     ),
     Step(
