@@ -161,6 +161,12 @@ def test_reduced_precision_has_nearly_the_same_scores(way: str) -> None:
     assert_close(logits[:, 1] + selected.cosines, scored(selected), atol=0.05, rtol=0.02)
 
 
+def test_cosines_are_those_of_float32_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = best_pairs(*features(), 5)
+    assert torch.equal(reduced.cosines, best_pairs(*features(), 5).cosines)
+
+
 def test_first_states_are_those_of_each_text_alone() -> None:
     encoded = tokenizer().encode(TEXTS[:7], first="enc")
     cross = model().encoder.cross_keys_values(states()[:1])

@@ -118,7 +118,8 @@ def best_pairs(image_features: Tensor, text_features: Tensor, k: int) -> Pairs:
 def _nearest(queries: Tensor, others: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Return cosines and numbers [Q, k] of the k nearest others of each query, on the CPU."""
     parts = torch.split(queries, max(1, COSINES_PER_PASS // len(others)))
-    nearest = [(part @ others.T).topk(min(k, len(others)), dim=1) for part in parts]
+    with torch.autocast(queries.device.type, enabled=False):  # 8 bits of a cosine do not rank thousands of texts
+        nearest = [(part @ others.T).topk(min(k, len(others)), dim=1) for part in parts]
     return torch.cat([x.values for x in nearest]).cpu(), torch.cat([x.indices for x in nearest]).cpu()
 
 
