@@ -35,11 +35,11 @@ def main() -> None:
     state = loaded.model.state_dict()
     if args.encoder is not None:
         state |= encoder_only(load(args.encoder).model.state_dict())
-    weight, bias = (difference(state[f"itm_head.{name}"]) for name in ("weight", "bias"))
-    if args.calibration is not None:
-        fitted = load_json(args.calibration)
-        weight, bias = fitted["scale"] * weight, fitted["scale"] * bias + fitted["bias"]
     if args.calibration is not None or args.gauge is not None:
+        weight, bias = (difference(state[f"itm_head.{name}"]) for name in ("weight", "bias"))
+        if args.calibration is not None:
+            fitted = load_json(args.calibration)
+            weight, bias = fitted["scale"] * weight, fitted["scale"] * bias + fitted["bias"]
         share = 1.0 if args.gauge is None else load_json(args.gauge)["share"]
         state["itm_head.weight"], state["itm_head.bias"] = rows(weight, share), rows(bias, share)
     write_folder(args.target, quantize(state), loaded.config, vocab=loaded.vocab)
