@@ -1,4 +1,4 @@
-"""Recorded results of the bundled models: `experiments/tiny/*.json` and `experiments/vqa/results`."""
+"""Recorded results of the bundled models: `experiments/tiny/*.json` and `experiments/vqa/results.json`."""
 
 from __future__ import annotations
 

@@ -1,89 +1,69 @@
-"""Accuracy of `tiny-vqa` for its card and the pages, from `experiments/vqa/results`.
-
-Each set of questions has a file of `blip eval vqa` and a part of `blind.json`, the accuracy without the photo.
-"""
+"""Accuracy of `tiny-vqa` for its card and the pages, from `experiments/vqa/results.json` (`vqa/measure.py`)."""
 
 from __future__ import annotations
 
-from functools import cache
-from typing import NamedTuple
+from collections.abc import Iterator
 
 from experiments.quotes.marks import table
-from experiments.quotes.results import MISSING, Results, load, value
+from experiments.quotes.results import Results, load
 
-FOLDER = "experiments/vqa/results"
-
-
-class QuestionSet(NamedTuple):
-    """Questions that `tiny-vqa` is measured on: title, file of results, part of `blind.json`, titles of its kinds."""
-
-    title: str
-    file: str
-    blind: str
-    kinds: tuple[tuple[str, str], ...]
-
-
-SETS = {
-    "generated": QuestionSet(
-        "generated questions about the 1,000 photos of Flickr8k dev",
-        "vqa-dev.json",
-        "dev",
-        (("yes/no", "yes/no"), ("what", "what, where, who"), ("count", "how many"), ("color", "colour")),
-    ),
-    "real": QuestionSet(
-        "real questions of VQA v2 about 67 COCO photos",
-        "vqa-coco-rank.json",
-        "coco",
-        (("yes/no", "yes/no"), ("number", "number"), ("other", "other")),
-    ),
+SETS = {  # in the order of the card: title, and titles of the kinds of questions
+    "coco-mini": "real questions about COCO photos (`coco-mini`)",
+    "coco-qa": "real questions about COCO photos (`coco-qa`)",
+    "daquar-dev": "real questions about rooms (DAQUAR, photos not trained on)",
+    "coco-dev": "generated questions about COCO photos (`coco-dev`)",
+    "flickr-dev": "generated questions about Flickr8k dev",
 }
+KINDS = {
+    "all": "all",
+    "yes/no": "yes/no",
+    "number": "number",
+    "other": "other",
+    "what": "what, where, who",
+    "count": "how many",
+    "color": "colour",
+}
+GENERATED, REAL = "coco-dev", "coco-mini"
 
 
-@cache
-def read(file: str) -> Results:
-    return load(f"{FOLDER}/{file}")
+def results() -> Results:
+    return load("experiments/vqa/results.json")
 
 
-def scores(name: str) -> str:
-    """The table of the card for a set of questions."""
-    questions = SETS[name]
-    metrics, blind = read(questions.file)["metrics"], read("blind.json")[questions.blind]
-    rows = [_row("all", metrics["accuracy"], blind.get("all"), bold=True)] + [
-        _row(title, metrics[f"accuracy_{kind}"], blind.get(kind)) for kind, title in questions.kinds
-    ]
-    count = f"{metrics['accuracy']['n']:,} {questions.title}"
-    return table((count, "n", "most frequent answer of the kind", "question alone", "`tiny-vqa`"), *rows)
+def scores() -> str:
+    """The table of the card: a row for each kind of questions of each set."""
+    head = ("questions", "n", "most frequent answer of the kind", "question alone", "grey picture", "`tiny-vqa`")
+    return table(head, *(row for name in SETS for row in _rows(name)))
 
 
-def _row(title: str, metric: Results, blind: float | None, bold: bool = False) -> tuple[str, ...]:
-    accuracy = f"{100 * metric['value']:.1f}"
-    chance = MISSING if metric.get("chance") is None else f"{100 * metric['chance']:.1f}"
-    alone = MISSING if blind is None else f"{blind:.1f}"
-    return title, f"{metric['n']:,}", chance, alone, f"{f'**{accuracy}**' if bold else accuracy} {_interval(metric)}"
+def _rows(name: str) -> Iterator[tuple[str, ...]]:
+    for kind, result in results()[name].items():
+        title = f"**{SETS[name]}**" if kind == "all" else KINDS[kind]
+        guesses = (f"{result[guess]:.1f}" for guess in ("majority", "question", "grey"))
+        yield title, f"{result['questions']:,}", *guesses, _accuracy(result, kind == "all")
 
 
-def _interval(metric: Results) -> str:
-    return f"({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
+def _accuracy(result: Results, bold: bool) -> str:
+    value, (low, high) = f"{result['accuracy']:.1f}", result["interval"]
+    return f"{f'**{value}**' if bold else value} ({low:.1f} to {high:.1f})"
 
 
 def measurements() -> str:
     """Rows of `tiny-vqa` in the page of measurements."""
     rows = []
-    for questions in SETS.values():
-        metric = read(questions.file)["metrics"]["accuracy"]
-        alone = value(read("blind.json"), f"{questions.blind}/all")
-        accuracy = f"{100 * metric['value']:.1f} % {_interval(metric)}"
-        rows.append((f"{metric['n']:,} {questions.title}", accuracy, f"{alone:.1f} %"))
-    return table(("questions", "`tiny-vqa`", "from the question alone"), *rows)
+    for name, title in SETS.items():
+        result = results()[name]["all"]
+        rows.append((f"{result['questions']:,} {title}", _accuracy(result, False), f"{result['question']:.1f}"))
+    return table(("questions", "`tiny-vqa`, % (95 % interval)", "from the question alone, %"), *rows)
 
 
 def accuracy(name: str) -> str:
-    return f"{100 * read(SETS[name].file)['metrics']['accuracy']['value']:.0f} %"
+    return f"{results()[name]['all']['accuracy']:.0f} %"
 
 
 def count(name: str) -> str:
-    return f"{read(SETS[name].file)['metrics']['accuracy']['n']:,}"
+    return f"{results()[name]['all']['questions']:,}"
 
 
 def question_alone(name: str) -> str:
-    return f"{read('blind.json')[SETS[name].blind]['all']:.0f} %"
+    return f"{results()[name]['all']['question']:.0f} %"

@@ -1,4 +1,4 @@
-"""Write a trained model as the bundled `tiny`: int8 weights, one scale per row.
+"""Write a trained model as the bundled `tiny` or `tiny-vqa`: int8 weights, one scale per row.
 
     python experiments/tiny/ship.py runs/tiny/average5 runs/tiny/shipped --encoder runs/tiny/average4 \
         --calibration runs/tiny/calibration.json --gauge runs/tiny/gauge.json
