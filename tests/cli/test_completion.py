@@ -19,7 +19,7 @@ from tests.cli.conftest import Blip
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("cap",), ["caption"]),
+        (("capt",), ["caption"]),
         (("--ver",), ["--version"]),
         (("caption", "--num"), ["--num-captions"]),
         (("ask", "--ans"), ["--answers"]),

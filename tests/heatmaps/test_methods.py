@@ -6,6 +6,7 @@ import copy
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -284,13 +285,15 @@ def test_no_method_leaves_hooks() -> None:
 
 def test_shuffled_weights_destroy_the_map() -> None:
     """Sanity check of Adebayo et al. 2018: a map that survives it shows the photo, not the model."""
-    model = blip.load("tiny")
-    before = model.explain("examples/chelsea.png", "a cat sitting on a table")
-    generator = torch.Generator().manual_seed(0)
-    for block in model.backend.module.encoder.blocks:
-        for parameter in block.cross.parameters():
-            order = torch.randperm(parameter.numel(), generator=generator)
-            parameter.data = parameter.data.flatten()[order].view_as(parameter)
-    after = model.explain("examples/chelsea.png", "a cat sitting on a table")
-    maps = torch.stack([torch.from_numpy(explanation.map_of("cat")).flatten() for explanation in (before, after)])
-    assert abs(float(torch.corrcoef(maps)[0, 1])) < 0.4
+    photo, text = "examples/chelsea.png", "a cat sitting on a table"
+    before = blip.load("tiny").explain(photo, text).map_of("cat")
+    correlations = []
+    for seed in range(6):  # one shuffle alone may happen to resemble the model
+        model, generator = blip.load("tiny"), torch.Generator().manual_seed(seed)
+        for block in model.backend.module.encoder.blocks:
+            for parameter in block.cross.parameters():
+                order = torch.randperm(parameter.numel(), generator=generator)
+                parameter.data = parameter.data.flatten()[order].view_as(parameter)
+        after = model.explain(photo, text).map_of("cat")
+        correlations.append(float(np.corrcoef(before.flatten(), after.flatten())[0, 1]))
+    assert abs(np.mean(correlations)) < 0.3 and max(correlations) < 0.6

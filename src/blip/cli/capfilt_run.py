@@ -31,7 +31,7 @@ class ModelFlags:
     captioner: Annotated[str, option(help="Model that captions the images.", complete=o.model_names)] = "tiny"
     filter: Annotated[str, option(help="Model that scores the texts.", complete=o.model_names)] = "tiny"
     captions: Annotated[
-        int, option(min=0, max=32, help="Synthetic texts per image and prompt; 0 scores web texts only.")
+        int, option(min=0, max=32, help="Synthetic texts per image and prompt; 0 scores web texts.")
     ] = 1
     prompt: Annotated[
         tuple[str, ...],

@@ -36,7 +36,7 @@ def select(
         Path | None, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder.", default="the first OUT")
     ] = None,
     format: Annotated[
-        Format, option(group=OUTPUT, help="tar (with the images), or json, jsonl or parquet (with their paths).")
+        Format, option(group=OUTPUT, help="tar (images), or json, jsonl or parquet (their paths).")
     ] = "tar",
     shard_size: Annotated[int, option(min=1, group=OUTPUT, help="Images per tar shard.")] = 10_000,
     overwrite: o.Overwrite = False,

@@ -17,9 +17,7 @@ class EngineFlags:
     """Flags of verbs that write one file per shard."""
 
     group = "Shards"
-    engine: Annotated[
-        Literal["local", "ray"], option(help="local (this process) or ray (processes on a Ray cluster).")
-    ] = "local"
+    engine: Annotated[Literal["local", "ray"], option(help="local (this process) or ray (a Ray cluster).")] = "local"
     actors: Annotated[
         int | None, option(min=1, help="Processes per machine, with --engine ray.", default="one per GPU, else 1")
     ] = None
@@ -46,7 +44,7 @@ class ShardRun(o.Run, EngineFlags):
             "-o",
             "--output",
             metavar="PATH",
-            help="File, in the format of its ending; FOLDER/ for a Parquet file per shard; - is stdout.",
+            help="File (its ending is the format) or FOLDER/ (a file per shard).",
             complete=tuple,
         ),
     ] = None
