@@ -16,9 +16,9 @@ Folders = Annotated[tuple[Path, ...], argument("OUT...", help="Folders that 'bli
 class Thresholds:
     """Flags of the scores that decide."""
 
-    threshold: Annotated[
-        str, option(metavar="X", help="Lowest score to keep, or share of the best, such as 30%.")
-    ] = "0.5"
+    threshold: Annotated[str, option(metavar="X", help="Lowest score to keep, or share of the best, such as 30%.")] = (
+        "0.5"
+    )
     threshold_web: Annotated[str | None, option(metavar="X", help="Threshold of web texts.", default="--threshold")] = (
         None
     )
