@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from blip.capfilt.record import COLUMNS
 from blip.io.records import to_json
 from blip.io.schemas import NAMES, fields, schema
 from blip_lite.errors import UsageError
@@ -73,23 +74,22 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "capfilt": {
         "schema": "capfilt/1",
         "key": "cc-0000.tar/000123",
+        "shard": "cc-0000.tar",
+        "image": "000123.jpg",
+        "offset": 512,
+        "size": 20480,
         "url": "https://h/x",
+        "sha256": "00",
+        "phash": 2**64 - 1,
         "width": 640,
         "height": 480,
-        "sha256": "00",
-        "texts": [
-            {"kind": "web", "text": "DSC 0012", "itm": 0.03, "itc": 0.11, "kept": False},
-            {"kind": "synthetic", "text": "a car", "itm": 0.97, "itc": 0.39, "kept": True, "index": 0, "score": -0.6},
-        ],
-        "chosen": "a car",
-        "thresholds": {"web": 0.5, "synthetic": 0.5, "score": "itm"},
-        "seed": 0,
-        "captioner": "caption-base",
-        "captioner_sha256": "00",
-        "filter": "f",
-        "filter_sha256": "00",
-        "params": {"top_p": 0.9},
-        "version": "1.0.0",
+        "kind": "synthetic",
+        "index": 0,
+        "text": "a car",
+        "itm": 0.97,
+        "itc": 0.39,
+        "logprob": -6.5,
+        "tokens": 4,
     },
     "hit": {"schema": "hit/1", "rank": 1, "path": "a.jpg", "score": 0.47, "itc": 0.41, "itm": 0.93, "caption": "a"},
     "eval-example": {
@@ -148,6 +148,12 @@ def test_records_without_a_required_field_or_with_a_wrong_type_are_rejected(name
     second = list(example)[1]
     assert f"'{second}' is a required property" in (problem({k: v for k, v in example.items() if k != second}) or "")
     assert problem({**example, second: ["x"]}) is not None
+
+
+def test_rows_of_capfilt_have_the_columns_of_a_score_file() -> None:
+    assert fields("capfilt") == ["schema", *COLUMNS]
+    bad = {"schema": "capfilt/1", "key": "a", "shard": "a.tar", "kind": None, "error": "not an image"}
+    assert problem(bad) is None
 
 
 def test_vqa_and_nlvr_examples_fit() -> None:

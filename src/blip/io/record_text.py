@@ -17,7 +17,6 @@ COLUMNS = {
     "match": ("key", "text", "itm", "itc"),
     "hit": ("score", "path"),
     "embedding": ("key", "kind", "dim"),
-    "capfilt": ("key", "chosen"),
 }
 
 

@@ -12,7 +12,7 @@ Schema = dict[str, Any]
 
 _RECORDS: dict[str, Schema] = load_json(Path(__file__).with_suffix(".json"))
 NAMES = tuple(_RECORDS)
-_WITHOUT_ERRORS = ("metrics", "train")
+_WITHOUT_ERRORS = ("capfilt", "metrics", "train")  # rows of capfilt have a column for the reason
 _TEXT: Schema = {"type": "string"}
 _ERROR: Schema = {
     "type": "object",
@@ -22,7 +22,7 @@ _ERROR: Schema = {
 
 
 def schema(name: str) -> Schema:
-    """Return the JSON Schema of a record: a result or an error record (metrics and train have no error)."""
+    """Return the JSON Schema of a record: a result or an error record (capfilt, metrics and train have none)."""
     base = name.removesuffix("/1")
     if base not in _RECORDS:
         raise UsageError(f"unknown record '{name}'{did_you_mean(name, NAMES)}; must be one of {', '.join(NAMES)}")
@@ -45,4 +45,4 @@ def schema(name: str) -> Schema:
 def fields(name: str) -> list[str]:
     """Return the keys of a record in order, `schema` first and `error` last."""
     record = _RECORDS.get(name.removesuffix("/1"), {"properties": {}})
-    return ["schema", *record["properties"], "error"]
+    return list(dict.fromkeys(["schema", *record["properties"], "error"]))
