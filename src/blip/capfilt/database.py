@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from blip.capfilt.record import COLUMNS, SCHEMA
+from blip.capfilt.rules import Threshold
 from blip.io.disk import writing
 from blip.io.extras import require_extras
 from blip_lite.errors import EnvironmentProblem, UsageError
@@ -137,3 +139,13 @@ def _reason(error: Exception) -> str:
     """Return the first line of a message of DuckDB, without its kind."""
     first = str(error).split("\n", 1)[0]
     return re.sub(r"^[A-Z]\w*(?: \w+)* Error: ", "", first)[:200].rstrip("!.")
+
+
+def lowest_kept(db: Database, table: str, kind: str, score: str, threshold: Threshold) -> float:
+    """Return the lowest score of a kind that is kept; for a share, the score of the last text of the best ones."""
+    if not threshold.is_share:
+        return threshold.value
+    scores = f"FROM {table} WHERE kind = '{kind}' AND isfinite({score})"
+    count = math.ceil(db.value(f"SELECT count(*) {scores}") * threshold.value)
+    lowest = db.value(f"SELECT {score} {scores} ORDER BY {score} DESC LIMIT 1 OFFSET {max(count - 1, 0)}")
+    return 1.0 if lowest is None else float(lowest)

@@ -6,13 +6,12 @@ memory and earlier runs do not change them.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 
-from blip.capfilt.database import Database, quote
+from blip.capfilt.database import Database, lowest_kept, quote
 from blip.capfilt.record import HUMAN, KINDS, SYNTHETIC, WEB
-from blip.capfilt.rules import Duplicate, Rules, Threshold
+from blip.capfilt.rules import Duplicate, Rules
 from blip_lite.errors import UsageError
 
 MAX_REASONS = 50  # of failed images, listed by number
@@ -93,7 +92,7 @@ class Decision:
     def _apply_thresholds(self) -> None:
         score = self._rules.score
         for kind, threshold in ((WEB, self._rules.web), (SYNTHETIC, self._rules.synthetic)):
-            self.thresholds[kind] = self._resolve(kind, threshold)
+            self.thresholds[kind] = lowest_kept(self._database, self._table, kind, "score", threshold)
         cases = " ".join(f"WHEN '{kind}' THEN {value!r}::FLOAT" for kind, value in self.thresholds.items())
         passing = f"kind = 'human' OR score >= CASE kind {cases} END"  # in float32, like the scores
         if not self._database.value(f"SELECT count(*) FROM {self._table} WHERE {passing}"):
@@ -101,15 +100,6 @@ class Decision:
             highest = ", ".join(f"{kind} {value:.4g}" for kind, value in best if value is not None)
             raise UsageError(f"no text passes; highest {score}: {highest or 'none, no text has this score'}")
         self._stage("threshold", f"SELECT * FROM {self._table} WHERE {passing}")
-
-    def _resolve(self, kind: str, threshold: Threshold) -> float:
-        """Return the lowest score that is kept."""
-        if not threshold.is_share:
-            return threshold.value
-        scores = f"FROM {self._table} WHERE kind = '{kind}' AND score IS NOT NULL"
-        count = math.ceil(self._database.value(f"SELECT count(*) {scores}") * threshold.value)
-        lowest = self._database.value(f"SELECT score {scores} ORDER BY score DESC LIMIT 1 OFFSET {max(count - 1, 0)}")
-        return 1.0 if lowest is None else float(lowest)
 
     def _choose_texts(self) -> None:
         """Drop equal texts of an image, those that `keep` leaves out, and texts that too many images have."""

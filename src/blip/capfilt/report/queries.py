@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from blip.capfilt.database import Database
 from blip.capfilt.record import COLUMNS, HUMAN, KINDS, SYNTHETIC, WEB
-from blip.capfilt.rules import Threshold
 from blip_lite.errors import UsageError
 
 TRUE, FALSE = ("true", "1", "1.0", "yes"), ("false", "0", "0.0", "no")  # values of a truth column, in any case
@@ -95,16 +93,6 @@ def _truth(db: Database, column: str) -> str:
     if wrong is not None:
         raise UsageError(f"truth column '{column}': value '{wrong}'; must be one of {', '.join(TRUE + FALSE)}")
     return truth
-
-
-def resolve(db: Database, kind: str, score: str, threshold: Threshold) -> float:
-    """Return the lowest score that is kept; for a share, the score of the last text of the best ones."""
-    if not threshold.is_share:
-        return threshold.value
-    scores = f"FROM {db.relation} WHERE kind = '{kind}' AND isfinite({score})"
-    count = math.ceil(db.value(f"SELECT count(*) {scores}") * threshold.value)
-    lowest = db.value(f"SELECT {score} {scores} ORDER BY {score} DESC LIMIT 1 OFFSET {max(count - 1, 0)}")
-    return 1.0 if lowest is None else float(lowest)
 
 
 def group_texts(db: Database) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from blip.capfilt.database import Database
+from blip.capfilt.database import Database, lowest_kept
 from blip.capfilt.record import SYNTHETIC, WEB
 from blip.capfilt.report import queries
 from blip.capfilt.report.distributions import ITC, ITM, Histogram, Truth, compare_with_truth, histograms
@@ -45,7 +45,7 @@ def summarize(
     examples_per_group: int,
 ) -> Summary:
     """Return the figures of score files."""
-    limits = {kind: queries.resolve(db, kind, score, thresholds[kind]) for kind in (WEB, SYNTHETIC)}
+    limits = {kind: lowest_kept(db, db.relation, kind, score, thresholds[kind]) for kind in (WEB, SYNTHETIC)}
     queries.create_view(db, score, limits, truth_column)
     queries.group_texts(db)
     kinds = queries.count_kinds(db)
