@@ -187,6 +187,8 @@ def bad_data(folder: Path) -> Sequence[str]:
     write_tar(folder / "mixed.tar", [*good, *broken, *alone, *tar_sample("g0", 99, caption="again")])
     write_tar(folder / "cut.tar", good)
     (folder / "cut.tar").write_bytes((folder / "cut.tar").read_bytes()[: 512 * 6 + 10])
+    write_tar(folder / "between.tar", good)
+    (folder / "between.tar").write_bytes((folder / "between.tar").read_bytes()[: 512 * 6])  # after g1.png
     (folder / "text.tar").write_text("not a tar")
     write_tar(folder / "none.tar", [])
     rows = [
@@ -195,7 +197,7 @@ def bad_data(folder: Path) -> Sequence[str]:
         {"caption": "y"},
     ]
     (folder / "t.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n{")
-    return [str(folder / name) for name in ("mixed.tar", "cut.tar", "text.tar", "none.tar", "t.jsonl")]
+    return [str(folder / name) for name in ("mixed.tar", "cut.tar", "between.tar", "text.tar", "none.tar", "t.jsonl")]
 
 
 def test_bad_data_are_rows_with_their_reason_and_the_rest_continues(tmp_path: Path) -> None:
@@ -207,6 +209,7 @@ def test_bad_data_are_rows_with_their_reason_and_the_rest_continues(tmp_path: Pa
         "mixed.tar/alone": "no",
         "mixed.tar/g0 (2)": "duplicate",
         "cut.tar": "not",
+        "between.tar": "not",
         "text.tar": "not",
         "none.tar": "holds",
         "missing.png": "no",
@@ -216,9 +219,9 @@ def test_bad_data_are_rows_with_their_reason_and_the_rest_continues(tmp_path: Pa
     }, errors
     assert "--fetch downloads it" in errors["https://a.example/b.jpg"]
     good = {row["key"] for row in rows if not row["error"]}
-    assert good == {"mixed.tar/g0", "mixed.tar/g1", "cut.tar/g0"}
+    assert good == {"mixed.tar/g0", "mixed.tar/g1", "cut.tar/g0", "between.tar/g0"}
     assert all(row["kind"] is row["text"] is row["itm"] is row["sha256"] is None for row in rows if row["error"])
-    assert summary.failed == len(errors) and summary.counts.images == len(errors) + 3
+    assert summary.failed == len(errors) and summary.counts.images == len(errors) + 4
 
 
 def test_without_captions_an_image_without_text_is_an_error(tmp_path: Path) -> None:

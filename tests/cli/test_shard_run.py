@@ -79,6 +79,20 @@ def test_files_have_the_same_columns_and_only_missing_ones_are_written(blip: Bli
     assert result.code == 1 and "1 shard (1 done before), 2 images, 1 done, 1 failed, " in result.err
 
 
+@pytest.mark.parametrize("verb", ["caption", "embed"])
+def test_a_tar_that_is_cut_between_its_members_is_reported(blip: Blip, shards: Path, verb: str) -> None:
+    path = shards / "0.tar"
+    path.write_bytes(path.read_bytes()[: 4 * 512])  # the first image and its text
+    result = blip(verb, "0.tar", "1.tar", *RANDOM, "-o", "out/")
+    assert result.code == 1 and "2 shards, 4 images, 2 done, 2 failed, " in result.err
+    assert (
+        "1 failed: not a readable tar file (truncated at byte N: no zero block marks its end); its last" in result.err
+    )
+    first, second = records(shards / "out/0.parquet")
+    assert first["key"] == "0.tar/a" and "error" not in first
+    assert second["key"] == "0.tar" and second["error"]["reason"].startswith("not a readable tar file (truncated at")
+
+
 @pytest.mark.parametrize(
     ("args", "difference"),
     [

@@ -80,16 +80,19 @@ def test_a_folder_is_split_into_units_of_some_images(tmp_path: Path) -> None:
 def test_files_that_cannot_be_read_are_units_with_the_reason(tmp_path: Path) -> None:
     write_tar(tmp_path / "cut.tar", [*tar_sample("x"), *tar_sample("y")])
     (tmp_path / "cut.tar").write_bytes((tmp_path / "cut.tar").read_bytes()[: 512 * 5 + 100])  # within a header
+    write_tar(tmp_path / "between.tar", [*tar_sample("x"), *tar_sample("y")])
+    (tmp_path / "between.tar").write_bytes((tmp_path / "between.tar").read_bytes()[: 512 * 6])  # after y.png
     (tmp_path / "text.tar").write_text("not a tar")
     (tmp_path / "empty.tar").touch()
     write_tar(tmp_path / "none.tar", [])
     (tmp_path / "bad.json").write_text('[{"image": "a.png"}, {"image"')
-    names = ["cut.tar", "text.tar", "empty.tar", "none.tar", "bad.json"]
-    read_keys = keys(list_units([str(tmp_path / name) for name in names], COLUMNS))
-    assert read_keys[0][:-1] == ["cut.tar/x"] and "may be incomplete" in read_keys[0][-1]
-    assert all("not a readable tar" in row[0] for row in read_keys[1:3]), read_keys
-    assert read_keys[3] == ["holds no samples"]
-    assert read_keys[4][0] == "a.png" and "not JSON" in read_keys[4][1]
+    names = ["cut.tar", "between.tar", "text.tar", "empty.tar", "none.tar", "bad.json"]
+    read_keys = dict(zip(names, keys(list_units([str(tmp_path / name) for name in names], COLUMNS)), strict=True))
+    assert read_keys["cut.tar"][:-1] == ["cut.tar/x"] and "may be incomplete" in read_keys["cut.tar"][-1]
+    assert read_keys["between.tar"][:-1] == ["between.tar/x"] and "sample 'y' may be" in read_keys["between.tar"][-1]
+    assert all("not a readable tar" in read_keys[name][0] for name in ("text.tar", "empty.tar")), read_keys
+    assert read_keys["none.tar"] == ["holds no samples"]
+    assert read_keys["bad.json"][0] == "a.png" and "not JSON" in read_keys["bad.json"][1]
 
 
 def test_rows_after_a_damaged_row_group_are_read(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class TarEntry(NamedTuple):
 
 
 def tar_members(shard: Path) -> Iterator[TarMember]:
-    """Yield the files of a tar in order. A truncated tar ends with `UsageError`."""
+    """Yield the files of a tar in order. A truncated or damaged tar ends with `UsageError`."""
     for entry in tar_entries(shard):
         yield entry.member
 
@@ -54,12 +54,21 @@ def tar_span(shard: Path, start: int, size: int) -> list[TarMember]:
 
 
 def _check_end(tar: tarfile.TarFile) -> None:
-    """Raise `ReadError` unless the tar ends after its last member: tarfile also stops at a damaged header, silently."""
+    """Raise `ReadError` unless zero blocks follow the last member, and nothing after them.
+
+    `tarfile` stops silently at a damaged header, where a file is cut between members, and before a second archive.
+    """
     file = tar.fileobj
     assert file is not None, "a tar that is read"
     file.seek(tar.offset)
-    if file.read(tarfile.BLOCKSIZE).strip(b"\0"):
+    end = file.read(tarfile.BLOCKSIZE)
+    if end.strip(b"\0"):
         raise tarfile.ReadError(f"damaged or truncated at byte {tar.offset:,}")
+    if len(end) < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError(f"truncated at byte {tar.offset + len(end):,}: no zero block marks its end")
+    while chunk := file.read(_SPAN_BYTES):
+        if chunk.strip(b"\0"):
+            raise tarfile.ReadError(f"data after its end at byte {tar.offset:,}: damaged or several archives in one")
 
 
 def _member(shard: Path, info: tarfile.TarInfo) -> TarMember:
