@@ -8,7 +8,7 @@ import pytest
 
 from blip.engine import local
 from blip.engine.folder import OutputFolder, difference
-from blip.engine.progress import Progress, duration
+from blip.engine.progress import Progress
 from blip.engine.units import Unit
 from blip.engine.work import Counts, Tick
 from blip_lite.errors import UsageError
@@ -102,11 +102,7 @@ def test_units_are_written_once_and_an_interrupted_one_not_at_all(folder: Output
     todo = [unit for unit in units if not folder.is_done(unit)]
     local.run(work, todo, folder, Progress(3, todo, lines.append))
     assert sorted(path.read_text() for path in folder.files.iterdir()) == ["a", "b", "c"]
-    assert lines[0].startswith("0/3 shards, 2 images (") and lines[-1].startswith("2/3 shards, 4 images (")
+    assert lines[0] == "0/3 shards, 2 images" and lines[-1].startswith("2/3 shards, 4 images (")
     assert lines[-1].endswith("0 s left")
     local.run(work, [], folder, Progress(3, [], lines.append))
     assert work.loads == 2
-
-
-def test_durations_have_two_units() -> None:
-    assert [duration(s) for s in (0, 59.6, 3600 * 5 + 125, 3600 * 49)] == ["0 s", "1 min", "5 h 2 min", "2 d 1 h"]

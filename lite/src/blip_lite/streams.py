@@ -16,10 +16,15 @@ INTERRUPTED, TERMINATED, BROKEN_PIPE, ENVIRONMENT = 130, 143, 141, 4  # exit cod
 STOPPED = {"interrupted": INTERRUPTED, "terminated": TERMINATED}
 
 
+class Terminated(BaseException):
+    """SIGTERM arrived."""
+
+
 def run_command(program: str, command: Callable[[], int], *, debug: bool = False) -> int:
     """Call a command and return its exit code; deliberate errors, Ctrl-C and failures of the system are one line.
 
-    `debug` adds tracebacks.
+    `KeyboardInterrupt` and `Terminated` may have a text that is added, such as how to continue. `debug` adds
+    tracebacks.
     """
     with _standard_streams():
         try:
@@ -29,9 +34,10 @@ def run_command(program: str, command: Callable[[], int], *, debug: bool = False
                 if code == stopped:
                     report(program, reason)
             return code
-        except KeyboardInterrupt:
-            report(program, "interrupted")
-            return INTERRUPTED
+        except (KeyboardInterrupt, Terminated) as stop:
+            reason = "terminated" if isinstance(stop, Terminated) else "interrupted"
+            report(program, "; ".join((reason, *stop.args)))
+            return STOPPED[reason]
         except BrokenPipeError:
             report(program, "standard output was closed before all results were written", debug=debug)
             return BROKEN_PIPE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +12,7 @@ import click
 from blip_lite.terminal import printable
 
 PLAIN_SECONDS = 30.0  # between progress lines if standard error is not a terminal
+WIDTH = 80  # of a terminal of unknown width
 
 
 def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -48,6 +50,14 @@ def progress_bar(name: str) -> Callable[[int, int | None], None] | None:
     return show
 
 
+def _columns() -> int:
+    """Return the width of the terminal; a longer line would not be redrawn but repeated."""
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or WIDTH
+    except (OSError, ValueError):
+        return WIDTH
+
+
 class StatusLine:
     """A line of progress on standard error: redrawn on a terminal, else printed every `PLAIN_SECONDS`."""
 
@@ -59,7 +69,7 @@ class StatusLine:
         now = time.monotonic()
         if self.active and (self.terminal or now - self.last >= PLAIN_SECONDS):
             self.last = now
-            sys.stderr.write(f"\r\x1b[2K{text}" if self.terminal else f"{text}\n")
+            sys.stderr.write(f"\r\x1b[2K{text[: _columns() - 1]}" if self.terminal else f"{text}\n")
             sys.stderr.flush()
 
     def clear(self) -> None:

@@ -19,15 +19,11 @@ from click.shell_completion import CompletionItem, shell_complete
 from blip.cli.commands import GENERAL, HELP, Command, Group, Option
 from blip.io.disk import write_failure
 from blip_lite.errors import BlipError, MissingPart, did_you_mean
-from blip_lite.streams import ENVIRONMENT, TERMINATED, report, run_command
+from blip_lite.streams import ENVIRONMENT, Terminated, report, run_command
 from blip_lite.terminal import printable
 
 NAME = "blip"
 COMPLETION = "_BLIP_COMPLETE"  # environment variable by which the completion script calls this program
-
-
-class Terminated(BaseException):
-    """SIGTERM arrived."""
 
 
 class Program(Group):
@@ -95,8 +91,6 @@ def _invoke(program: Program, argv: Sequence[str], debug: bool) -> int:
         return error.exit_code
     except click.Abort as error:
         raise KeyboardInterrupt from error
-    except Terminated:
-        return TERMINATED
     except MissingPart as error:
         return _fail(f"{error}{_models_with(error.capability)}", error.exit_code, debug)
     except (BlipError, OSError):

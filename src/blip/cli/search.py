@@ -202,8 +202,8 @@ def _show_duplicates(index: Index, folder: Path | None, run: SearchOptions) -> i
 def _refresh(index: Index, run: SearchOptions, no_update: bool) -> None:
     """Update the indexed folders, unless the index cannot be written now."""
     from blip.apps.search.database import is_writable
-    from blip.cli.run import Terminated
     from blip.signals import stop_on_signal
+    from blip_lite.streams import Terminated
 
     if no_update or not index.exists or not index.roots():
         _check_photos(index)

@@ -67,17 +67,19 @@ def run_shards(describer: Describer, names: Sequence[str], run: ShardRun, settin
         "max_megapixels": run.max_megapixels,
     }
     status, started = StatusLine(not (run.no_progress or run.quiet)), time.perf_counter()
-    summary = run_units(
-        RecordWork(describer, columns),
-        sources,
-        columns,
-        OutputFolder(output, output),
-        settings,
-        rows=run.rows_per_shard,
-        engine=Engine(name=run.engine, actors=run.actors or 1, device=run.device, address=run.ray_address),
-        show=status.show,
-    )
-    status.clear()
+    try:
+        summary = run_units(
+            RecordWork(describer, columns),
+            sources,
+            columns,
+            OutputFolder(output, output),
+            settings,
+            rows=run.rows_per_shard,
+            engine=Engine(name=run.engine, actors=run.actors or 1, device=run.device, address=run.ray_address),
+            show=status.show,
+        )
+    finally:
+        status.clear()
     o.note(describe(summary, time.perf_counter() - started), run.quiet)
     for line in failures(summary):
         o.note(line)

@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -25,56 +24,49 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def connected(address: str | None) -> Iterator[Any]:
-    """Yield the module `ray`, connected to a cluster, which is started on this machine by default.
+def connected(address: str | None, *, cpus: int | None = None, object_store: int = OBJECT_STORE) -> Iterator[Any]:
+    """Yield the module `ray`, connected to a cluster; by default that of RAY_ADDRESS, else one is started here.
 
-    A connection that the caller has opened is used and kept.
+    cpus (default: all) and object_store (bytes) are those of a cluster that is started. A connection that the caller
+    has opened is used and kept. Raises `MissingExtra`, `EnvironmentProblem`.
     """
     require_extras("--engine ray", "ray")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray: Any = importlib.import_module("ray")
-    importlib.import_module("ray.data")
     if ray.is_initialized():
-        with _data_settings(ray):
-            yield ray
+        yield ray
         return
     logging.getLogger("ray").setLevel(logging.CRITICAL)
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    local = {"num_cpus": os.cpu_count(), "object_store_memory": OBJECT_STORE, "include_dashboard": False}
-    with _kept_signals(), _muted():
-        try:
-            ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
-        except Exception as error:  # Ray raises many kinds
-            reason = " ".join(str(error).split())
-            raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
+    local = {"num_cpus": cpus or os.cpu_count(), "object_store_memory": object_store, "include_dashboard": False}
     try:
-        with _data_settings(ray):
-            yield ray
+        with _kept_signals(), _muted():
+            ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
+    except Exception as error:  # Ray raises many kinds
+        reason = " ".join(str(error).split())
+        raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
+    try:
+        yield ray
     finally:
         ray.shutdown()
 
 
 @contextmanager
-def _data_settings(ray: Any) -> Iterator[None]:
-    """Let Ray Data pass events on as they come, and print nothing."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own defaults
-        context = ray.data.DataContext()
-    context.enable_progress_bars = context.print_on_execution_start = False
-    context.target_max_block_size = 1  # bytes that are collected before they are passed on
-    with ray.data.DataContext.current(context):
-        yield
-
-
-@contextmanager
 def _kept_signals() -> Iterator[None]:
-    """Keep this program's handlers of signals, which Ray would replace."""
+    """Keep this program's handlers of signals, which Ray replaces."""
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield
-    for number, handler in handlers.items():
-        with suppress(ValueError):  # not in the main thread
-            signal.signal(number, handler)
+    terminated = False
+    try:
+        yield
+    except SystemExit:  # raised by Ray's handler of SIGTERM
+        terminated = True
+    finally:
+        for number, handler in handlers.items():
+            with suppress(ValueError):  # not in the main thread
+                signal.signal(number, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 @contextmanager

@@ -7,11 +7,15 @@ so are retries: a lost process is started again, on another machine if necessary
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import pickle
+import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
@@ -21,9 +25,11 @@ from blip.engine.progress import Progress
 from blip.engine.ray_cluster import connected
 from blip.engine.units import Unit
 from blip.engine.work import Counts, Work, attempt
+from blip.io.lock import remove_abandoned
 from blip_lite.errors import BlipError, EnvironmentProblem
 
 ATTEMPTS = 4  # at a unit whose process is lost
+END_SECONDS = 5.0  # that processes of an interrupted run may take to end
 REPORTS = 20  # of a process about one unit: the driver receives those of all processes
 
 
@@ -45,7 +51,7 @@ def run(
     """
     if not units:
         return
-    with connected(address) as ray:
+    with _complete_files(folder), connected(address) as ray, _data_settings():
         pool = Pool.of(ray.nodes(), actors, gpu)
         attempts = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)(Attempts).remote()
         dataset = ray.data.from_items([{"unit": i} for i in range(len(units))], override_num_blocks=len(units))
@@ -63,6 +69,33 @@ def run(
             progress.update(units[event.unit], event.counts, event.share)
             if event.problem is not None:
                 progress.finish(units[event.unit], event.problem)
+
+
+@contextmanager
+def _complete_files(folder: OutputFolder) -> Iterator[None]:
+    """Remove at the end what lost processes have begun; wait for those that Ray is ending."""
+    try:
+        yield
+    finally:
+        limit = time.monotonic() + END_SECONDS
+        while remove_abandoned(folder.files) and time.monotonic() < limit:
+            time.sleep(0.05)
+
+
+@contextmanager
+def _data_settings() -> Iterator[None]:
+    """Let Ray Data pass events on as they come, and print nothing."""
+    data: Any = importlib.import_module("ray.data")
+    for handler in logging.getLogger("ray.data").handlers:
+        if isinstance(handler, logging.StreamHandler):  # the others write to Ray's own logs
+            handler.setLevel(logging.CRITICAL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own defaults
+        context = data.DataContext()
+    context.enable_progress_bars = context.print_on_execution_start = False
+    context.target_max_block_size = 1  # bytes that are collected before they are passed on
+    with data.DataContext.current(context):
+        yield
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from typing import Literal, get_args
 from blip.engine import local, ray_pool
 from blip.engine.folder import OutputFolder, Settings
 from blip.engine.progress import Progress, Show
-from blip.engine.units import ROWS, list_units
+from blip.engine.units import ROWS, Unit, list_units
 from blip.engine.work import Counts, Work
 from blip.io.columns import Columns
 from blip_lite.checks import check_int
 from blip_lite.errors import UsageError
+from blip_lite.streams import Terminated
 
 EngineName = Literal["local", "ray"]
 
@@ -68,7 +69,7 @@ def run(
 
     settings: everything besides the data that determines the files. rows: of a table or folder per unit. show:
     receives the progress after each batch. Raises `UsageError` for data that do not exist, for an output of other
-    settings, and if another run writes to it.
+    settings, and if another run writes to it; `KeyboardInterrupt` and `Terminated` say what is done.
     """
     engine = engine or Engine()
     listed = list_units(names, columns, rows)
@@ -77,13 +78,21 @@ def run(
         units = folder.assign(listed)
         todo = [unit for unit in units if not folder.is_done(unit)]
         progress = Progress(len(units), todo, show)
-        if engine.name == "local":
-            local.run(work, todo, folder, progress)
-        else:
-            gpu = engine.device == "auto" or engine.device.startswith("cuda")
-            ray_pool.run(work, todo, folder, progress, actors=engine.actors, gpu=gpu, address=engine.address)
+        try:
+            _run_engine(engine, work, todo, folder, progress)
+        except (KeyboardInterrupt, Terminated) as stop:
+            done = sum(map(folder.is_done, units))
+            raise type(stop)(f"{done} of {len(units)} shards are done, the same command continues") from stop
         counts = Counts()
         for unit in units:
             if folder.is_done(unit):
                 counts.add(work.counts(folder.target(unit)))
     return Summary(counts, len(units), len(todo) - len(progress.problems), progress.problems)
+
+
+def _run_engine(engine: Engine, work: Work, units: Sequence[Unit], folder: OutputFolder, progress: Progress) -> None:
+    if engine.name == "local":
+        local.run(work, units, folder, progress)
+    else:
+        gpu = engine.device == "auto" or engine.device.startswith("cuda")
+        ray_pool.run(work, units, folder, progress, actors=engine.actors, gpu=gpu, address=engine.address)

@@ -93,8 +93,9 @@ def lock_folder(folder: Path) -> FolderLock | None:
     return None
 
 
-def remove_abandoned(parent: Path) -> None:
-    """Remove the temporary folders of killed processes; those in use are locked."""
+def remove_abandoned(parent: Path) -> bool:
+    """Remove the temporary folders of killed processes, and return whether others are in use: these are locked."""
+    in_use = False
     with contextlib.suppress(OSError), os.scandir(parent) as entries:
         for entry in entries:
             if _PART.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -102,3 +103,6 @@ def remove_abandoned(parent: Path) -> None:
                 if lock is not None and lock.is_held:
                     shutil.rmtree(entry.path, ignore_errors=True)
                     lock.release()
+                else:
+                    in_use = True
+    return in_use

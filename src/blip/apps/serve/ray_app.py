@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import os
 import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -22,6 +21,7 @@ from blip.apps.serve.app import build_app
 from blip.apps.serve.jobs import Job, JobResult, ModelInfo, Problem
 from blip.apps.serve.models import Models
 from blip.apps.serve.settings import Settings
+from blip.engine.ray_cluster import connected
 from blip_lite.errors import EnvironmentProblem
 
 NAME, MODELS = "blip", "models"
@@ -117,30 +117,23 @@ def run(settings: Settings, host: str, port: int, announce: Callable[[], None]) 
 
     announce: called as soon as models are loaded and requests are answered. Raises KeyboardInterrupt after Ctrl-C.
     """
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    ray: Any = importlib.import_module("ray")
-    serve: Any = importlib.import_module("ray.serve")
-
-    local: dict[str, int] = {"num_cpus": max(2, settings.workers), "object_store_memory": OBJECT_STORE}
-    options = {} if os.environ.get("RAY_ADDRESS") else local
-    ray.init(include_dashboard=False, log_to_driver=False, configure_logging=False, **options)
     stop, received = threading.Event(), set[int]()
 
     def handle_exit(number: int, frame: FrameType | None) -> None:
         received.add(number)
         stop.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):  # replaces Ray's handlers
-        signal.signal(number, handle_exit)
-    try:
-        serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
-        serve.run(build(settings), name=NAME, route_prefix="/", blocking=False)
-        announce()
-        stop.wait()
-        serve.shutdown()
-    except RuntimeError as error:
-        raise EnvironmentProblem(f"Ray Serve did not start: {str(error).strip().splitlines()[-1]}") from error
-    finally:
-        ray.shutdown()
+    with connected(None, cpus=max(2, settings.workers), object_store=OBJECT_STORE):
+        serve: Any = importlib.import_module("ray.serve")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, handle_exit)
+        try:
+            serve.start(http_options={"host": host, "port": port, "location": "HeadOnly"})
+            serve.run(build(settings), name=NAME, route_prefix="/", blocking=False)
+            announce()
+            stop.wait()
+            serve.shutdown()
+        except RuntimeError as error:
+            raise EnvironmentProblem(f"Ray Serve did not start: {str(error).strip().splitlines()[-1]}") from error
     if signal.SIGINT in received:
         raise KeyboardInterrupt
