@@ -14,7 +14,7 @@ from blip.io.samples import Sample
 from blip_lite.errors import BadRecord, ConfigError
 
 SampleCheck = Callable[[Sample], object]
-VERSION = 1  # raise it if rows are read differently, so that indexes are built again
+VERSION = 2  # raise it if rows are read differently, so that indexes are built again
 
 
 @dataclass(frozen=True, kw_only=True)
