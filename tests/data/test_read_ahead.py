@@ -53,7 +53,7 @@ def test_shards_are_read_whole_and_in_the_order_of_the_calls(tmp_path: Path, rea
     assert [sum(size for name, _, size in expected if name == f"{n}.tar") for n in range(3)] == [4 * ROW] * 3
 
 
-def test_only_the_rows_that_are_asked_for_are_read(tmp_path: Path, reads: SimpleQueue[Read]) -> None:
+def test_only_the_requested_rows_are_read(tmp_path: Path, reads: SimpleQueue[Read]) -> None:
     ahead = read_ahead(opened(write_shards(tmp_path)), window=1)
     assert ahead is not None
     ahead(5, 2)

@@ -15,11 +15,13 @@ from blip.io.extras import require_extras
 from blip_lite.errors import EnvironmentProblem
 
 OBJECT_STORE = 100_000_000  # bytes, of a cluster on this machine; only names and counts pass through it
-# read when Ray is imported or started: no usage report to its makers, no lines of its processes among ours
+# read when Ray is imported or started: no usage report to its makers, no lines of its processes among ours, and the
+# priority of this process instead of a low one, at which other programs would stop the work
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
     "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_worker_niceness": "0",
 }
 
 
