@@ -112,14 +112,16 @@ def test_an_image_is_decoded_and_encoded_once(shard: Path, tmp_path: Path, monke
         return encode(self, grid, *args)
 
     monkeypatch.setattr(VisionTransformer, "encode_grid", count)
+    resized, square = list[int](), capfilt.score.images.square
     monkeypatch.setattr(capfilt.score.images, "read", lambda *args, **kw: decoded.append(args) or read(*args, **kw))
+    monkeypatch.setattr(capfilt.score.images, "square", lambda image, side: resized.append(side) or square(image, side))
     blip.load("random-tiny").save(tmp_path / "copy")
     run(shard, tmp_path / "same")
     run(shard, tmp_path / "equal", filter=str(tmp_path / "copy"))
     assert encoded == [5, 5] and len(decoded) == 10
     blip.load_random(seed=1).save(tmp_path / "other")
     run(shard, tmp_path / "two", filter=str(tmp_path / "other"))
-    assert encoded == [5, 5, 5, 5] and len(decoded) == 15
+    assert encoded == [5, 5, 5, 5] and len(decoded) == len(resized) == 15
     assert column(scores(tmp_path / "same"), "itm") == column(scores(tmp_path / "equal"), "itm")
     assert column(scores(tmp_path / "two"), "itm") != column(scores(tmp_path / "same"), "itm")
 

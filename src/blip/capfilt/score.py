@@ -123,7 +123,9 @@ class CaptionAndScore:
         }
         if item.is_human:
             return Decoded(columns, ())
-        return Decoded(columns, tuple(np.asarray(images.square(image, side)) for side in self.models.sides))
+        sides = self.models.sides
+        squares = {side: np.asarray(images.square(image, side)) for side in set(sides)}  # two towers may have one size
+        return Decoded(columns, tuple(squares[side] for side in sides))
 
     def _score(self, batch: Sequence[tuple[Item, Decoded | None]]) -> list[list[ScoredText]]:
         assert self.models is not None
