@@ -6,12 +6,15 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import report, retrieval
+from benchmarks import capfilt, report, retrieval
 from benchmarks.cases import CASES, Case, chosen
 from benchmarks.parts import parts
 from benchmarks.timing import Limits, Ratio, Times, interleave, limits, load
 
-CASES |= {"retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case)}
+CASES |= {
+    "retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case),
+    "capfilt": (f"CapFilt 384, {capfilt.COUNT} photos", capfilt.case),
+}
 PARTS = "parts"
 PROFILED = {
     "f32, 1 photo": ("f32", 1),

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 import transformers
 
+from benchmarks import capfilt_report
+
 FOLDER = Path(__file__).parent
 VALUES, TABLE = FOLDER / "results.json", FOLDER / "RESULTS.md"
 
@@ -32,7 +34,7 @@ length, 20 tokens a caption), logits within 1e-4, vectors within 1e-5; for bfloa
 
 def read() -> dict[str, Any]:
     values: dict[str, Any] = json.loads(VALUES.read_text()) if VALUES.exists() else {}
-    return {"machine": {}, "cases": {}, "parts": {}} | values
+    return {"machine": {}, "cases": {}, "parts": {}, "capfilt": {}} | values
 
 
 def machine() -> dict[str, str]:
@@ -66,6 +68,7 @@ def _table(values: dict[str, Any]) -> str:
         limits = " | ".join(f"{case['limits'][k] / 1e9:.0f}" for k in ("plain", "float32", "bfloat16", "read"))
         lines.append(f"| {case['title']} | {limits} | {case['load']:.1f} |")
     lines += ["", *_parts(values["parts"])]
+    lines += ["", *capfilt_report.section(values["capfilt"], values["cases"].get("capfilt", {"rows": []})["rows"])]
     return "\n".join(lines).rstrip() + "\n"
 
 
