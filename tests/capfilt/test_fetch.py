@@ -8,12 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from blip.data.check import Check
 from tests.capfilt.test_run import column, run, scores
-from tests.data.test_sources import png
-
-pytest.importorskip("pyarrow")
+from tests.data.test_sources import png, write_tar
 
 # Stands in for uvx: a shard of all addresses without 'gone' in them, and metadata of all, as img2dataset 1.47 does.
 STAND_IN = f"""#!{sys.executable}
@@ -78,7 +79,66 @@ def test_images_of_urls_are_downloaded_once(tmp_path: Path, names: tuple[str, st
 
 
 def test_metadata_of_img2dataset_have_the_reason_of_failed_downloads(tmp_path: Path) -> None:
-    rows = [{"url": "https://a.example/1.jpg", "caption": "x", "error_message": "timed out"}]
+    rows = [
+        {"status": "failed_to_download", "error_message": "timed out"},
+        {"status": "failed_to_download"},
+        {"status": "success", "error_message": "none"},
+    ]
+    rows = [{"url": f"https://a.example/{i}.jpg", "caption": "x"} | row for i, row in enumerate(rows)]
     (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, rows)))
     run(tmp_path / "t.jsonl", tmp_path / "out")
-    assert column(scores(tmp_path / "out"), "error") == ["timed out"]
+    errors = column(scores(tmp_path / "out"), "error")
+    assert errors == ["timed out", "failed to download", "the image is a URL; --fetch downloads it"]
+
+
+FOLDER = [  # what img2dataset 1.47 writes for three URLs, the second of which fails
+    {"key": "0000000", "url": "https://a.example/0.jpg", "caption": "Café, the first", "n": 5, "status": "success"},
+    {"key": "0000001", "url": "https://a.example/1.jpg", "caption": "gone", "n": 6, "status": "failed_to_download"},
+    {"key": "0000002", "url": "https://a.example/2.jpg", "caption": "third", "n": 7, "status": "success"},
+]
+
+
+def write_formats(folder: Path) -> None:
+    """Write the output of img2dataset in its formats webdataset, parquet and files."""
+    rows = [row | {"error_message": None if row["status"] == "success" else "HTTP Error 404"} for row in FOLDER]
+    good = {row["key"]: row for row in rows if row["status"] == "success"}
+    for name in ("webdataset", "parquet", "files/00000"):
+        (folder / name).mkdir(parents=True)
+    members: list[tuple[str, bytes]] = []
+    for i, (key, row) in enumerate(good.items()):
+        texts = (row["caption"].encode(), json.dumps(row, indent=4).encode())
+        members += [(f"{key}.{end}", data) for end, data in zip(("jpg", "txt", "json"), (png(i), *texts), strict=True)]
+    write_tar(folder / "webdataset/00000.tar", members)
+    for name, data in members:
+        (folder / "files/00000" / name).write_bytes(data)
+    for name in ("webdataset", "files"):
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / name / "00000.parquet")
+    images = [png(i) if row["key"] in good else None for i, row in enumerate(rows)]
+    table = pyarrow.Table.from_pylist([row | {"jpg": image} for row, image in zip(rows, images, strict=True)])
+    pyarrow.parquet.write_table(table, folder / "parquet/00000.parquet")
+
+
+def test_every_format_of_img2dataset_is_read_without_flags(tmp_path: Path) -> None:
+    write_formats(tmp_path)
+    for name in ("webdataset/00000.tar", "parquet/00000.parquet", "files"):
+        out = tmp_path / f"out-{name.partition('/')[0]}"
+        summary = run(tmp_path / name, out, captions=0, copy_columns=["n"])
+        rows = scores(out)
+        good = [i for i, error in enumerate(column(rows, "error")) if error is None]
+        assert [column(rows, "text")[i] for i in good] == ["Café, the first", "third"], name
+        assert [column(rows, "url")[i] for i in good] == ["https://a.example/0.jpg", "https://a.example/2.jpg"], name
+        assert [column(rows, "n")[i] for i in good] == [5, 7], name
+        assert ["0000000" in column(rows, "key")[good[0]], "0000002" in column(rows, "key")[good[1]]] == [True, True]
+        assert summary.counts.errors == ({"HTTP Error N": 1} if name.startswith("parquet") else {}), name
+        if name.startswith("parquet"):
+            assert (column(rows, "url")[1], column(rows, "n")[1]) == ("https://a.example/1.jpg", 6)
+    lines = list(Check(names=[str(tmp_path / "parquet/00000.parquet")]))
+    assert lines == [f"https://a.example/1.jpg: HTTP Error 404 ({tmp_path}/parquet/00000.parquet:2)"]
+
+
+@pytest.mark.usefixtures("uvx")
+def test_rows_without_a_url_are_failures_of_a_download(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"url": "https://a.example/1.jpg", "caption": "one"}, {"url": "", "caption": "two"}]
+    (tmp_path / "urls.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    summary = run(tmp_path / "urls.jsonl", tmp_path / "out", fetch=True, captions=0)
+    assert summary.counts.errors == {"no URL in column 'url'": 1} and summary.counts.texts == {"web": 1}

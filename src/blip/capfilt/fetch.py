@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from blip.capfilt.items import FAILURE, Reading
+from blip.capfilt.items import Reading
 from blip.data import img2dataset
 from blip.io import readers, table_reader
 from blip.io.atomic import write_text
 from blip.io.fetch import is_offline, offline_reason
+from blip.io.image_cells import FAILED
 from blip.io.lock import exclusive
 from blip.io.paths import is_url
 from blip_lite.errors import OfflineError
@@ -61,7 +64,8 @@ def _fetch(name: str, column: str, reading: Reading, folder: Path, runner: str, 
         urls = img2dataset.write_list([name], folder, column, columns.text, keep)
         img2dataset.run(img2dataset.command(urls, runner=runner))
         img2dataset.read_shards(folder)  # raises if there are none
-        failed = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in _failures(folder, column))
+        rows = itertools.chain(_without_url(Path(name), column), _failures(folder, column))
+        failed = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         write_text(folder / _FAILED, "".join(failed))
         write_text(folder / _DONE, json.dumps(source))
     yield from map(str, sorted(folder.glob("[0-9]*.tar")))
@@ -69,9 +73,19 @@ def _fetch(name: str, column: str, reading: Reading, folder: Path, runner: str, 
         yield str(folder / _FAILED)
 
 
+def _without_url(table: Path, column: str) -> Iterator[Mapping[str, Any]]:
+    """Yield the rows of a table that have no URL in `column`, as img2dataset has rows that it cannot download."""
+    for row in table_reader.rows(table, None):
+        value = row.values.get(column)
+        if not (isinstance(value, str) and is_url(value)):
+            values = {name: value for name, value in row.values.items() if name != column}
+            reason = row.problem or f"no URL in column '{column}'"
+            yield {"key": os.path.basename(row.where), **values, "status": FAILED[0], "error_message": reason}
+
+
 def _failures(folder: Path, column: str) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of img2dataset's metadata whose images it could not download, with the URL in `column`."""
     for path in sorted(folder.glob("[0-9]*.parquet")):
         for row in table_reader.rows(path, None):
             if row.values.get("status", "success") != "success":
-                yield {FAILURE: "download failed", **row.values, column: row.values.get("url")}
+                yield {**row.values, column: row.values.get("url")}

@@ -17,7 +17,6 @@ from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord
 
 URL_REASON = "the image is a URL; --fetch downloads it"
-FAILURE = "error_message"  # column of img2dataset's metadata: why an image could not be downloaded
 TRUE = ("true", "yes", "1", "1.0", "t", "y")
 
 
@@ -80,10 +79,7 @@ class Reading:
             copies=(copies,) * max(1, len(sample.texts)),
             is_human=str(flag).strip().lower() in TRUE,
         )
-        if len(sample.images) > 1:
-            return replace(item, error=f"{len(sample.images)} images in one row")
-        failure = sample.fields.get(FAILURE) if isinstance(sample.image.source, MissingSource) else None
-        return replace(item, error=failure) if isinstance(failure, str) and failure else item
+        return item if len(sample.images) == 1 else replace(item, error=f"{len(sample.images)} images in one row")
 
     def _bad(self, unit: Unit, error: BadRecord) -> Item:
         name = os.path.basename(os.path.normpath(unit.source))

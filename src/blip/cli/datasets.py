@@ -250,7 +250,7 @@ def fetch_images(
     url_column: Annotated[str, option(group=COLUMNS, help="Column of the URL.")] = "url",
     text_column: o.TextColumn = None,
     processes: Annotated[int | None, option(min=1, help="Number of processes.", default="the cores")] = None,
-    runner: Annotated[str, option(metavar="COMMAND", help="Command that runs img2dataset: uvx or 'pipx run'.")] = "uvx",
+    runner: Annotated[str, option(metavar="COMMAND", help="Runs img2dataset: uvx, 'pipx run', or its path.")] = "uvx",
     output: Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of the shards.")],
     image_size: Annotated[
         int, option(min=16, group=OUTPUT, help="Pixels of the shorter side; smaller images are kept.")

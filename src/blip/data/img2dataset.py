@@ -27,7 +27,7 @@ from blip_lite.errors import BadRecord, EnvironmentProblem, UsageError
 from blip_lite.image import EXTENSIONS
 from blip_lite.text_files import load_json, open_text
 
-RUNNER = "uvx"
+RUNNER, PROGRAM = "uvx", "img2dataset"
 LIST_NAME = "urls.csv"
 IMAGE_SIZE = 384  # pixels of the shorter side: the input size of captioning and retrieval
 
@@ -81,13 +81,16 @@ def write_list(
 
 
 def find_runner(runner: str = RUNNER) -> list[str]:
-    """Return the words of a command that runs Python tools in separate environments. Raises `EnvironmentProblem`."""
+    """Return the words of the command that starts img2dataset. Raises `EnvironmentProblem` if it is not installed.
+
+    runner: a command that runs Python tools in separate environments, or img2dataset itself, by name or path.
+    """
     words = shlex.split(runner)
     if not words or shutil.which(words[0]) is None:
         raise EnvironmentProblem(
             f"{runner}: not installed; install uv (https://docs.astral.sh/uv/), or use --runner 'pipx run'"
         )
-    return words
+    return words if Path(words[-1]).stem == PROGRAM else [*words, PROGRAM]
 
 
 def command(
@@ -107,7 +110,7 @@ def command(
         "resize_only_if_bigger": True,
         "processes_count": processes or os.cpu_count() or 1,
     }
-    return [*find_runner(runner), "img2dataset", *(f"--{name}={value}" for name, value in options.items())]
+    return [*find_runner(runner), *(f"--{name}={value}" for name, value in options.items())]
 
 
 def run(call: Sequence[str]) -> None:

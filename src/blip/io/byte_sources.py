@@ -122,6 +122,9 @@ class MissingSource:
     key: str
     reason: str
 
+    def __str__(self) -> str:
+        return self.key
+
     def read(self) -> bytes:
         raise UnreadableImage(self.key, self.reason)
 

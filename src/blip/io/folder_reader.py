@@ -10,13 +10,14 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from blip.io import image_cells, table_reader
-from blip.io.columns import Columns, ReadResult
+from blip.io.columns import TEXT_COLUMNS, Columns, ReadResult
 from blip.io.paths import ListOptions, image_stem, walk
 from blip.io.samples import ImageRef, Sample
 from blip_lite.errors import BadRecord
-from blip_lite.text_files import read_text
+from blip_lite.text_files import load_json, read_text
 
 METADATA = ("metadata.jsonl", "metadata.csv", "metadata.parquet")  # of Hugging Face's imagefolder
+_IMG2DATASET = {"url", "key", "status", "error_message"}
 SIDECARS = (".txt", ".caption")  # the first that exists is read
 
 
@@ -26,8 +27,8 @@ def folder(
     """Yield the images of a folder and its subfolders with the texts that belong to them.
 
     A folder with `metadata.jsonl`, `.csv` or `.parquet` that names its images in a column `file_name` is read row by
-    row; other images have the lines of the `.txt` or `.caption` file beside them as texts. Entries that cannot be read
-    (pipes, folders without permission) are bad rows.
+    row; other images have the lines of the `.txt` or `.caption` file beside them as texts, and the other columns of
+    img2dataset's `.json` file. Entries that cannot be read (pipes, folders without permission) are bad rows.
     """
     options = options or ListOptions()
     skipped: list[BadRecord] = []
@@ -104,5 +105,16 @@ def _beside(image: Path, where: str, *, is_shared: bool) -> dict[str, Any]:
                 raise BadRecord(where, f"{path.name} cannot be read ({error})") from error
             if is_shared and name != image.name:
                 raise BadRecord(where, f"{path.name} may belong to other images too; must be {image.name}{ending}")
-            return {"texts": lines}
+            return _downloaded(image.with_name(f"{image_stem(image)}.json")) | {"texts": lines}
     return {}
+
+
+def _downloaded(path: Path) -> dict[str, Any]:
+    """Return the columns besides the text that img2dataset writes beside an image; none for any other file."""
+    try:
+        values = load_json(path)
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(values, dict) or not values.keys() >= _IMG2DATASET:
+        return {}
+    return {name: value for name, value in values.items() if name not in TEXT_COLUMNS}

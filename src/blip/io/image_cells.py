@@ -20,11 +20,17 @@ from blip_lite.sniff import image_format
 from blip_lite.text_files import parse_json
 
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
+FAILED = ("failed_to_download", "failed_to_resize")  # values of img2dataset's column `status`
 _DATA_URL = re.compile(r"data:[^,;]*(;[^,;]*)*,", re.IGNORECASE)
 
 
 def images(values: Mapping[str, Any], columns: Columns, roots: Sequence[Path], where: str) -> tuple[ImageRef, ...]:
-    """Return the images of a row: one, or two in a list (NLVR2). Raises `BadRecord`."""
+    """Return the images of a row: one, or two in a list (NLVR2). Raises `BadRecord`.
+
+    The image of a row of img2dataset whose download failed raises the reason when it is read.
+    """
+    if (failed := _failed_download(values, where)) is not None:
+        return (ImageRef(failed),)
     column = columns.image_column([name for name, value in values.items() if value is not None])
     if column is None and columns.image is None and values.get("images") is not None:
         column = "images"
@@ -66,6 +72,14 @@ def _refs(items: Sequence[Any], columns: Columns, roots: Sequence[Path], where: 
             raise BadRecord(where, f"image '{item}' is a URL; download it first, URLs in tables are not fetched")
         else:
             yield ImageRef(_locate(item, roots, where))
+
+
+def _failed_download(values: Mapping[str, Any], where: str) -> MissingSource | None:
+    """Return the image of a row of img2dataset's tables whose `status` is a failure."""
+    status, reason, url = (values.get(name) for name in ("status", "error_message", "url"))
+    if not isinstance(status, str) or status not in FAILED:
+        return None
+    return MissingSource(url if isinstance(url, str) else where, str(reason or status.replace("_", " ")))
 
 
 def _tar_member(value: Any, values: Mapping[str, Any], roots: Sequence[Path], where: str) -> TarMember | None:

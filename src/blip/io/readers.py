@@ -67,10 +67,10 @@ def explain_empty(name: str) -> str:
         names = sorted(os.listdir(name))
     except OSError:
         return ""
-    for matches, what, pattern in ((is_shard, "shards", "*.tar"), (is_table, "tables", None)):
+    for matches, what in ((is_shard, "shards"), (is_table, "tables")):
         files = [file for file in names if matches(file)]
         if files:
-            return f"; name the {what} themselves: {name.rstrip('/')}/{pattern or files[0]}"
+            return f"; name the {what} themselves: {name.rstrip('/')}/*{Path(files[0]).suffix}"
     return "" if names else " (an empty folder)"
 
 
