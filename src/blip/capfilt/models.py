@@ -15,7 +15,9 @@ from blip.capfilt.texts import Captions, ScoredText
 from blip.io.image import from_pixels
 from blip.torch_backend import TorchBackend
 from blip_lite.model import Model, input_seed
+from blip_lite.tokenizer import clean_caption
 
+MAX_WORDS = 30  # of a text, as in training
 Squares = tuple[NDArray[np.uint8], ...]  # an image at the input size of each vision tower, [S, S, 3]
 
 
@@ -70,14 +72,17 @@ class CaptionFilter:
         return rows
 
     def _score(self, image_embeds: Tensor, rows: Sequence[Sequence[ScoredText]]) -> list[list[ScoredText]]:
-        """Return the texts with their match scores."""
+        """Return the texts with their match scores: those of the texts as training reads them.
+
+        Match heads are trained on cleaned texts, and captioners write such texts, so others would score differently
+        for their punctuation alone.
+        """
         owners = [i for i, row in enumerate(rows) for _ in row]
         if not owners:
             return [[] for _ in rows]
         backend, texts = self.filter.backend, [text for row in rows for text in row]
-        scores = inference.match_own(
-            backend.module, backend.tokenizer, image_embeds, [text.text for text in texts], owners
-        )
+        cleaned = [clean_caption(text.text, MAX_WORDS) for text in texts]
+        scores = inference.match_own(backend.module, backend.tokenizer, image_embeds, cleaned, owners)
         scored: list[list[ScoredText]] = [[] for _ in rows]
         columns = (x.float().tolist() for x in (scores.itm, scores.itc))
         for owner, text, itm, itc in zip(owners, texts, *columns, strict=True):
