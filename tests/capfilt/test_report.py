@@ -19,6 +19,7 @@ from PIL import Image
 from blip.capfilt.report import report
 from blip.capfilt.report.distributions import ITC, ITM
 from blip.capfilt.report.summary import Summary
+from blip.capfilt.selection import select
 from blip_lite.errors import UsageError
 from tests.capfilt.score_rows import Row, tar_rows, text_row, write_scores
 
@@ -300,6 +301,34 @@ def test_tables_of_the_page_show_the_figures(tmp_path: Path) -> None:
     ):
         assert row in rows, row
     assert ["seed", "7"] in rows
+
+
+def test_a_selection_in_the_folder_is_shown_by_rule(tmp_path: Path, shard: Path) -> None:
+    rows = tar_rows(shard, [("web", "one text", i / 10) for i in range(9)])
+    folder = scored(tmp_path, [*rows, error_row("x", "not an image")])
+    assert report(folder).selection is None and "Selection in this folder" not in page_of(folder).text
+    select(folder, threshold=0.3, max_repeats=4, limit=3)
+    report(folder, threshold=0.5)
+    page = page_of(folder)
+    assert "--threshold 0.3 --max-repeats 4 --limit 3" in page.text
+    at = page.rows.index(["texts", "web", "images"])
+    assert page.rows[at + 1 : at + 8] == [
+        ["all", "9", "10"],
+        ["not scored", "–", "1"],
+        ["dropped: threshold", "3", "–"],
+        ["dropped: repeated", "2", "–"],
+        ["dropped: limit", "1", "1"],
+        ["dropped: no text left", "–", "5"],
+        ["kept", "3", "3"],
+    ]
+    (folder / "selection.json").write_text('{"texts": 1}')
+    with pytest.raises(UsageError, match=r"selection\.json: not a selection of 'blip capfilt select'; remove it"):
+        report(folder)
+
+
+def test_long_texts_are_shortened_in_examples(tmp_path: Path) -> None:
+    report(scored(tmp_path, [text_row("a", "web", "x" * 5000, 0.9)]))
+    assert "x" * 300 + "…" in page_of(tmp_path / "out").text and "x" * 301 not in page_of(tmp_path / "out").text
 
 
 def test_precision_and_recall_are_on_the_page(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def report(
     scores: Folders,
     thresholds: Thresholds,
     truth_column: Annotated[
-        str | None, option(help="Copied column that is true for web texts that match their image.")
+        str | None, option(help="Copied column that is true if a row's web texts match its image.")
     ] = None,
     examples: Annotated[int, option(min=0, group=OUTPUT, help="Example images per kind and group.")] = 6,
     output: Annotated[
@@ -29,8 +29,9 @@ def report(
     database: DatabaseOptions,
     quiet: o.Quiet = False,
 ) -> int:
-    """Write a self-contained page: shares kept, histograms, examples on both sides of the threshold, errors.
+    """Write a self-contained page on the scores.
 
+    It shows shares kept, histograms, examples on both sides of the threshold, counts of the selection, and errors.
     It replaces OUT/report.html. With --truth-column also precision, recall and AUC.
     Example: blip capfilt report clean/ --threshold 0.3
     """

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from blip.capfilt.report.examples import Example, Group, Text
-from blip.capfilt.report.markup import decimal, paragraph
+from blip.capfilt.report.markup import decimal, paragraph, shorten
 from blip.capfilt.report.summary import Summary
 from blip.capfilt.sources import ImageLocator, read_unchanged
 from blip.io.html_page import inline_jpeg
@@ -78,4 +78,4 @@ def _text(text: Text, style: str = "other") -> str:
     colour = "wrong" if text.truth not in (None, text.kept) else result
     note = f"<small>{escape(text.kind)}, <span class={colour}>{result}{truth}</span></small>"
     scores = "" if text.itm is None else f"<small>ITM {decimal(text.itm)}, ITC {decimal(text.itc)}</small>"
-    return f"<li class={style}>{escape(text.text)}{note}{scores}</li>"
+    return f"<li class={style}>{escape(shorten(text.text))}{note}{scores}</li>"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
+LONGEST = 300  # characters of a text that are shown
 STYLES = {"t": "t", "l": "long", "n": "n"}  # classes of cells
 
 
@@ -33,6 +34,11 @@ def percent(part: float, whole: float) -> str:
 def decimal(value: float | None) -> str:
     """Return a score with three decimals, a dash for none."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def shorten(text: str) -> str:
+    """Return the beginning of a text."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def side_by_side(*parts: str) -> str:

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
 from blip.capfilt.record import HUMAN, SYNTHETIC
 from blip.capfilt.report import cards, score_charts
-from blip.capfilt.report.markup import decimal, paragraph, percent, side_by_side, table
+from blip.capfilt.report.markup import decimal, paragraph, percent, shorten, side_by_side, table
 from blip.capfilt.report.queries import SAMPLE, Diversity, ImageCounts
+from blip.capfilt.report.selected import selection_section
 from blip.capfilt.report.summary import Summary
 from blip.capfilt.sources import ImageLocator
 from blip.io.html_page import document
 
 STYLE = """
-:root { --kept: #1a73b8; --dropped: #b3bac2; --other: #c2571a }
-@media (prefers-color-scheme: dark) { :root { --kept: #5aa9e6; --dropped: #5d646e; --other: #f0924d } }
+:root { --kept: #1668a8; --dropped: #8b949e; --other: #b0480f }
+@media (prefers-color-scheme: dark) { :root { --kept: #5aa9e6; --dropped: #747c87; --other: #f0924d } }
 h2 { margin: 2.2rem 0 .6rem } h3 { margin: 1.4rem 0 .4rem; font-size: 1.05rem }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: .8rem }
 .tiles div { background: var(--soft); border-radius: 8px; padding: .6rem .9rem }
 .tiles b { display: block; font-size: 1.6rem; line-height: 1.3 }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 400px), 1fr)); gap: 1rem 2rem }
 .columns h3:first-child { margin-top: .4rem }
-.wide { overflow-x: auto } td.n, th.n { text-align: right; white-space: nowrap }
+.wide { overflow-x: auto } td.n, th.n { text-align: right } td.n { white-space: nowrap }
+tr > :last-child { padding-right: 0 } th { vertical-align: bottom }
+@media (max-width: 480px) { .wide td, .wide th { padding-right: .45rem; font-size: 13px } td.long { min-width: 7rem } }
 td { vertical-align: top } td.long { overflow-wrap: anywhere; min-width: 9rem }
 """
 LISTED = 10  # items of a list among the settings
@@ -34,6 +37,7 @@ def page(summary: Summary, locate: ImageLocator) -> str:
     """Return the page; images of examples that cannot be read are left out with a note."""
     parts = (
         _overview(summary),
+        selection_section(summary.selection),
         score_charts.histogram_section(summary),
         score_charts.truth_section(summary),
         cards.section(summary, locate),
@@ -96,31 +100,28 @@ def _synthetic_texts(summary: Summary) -> str:
     title = "<h2>Most frequent synthetic texts</h2>"
     if not summary.frequent:
         return title + paragraph("No synthetic text occurs more than once.")
-    rows = [(t.text, f"{t.count:,}", percent(t.kept, t.count)) for t in summary.frequent]
+    rows = [(shorten(t.text), f"{t.count:,}", percent(t.kept, t.count)) for t in summary.frequent]
     return title + table(("text", "images", "share kept"), rows, "lnn")
 
 
 def _diversity(diversity: Sequence[Diversity]) -> str:
-    header = ("texts", "number", "different texts", "words per text", "vocabulary", "distinct-1", "distinct-2")
-    rows = [
-        (
-            f"{d.kind}, {'kept' if d.kept_only else 'all'}",
-            f"{d.texts:,}",
-            percent(d.distinct_texts, d.texts),
-            f"{d.words / max(d.counted, 1):.1f}",
-            f"{d.vocabulary:,}",
-            decimal(d.vocabulary / d.words if d.words else None),
-            decimal(d.distinct_bigrams / d.bigrams if d.bigrams else None),
-        )
-        for d in diversity
-        if not (d.kept_only and d.kind == HUMAN)
-    ]
+    columns = [d for d in diversity if not (d.kept_only and d.kind == HUMAN)]
+    header = ("", *(f"{d.kind}, {'kept' if d.kept_only else 'all'}" for d in columns))
+    measures: dict[str, Callable[[Diversity], str]] = {
+        "texts": lambda d: f"{d.texts:,}",
+        "different texts": lambda d: percent(d.distinct_texts, d.texts),
+        "words per text": lambda d: f"{d.words / d.counted:.1f}" if d.counted else "–",
+        "vocabulary": lambda d: f"{d.vocabulary:,}",
+        "distinct-1": lambda d: decimal(d.vocabulary / d.words if d.words else None),
+        "distinct-2": lambda d: decimal(d.distinct_bigrams / d.bigrams if d.bigrams else None),
+    }
+    rows = [(name, *map(measure, columns)) for name, measure in measures.items()]
     note = (
         "Vocabulary: different words. Distinct-1 and distinct-2: different words and pairs of words per word and pair"
     )
     if any(d.counted < d.texts for d in diversity):
         note += f". These depend on the number of texts, so words of {SAMPLE:,} texts, drawn by their keys, are counted"
-    return "<h2>Diversity</h2>" + table(header, rows) + paragraph(f"{note}.", small=True) if rows else ""
+    return "<h2>Diversity</h2>" + table(header, rows) + paragraph(f"{note}.", small=True) if columns else ""
 
 
 def _errors(summary: Summary) -> str:

@@ -12,6 +12,7 @@ from blip.capfilt.report import queries
 from blip.capfilt.report.distributions import ITC, ITM, Histogram, Truth, compare_with_truth, histograms
 from blip.capfilt.report.examples import Example, Group, examples
 from blip.capfilt.report.queries import Diversity, FrequentText, ImageCounts, KindCounts
+from blip.capfilt.report.selected import Record, read_selection
 from blip.capfilt.rules import Score, Threshold
 from blip.engine.folder import OutputFolder
 
@@ -33,6 +34,7 @@ class Summary:
     errors: Sequence[tuple[str, int]]  # reason and count
     settings: Mapping[str, Mapping[str, Any]]  # content of `settings.json` by folder
     missing_shards: int  # that `run` has not scored yet
+    selection: Record | None  # in the first folder
 
 
 def summarize(
@@ -68,4 +70,5 @@ def summarize(
         errors=queries.count_errors(db),
         settings={str(folder.path): folder.settings() for folder in folders},
         missing_shards=sum(not folder.is_done(unit) for folder in folders for unit in folder.units()),
+        selection=read_selection(folders[0].path),
     )
