@@ -48,12 +48,32 @@ def test_missing_shards_are_named_by_status(blip: Blip, data: list[Path], tmp_pa
 
 def test_the_bare_form_runs_reports_and_selects(blip: Blip, data: list[Path], tmp_path: Path) -> None:
     out = tmp_path / "out"
-    for _ in range(2):
-        result = blip("capfilt", data[0], "-o", out, *MODELS, "--captions", "2")
-        names = {path.name for path in out.iterdir()}
-        assert names >= {"settings.json", "units.jsonl", "scores", "report.html"}, result.err
+    result = blip("capfilt", data[0], "-o", out, *MODELS, "--captions", "2")
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"settings.json", "units.jsonl", "scores", "report.html"}, result.err
     settings = json.loads((out / "settings.json").read_text())
     assert settings["captions"] == 2 and settings["decoding"]["method"] == "nucleus" and settings["seed"] == 0
+
+
+def test_the_bare_form_replaces_a_selection_only_when_told_and_keeps_the_scores(
+    blip: Blip, data: list[Path], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert blip("capfilt", "run", data[0], "-o", out, *MODELS).code == 0
+    scores = (out / "scores/a.parquet").stat()
+    (out / "selected.jsonl").write_text("mine")
+    result = blip("capfilt", data[0], "-o", out, *MODELS)
+    assert result.code == 2
+    assert result.err == f"blip: error: {out}/selected.jsonl exists; choose another folder (-o) or give --overwrite\n"
+    assert (out / "selected.jsonl").read_text() == "mine" and not (out / "report.html").exists()
+    blip("capfilt", data[0], "-o", out, *MODELS, "--overwrite")
+    assert (out / "report.html").exists() and (out / "scores/a.parquet").stat().st_mtime_ns == scores.st_mtime_ns
+
+
+def test_help_shows_both_forms(blip: Blip) -> None:
+    lines = blip("capfilt", "--help").out.splitlines()
+    assert lines[0].strip() == "Usage: blip capfilt [OPTIONS] -o DIR DATA..."
+    assert lines[1].strip() == "blip capfilt COMMAND [OPTIONS]..."
 
 
 @pytest.mark.parametrize(

@@ -156,13 +156,20 @@ class _Failures:
             counts.dropped["unreadable"] = self.texts
 
 
+def require_replaceable(output: Path, overwrite: bool) -> list[Path]:
+    """Return the files of an earlier selection in a folder; `UsageError` if there are any, unless `overwrite`."""
+    names = os.listdir(output) if output.is_dir() else []
+    existing = [output / name for name in names if re.fullmatch(_FILES, name)]
+    if existing and not overwrite:
+        raise UsageError(f"{min(existing)} exists; choose another folder (-o) or give --overwrite")
+    return existing
+
+
 @contextmanager
 def _replaced(output: Path, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder in a locked output folder; its `files` replace those of an earlier selection."""
     with exclusive(output, folder=True):
-        existing = [path for path in output.iterdir() if re.fullmatch(_FILES, path.name)]
-        if existing and not overwrite:
-            raise UsageError(f"{min(existing)} exists; choose another folder (-o) or give --overwrite")
+        existing = require_replaceable(output, overwrite)
         with temporary_folder(output / NAME) as part:
             yield part
             with writing(output):

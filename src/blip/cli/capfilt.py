@@ -7,34 +7,34 @@ from typing import Annotated
 
 from blip.cli import options as o
 from blip.cli.capfilt_report import note_page, report
-from blip.cli.capfilt_run import CaptionFlags, Data, ModelFlags, Output, ScoringFlags, run
+from blip.cli.capfilt_run import RunFlags, run
 from blip.cli.capfilt_select import report as report_selection
 from blip.cli.capfilt_select import select
-from blip.cli.commands import BareGroup, argument, command
-from blip.cli.datasets import SourceFlags
-from blip.cli.engine_options import EngineFlags
+from blip.cli.commands import OUTPUT, BareGroup, argument, command, option
 from blip.cli.output import print_table
 
 
 def everything(
     *,
-    data: Data,
-    models: ModelFlags,
-    caption: CaptionFlags,
-    source: SourceFlags,
-    output: Output,
-    shards: EngineFlags,
-    scoring: ScoringFlags,
+    flags: RunFlags,
+    overwrite: Annotated[bool, option(group=OUTPUT, help="Replace an earlier selection; scores are kept.")] = False,
 ) -> int:
-    """Turn noisy image-text data into a better training set: run, select and report with their defaults."""
+    """Turn noisy image-text data into a better training set: run, select and report with their defaults.
+
+    A second run with the same flags continues an interrupted one. Example: blip capfilt photos.jsonl -o clean/
+    """
     from blip import capfilt
     from blip.capfilt.report.write import PAGE
+    from blip.capfilt.selection import require_replaceable
 
-    code = run(data=data, models=models, caption=caption, source=source, output=output, shards=shards, scoring=scoring)
-    capfilt.report(output)  # before select, which fails if no text passes
-    note_page(output / PAGE, scoring.quiet)
-    selected = capfilt.select([output], overwrite=True, on_failure=lambda error: o.note(str(error)))
-    return max(code, report_selection(selected, scoring.quiet))
+    require_replaceable(flags.output, overwrite)  # before hours of scoring
+    code = run(flags=flags)
+    try:
+        selected = capfilt.select([flags.output], overwrite=overwrite, on_failure=lambda error: o.note(str(error)))
+    finally:  # also if no text passes
+        capfilt.report(flags.output)
+        note_page(flags.output / PAGE, flags.quiet)
+    return max(code, report_selection(selected, flags.quiet))
 
 
 def status(
@@ -42,9 +42,9 @@ def status(
     scores: Annotated[Path, argument("OUT", help="Folder that 'blip capfilt run' has written.")],
     quiet: o.Quiet = False,
 ) -> int:
-    """Count the shards that are done and missing, and what the done ones contain.
+    """Count the shards that are done and missing.
 
-    Exits with 1 while shards are missing.
+    Also counts the images and texts of those that are done. Exits with 1 while shards are missing.
     """
     from blip.capfilt.status import status as count
 

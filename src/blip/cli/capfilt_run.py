@@ -17,17 +17,16 @@ if TYPE_CHECKING:
     from blip.engine.work import Counts
     from blip_lite.decoding import Decoding
 
-Data = Annotated[
-    tuple[str, ...],
-    argument("DATA...", help="Tar shards, tables, folders or data sets of images.", complete=o.dataset_names),
-]
-Output = Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of scores and results.")]
-
 
 @dataclass(kw_only=True)
 class ModelFlags:
-    """Flags of the two models and of what they do."""
+    """Flags of the data, of the two models and of what they do."""
 
+    data: Annotated[
+        tuple[str, ...],
+        argument("DATA...", help="Tar shards, tables, folders or data sets of images.", complete=o.dataset_names),
+    ]
+    output: Annotated[Path, option("-o", "--output", metavar="DIR", group=OUTPUT, help="Folder of scores and results.")]
     captioner: Annotated[str, option(help="Model that captions the images.", complete=o.model_names)] = "tiny"
     filter: Annotated[str, option(help="Model that scores the texts.", complete=o.model_names)] = "tiny"
     captions: Annotated[
@@ -85,76 +84,72 @@ class ScoringFlags(o.Device):
         tuple[str, ...], option(group=COLUMNS, help="Column to repeat in the scores (repeatable).")
     ] = ()
     fetch: Annotated[bool, option(help="Download the images of tables of URLs with img2dataset.")] = False
-    runner: Annotated[str, option(metavar="COMMAND", help="Command that runs img2dataset: uvx or 'pipx run'.")] = "uvx"
+    runner: Annotated[str, option(metavar="COMMAND", help="Runs img2dataset: uvx, 'pipx run', or its path.")] = "uvx"
     max_megapixels: o.MaxMegapixels = 200.0
     workers: Annotated[int | None, option(min=1, help="Threads that read images.", default="the cores")] = None
     batch_size: o.BatchSize = None
     no_progress: o.NoProgress = False
 
 
-def run(
-    *,
-    data: Data,
-    models: ModelFlags,
-    caption: CaptionFlags,
-    source: SourceFlags,
-    output: Output,
-    shards: EngineFlags,
-    scoring: ScoringFlags,
-) -> int:
-    """Caption every image and score its texts, without decisions: one Parquet file per shard.
+@dataclass(kw_only=True)
+class RunFlags(ScoringFlags, EngineFlags, SourceFlags, CaptionFlags, ModelFlags):
+    """All flags of `run`; help shows those of the last base first."""
 
-    A second run with the same flags continues where the first ended. Images that cannot be read are rows with the
-    reason; the exit code is then 1.
+
+def run(*, flags: RunFlags) -> int:
+    """Caption images and score their texts, without decisions.
+
+    Writes one Parquet file per shard to DIR/scores. A second run with the same flags continues where the first ended.
+    Images that cannot be read are rows with the reason; the exit code is then 1.
     """
     from blip import capfilt
     from blip.cli.shard_run import failures
 
-    shards.check_engine()
-    if scoring.max_megapixels <= 0:
-        raise UsageError(f"--max-megapixels {scoring.max_megapixels:g}; must be more than 0")
-    for name in (models.captioner, models.filter):
-        o.note_default(None if name == o.BUNDLED else name, o.BUNDLED, scoring.quiet)
-    line = StatusLine(not (scoring.no_progress or scoring.quiet))
+    flags.check_engine()
+    if flags.max_megapixels <= 0:
+        raise UsageError(f"--max-megapixels {flags.max_megapixels:g}; must be more than 0")
+    for name in (flags.captioner, flags.filter):
+        o.note_default(None if name == o.BUNDLED else name, o.BUNDLED, flags.quiet)
+    line = StatusLine(not (flags.no_progress or flags.quiet))
     try:
         summary = capfilt.run(
-            data,
-            output,
-            captioner=models.captioner,
-            filter=models.filter,
-            captions=models.captions,
-            prompts=models.prompt,
-            decoding=caption.decoding(models.captions) if models.captions else None,
-            seed=caption.seed,
-            root=source.roots,
-            image_column=source.image_column,
-            text_column=source.text_column,
-            key_column=source.key_column,
-            human_column=scoring.human_column,
-            copy_columns=scoring.copy_column,
-            fetch=scoring.fetch,
-            runner=scoring.runner,
-            rows_per_shard=shards.rows_per_shard,
-            engine=shards.engine,
-            actors=shards.actors or 1,
-            ray_address=shards.ray_address,
-            max_pixels=int(scoring.max_megapixels * 1e6),
-            batch_size=scoring.batch_size,
-            workers=scoring.workers,
+            flags.data,
+            flags.output,
+            captioner=flags.captioner,
+            filter=flags.filter,
+            captions=flags.captions,
+            prompts=flags.prompt,
+            decoding=flags.decoding(flags.captions) if flags.captions else None,
+            seed=flags.seed,
+            root=flags.roots,
+            image_column=flags.image_column,
+            text_column=flags.text_column,
+            key_column=flags.key_column,
+            human_column=flags.human_column,
+            copy_columns=flags.copy_column,
+            fetch=flags.fetch,
+            runner=flags.runner,
+            rows_per_shard=flags.rows_per_shard,
+            engine=flags.engine,
+            actors=flags.actors or 1,
+            ray_address=flags.ray_address,
+            max_pixels=int(flags.max_megapixels * 1e6),
+            batch_size=flags.batch_size,
+            workers=flags.workers,
             progress=line.show,
-            device=scoring.device,
-            dtype=scoring.dtype,
-            threads=scoring.threads,
-            offline=scoring.offline or None,
+            device=flags.device,
+            dtype=flags.dtype,
+            threads=flags.threads,
+            offline=flags.offline or None,
         )
     finally:
         line.clear()
     done = f"{plural(summary.shards - len(summary.problems), 'shard')} done ({summary.written:,} by this run)"
-    o.note(f"{done}, {_describe(summary.counts)}", scoring.quiet)
+    o.note(f"{done}, {_describe(summary.counts)}", flags.quiet)
     for text in failures(summary):
         o.note(text)
-    if scoring.human_column is not None and not summary.counts.texts["human"]:
-        o.note(f"column '{scoring.human_column}' is true in no row, so all texts were scored", scoring.quiet)
+    if flags.human_column is not None and not summary.counts.texts["human"]:
+        o.note(f"column '{flags.human_column}' is true in no row, so all texts were scored", flags.quiet)
     return 1 if summary.failed or summary.problems else 0
 
 

@@ -43,8 +43,9 @@ def select(
     database: DatabaseOptions,
     quiet: o.Quiet = False,
 ) -> int:
-    """Select pairs by their scores, without a model: tar shards or a table, and selection.json with all counts.
+    """Select pairs by their scores, without a model.
 
+    Writes tar shards or a table, and selection.json with all counts.
     Human texts are always kept. Equal texts of one image are kept once. Results are the same on every run.
     Example: blip capfilt select clean/ --threshold-web 0.6 --keep best --format parquet -o strict/
     """

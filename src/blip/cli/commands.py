@@ -121,6 +121,13 @@ class Option(_Parameter, click.Option):
 class Command(click.Command):
     """A command whose help has a heading for each group of flags."""
 
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Return the arguments, the required flags and `[OPTIONS]`."""
+        options, *pieces = super().collect_usage_pieces(ctx)
+        flags = [flag for flag in self.params if isinstance(flag, Option) and flag.required]
+        required = [f"{min(flag.opts, key=len)} {flag.make_metavar(ctx)}" for flag in flags]
+        return [options, *required, *pieces]
+
     def format_arguments(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write nothing: arguments are the first lines of their group."""
 
@@ -206,6 +213,11 @@ class BareGroup(Group):
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
         help_option = self.get_help_option(ctx)
         return [] if help_option is None else [help_option]
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the usage of the command itself, then that of its subcommands."""
+        formatter.write_usage(ctx.command_path, " ".join(self.bare.collect_usage_pieces(ctx)))
+        formatter.write_usage(ctx.command_path, "COMMAND [OPTIONS]...", prefix=" " * len("Usage: "))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         is_bare = args and args[0] not in (*self.commands, *ctx.help_option_names)
