@@ -72,7 +72,7 @@ def test_texts_and_scores_are_those_of_the_models(shard: Path, tmp_path: Path) -
     (caption,) = model.caption_batch([image], Nucleus(), seed=7, keys=["a.tar/0002"])
     mine = [row for row in rows if row["key"] == "a.tar/0002"]
     assert mine[2]["text"] == caption.text and mine[2]["logprob"] == pytest.approx(sum(caption.logprobs), abs=1e-4)
-    assert column(mine, "text")[0] == "Text 2."  # kept as it is, and scored as training reads it
+    assert column(mine, "text")[0] == "Text 2."  # unchanged, but scored as training reads it
     expected = model.match([image], ["text 2", *column(mine, "text")[1:]])
     assert expected.itm is not None and expected.itc is not None
     assert column(mine, "itm") == pytest.approx(list(expected.itm[0]), abs=1e-5)

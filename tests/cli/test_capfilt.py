@@ -55,7 +55,7 @@ def test_the_bare_form_runs_reports_and_selects(blip: Blip, data: list[Path], tm
     assert settings["captions"] == 2 and settings["decoding"]["method"] == "nucleus" and settings["seed"] == 0
 
 
-def test_the_bare_form_replaces_a_selection_only_when_told_and_keeps_the_scores(
+def test_the_bare_form_replaces_a_selection_only_on_request_and_keeps_the_scores(
     blip: Blip, data: list[Path], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
