@@ -20,8 +20,10 @@ import psutil
 import pytest
 from PIL import Image
 
+from tests.waiting import HANG_SECONDS
+
 RANDOM = ("-m", "random-tiny", "-m", "random-tiny-vqa")
-TIMEOUT = 180.0  # seconds; never reached, also on a busy machine
+TIMEOUT = HANG_SECONDS  # never reached, also on a busy machine
 
 
 @dataclass
