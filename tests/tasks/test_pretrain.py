@@ -97,3 +97,11 @@ def test_the_first_matching_pattern_sets_the_rate() -> None:
     model = torch.nn.ModuleDict({"a": torch.nn.Linear(1, 1), "b": torch.nn.Linear(1, 1)})
     groups = FineTune(rates=(("a.bias", 0.5), ("a.*", 0.1))).groups(model)
     assert {g.lr_scale: len(g.params) for g in groups} == {0.1: 1, 0.5: 1, 1.0: 2}
+
+
+@pytest.mark.parametrize("name", ["pretrain", "retrieval"])
+def test_a_queue_without_room_is_refused_before_training(name: str, tmp_path: Path) -> None:
+    source = str(write_photos(tmp_path / "photos"))
+    task = build_task(name, {"data": source, "start": {"init": "random-tiny"}, "queue_size": 0})
+    with pytest.raises(ConfigError, match="queue_size 0: must be an integer of at least 1"):
+        task.setup.build_model()

@@ -70,7 +70,7 @@ class RetrievalTask:
             family="retrieval",
             evaluations=(self.evaluation,),
             need_text=True,
-            queue_size=self.queue_size or QUEUE_OF_THE_DATA,
+            queue_size=QUEUE_OF_THE_DATA if self.queue_size is None else self.queue_size,
             momentum=self.momentum,
         )
 

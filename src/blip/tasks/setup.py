@@ -22,6 +22,7 @@ from blip.model.blip import BlipModel
 from blip.model.momentum import MomentumModel
 from blip.tasks.base import ParamGroup
 from blip.tasks.initialize import FineTune, InitializedModel, Start, save_model, start_model
+from blip_lite.checks import check_int
 from blip_lite.config import BlipConfig, Family
 
 EXAMPLES = 3  # training samples shown in place of an evaluation
@@ -117,6 +118,7 @@ class Setup:
         size = self.queue_size
         if size == QUEUE_OF_THE_DATA:
             size = min(len(self.training_source), LONGEST_QUEUE)
+        check_int("queue_size", size, 1)
         return MomentumModel(model, size, self.momentum, self.initialized.training)
 
     def param_groups(self, model: nn.Module) -> list[ParamGroup]:
