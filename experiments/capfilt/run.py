@@ -35,7 +35,7 @@ class Settings:
 
     human: int = 1500
     rate: float = 0.5
-    steps: int = 500
+    steps: int = 240
 
 
 @dataclass(frozen=True)
