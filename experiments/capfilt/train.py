@@ -21,8 +21,8 @@ TUNED: dict[str, tuple[str, int, float]] = {  # task, steps and learning rate of
     "filter": ("retrieval", 100, 5e-4),
     "shared": ("pretrain", 100, 5e-4),  # one model for both
 }
-# In a few hundred steps the features change so fast that those in a queue can be told by their age, and the model
-# learns just that: contrast is within the batch, without momentum.
+# In a few hundred steps the features change so fast that those in a queue differ by their age, and the model learns
+# to recognise just that: contrast is within the batch, without momentum.
 WITHIN_BATCH = {"queue_size": 1, "momentum": 0.0, "alpha": 0.0}
 RECALLS = ("txt_r1", "txt_r10", "img_r1", "img_r10")
 
