@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from blip.api import load
 from blip.data.sources import SampleList, Source, open_source
 from blip.eval.photos import Photos
 from blip.io.atomic import atomic_path, write_text
@@ -21,6 +22,7 @@ from blip.io.image import prepare
 from blip.model.blip import BlipModel
 from blip.model.stem import ConvStem
 from blip_lite.config import VisionConfig
+from blip_lite.decoding import Nucleus
 from blip_lite.tokenizer import clean_caption
 from experiments.capfilt.corrupt import TRUE, corrupt
 
@@ -53,7 +55,7 @@ class Files:
         return self.folder / "photos.jsonl"
 
     def pairs(self, name: str) -> Path:
-        """A list of photos with captions: human, web, clean, flickr8k-dev, coco-dev."""
+        """A list of photos with captions: human, web, clean, tiny, flickr8k-dev, coco-dev."""
         return self.folder / "pairs" / f"{name}.jsonl"
 
     def photo(self, name: str) -> Path:
@@ -122,6 +124,16 @@ def write_pairs(files: Files, human: int, rate: float, seed: int = 0) -> None:
     labels = [{"noise": caption.kind, "true": caption.kind == TRUE} for caption in web]
     rows = [row | {"caption": text} | label for row, text, label in zip(common, texts, labels, strict=True)]
     write_rows(files.pairs("web"), rows)
+
+
+def write_tiny(files: Files) -> None:
+    """Write what the bundled `tiny` says about the web photos. It has seen their human captions in training."""
+    rows = read_rows(files.pairs("web"))
+    photos = (files.photo(row["key"]) for row in rows)
+    captions = load("tiny", threads=1).caption_iter(photos, Nucleus())
+    texts = [clean_caption(caption.text, MAX_WORDS) for caption in captions]
+    common = [{"key": row["key"], "image": row["image"]} for row in rows]
+    write_rows(files.pairs("tiny"), [row | {"caption": text} for row, text in zip(common, texts, strict=True)])
 
 
 class CachedGrids:

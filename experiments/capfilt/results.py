@@ -17,6 +17,7 @@ from experiments.capfilt.corrupt import KINDS, TRUE
 from experiments.capfilt.data import DEV, Files
 from experiments.capfilt.plot import plot
 from experiments.capfilt.quality import filter_quality
+from experiments.capfilt.texts import TextQuality
 
 METRICS, RESULTS = "metrics.json", "results.json"
 SCORES = ("nucleus", "beam", "shared-scores", "round-2")  # folders with scores of the web captions
@@ -37,6 +38,7 @@ TABLES: dict[str, dict[str, tuple[str, tuple[float, ...] | None]]] = {
         "captioner": ("captioner", (128.9, 38.4, 79.7, 62.0)),
         "both": ("captioner and filter", BOTH),
         "clean": ("the same captions uncorrupted", None),
+        "captioner-tiny": ("`tiny` as captioner", None),
         "human": ("human pairs alone", None),
     },
     "Synthetic captions (paper: table 2)": {
@@ -66,7 +68,8 @@ TABLES: dict[str, dict[str, tuple[str, tuple[float, ...] | None]]] = {
 def collect(files: Files) -> dict[str, Any]:
     """Return the metrics of all finished runs and the quality of all filters, each by name and seed."""
     results: dict[str, Any] = {"settings": json.loads((files.folder / "settings.json").read_text())}
-    results["runs"], results["filters"] = {}, {}
+    results["runs"], results["filters"], results["texts"] = {}, {}, {}
+    quality = TextQuality(files)
     for folder in sorted(files.folder.glob("seed-*")):
         seed = folder.name.removeprefix("seed-")
         for path in sorted(folder.glob(f"*/{METRICS}")):
@@ -74,6 +77,7 @@ def collect(files: Files) -> dict[str, Any]:
         for name in SCORES:
             if (folder / name).exists():
                 results["filters"].setdefault(name, {})[seed] = filter_quality(folder / name, 0.5)
+                results["texts"].setdefault(name, {})[seed] = quality(folder / name, 0.5)
     costs = [json.loads(path.read_text()) for path in sorted((files.folder / "costs").glob("*.json"))]
     results["minutes"] = {kind: round(sum(cost[kind] for cost in costs) / 60, 1) for kind in ("cpu", "wall")}
     return results
@@ -96,6 +100,10 @@ def tables(results: Mapping[str, Any]) -> str:
         parts += ["## Changes against noisy", changes(runs)]
     if results["filters"]:
         parts += ["## What the filter finds", filters(results["filters"])]
+        parts += [
+            "## How good the texts are (CIDEr against human captions that no run has seen)",
+            texts(results["texts"]),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -153,6 +161,16 @@ def filters(filters: Mapping[str, Any]) -> str:
         ]
         detected.append([kind, *cells])
     return f"{markdown(lines)}\n\n{markdown(detected)}"
+
+
+def texts(qualities: Mapping[str, Any]) -> str:
+    """Return the CIDEr of the texts of each set of scores."""
+    names = dict.fromkeys(name for seeds in qualities.values() for quality in seeds.values() for name in quality)
+    lines = [["texts", *qualities], ["---"] * (1 + len(qualities))]
+    for name in names:
+        values = [[quality[name] for quality in seeds.values() if name in quality] for seeds in qualities.values()]
+        lines.append([name, *(spread(value, 3) if value else "-" for value in values)])
+    return markdown(lines)
 
 
 def spread(values: Sequence[float], digits: int, *, sign: bool = False) -> str:
