@@ -127,7 +127,7 @@ def write_pairs(files: Files, human: int, rate: float, seed: int = 0) -> None:
 
 
 def write_tiny(files: Files) -> None:
-    """Write what the bundled `tiny` says about the web photos. It has seen their human captions in training."""
+    """Write captions of the web photos by the bundled `tiny`, which has seen human ones of them in training."""
     rows = read_rows(files.pairs("web"))
     photos = (files.photo(row["key"]) for row in rows)
     captions = load("tiny", threads=1).caption_iter(photos, Nucleus())

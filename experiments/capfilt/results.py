@@ -101,7 +101,7 @@ def tables(results: Mapping[str, Any]) -> str:
     if results["filters"]:
         parts += ["## What the filter finds", filters(results["filters"])]
         parts += [
-            "## How good the texts are (CIDEr against human captions that no run has seen)",
+            "## Quality of the texts (CIDEr against human captions that no run has seen)",
             texts(results["texts"]),
         ]
     return "\n\n".join(parts) + "\n"

@@ -1,4 +1,4 @@
-"""How good the texts are that a run trains on: CIDEr against human captions of the photos that no run has seen."""
+"""Quality of the texts that a run trains on: CIDEr against human captions of the photos that no run has seen."""
 
 from __future__ import annotations
 

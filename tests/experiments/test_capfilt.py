@@ -34,6 +34,7 @@ from experiments.capfilt.corrupt import (
 )
 from experiments.capfilt.data import Files
 from experiments.capfilt.plot import plot
+from experiments.capfilt.texts import TextQuality
 
 CAPTIONS = [f"a {animal} runs on the {place}" for animal in ("dog", "cat", "cow", "man") for place in "abcde"]
 NEIGHBOURS = [[(i + 1) % 20, (i + 2) % 20] for i in range(20)]
@@ -107,7 +108,9 @@ def test_human_and_web_pairs_divide_the_photos(tmp_path: Path) -> None:
 def scores_file(folder: Path, rows: list[tuple[str, str, float, float]]) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     names = ("kind", "noise", "itm", "itc")
-    table = arrow.table({name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)})
+    columns = {name: list(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)}
+    columns |= {"image": [f"photos/p{4 + i % 8}.jpg" for i in range(len(rows))], "text": CAPTIONS[: len(rows)]}
+    table = arrow.table(columns)
     (folder / "scores").mkdir(parents=True)
     parquet.write_table(table, folder / "scores" / "web.parquet")
 
@@ -131,6 +134,26 @@ def test_quality_of_the_filter(tmp_path: Path) -> None:
     assert measured[SWAPPED] == {"recall": 1.0, "precision": 0.8, "auc_itm": 1.0, "auc_itc": 1.0}
     assert measured[SIMILAR]["recall"] == 0 and measured[SIMILAR]["auc_itm"] == 0.75
     assert measured["all"]["recall"] == 0.8
+
+
+def test_quality_of_the_texts(tmp_path: Path) -> None:
+    files = Files(tmp_path)
+    captions = {
+        "p0": ["A dog runs on the a.", "a brown dog on the grass"],
+        "p1": ["a cat runs on the b", "two cats near a wall"],
+        "p2": ["a man runs on the c"],
+        "p3": ["a human pair", "of a photo that is not a web photo"],
+    }
+    rows = [{"key": key, "image": f"{key}.jpg", "captions": texts} for key, texts in captions.items()]
+    data.write_rows(files.photos, rows)
+    given = {"p0": "a dog runs on the a", "p1": "a cat runs on the b", "p2": "a man runs on the c"}
+    clean = [{"key": key, "image": f"{key}.jpg", "caption": text} for key, text in given.items()]
+    data.write_rows(files.pairs("clean"), clean)
+    quality = TextQuality(files)
+    assert quality.score("p2", given["p2"]) is None and quality.score("p3", "a human pair") is None
+    best, other, given_one = (quality.score("p0", text) for text in (captions["p0"][1], captions["p1"][1], given["p0"]))
+    assert best is not None and other == 0.0 and given_one is not None
+    assert best == pytest.approx(10.0) and given_one < best / 4  # the caption of the pair is left out
 
 
 @pytest.fixture
@@ -162,13 +185,20 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
 
     for module, function in ((train, pretrain), (train, fine_tune), (train, measure), (scoring, score)):
         monkeypatch.setattr(module, function.__name__, function)
+
+    def write_tiny(files: Files) -> None:
+        data.write_rows(files.pairs("tiny"), data.read_rows(files.pairs("clean")))
+
     monkeypatch.setattr(scoring, "select", select)
+    monkeypatch.setattr(data, "write_tiny", write_tiny)
     return calls
 
 
 def test_parts_use_the_models_and_scores_of_the_main_one(tmp_path: Path, stubs: list[tuple[Any, ...]]) -> None:
     files = Files(tmp_path)
     run.keep_settings(tmp_path / "settings.json", run.Settings())
+    photos(files)
+    data.write_pairs(files, human=4, rate=0.5)
     experiment = run.Experiment(files, run.Settings())
     for part in run.PARTS:
         run.carry_out(getattr(experiment, part)(0), tmp_path)
@@ -193,7 +223,9 @@ def test_parts_use_the_models_and_scores_of_the_main_one(tmp_path: Path, stubs: 
     run.carry_out(experiment.main(1), tmp_path)
     collected = results.collect(files)
     assert set(collected["runs"]["noisy"]) == {"0", "1"} and set(collected["runs"]["both-0.3"]) == {"0"}
-    assert set(collected["filters"]) == set(results.SCORES)
+    assert set(collected["filters"]) == set(collected["texts"]) == set(results.SCORES)
+    qualities = collected["texts"]["nucleus"]["0"]
+    assert qualities["synthetic texts"] == qualities["synthetic texts, kept"] and "texts of `tiny`" in qualities
     text = results.tables(collected)
     assert "| noisy web captions | 2 | 5.000 ± 0.000 |" in text and "| 127.8 | 38.0 | 78.4 | 60.7 |" in text
     assert "| both | -1.000 ± 0.000 |" in text and "| +1.9 | +0.6 | +2.2 | +2.4 |" in text
