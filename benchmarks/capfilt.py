@@ -24,11 +24,12 @@ from benchmarks.cases import PEER_BEAM, PEER_NUCLEUS, WEIGHTS, Case, Work
 from benchmarks.operations import Operations
 from benchmarks.peers import PHOTOS
 from benchmarks.timing import Call
-from blip.capfilt.models import CaptionFilter
+from blip.capfilt.models import MAX_WORDS, CaptionFilter
 from blip.capfilt.texts import Captions
 from blip.io.image import prepare
 from blip_lite.decoding import Beam, Decoding, Nucleus
 from blip_lite.image import read, square
+from blip_lite.tokenizer import clean_caption
 
 COUNT, SIZE = 4, 384
 LENGTH = 20  # of ids with the prompt, forced: the longest by default
@@ -127,7 +128,8 @@ class Side:
         return [rows[i : i + 2] for i in range(0, len(rows), 2)]
 
     def _encode(self, texts: list[str], first: Any) -> dict[str, Tensor]:
-        encoded = self.ours.filter.backend.tokenizer.encode(texts, first=first, max_length=35)
+        cleaned = [clean_caption(text, MAX_WORDS) for text in texts]
+        encoded = self.ours.filter.backend.tokenizer.encode(cleaned, first=first, max_length=35)
         return {"input_ids": encoded.input_ids, "attention_mask": encoded.attention_mask}
 
 

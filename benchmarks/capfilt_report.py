@@ -13,10 +13,11 @@ compares that with `transformers` on {count} photos: texts of 20 ids, forced; ra
 they are longer texts for the filter than real ones. "Documented calls" are those of the model cards, timed on one photo
 of {count}; they encode a photo five times. `tiny` has a convolutional stem, for which Transformers has no class.
 
-Below: whole runs of `blip capfilt run` on {photos} in tars, one web text each, one thread; medians of rounds in turn.
-Command: `OMP_NUM_THREADS=1 python -m benchmarks.capfilt_run --data TAR...`. *Photos/s*: by processor time, without
-start and loading of models ({start}). *Share of limit*: operations of matrix products and convolutions at {gflops:.0f}
-GFLOP/s (packed f32), by the time of encode, caption and score.
+Below: whole runs of `blip capfilt run` on {photos} in tars, with one web text each, on one
+thread; medians of rounds in turn. Command: `OMP_NUM_THREADS=1 python -m benchmarks.capfilt_run --data TAR...`.
+*Photos/s*: by processor time, without start and loading of models ({start}); *wall*: by the clock, which other
+work on the machine disturbs, with both. *Share of limit*: operations of matrix products and convolutions at
+{gflops:.0f} GFLOP/s (packed f32), by the time of encode, caption and score.
 """
 
 
@@ -45,6 +46,6 @@ def section(values: dict[str, Any], compared: list[dict[str, Any]]) -> list[str]
     for row in runs:
         cells = " | ".join(f"{row['ms'][c]:.1f}" for c in columns)
         lines.append(f"| {row['run']} | {cells} | {sum(row['ms'].values()):.1f} |")
-    shards = (f"{row['shards']} shards of 25 photos: {row['peak_mb']:.0f} MB" for row in values["shards"])
-    lines += ["", f"Peak memory with `tiny`, batch 8, {'; '.join(shards)}."]
+    shards = (f"{row['photos']} photos in {row['shards']} tars: {row['peak_mb']:.0f}" for row in values["shards"])
+    lines += ["", f"Peak memory with `tiny`, batch 8, MB: {'; '.join(shards)}."]
     return lines

@@ -108,8 +108,8 @@ def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
             values["runs"].append({**row, "gflop": operations / 1e9, "share": operations / best / seconds})
             print(json.dumps(values["runs"][-1]), flush=True)
 
-    for shards in (1, 8):
-        data = runs(f"{shards}-shards", 25, shards)
+    for shards, number in ((1, 25), (1, 100), (8, 25)):
+        data = runs(f"{shards}-{number}", number, shards)
         values["shards"].append({"shards": shards, "photos": data.photos, "peak_mb": data.once([])["peak_mb"]})
         print(json.dumps(values["shards"][-1]), flush=True)
     add(runs("many", len(pairs)), runs("counted", 16), "`tiny` as both", [], options.batch_sizes, options.rounds)

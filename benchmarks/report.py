@@ -74,10 +74,11 @@ def _table(values: dict[str, Any]) -> str:
 
 def _row(title: str, row: dict[str, Any]) -> str:
     share = f"{row['share']:.0%}" if row["share"] else ""
+    wall = "" if row["wall"] is None else f"{row['wall']:.2f}"
     ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f}-{row['high']:.2f})"
     return (
         f"| {title} | {row['ours']} | {row['ours_s']:.2f} | {row['peer']} | {row['peer_s']:.2f} | {ratio} | "
-        f"{row['wall']:.2f} | {share} | {row['remark']} |"
+        f"{wall} | {share} | {row['remark']} |"
     )
 
 
