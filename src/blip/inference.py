@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from blip.model import device_generation, device_search
 from blip.model.blip import BlipModel
 from blip.model.generation import generate
 from blip.model.layers import KV
@@ -17,7 +18,7 @@ from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
 from blip.tokenizer import Encoded, Tokenizer
-from blip_lite.beam_search import Hypothesis, decode_all
+from blip_lite.beam_search import Generated, Hypothesis, decode_all
 from blip_lite.decoding import Decoding
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import First
@@ -48,14 +49,29 @@ def caption(
     ids = [tokenizer.prompt_ids(p) for p in prompts]
     results: list[list[Hypothesis]] = [[] for _ in ids]
     for rows in _by_length(ids):
-        cross = model.decoder.cross_keys_values(image_embeds[rows])
+        source = image_embeds if len(rows) == len(image_embeds) else image_embeds[rows]
         start = torch.tensor([ids[i] for i in rows], device=image_embeds.device)
         chosen = None if seeds is None else [seeds[i] for i in rows]
-        stepper = TextStepper(model.decoder, cross)
-        generated = generate(stepper, start, decoding, model.config.text, seeds=chosen, generator=generator)
+        generated = _generate(model, source, None, start, decoding, chosen, generator)
         for i, hypotheses in zip(rows, decode_all(tokenizer, generated), strict=True):
             results[i] = hypotheses
     return results
+
+
+def _generate(
+    model: BlipModel,
+    source: Tensor,
+    source_mask: Tensor | None,
+    start: Tensor,
+    decoding: Decoding,
+    seeds: Sequence[int] | None,
+    generator: torch.Generator | None = None,
+) -> list[list[Generated]]:
+    """Texts after start [I, P], grounded in source [I, N, C]."""
+    if source.is_cuda and generator is None and device_search.supports(decoding):
+        return device_generation.generate(model.decoder, source, source_mask, start, decoding, seeds)
+    stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(source), source_mask)
+    return generate(stepper, start, decoding, model.config.text, seeds=seeds, generator=generator)
 
 
 def _by_length(rows: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -254,9 +270,9 @@ def answer(
     attend_padding: attend to padded question positions too, as the original does (blip-spec 7.6).
     """
     states, mask = question_states(model, tokenizer, image_embeds, questions, max_length)
-    stepper = TextStepper(model.decoder, model.decoder.cross_keys_values(states), None if attend_padding else mask)
     start = torch.full((len(questions), 1), model.config.text.dec_id, device=states.device)
-    return decode_all(tokenizer, generate(stepper, start, decoding, model.config.text, seeds=seeds))
+    generated = _generate(model, states, None if attend_padding else mask, start, decoding, seeds)
+    return decode_all(tokenizer, generated)
 
 
 def question_states(

@@ -32,15 +32,20 @@ def process(scores: Tensor, ids: Tensor, decoding: Decoding, end: int) -> Tensor
     return scores
 
 
-def nucleus(scores: Tensor, top_p: float, top_k: int) -> tuple[Tensor, Tensor]:
+def nucleus(scores: Tensor, top_p: float, top_k: int, *, static: bool = False) -> tuple[Tensor, Tensor]:
     """Probabilities [R, K] after top-k and then top-p, descending, and their ids [R, K].
 
     Scores equal to the k-th are kept, and so is the one that crosses `top_p`. Excluded ids have probability 0.
+    static: K is known without reading scores; of the scores equal to the k-th, at most `top_k` more are kept.
     """
     if 0 < top_k < scores.shape[1]:
-        last = scores.topk(top_k, dim=1).values[:, -1:]
-        kept = int((scores >= last).sum(dim=1).max())  # more than top_k if scores are equal
-        ordered, ids = scores.topk(kept, dim=1)
+        if static:
+            ordered, ids = scores.topk(min(2 * top_k, scores.shape[1]), dim=1)
+            last = ordered[:, top_k - 1, None]
+        else:
+            last = scores.topk(top_k, dim=1).values[:, -1:]
+            kept = int((scores >= last).sum(dim=1).max())  # more than top_k if scores are equal
+            ordered, ids = scores.topk(kept, dim=1)
         ordered = ordered.masked_fill(ordered < last, -INFINITY)
     else:
         ordered, ids = scores.sort(dim=1, descending=True)

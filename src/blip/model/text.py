@@ -53,8 +53,8 @@ class SelfCache:
                 self.layers[i] = keys.index_select(0, index), values.index_select(0, index)
 
     def reorder(self, index: Tensor) -> None:
-        """`select`, skipped for the identity."""
-        if not torch.equal(index, torch.arange(len(index), device=index.device)):
+        """`select`, on a CPU skipped for the identity; another device would have to be waited for."""
+        if index.device.type != "cpu" or not torch.equal(index, torch.arange(len(index))):
             self.select(index)
 
     def repeat(self, times: int) -> None:
