@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -276,3 +279,43 @@ def test_a_model_without_projections_has_no_video_vectors() -> None:
     model = BlipModel(random_tiny_config("vqa"))
     with pytest.raises(MissingPart, match="has no vision_proj"):
         inference.embed_video(model, torch.zeros(1, 2, 3, 64, 64))
+
+
+@pytest.fixture
+def padded_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """Passes over texts as on a GPU, of at most 60 ids; returns the shapes of their ids."""
+    shapes: list[tuple[int, ...]] = []
+    original = inference.text_passes
+
+    def passes(encoded: Encoded, device: torch.device, chosen: Any = None, multiple: int = 1) -> Iterator[Any]:
+        for rows, ids, mask in original(encoded, SimpleNamespace(type="cuda"), chosen, multiple):  # type: ignore[arg-type]
+            shapes.append(tuple(ids.shape))
+            yield rows, ids, mask
+
+    monkeypatch.setattr(inference, "text_passes", passes)
+    monkeypatch.setattr(inference, "GPU_TOKENS_PER_PASS", 60)
+    monkeypatch.setattr(inference, "upload", lambda x, device: x)
+    return shapes
+
+
+@torch.inference_mode()
+def test_padded_passes_give_the_scores_of_passes_without_padding(
+    padded_passes: list[tuple[int, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = oracle_model("retrieval")
+    embeds = model.encode_image(tensors("inputs")["images"][:3])
+    texts = [*TEXTS["captions"][:4], "a dog", "two men on a street"]
+
+    def scores() -> list[torch.Tensor]:
+        grouped, mixed = (
+            inference.match_own(model, tokenizer(), embeds, texts, i) for i in ([0, 0, 1, 1, 2, 2], [2, 0] * 3)
+        )
+        grid = inference.match(model, tokenizer(), embeds, texts)
+        vectors = (inference.embed_text(model, tokenizer(), texts, tokens=tokens) for tokens in (False, True))
+        return [grouped.itm, grouped.itc, mixed.itm, grid.itm, *vectors]
+
+    padded = scores()
+    assert len(padded_passes) > 10 and all(rows * length <= 60 for rows, length in padded_passes)
+    monkeypatch.undo()
+    for a, b in zip(padded, scores(), strict=True):
+        assert_close(a, b, atol=1e-5, rtol=1e-5)

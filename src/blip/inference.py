@@ -17,6 +17,7 @@ from blip.model.layers import KV
 from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.stepper import TextStepper
 from blip.model.text import Cross
+from blip.runtime import upload
 from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.beam_search import Generated, Hypothesis, decode_all
 from blip_lite.decoding import Decoding
@@ -24,6 +25,7 @@ from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import First
 
 TOKENS_PER_PASS = 4096  # limits the memory for matching many texts with an image
+GPU_TOKENS_PER_PASS = 1 << 16  # the same, with padding
 ANSWERS_PER_PASS = 32  # per question: few, so that the answers of a pass have similar lengths
 SCORES_PER_PASS = 1 << 25  # limits the memory for scoring answers: tokens times vocabulary
 
@@ -129,16 +131,26 @@ def match_own(
     Texts of one length share a pass, whichever images they belong to; keys and values are computed once per image.
     """
     model.require("itm_head")
-    encoded = tokenizer.encode(list(texts), first=first, max_length=max_length)
-    owners = torch.tensor(list(images), device=image_embeds.device)
+    encoded, device = tokenizer.encode(list(texts), first=first, max_length=max_length), image_embeds.device
+    owners = upload(torch.tensor(list(images)), device)
     cross = model.encoder.cross_keys_values(image_embeds)
-    logits = torch.empty(len(texts), 2, device=image_embeds.device)
-    for rows, ids in without_padding(encoded):
-        states = model.encoder(ids.to(image_embeds.device), cross=_OfRows(cross, owners[rows]), first_only=True)
-        logits[rows] = model.match_logits(states).float()
+    logits = torch.empty(len(texts), 2, device=device)
+    count = _texts_per_image(images, len(image_embeds))
+    for rows, ids, mask in text_passes(encoded, device, multiple=count or 1):
+        of_rows: Sequence[KV] = _OfRows(cross, owners[rows])
+        if count and isinstance(rows, slice):  # rows of whole images, in their order: nothing is copied
+            part = slice(rows.start // count, rows.stop // count)
+            of_rows = [(keys[part], values[part]) for keys, values in cross]
+        logits[rows] = model.match_logits(model.encoder(ids, mask, cross=of_rows, first_only=True)).float()
     image_features = model.project_image(image_embeds)[owners]
     text_features = embed_text(model, tokenizer, texts, max_length=max_length)
     return Matches(logits.softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
+
+
+def _texts_per_image(images: Sequence[int], count: int) -> int:
+    """Number of texts of each image if all have as many, in the order of the images; else 0."""
+    each = len(images) // max(count, 1)
+    return each if list(images) == [i for i in range(count) for _ in range(each)] else 0
 
 
 class _OfRows(Sequence[KV]):
@@ -170,10 +182,30 @@ def match_logits(
     model.require("itm_head")
     cross = model.encoder.cross_keys_values(image_embeds)
     logits = torch.empty(len(encoded.input_ids) if chosen is None else len(chosen), 2, device=image_embeds.device)
-    for rows, ids in without_padding(encoded, chosen):
-        states = model.encoder(ids.to(image_embeds.device), cross=cross, first_only=True)
+    for rows, ids, mask in text_passes(encoded, image_embeds.device, chosen):
+        states = model.encoder(ids, mask, cross=cross, first_only=True)
         logits[rows] = model.match_logits(states).float()
     return logits
+
+
+def text_passes(
+    encoded: Encoded, device: torch.device, chosen: Sequence[int] | None = None, multiple: int = 1
+) -> Iterator[tuple[list[int] | slice, Tensor, Tensor | None]]:
+    """All or the chosen texts in passes: (indices, ids [R, T], attention mask [R, T] or None), on the device.
+
+    On a CPU without padding (`without_padding`). On a GPU, which would wait for so many small passes, they are padded,
+    in their order, R a multiple of `multiple`.
+    """
+    if device.type != "cuda":
+        for rows, ids in without_padding(encoded, chosen):
+            yield rows, ids.to(device), None
+        return
+    all_ids, all_masks = (x if chosen is None else x[list(chosen)] for x in encoded)
+    step = max(1, GPU_TOKENS_PER_PASS // all_ids.shape[1] // multiple) * multiple
+    for i in range(0, len(all_ids), step):
+        ids, mask = all_ids[i : i + step], all_masks[i : i + step]
+        length = int(mask.sum(dim=1).max())
+        yield slice(i, i + len(ids)), upload(ids[:, :length], device), upload(mask[:, :length], device)
 
 
 def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
@@ -214,8 +246,10 @@ def embed_text(
     encoded = tokenizer.encode(list(texts), max_length=max_length)
     device = model.device
     result: Tensor | None = None
-    for rows, ids in without_padding(encoded):
-        hidden = model.encode_text(ids.to(device), first_only=not tokens)
+    for rows, ids, mask in text_passes(encoded, device):
+        hidden = model.encode_text(ids, mask, first_only=not tokens)
+        if tokens and mask is not None:
+            hidden = hidden * mask[..., None]
         vectors = hidden if tokens else model.project_text(hidden) if projected else hidden[:, 0]
         if result is None:
             shape = (*encoded.input_ids.shape, vectors.shape[2]) if tokens else (len(texts), vectors.shape[1])

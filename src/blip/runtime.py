@@ -61,6 +61,15 @@ def autocast(device: torch.device, dtype: torch.dtype, *, cached: bool = True) -
     return torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32, cache_enabled=cached)
 
 
+def upload(x: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """x on the device. To a GPU it is copied from pinned memory, so that neither side waits for the other."""
+    if device.type != "cuda":
+        return x.to(device)
+    if x.device.type == "cpu" and not x.is_pinned():
+        x = x.pin_memory()
+    return x.to(device, non_blocking=True)
+
+
 def seed_everything(seed: int) -> None:
     """Seed torch, numpy and random. Training passes seed + rank, as the original does."""
     random.seed(seed)

@@ -17,7 +17,7 @@ from blip import inference
 from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded
 from blip.heatmaps.explain import explain
-from blip.io.image import prepare
+from blip.io.image import prepare_for
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
 from blip_lite.arrays import Floats
@@ -198,9 +198,8 @@ class TorchBackend:
 
     def _pixels(self, images: Images) -> Tensor:
         """pixel_values [B, 3, S, S] on the module's device."""
-        config = self.config
-        values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
-        return values.to(self.device, self.dtype)
+        config, to = self.config, self.module.vision.cls_token
+        return prepare_for(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std, to=to)
 
 
 def _numpy(x: Tensor) -> Floats:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from blip.model.stem import ConvStem
 from blip.model.vision import VisionTransformer, resize_pos_embed
 from blip_lite.config import VisionConfig
 from tests.oracle_files import oracle_model, tensors
@@ -86,3 +87,15 @@ def test_the_class_token_alone_is_the_same_token(checkpointed: int) -> None:
         first = module(images, first_only=True)
         assert first.shape == (2, 1, 48)
         assert_close(first, module(images)[:, :1], **HIDDEN)
+
+
+def test_the_stem_computes_channels_last() -> None:
+    stem = ConvStem(width=32, class_tokens=2)
+    layouts: list[bool] = []
+    for module in stem.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(
+                lambda _m, x, y: layouts.extend(t.is_contiguous(memory_format=torch.channels_last) for t in (*x, y))
+            )
+    stem(torch.zeros(2, 3, 224, 224))
+    assert len(layouts) > 100 and all(layouts)

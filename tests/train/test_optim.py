@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -10,7 +12,7 @@ from torch.testing import assert_close
 from blip.tasks.base import ParamGroup, Step, alpha_ramp
 from blip.train.averages import AveragedWeights
 from blip.train.config import TrainConfig
-from blip.train.optim import build_optimizer, learning_rate, set_learning_rate
+from blip.train.optim import build_optimizer, learning_rate, load_optimizer, set_learning_rate
 from blip_lite.errors import ConfigError
 from tests.oracle_files import values
 
@@ -70,6 +72,24 @@ def test_groups_keep_their_factor_and_their_decay() -> None:
     optimizer = build_optimizer(groups, TrainConfig(steps=1, weight_decay=0.3))
     set_learning_rate(optimizer, 2.0)
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(2.0, 0.3), (0.2, 0.0)]
+
+
+def test_a_state_of_a_gpu_run_resumes_with_the_kernels_of_a_cpu() -> None:
+    def trained(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:
+        for _ in range(2):
+            weight.grad = torch.tensor([0.5, -2.0])
+            optimizer.step()
+        return weight.detach().clone()
+
+    config = TrainConfig(steps=1, lr=0.1)
+    weight, other = (nn.Parameter(torch.tensor([1.0, 2.0])) for _ in "ab")
+    optimizer, resumed = (build_optimizer([ParamGroup(params=[p])], config) for p in (weight, other))
+    other.data.copy_(trained(optimizer, weight))
+    state = deepcopy(optimizer.state_dict())
+    state["param_groups"][0] |= {"fused": True, "foreach": False}  # as on a GPU
+    load_optimizer(resumed, state)
+    assert [(group["fused"], group["foreach"]) for group in resumed.param_groups] == [(False, True)]
+    assert_close(trained(resumed, other), trained(optimizer, weight), rtol=0, atol=0)
 
 
 def test_averaged_weights_follow_slowly_and_give_way_to_the_model_s_own() -> None:

@@ -22,6 +22,16 @@ def prepare(images: Sequence[Image.Image], *, size: int, mean: Sequence[float], 
     return torch.from_numpy(image.prepare(images, size=size, mean=mean, std=std))
 
 
+def prepare_for(
+    images: Sequence[Image.Image], *, size: int, mean: Sequence[float], std: Sequence[float], to: Tensor
+) -> Tensor:
+    """Return the values of `prepare` with dtype and device of `to`; for a GPU they are normalised there."""
+    if to.device.type != "cuda":
+        return prepare(images, size=size, mean=mean, std=std).to(to.device, to.dtype)
+    rgb = (x if x.mode == "RGB" else x.convert("RGB") for x in images)
+    return from_pixels([np.asarray(image.square(x, size)) for x in rgb], mean, std, to)
+
+
 def from_pixels(pixels: Sequence[NDArray[np.uint8]], mean: Sequence[float], std: Sequence[float], to: Tensor) -> Tensor:
     """Return pixel_values [B,3,S,S] of squares [S,S,3], with dtype and device of `to`: the values of `prepare`.
 
@@ -29,6 +39,10 @@ def from_pixels(pixels: Sequence[NDArray[np.uint8]], mean: Sequence[float], std:
     """
     import torch
 
-    scale, mean_, std_ = (torch.tensor(x, device=to.device).view(1, -1, 1, 1) for x in ([255.0], mean, std))
-    values = torch.from_numpy(np.stack(pixels)).to(to.device).permute(0, 3, 1, 2).float().contiguous()
+    from blip.runtime import upload
+
+    scale, mean_, std_ = (upload(torch.tensor(x), to.device).view(1, -1, 1, 1) for x in ([255.0], mean, std))
+    stacked = torch.empty((len(pixels), *pixels[0].shape), dtype=torch.uint8, pin_memory=to.device.type == "cuda")
+    np.stack(pixels, out=stacked.numpy())
+    values = upload(stacked, to.device).permute(0, 3, 1, 2).float().contiguous()
     return values.div_(scale).sub_(mean_).div_(std_).to(to.dtype)

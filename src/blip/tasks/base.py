@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from blip.distributed import scale_to_global_mean
+from blip.runtime import upload
 
 if TYPE_CHECKING:
     from blip.data.sources import Source
@@ -119,7 +120,7 @@ def alpha_ramp(alpha: float, step: Step, epochs: int) -> float:
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
     """Move the tensors of a batch; from pinned memory while the device computes."""
-    return {k: v.to(device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
+    return {k: upload(v, device) if isinstance(v, Tensor) else v for k, v in batch.items()}
 
 
 def global_token_mean(mean: Tensor, labels: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -45,20 +46,37 @@ def _warmup(config: TrainConfig, index: int) -> float:
 
 
 def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.AdamW:
-    """Return AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`."""
+    """Return AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`.
+
+    On a GPU a step of whole parameters is one kernel, which reads and writes each value once.
+    """
     return torch.optim.AdamW(
         [
             {
                 "params": params,
                 "lr_scale": group.lr_scale,
                 "weight_decay": config.weight_decay if group.weight_decay is None else group.weight_decay,
+                **_kernels(params),
             }
             for group in groups
             for params in _split_by_sharding(group.params)
         ],
         lr=config.lr,
-        foreach=True,
     )
+
+
+def _kernels(params: Sequence[nn.Parameter]) -> dict[str, bool]:
+    fused = all(p.is_cuda and not is_sharded(p) for p in params)
+    return {"fused": fused, "foreach": not fused}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load a state, perhaps of a run on another kind of device; the kernels stay those of this device."""
+    groups = [
+        {**saved, "fused": own["fused"], "foreach": own["foreach"]}
+        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def _split_by_sharding(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:

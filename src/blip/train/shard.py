@@ -79,7 +79,8 @@ def named_tensors(
             name = f"optimizer.{names[parameter]}"
             if stored is not None and f"{name}.step" in stored:
                 moments = {key: torch.zeros_like(parameter.detach()) for key in ("exp_avg", "exp_avg_sq")}
-                optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+                step = torch.tensor(0.0, device=parameter.device if group["fused"] else "cpu")
+                optimizer.state[parameter] = {"step": step, **moments}
             tensors |= {f"{name}.{key}": value for key, value in optimizer.state.get(parameter, {}).items()}
     return tensors | {f"average.{name}": value for name, value in average.shadow.items()}
 

@@ -20,7 +20,7 @@ from blip.train import shard
 from blip.train.averages import AveragedWeights
 from blip.train.checkpoints import SHARDS, STATE, write_values
 from blip.train.config import TrainConfig
-from blip.train.optim import build_optimizer, clip, set_learning_rate
+from blip.train.optim import build_optimizer, clip, load_optimizer, set_learning_rate
 
 
 class LossModule(nn.Module):
@@ -143,7 +143,7 @@ class TrainableModel:
             shard.copy_from_whole(shard.named_tensors(self.model, self.optimizer, self.average, set(whole)), whole)
         else:
             self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"])
             for name, value in self.average.shadow.items():
                 value.copy_(state["average"][name])
 
