@@ -1,10 +1,19 @@
-"""`python -m benchmarks [NAME...] [--rounds N]`: runs cases (all of them without names), writes RESULTS.md."""
+"""`python -m benchmarks [NAME...] [--rounds N]`: runs cases (all of them without names), writes RESULTS.md.
+
+`python -m benchmarks gpu` checks and measures a GPU; see its `--help`.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from typing import Any
+
+if sys.argv[1:2] == ["gpu"]:  # needs no Transformers
+    from benchmarks.gpu.command import main as gpu
+
+    sys.exit(gpu(sys.argv[2:]))
 
 from benchmarks import capfilt, report, retrieval
 from benchmarks.cases import CASES, Case, chosen

@@ -62,7 +62,7 @@ def _peer(model: BlipModel, config: BlipConfig) -> Any:
     values["text_config"] |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     values["text_config"] |= {"label_smoothing": config.text.label_smoothing}
     peer = getattr(transformers, values["architectures"][0])(transformers.BlipConfig(**values))
-    missing, unexpected = peer.load_state_dict(from_blip(model.state_dict(), config, "transformers"), strict=False)
+    missing, unexpected = peer.load_state_dict(from_blip(model.state_dict(), config, "hf"), strict=False)
     if unexpected or any("position_ids" not in name and ".decoder." not in name for name in missing):
         raise AssertionError(f"weights do not fit: missing {missing}, unexpected {unexpected}")
     peer.tie_weights()

@@ -193,7 +193,7 @@ def text_passes(
 ) -> Iterator[tuple[list[int] | slice, Tensor, Tensor | None]]:
     """All or the chosen texts in passes: (indices, ids [R, T], attention mask [R, T] or None), on the device.
 
-    On a CPU without padding (`without_padding`). On a GPU, which would wait for so many small passes, they are padded,
+    On a CPU without padding (`without_padding`). On a GPU, which many small passes would keep waiting, they are padded,
     in their order, R a multiple of `multiple`.
     """
     if device.type != "cuda":

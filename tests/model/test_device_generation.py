@@ -225,3 +225,20 @@ def test_images_are_rounded_up_to_few_counts() -> None:
     counts = [device_generation._round_up(i) for i in range(1, 65)]
     assert counts[:12] == [1, 2, 4, 4, 8, 8, 8, 8, 16, 16, 16, 16]
     assert sorted(set(counts)) == [1, 2, 4, *range(8, 65, 8)]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("decoding", DECODINGS, ids=str)
+@torch.inference_mode()
+def test_cuda_graphs_find_the_texts_of_a_cpu(decoding: Decoding) -> None:
+    network, tokenizer = small()
+    source = states(network, 5)
+    start = torch.tensor([tokenizer.prompt_ids("a picture of ")] * 5)
+    expected, _ = both(network, source, None, start, decoding)
+    decoder = deepcopy(network.decoder).cuda()
+    for _ in range(3):  # launched, recorded, replayed
+        result = device_generation.generate(
+            decoder, source.cuda(), None, start.cuda(), decoding, list(range(7, 7 + len(source)))
+        )
+        assert [[text.ids for text in row] for row in result] == expected
+    assert all(device_generation._recordings[decoder].by_key.values())

@@ -25,7 +25,7 @@ def process(scores: Tensor, ids: Tensor, decoding: Decoding, end: int) -> Tensor
         seen = scores.gather(1, ids)
         scores.scatter_(1, ids, torch.where(seen < 0, seen * penalty, seen / penalty))
     if ids.shape[1] < decoding.min_length:
-        scores[:, end] = -INFINITY
+        scores[:, end].fill_(-INFINITY)
     if decoding.no_repeat_ngram or decoding.banned:
         for row, words in enumerate(blocked(ids.tolist(), decoding)):
             scores[row, words] = -INFINITY

@@ -34,7 +34,7 @@ KEPT = 16  # recordings per decoder
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the texts of a batch depend on, apart from weights and settings."""
+    """Tensors that determine the texts of a batch, apart from weights and settings."""
 
     source: Tensor  # [I, N, C] for cross-attention
     source_mask: Tensor | None  # [I, N], 1 = attend
@@ -136,7 +136,7 @@ class Recording:
 
 
 class _Recordings:
-    """Recordings of one decoder, as long as its weights stay where they are in memory."""
+    """Recordings of one decoder, valid until its weights move to other addresses."""
 
     def __init__(self, weights: tuple[int, ...]) -> None:
         self.weights = weights

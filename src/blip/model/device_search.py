@@ -148,7 +148,7 @@ class DeviceBeamSearch:
         if end_logprobs is not None:
             ids = torch.cat([ids, torch.full_like(rows, self.end)[..., None]], dim=2)
             logprobs = torch.cat([logprobs, end_logprobs[..., None]], dim=2)
-        lengths = torch.where(norms > -torch.inf, ids.shape[2], 0)
+        lengths = (norms > -torch.inf) * ids.shape[2]
         padding = (0, self.texts.shape[2] - ids.shape[2])
         ids, logprobs = (torch.nn.functional.pad(x, padding) for x in (ids, logprobs))
         # of equal scores: an old one before a new one, the newest of the old, the first of the new
@@ -194,8 +194,8 @@ def _best_hypotheses(outputs: Outputs, count: int) -> list[list[Generated]]:
     results = []
     for norms, lengths, ids, logprobs in zip(*(x.tolist() for x in outputs), strict=True):
         order = sorted(range(len(norms)), key=lambda i: -norms[i])
-        found = [i for i in order if lengths[i]][:count]
+        best = [i for i in order if lengths[i]][:count]
         results.append(
-            [Generated(tuple(ids[i][: lengths[i]]), tuple(logprobs[i][: lengths[i]]), norms[i]) for i in found]
+            [Generated(tuple(ids[i][: lengths[i]]), tuple(logprobs[i][: lengths[i]]), norms[i]) for i in best]
         )
     return results

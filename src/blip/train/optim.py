@@ -73,8 +73,8 @@ def _kernels(params: Sequence[nn.Parameter]) -> dict[str, bool]:
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Load a state, perhaps of a run on another kind of device; the kernels stay those of this device."""
     groups = [
-        {**saved, "fused": own["fused"], "foreach": own["foreach"]}
-        for saved, own in zip(state["param_groups"], optimizer.param_groups, strict=True)
+        {**saved, "fused": group["fused"], "foreach": group["foreach"]}
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict({**state, "param_groups": groups})
 

@@ -1,0 +1,1 @@
+"""Checks and rates on a GPU: `python -m benchmarks gpu`."""
