@@ -13,6 +13,7 @@ ROWS = {
     "noisy": "noisy",
     "filter": "filter",
     "captioner": "captioner",
+    "captioner-tiny": "… tiny",
     "both": "captioner + filter",
     "both-beam": "… beam search",
     "both-shared": "… shared",

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from blip.io.extras import require_extras
 from blip_lite.errors import EnvironmentProblem
 
 OBJECT_STORE = 100_000_000  # bytes, of a cluster on this machine; only names and counts pass through it
+STARTS = 3  # of a cluster on this machine: Ray waits 30 s for its parts, which is too short if others use the processor
 # read when Ray is imported or started: no usage report to its makers, no lines of its processes among ours, and the
 # priority of this process instead of a low one, at which other programs would stop the work
 ENVIRONMENT = {
@@ -43,15 +44,24 @@ def connected(address: str | None, *, cpus: int | None = None, object_store: int
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     local = {"num_cpus": cpus or os.cpu_count(), "object_store_memory": object_store, "include_dashboard": False}
     try:
-        with _kept_signals(), _muted():
-            ray.init(address, log_to_driver=False, configure_logging=False, **(local if address == "local" else {}))
-    except Exception as error:  # Ray raises many kinds
-        reason = " ".join(str(error).split())
-        raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
-    try:
+        start(ray, address, local if address == "local" else {})
         yield ray
     finally:
         ray.shutdown()
+
+
+def start(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+    """Connect to a cluster; one on this machine is started again if that fails. Raises `EnvironmentProblem`."""
+    for attempt in range(1, STARTS + 1):
+        try:
+            with _kept_signals(), _muted():
+                ray.init(address, log_to_driver=False, configure_logging=False, **options)
+            return
+        except Exception as error:  # Ray raises many kinds
+            if address != "local" or attempt == STARTS:
+                reason = " ".join(str(error).split())
+                raise EnvironmentProblem(f"Ray cluster '{address}': cannot be used ({reason[:200]})") from error
+            ray.shutdown()
 
 
 @contextmanager
