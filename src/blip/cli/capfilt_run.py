@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from blip.cli import options as o
-from blip.cli.commands import COLUMNS, DECODING, INPUT, OUTPUT, argument, option
+from blip.cli.commands import COLUMNS, DECODING, DEVICE, INPUT, OUTPUT, argument, option
 from blip.cli.datasets import SourceFlags
 from blip.cli.engine_options import EngineFlags
 from blip.cli.output import StatusLine, plural
@@ -87,7 +87,9 @@ class ScoringFlags(o.Device):
     runner: Annotated[str, option(metavar="COMMAND", help="Runs img2dataset: uvx, 'pipx run', or its path.")] = "uvx"
     max_megapixels: o.MaxMegapixels = 200.0
     workers: Annotated[int | None, option(min=1, help="Threads that read images.", default="the cores")] = None
-    batch_size: o.BatchSize = None
+    batch_size: Annotated[
+        int | None, option(min=1, group=DEVICE, help="Images per batch.", default="16 on a CPU, 64 on a GPU")
+    ] = None
     no_progress: o.NoProgress = False
 
 
