@@ -50,7 +50,7 @@ def connected(address: str | None, *, cpus: int | None = None, object_store: int
         ray.shutdown()
 
 
-def start(ray: Any, address: str, options: Mapping[str, Any]) -> None:
+def start(ray: Any, address: str, options: Mapping[str, Any]) -> None:  # Any: Ray has no types
     """Connect to a cluster; one on this machine is started again if that fails. Raises `EnvironmentProblem`."""
     for attempt in range(1, STARTS + 1):
         try:
