@@ -6,7 +6,7 @@ The texts are the same.
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
@@ -22,25 +22,27 @@ MAX_ROWS = 16  # per image; of more rows, finished ones are better dropped
 Outputs = tuple[Tensor, ...]
 
 
-class DeviceSearch(Protocol):
+class DeviceSearch(ABC):
     """A search of all images of a batch at once."""
+
+    ids: Tensor  # [R, length], prompt included
+    done: Tensor  # bool, of rows or of images
 
     @property
     def length(self) -> int:
-        """Number of ids of each row, prompt included."""
-        ...
-
-    def advance(self) -> None:
-        """Add one id to every row."""
-        ...
+        return self.ids.shape[1]
 
     def finished(self) -> Tensor:
         """Return whether further ids change no text: bool, on the device."""
-        ...
+        return self.done.all()
 
+    @abstractmethod
+    def advance(self) -> None:
+        """Add one id to every row."""
+
+    @abstractmethod
     def outputs(self) -> Outputs:
         """Return the texts so far as tensors, for `texts_of`."""
-        ...
 
 
 def supports(decoding: Decoding) -> bool:
@@ -65,21 +67,14 @@ def texts_of(outputs: Outputs, decoding: Decoding, end: int) -> list[list[Genera
     return [texts[i : i + count] for i in range(0, len(texts), count)]
 
 
-class DeviceRowSearch(RowSearch):
+class DeviceRowSearch(RowSearch, DeviceSearch):
     """Greedy search and sampling."""
-
-    @property
-    def length(self) -> int:
-        return self.ids.shape[1]
-
-    def finished(self) -> Tensor:
-        return self.done.all()
 
     def outputs(self) -> Outputs:
         return self.ids[:, self.prompt :], self.logprobs, self.done
 
 
-class DeviceBeamSearch:
+class DeviceBeamSearch(DeviceSearch):
     """`blip_lite.beam_search.BeamSearch` as tensor operations, with its rules for equal scores.
 
     The hypotheses of an image are stored newest first; a place without one has length 0 and score -inf.
@@ -99,13 +94,6 @@ class DeviceBeamSearch:
         self.lengths = prompt.new_zeros(places)
         self.texts = prompt.new_zeros(*places, decoding.max_length - self.prompt)
         self.text_logprobs = scores.new_zeros(self.texts.shape)
-
-    @property
-    def length(self) -> int:
-        return self.ids.shape[1]
-
-    def finished(self) -> Tensor:
-        return self.done.all()
 
     def outputs(self) -> Outputs:
         return self.norms, self.lengths, self.texts, self.text_logprobs
