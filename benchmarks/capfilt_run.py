@@ -134,7 +134,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         measured = run_all(Path(folder), options)
     values = report.read() | {"capfilt": measured}
-    report.write(values, list(values["cases"]))
+    report.write(values)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -349,12 +349,3 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "embed-384": ("image embedding 384, 8 photos", lambda: embedding(384, 8)),
     "train": ("training step 224, 8 photos", training),
 }
-
-
-def chosen(names: list[str]) -> Iterator[tuple[str, str, Callable[[], Case]]]:
-    unknown = sorted(set(names) - set(CASES))
-    if unknown:
-        raise SystemExit(f"unknown case {', '.join(unknown)}; must be of {', '.join(CASES)}")
-    for name, (title, build) in CASES.items():
-        if not names or name in names:
-            yield name, title, build

@@ -22,6 +22,12 @@ PARTS: Parts = {
     "head": [(TextTransformer, "logits")],
     "cache": [(TextStepper, name) for name in ("expand", "reorder", "keep")],
 }
+PROFILED = {
+    "f32, 1 photo": ("f32", 1),
+    "f32, 8 photos": ("f32", 8),
+    "bf16, 1 photo": ("bf16", 1),
+    "bf16, 8 photos": ("bf16", 8),
+}
 
 
 def parts(name: str, count: int, rounds: int = 3) -> dict[str, float]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
-from benchmarks import capfilt_report
+from benchmarks import capfilt_report, threads
+from benchmarks.side_by_side import CASES
 
 FOLDER = Path(__file__).parent
 VALUES, TABLE = FOLDER / "results.json", FOLDER / "RESULTS.md"
@@ -34,24 +31,11 @@ length, 20 tokens a caption), logits within 1e-4, vectors within 1e-5; for bfloa
 
 def read() -> dict[str, Any]:
     values: dict[str, Any] = json.loads(VALUES.read_text()) if VALUES.exists() else {}
-    return {"machine": {}, "cases": {}, "parts": {}, "capfilt": {}} | values
+    return {"machine": {}, "cases": {}, "parts": {}, "threads": {}, "capfilt": {}} | values
 
 
-def machine() -> dict[str, str]:
-    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    lines = dict(line.split("\t", 1) for line in info.splitlines() if "\t" in line)
-    name = next((v.split(":", 1)[1].strip() for k, v in lines.items() if k == "model name"), platform.processor())
-    family, model = (lines.get(key, "").split(":")[-1].strip() for key in ("cpu family", "model"))
-    flags = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if f in info]
-    return {
-        "processor": f"{name} (family {family}, model {model}), {torch.get_num_threads()} threads; {' '.join(flags)}",
-        "versions": f"Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}",
-    }
-
-
-def write(values: dict[str, Any], order: list[str]) -> None:
-    values["cases"] = {name: values["cases"][name] for name in order if name in values["cases"]}
+def write(values: dict[str, Any]) -> None:
+    values["cases"] = {name: values["cases"][name] for name in CASES if name in values["cases"]}
     VALUES.write_text(json.dumps(values, indent=1) + "\n")
     TABLE.write_text(_table(values))
 
@@ -63,10 +47,11 @@ def _table(values: dict[str, Any]) -> str:
     for case in values["cases"].values():
         lines += [_row(case["title"], row) for row in case["rows"]]
     lines += ["", "Limits measured beside each case, and how many processes wanted a core (load):", ""]
-    lines += ["| case | plain f32 | packed f32 | packed bf16, GFLOP/s | read, GB/s | load |", "|---" * 6 + "|"]
+    lines += ["| case | plain f32 | packed f32 | packed bf16, GFLOP/s | read, GB/s | load | commit |", "|---" * 7 + "|"]
     for case in values["cases"].values():
         limits = " | ".join(f"{case['limits'][k] / 1e9:.0f}" for k in ("plain", "float32", "bfloat16", "read"))
-        lines.append(f"| {case['title']} | {limits} | {case['load']:.1f} |")
+        lines.append(f"| {case['title']} | {limits} | {case['load']:.1f} | {case['commit']} |")
+    lines += ["", *threads.section(values["threads"])]
     lines += ["", *_parts(values["parts"])]
     lines += ["", *capfilt_report.section(values["capfilt"], values["cases"].get("capfilt", {"rows": []})["rows"])]
     return "\n".join(lines).rstrip() + "\n"

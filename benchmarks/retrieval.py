@@ -25,8 +25,8 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from benchmarks import report
 from benchmarks.cases import WORDS, Case, Work, _cross, _row, _vision
+from benchmarks.machine import machine
 from benchmarks.peers import pair
 from benchmarks.timing import Call, limits, load
 from blip import inference
@@ -249,7 +249,7 @@ def main() -> None:
     options = parser.parse_args()
     made = options.data is None
     job = random_job(k=options.k) if made else data_job(options.model, options.data, options.limit, options.k)
-    print(*report.machine().values(), f"load {load():.1f}", sep="\n", flush=True)
+    print(*machine().values(), f"load {load():.1f}", sep="\n", flush=True)
     clocks = show(job, options.rows, options.rounds)
     if made:
         best, gflop = limits().float32, least(job, choose(job, Clock())[2]) + job.photos * _vision(job.plain.config)
