@@ -99,3 +99,19 @@ def test_the_stem_computes_channels_last() -> None:
             )
     stem(torch.zeros(2, 3, 224, 224))
     assert len(layouts) > 100 and all(layouts)
+
+
+def test_the_stem_reads_a_batch_a_few_photos_at_a_time() -> None:
+    torch.manual_seed(0)
+    stem, pixels = ConvStem(width=32, class_tokens=2).eval(), torch.randn(5, 3, 64, 64)
+    sizes: list[int] = []
+    stem.head.register_forward_hook(lambda _m, _x, y: sizes.append(len(y)))
+    with torch.no_grad():
+        grid, classes = stem(pixels)
+        each = [stem(pixels[i : i + 1]) for i in range(5)]
+    assert sizes[:2] == [4, 1]
+    assert_close(grid, torch.cat([of_one for of_one, _ in each]), **HIDDEN)
+    assert_close(classes, torch.cat([of_one for _, of_one in each]), **HIDDEN)
+    sizes.clear()
+    stem(pixels)  # with gradients
+    assert sizes == [5]
