@@ -21,7 +21,7 @@ from blip.io.image import prepare_for
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
 from blip_lite.arrays import Floats
-from blip_lite.backend import Head, Images, Layout, RankedAnswers
+from blip_lite.backend import Head, Images, Layout, RankedAnswers, cpu_batch_size
 from blip_lite.beam_search import Hypothesis
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.errors import EnvironmentProblem, UsageError
@@ -30,7 +30,7 @@ from blip_lite.fork import notify_after_fork
 from blip_lite.results import MatchResult
 from blip_lite.tokenizer import Arrays
 
-CPU_BATCH, GPU_BATCH = 8, 64
+GPU_BATCH = 64
 
 
 class TorchBackend:
@@ -90,7 +90,7 @@ class TorchBackend:
 
     @property
     def default_batch_size(self) -> int:
-        return CPU_BATCH if self.device.type == "cpu" else GPU_BATCH
+        return cpu_batch_size(self.config.vision) if self.device.type == "cpu" else GPU_BATCH
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -16,7 +16,9 @@ from PIL import Image
 
 import blip
 import blip_lite
+from blip_lite.backend import cpu_batch_size
 from blip_lite.cli import main
+from blip_lite.config import VisionConfig
 from blip_lite.decoding import DecodingOptions, make_decoding
 from blip_lite.errors import CheckpointError, MissingPart, UnreadableImage, UsageError
 from blip_lite.model import Model
@@ -54,6 +56,24 @@ def test_batches_do_not_change_captions(ours: Model) -> None:
     together, alone = ours.caption(PHOTOS, batch_size=5), ours.caption(PHOTOS, batch_size=1)
     assert [caption.text for caption in together] == [caption.text for caption in alone]
     np.testing.assert_allclose([c.score for c in together], [c.score for c in alone], **CLOSE)
+
+
+def test_images_wait_for_their_batch_at_the_size_of_the_model(ours: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes, caption_batch = [], ours.caption_batch
+    expected = caption_batch([Image.open(path).convert("RGB") for path in PHOTOS])
+
+    def recorded(images: list[Image.Image], *args: Any, **kwargs: Any) -> list[Caption]:
+        sizes.extend(image.size for image in images)
+        return caption_batch(images, *args, **kwargs)
+
+    monkeypatch.setattr(ours, "caption_batch", recorded)
+    assert [caption.text for caption in ours.caption(PHOTOS)] == [caption.text for caption in expected]
+    assert sizes == [(224, 224)] * 5
+
+
+@pytest.mark.parametrize(("size", "patch", "expected"), [(224, 32, 32), (224, 16, 8), (384, 16, 8), (112, 16, 32)])
+def test_models_with_few_image_tokens_have_large_batches(size: int, patch: int, expected: int) -> None:
+    assert cpu_batch_size(VisionConfig(image_size=size, patch_size=patch)) == expected
 
 
 def test_matches_equal_those_of_torch(ours: Model, theirs: Model) -> None:

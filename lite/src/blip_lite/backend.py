@@ -11,7 +11,7 @@ from PIL import Image
 
 from blip_lite.arrays import Floats, Ids
 from blip_lite.beam_search import Hypothesis
-from blip_lite.config import BlipConfig
+from blip_lite.config import BlipConfig, VisionConfig
 from blip_lite.decoding import Beam, Decoding
 from blip_lite.explanation import Explanation, Method, Subject
 from blip_lite.results import MatchResult
@@ -29,6 +29,14 @@ class RankedAnswers:
 
     indices: Ids  # into the list of answers
     scores: Floats  # log-probability of the whole answer
+
+
+def cpu_batch_size(config: VisionConfig) -> int:
+    """Default number of images per batch on a CPU: 8, and up to 32 that have few tokens.
+
+    A decoding step costs the same for more rows until its matrix products are large; beyond that, memory alone grows.
+    """
+    return max(8, min(32, 1600 // config.num_tokens))
 
 
 class Backend(Protocol):

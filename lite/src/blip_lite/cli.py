@@ -81,7 +81,7 @@ def _closed(text: str) -> list[str]:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from blip_lite.image import read
+    from blip_lite.image import read, shrink
     from blip_lite.onnx_backend import load
 
     keys = list(_files(arguments.inputs))
@@ -93,7 +93,7 @@ def _run(arguments: argparse.Namespace) -> int:
         opened: list[tuple[str, Image]] = []
         for key in keys[start : start + size]:
             try:
-                opened.append((key, read(key)))
+                opened.append((key, shrink(read(key), model.config.vision.image_size)))
             except UnreadableImage as error:
                 print(printable(str(error)), file=sys.stderr)
                 failed += 1

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from blip_lite.errors import UnreadableImage, UsageError
-from blip_lite.image import MAX_PIXELS, check_size, from_pil, read, to_rgb
+from blip_lite.image import MAX_PIXELS, check_size, from_pil, read, shrink, to_rgb
 from blip_lite.results import ErrorResult
 
 
@@ -170,11 +170,14 @@ def open_all(images: Any) -> list[Image.Image]:  # Any: any value a user passes 
     return opened
 
 
-def open_batches(images: Iterable[Any], size: int, on_error: OnError) -> Iterator[Opened]:
-    """Open a stream of images, `size` at a time, each with its key."""
+def open_batches(images: Iterable[Any], size: int, on_error: OnError, side: int) -> Iterator[Opened]:
+    """Open a stream of images, `size` at a time, each with its key; shrunk to `side`, so that they need little memory.
+
+    A model that computes with this size returns the same for them as for the full size.
+    """
     batch: Opened = []
     for i, image in enumerate(images):
-        batch.append(_open_or_record(image, image_key(image, i), on_error))
+        batch.append(_open_or_record(image, image_key(image, i), on_error, side))
         if len(batch) == size:
             yield batch
             batch = []
@@ -182,9 +185,9 @@ def open_batches(images: Iterable[Any], size: int, on_error: OnError) -> Iterato
         yield batch
 
 
-def _open_or_record(image: Any, key: str, on_error: OnError) -> tuple[str, Image.Image | ErrorResult]:
+def _open_or_record(image: Any, key: str, on_error: OnError, side: int) -> tuple[str, Image.Image | ErrorResult]:
     try:
-        return key, open_image(image, key)
+        return key, shrink(open_image(image, key), side)
     except UnreadableImage as error:
         if on_error == "raise":
             raise

@@ -216,7 +216,8 @@ class Model(Generic[B_co]):
         check_on_error(on_error)
         if batch_size is not None:
             check_int("batch_size", batch_size, 1)
-        for batch in open_batches(as_batch(images)[1], batch_size or self.default_batch_size, on_error):
+        size, side = batch_size or self.default_batch_size, self.config.vision.image_size
+        for batch in open_batches(as_batch(images)[1], size, on_error, side):
             opened = [(key, image) for key, image in batch if isinstance(image, Image.Image)]
             captions = self.caption_batch(
                 [image for _, image in opened],
@@ -492,7 +493,7 @@ class Model(Generic[B_co]):
 
     def _open(self, images: Iterable[ImageLike]) -> Iterator[list[Image.Image]]:
         """Opened images, one batch at a time. Raises UnreadableImage."""
-        for batch in open_batches(images, self.default_batch_size, "raise"):
+        for batch in open_batches(images, self.default_batch_size, "raise", self.config.vision.image_size):
             yield [image for _, image in batch if isinstance(image, Image.Image)]
 
 

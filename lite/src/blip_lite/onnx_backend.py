@@ -12,7 +12,7 @@ from PIL import Image
 
 from blip_lite import ASSETS
 from blip_lite.arrays import Floats, Ids, log_softmax, match_probability
-from blip_lite.backend import Head, Images, Layout, RankedAnswers
+from blip_lite.backend import Head, Images, Layout, RankedAnswers, cpu_batch_size
 from blip_lite.beam_search import Hypothesis, decode_all, generate
 from blip_lite.checks import check_int, check_path
 from blip_lite.config import BlipConfig
@@ -36,7 +36,6 @@ GRAPHS = {  # the graphs that each call runs
     "image": ("vision",),
     "compare": ("vision", "reason"),
 }
-BATCH_SIZE = 8
 MAX_LENGTH = 35  # ids of a question or text
 TOKENS_PER_PASS = 4096  # limits the memory that many texts need
 ANSWERS_PER_PASS = 32  # per question: few, so that the answers of a pass have similar lengths
@@ -82,13 +81,15 @@ class OnnxBackend:
     image_embeds are numpy arrays [B, N, D].
     """
 
-    default_batch_size = BATCH_SIZE
-
     def __init__(self, name: str, config: BlipConfig, tokenizer: Tokenizer, sessions: GraphSessions) -> None:
         self.name, self.config, self.tokenizer, self.sessions = name, config, tokenizer, sessions
 
     def __repr__(self) -> str:
         return f"OnnxBackend({str(self.sessions.folder)!r})"
+
+    @property
+    def default_batch_size(self) -> int:
+        return cpu_batch_size(self.config.vision)
 
     @property
     def capabilities(self) -> frozenset[str]:
@@ -191,8 +192,8 @@ class OnnxBackend:
 
     def _encode(self, images: Images, outputs: Sequence[str]) -> list[Floats]:
         """Outputs of the graph `vision` for any number of images, a batch at a time."""
-        batches = [images[i : i + BATCH_SIZE] for i in range(0, len(images), BATCH_SIZE)]
-        results = [self._vision(batch, outputs) for batch in batches]
+        size = self.default_batch_size
+        results = [self._vision(images[i : i + size], outputs) for i in range(0, len(images), size)]
         return [np.concatenate(columns) for columns in zip(*results, strict=True)]
 
     def _vision(self, images: Images, outputs: Sequence[str]) -> list[Floats]:

@@ -286,7 +286,9 @@ def _evaluate(task: str, evaluation: Any, source: Any, flags: Flags) -> tuple[st
     o.note_default(flags.model, default, flags.quiet)
     model = flags.load_torch(o.model_name(flags.model, default), flags.image_size)
     model.require(evaluation.capability)
-    photos = Photos(flags.batch_size or BATCH, flags.workers or o.default_workers(), flags.skip_bad)
+    photos = Photos(
+        flags.batch_size or max(BATCH, model.default_batch_size), flags.workers or o.default_workers(), flags.skip_bad
+    )
     chosen = first(source, flags.limit)
     progress = Progress(len(chosen), not (flags.no_progress or flags.quiet))
 
