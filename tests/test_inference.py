@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -285,16 +284,16 @@ def test_a_model_without_projections_has_no_video_vectors() -> None:
 def padded_passes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     """Passes over texts as on a GPU, of at most 60 ids; returns the shapes of their ids."""
     shapes: list[tuple[int, ...]] = []
-    original = inference.text_passes
+    original = inference._padded_passes
 
-    def passes(encoded: Encoded, device: torch.device, chosen: Any = None, multiple: int = 1) -> Iterator[Any]:
-        for rows, ids, mask in original(encoded, SimpleNamespace(type="cuda"), chosen, multiple):  # type: ignore[arg-type]
+    def passes(*args: Any) -> Iterator[Any]:
+        for rows, ids, *rest in original(*args):
             shapes.append(tuple(ids.shape))
-            yield rows, ids, mask
+            yield rows, ids, *rest
 
-    monkeypatch.setattr(inference, "text_passes", passes)
+    monkeypatch.setattr(inference, "_padded_passes", passes)
+    monkeypatch.setattr(inference, "_needs_padding", lambda device: True)
     monkeypatch.setattr(inference, "GPU_TOKENS_PER_PASS", 60)
-    monkeypatch.setattr(inference, "upload", lambda x, device: x)
     return shapes
 
 

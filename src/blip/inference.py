@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from blip.model import device_generation, device_search
+from blip.model import device_generation, device_search, ragged
 from blip.model.blip import BlipModel
 from blip.model.generation import generate
 from blip.model.layers import KV
 from blip.model.losses import Scope, at_least_float32, lm_loss
 from blip.model.stepper import TextStepper
-from blip.model.text import Cross
+from blip.model.text import Cross, TextTransformer
 from blip.runtime import upload
 from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.beam_search import Generated, Hypothesis, decode_all
@@ -24,8 +24,7 @@ from blip_lite.decoding import Decoding
 from blip_lite.errors import ConfigError
 from blip_lite.tokenizer import First
 
-TOKENS_PER_PASS = 4096  # limits the memory for matching many texts with an image
-GPU_TOKENS_PER_PASS = 1 << 16  # the same, with padding
+GPU_TOKENS_PER_PASS = 1 << 16  # of padded texts: limits the memory
 ANSWERS_PER_PASS = 32  # per question: few, so that the answers of a pass have similar lengths
 SCORES_PER_PASS = 1 << 25  # limits the memory for scoring answers: tokens times vocabulary
 
@@ -128,23 +127,80 @@ def match_own(
 ) -> Matches:
     """Match scores [M] of each text with one of image_embeds [N, T, D], whose indices are `images`.
 
-    Texts of one length share a pass, whichever images they belong to; keys and values are computed once per image.
+    Keys and values are computed once per image.
     """
     model.require("itm_head")
     encoded, device = tokenizer.encode(list(texts), first=first, max_length=max_length), image_embeds.device
-    owners = upload(torch.tensor(list(images)), device)
     cross = model.encoder.cross_keys_values(image_embeds)
     logits = torch.empty(len(texts), 2, device=device)
-    count = _texts_per_image(images, len(image_embeds))
-    for rows, ids, mask in text_passes(encoded, device, multiple=count or 1):
-        of_rows: Sequence[KV] = _OfRows(cross, owners[rows])
-        if count and isinstance(rows, slice):  # rows of whole images, in their order: nothing is copied
-            part = slice(rows.start // count, rows.stop // count)
-            of_rows = [(keys[part], values[part]) for keys, values in cross]
-        logits[rows] = model.match_logits(model.encoder(ids, mask, cross=of_rows, first_only=True)).float()
-    image_features = model.project_image(image_embeds)[owners]
+    for rows, states in _text_states(model.encoder, encoded, device, cross, images, first_only=True):
+        logits[rows] = model.match_logits(states).float()
+    image_features = model.project_image(image_embeds)[upload(torch.tensor(list(images)), device)]
     text_features = embed_text(model, tokenizer, texts, max_length=max_length)
     return Matches(logits.softmax(-1)[:, 1], (image_features * text_features).sum(dim=1))
+
+
+def match_logits(
+    model: BlipModel, image_embeds: Tensor, encoded: Encoded, chosen: Sequence[int] | None = None
+) -> Tensor:
+    """ITM logits [M, 2] of one image [1, N, D] with all or the chosen texts."""
+    model.require("itm_head")
+    cross = model.encoder.cross_keys_values(image_embeds)
+    if chosen is not None:
+        encoded = Encoded(*(x[list(chosen)] for x in encoded))
+    logits = torch.empty(len(encoded.input_ids), 2, device=image_embeds.device)
+    for rows, states in _text_states(model.encoder, encoded, image_embeds.device, cross, first_only=True):
+        logits[rows] = model.match_logits(states).float()
+    return logits
+
+
+def _text_states(
+    encoder: TextTransformer,
+    encoded: Encoded,
+    device: torch.device,
+    cross: Sequence[KV] | None = None,
+    images: Sequence[int] | None = None,
+    *,
+    first_only: bool,
+) -> Iterator[tuple[Tensor | slice, Tensor]]:
+    """Hidden states of texts in passes: (indices, states [R, T, D], zero for padding; `first_only`: [R, 1, D]).
+
+    cross, images: keys and values of images and the image of each text, None = all of the only one.
+    """
+    if _needs_padding(device):
+        for rows, ids, mask, of_rows in _padded_passes(encoded, device, cross, images):
+            states = encoder(ids, mask, cross=of_rows, first_only=first_only)
+            yield rows, states if first_only else states * mask[..., None]
+        return
+    owners = None if images is None else torch.tensor(list(images), device=device)
+    for indices, texts in ragged.passes(encoded.input_ids.to(device), encoded.attention_mask.sum(dim=1)):
+        of_texts = None if owners is None else owners[indices.to(device)]
+        groups = ragged.encode(encoder, texts, cross, of_texts, first_only=first_only)
+        groups = [torch.cat(groups)] if first_only else groups
+        yield from zip(torch.split(indices, [len(group) for group in groups]), groups, strict=True)
+
+
+def _needs_padding(device: torch.device) -> bool:
+    """Whether to pad texts instead of `ragged.encode`, whose many small operations would keep a GPU waiting."""
+    return device.type == "cuda"
+
+
+def _padded_passes(
+    encoded: Encoded, device: torch.device, cross: Sequence[KV] | None, images: Sequence[int] | None
+) -> Iterator[tuple[slice, Tensor, Tensor, Sequence[KV] | None]]:
+    """Texts in passes, in their order: (rows, ids [R, T], attention mask [R, T], keys and values for these rows)."""
+    count = 0 if cross is None or images is None else _texts_per_image(images, len(cross[0][0]))
+    owners = None if images is None else upload(torch.tensor(list(images)), device)
+    multiple = count or 1
+    step = max(1, GPU_TOKENS_PER_PASS // encoded.input_ids.shape[1] // multiple) * multiple
+    for i in range(0, len(encoded.input_ids), step):
+        ids, mask = (x[i : i + step] for x in encoded)
+        rows, length, of_rows = slice(i, i + len(ids)), int(mask.sum(dim=1).max()), cross
+        if cross is not None and count:  # rows of whole images, in their order: nothing is copied
+            of_rows = [(k[i // count : rows.stop // count], v[i // count : rows.stop // count]) for k, v in cross]
+        elif cross is not None and owners is not None:
+            of_rows = _OfRows(cross, owners[rows])
+        yield rows, upload(ids[:, :length], device), upload(mask[:, :length], device), of_rows
 
 
 def _texts_per_image(images: Sequence[int], count: int) -> int:
@@ -175,49 +231,6 @@ class _OfRows(Sequence[KV]):
         return keys.index_select(0, self.rows), values.index_select(0, self.rows)
 
 
-def match_logits(
-    model: BlipModel, image_embeds: Tensor, encoded: Encoded, chosen: Sequence[int] | None = None
-) -> Tensor:
-    """ITM logits [M, 2] of one image [1, N, D] with all or the chosen texts, without padding."""
-    model.require("itm_head")
-    cross = model.encoder.cross_keys_values(image_embeds)
-    logits = torch.empty(len(encoded.input_ids) if chosen is None else len(chosen), 2, device=image_embeds.device)
-    for rows, ids, mask in text_passes(encoded, image_embeds.device, chosen):
-        states = model.encoder(ids, mask, cross=cross, first_only=True)
-        logits[rows] = model.match_logits(states).float()
-    return logits
-
-
-def text_passes(
-    encoded: Encoded, device: torch.device, chosen: Sequence[int] | None = None, multiple: int = 1
-) -> Iterator[tuple[list[int] | slice, Tensor, Tensor | None]]:
-    """All or the chosen texts in passes: (indices, ids [R, T], attention mask [R, T] or None), on the device.
-
-    On a CPU without padding (`without_padding`). On a GPU, which many small passes would keep waiting, they are padded,
-    in their order, R a multiple of `multiple`.
-    """
-    if device.type != "cuda":
-        for rows, ids in without_padding(encoded, chosen):
-            yield rows, ids.to(device), None
-        return
-    all_ids, all_masks = (x if chosen is None else x[list(chosen)] for x in encoded)
-    step = max(1, GPU_TOKENS_PER_PASS // all_ids.shape[1] // multiple) * multiple
-    for i in range(0, len(all_ids), step):
-        ids, mask = all_ids[i : i + step], all_masks[i : i + step]
-        length = int(mask.sum(dim=1).max())
-        yield slice(i, i + len(ids)), upload(ids[:, :length], device), upload(mask[:, :length], device)
-
-
-def without_padding(encoded: Encoded, chosen: Sequence[int] | None = None) -> Iterator[tuple[list[int], Tensor]]:
-    """Texts grouped by length, without padding: (indices, ids [R, T]), at most TOKENS_PER_PASS ids each."""
-    ids = encoded.input_ids if chosen is None else encoded.input_ids[list(chosen)]
-    lengths = (encoded.attention_mask if chosen is None else encoded.attention_mask[list(chosen)]).sum(dim=1)
-    for length in sorted(set(lengths.tolist())):
-        indices = torch.nonzero(lengths == length)[:, 0]
-        for part in torch.split(indices, max(1, TOKENS_PER_PASS // length)):
-            yield part.tolist(), ids[part, :length]
-
-
 def embed_image(model: BlipModel, pixel_values: Tensor, *, projected: bool = True, tokens: bool = False) -> Tensor:
     """Vectors of pixel_values [B, 3, S, S]: projected [B, E] of unit length, else the class token's states [B, D].
 
@@ -244,18 +257,14 @@ def embed_text(
     """
     model.require("encoder")
     encoded = tokenizer.encode(list(texts), max_length=max_length)
-    device = model.device
     result: Tensor | None = None
-    for rows, ids, mask in text_passes(encoded, device):
-        hidden = model.encode_text(ids, mask, first_only=not tokens)
-        if tokens and mask is not None:
-            hidden = hidden * mask[..., None]
-        vectors = hidden if tokens else model.project_text(hidden) if projected else hidden[:, 0]
+    for rows, states in _text_states(model.encoder, encoded, model.device, first_only=not tokens):
+        vectors = states if tokens else model.project_text(states) if projected else states[:, 0]
         if result is None:
             shape = (*encoded.input_ids.shape, vectors.shape[2]) if tokens else (len(texts), vectors.shape[1])
             result = vectors.new_zeros(shape)
         if tokens:
-            result[rows, : ids.shape[1]] = vectors
+            result[rows, : vectors.shape[1]] = vectors
         else:
             result[rows] = vectors
     assert result is not None, "at least one text"

@@ -19,7 +19,6 @@ from blip.eval.pairs import (
     Ranking,
     TokenStore,
     best_pairs,
-    first_states,
     match_pairs,
     rank_by_cosine,
     rank_by_score,
@@ -165,15 +164,6 @@ def test_cosines_are_those_of_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         reduced = best_pairs(*features(), 5)
     assert torch.equal(reduced.cosines, best_pairs(*features(), 5).cosines)
-
-
-def test_first_states_are_those_of_each_text_alone() -> None:
-    encoded = tokenizer().encode(TEXTS[:7], first="enc")
-    cross = model().encoder.cross_keys_values(states()[:1])
-    texts = [ids[None, :length] for ids, length in zip(*(encoded[0], encoded[1].sum(dim=1)), strict=True)]
-    alone = [model().encoder(ids, cross=cross, first_only=True)[0] for ids in texts]
-    assert len({ids.shape for ids in texts}) > 2
-    assert_close(first_states(model().encoder, texts, cross), torch.cat(alone), **SCORES)
 
 
 def test_images_are_encoded_once_and_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,19 +16,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from blip.eval.base import Tick
+from blip.model import ragged
 from blip.model.blip import BlipModel
-from blip.model.layers import Attention
-from blip.model.text import Cross, TextTransformer
+from blip.model.ragged import TOKENS_PER_PASS
 from blip.tokenizer import Encoded, Tokenizer
 from blip_lite.errors import CheckpointError, ConfigError, UsageError
 
 TOP = 10  # entries kept of a ranking
 IMAGES_PER_PASS = 16  # encoded together
-TOKENS_PER_PASS = 1 << 11  # bounds the memory of scoring; more gains less than 1 %
 TOKENS_PER_GPU_PASS = 1 << 15  # fewer would be limited by kernel launches
 COSINES_PER_PASS = 1 << 24
 STORE_BYTES = 2 << 30  # 1,200 images of ViT-B at 384 px in float32
@@ -145,53 +143,14 @@ def match_pairs(model: BlipModel, encoded: Encoded, pairs: Pairs, encode: Encode
 
 
 def _match(model: BlipModel, image_embeds: Tensor, ids: Tensor, lengths: Tensor, chosen: Tensor) -> Tensor:
-    """ITM logits [K, 2] of one image [1, N, D] with the chosen texts, batched by their number of tokens."""
+    """ITM logits [K, 2] of one image [1, N, D] with the chosen texts."""
     cross = model.encoder.cross_keys_values(image_embeds)
     limit = TOKENS_PER_PASS if ids.device.type == "cpu" else TOKENS_PER_GPU_PASS
-    order = lengths[chosen].argsort(stable=True)
-    _, sizes = torch.unique_consecutive(lengths[chosen[order]].cumsum(0) // limit, return_counts=True)
     logits = torch.empty(len(chosen), 2)
-    for indices in torch.split(order, sizes.tolist()):
-        distinct, counts = torch.unique_consecutive(lengths[chosen[indices]], return_counts=True)
-        groups = torch.split(ids[chosen[indices].to(ids.device)], counts.tolist())
-        texts = [group[:, :length] for group, length in zip(groups, distinct.tolist(), strict=True)]
-        states = first_states(model.encoder, texts, cross)
-        logits[indices] = model.match_logits(states[:, None]).float().cpu()
+    for indices, texts in ragged.passes(ids[chosen.to(ids.device)], lengths[chosen], limit):
+        states = ragged.encode(model.encoder, texts, cross, first_only=True)
+        logits[indices] = model.match_logits(torch.cat(states)).float().cpu()
     return logits
-
-
-def first_states(encoder: TextTransformer, texts: Sequence[Tensor], cross: Sequence[Cross]) -> Tensor:
-    """First tokens' states [R, D] of texts over one image, equal to `encoder(..., first_only=True)` for each text.
-
-    texts: ids [R_i, T_i], grouped by length. Their tokens are concatenated, so that everything but self-attention is
-    one operation on all texts, without padding.
-    """
-    x = torch.cat([encoder.embed(ids, 0).flatten(0, 1) for ids in texts])[None]  # [1, tokens, D]
-    shapes = [(ids.shape[0], ids.shape[1]) for ids in texts]
-    for i, (block, kv) in enumerate(zip(encoder.blocks, cross, strict=True)):
-        x = block.attn_norm(_self_attention(block.attn, x, shapes, first_only=i == len(encoder.blocks) - 1))
-        x = block.cross_norm(x + block.cross_attend(x, kv, None))
-        x = block.mlp_norm(x + block.mlp(x))
-    return x[0]
-
-
-def _self_attention(attention: Attention, x: Tensor, shapes: list[tuple[int, int]], *, first_only: bool) -> Tensor:
-    """x [1, tokens, D] plus self-attention within each text; first_only: of the first tokens alone, [1, R, D]."""
-    keys, values = (_split_texts(linear(x), shapes) for linear in (attention.k, attention.v))
-    if first_only:
-        x = torch.cat([part[:, 0] for part in _split_texts(x, shapes)])[None]
-        shapes = [(rows, 1) for rows, _ in shapes]
-    attended = []
-    for parts in zip(_split_texts(attention.q(x), shapes), keys, values, strict=True):
-        q, k, v = map(attention.heads, parts)
-        attended.append(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2).flatten(0, 1))
-    return x + attention.out(torch.cat(attended)[None])
-
-
-def _split_texts(x: Tensor, shapes: list[tuple[int, int]]) -> list[Tensor]:
-    """Split [1, tokens, D] into the texts of each length [R_i, T_i, D]."""
-    parts = torch.split(x[0], [rows * length for rows, length in shapes])
-    return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
 
 
 class TokenStore:

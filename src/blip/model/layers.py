@@ -36,16 +36,20 @@ class Attention(Module):
 
     def forward(self, x: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
         """x [B, T, D]; mask broadcastable to [B, H, T, N], True = attend. Returns [B, T, D]."""
-        queries = self.heads(self.q(x))
-        on_cpu = x.device.type == "cpu"
+        return self.out(self.attend(self.q(x), kv, mask))
+
+    def attend(self, queries: Tensor, kv: KV, mask: Tensor | None = None) -> Tensor:
+        """`forward` between its two projections: queries [B, T, D] -> [B, T, D]."""
+        queries = self.heads(queries)
+        on_cpu = queries.device.type == "cpu"
         if self.training and on_cpu:
             y = self._plain(queries, kv, mask)
-        elif on_cpu and x.dtype == torch.bfloat16 and mask is None and not torch.is_grad_enabled():
+        elif on_cpu and queries.dtype == torch.bfloat16 and mask is None and not torch.is_grad_enabled():
             y = blockwise(queries, *kv)
         else:
             dropout = self.dropout if self.training else 0.0
             y = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
-        return self.out(y.transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).flatten(2)
 
     def _plain(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
         """Unfused attention: in training on a CPU the fused kernel's backward pass is twenty times slower."""
