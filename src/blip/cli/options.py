@@ -99,7 +99,7 @@ BackendName = Annotated[
     option("--backend", group=DEVICE, help="auto, torch or onnx (models with exported graphs)."),
 ]
 BatchSize = Annotated[
-    int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 on a CPU, 64 on a GPU")
+    int | None, option(min=1, group=DEVICE, help="Images per batch.", default="8 to 32 on a CPU, 64 on a GPU")
 ]
 Offline = Annotated[bool, option(group=GENERAL, help="Never use the network.")]
 OfflineOrOnline = Annotated[
