@@ -115,3 +115,11 @@ def test_the_stem_reads_a_batch_a_few_photos_at_a_time() -> None:
     sizes.clear()
     stem(pixels)  # with gradients
     assert sizes == [5]
+
+
+def test_an_exported_stem_takes_any_number_of_photos() -> None:
+    stem, pixels = ConvStem(width=32, class_tokens=2).eval(), torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        program = torch.export.export(stem, (pixels,), dynamic_shapes=({0: torch.export.Dim("photos")},))
+        grid, _ = program.module()(torch.randn(7, 3, 64, 64))
+    assert grid.shape == (7, 1280, 2, 2)

@@ -105,8 +105,9 @@ class ConvStem(nn.Module):
             self.class_embed = nn.Linear(CLASS_VECTOR_WIDTH + 1, width)
 
     def forward(self, pixel_values: Tensor) -> tuple[Tensor, Tensor | None]:
-        few_at_a_time = pixel_values.device.type == "cpu" and not torch.is_grad_enabled()
-        if few_at_a_time and len(pixel_values) > PHOTOS_PER_PASS and not torch.compiler.is_compiling():
+        on_cpu = pixel_values.device.type == "cpu" and not torch.is_grad_enabled()
+        is_traced = torch.compiler.is_compiling()  # an export must not depend on the number of photos
+        if on_cpu and not is_traced and len(pixel_values) > PHOTOS_PER_PASS:
             grid = torch.cat([self.grid(part) for part in torch.split(pixel_values, PHOTOS_PER_PASS)])
         else:
             grid = self.grid(pixel_values)
