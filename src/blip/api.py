@@ -71,6 +71,9 @@ def load(
     from blip.torch_backend import TorchBackend
 
     torch_device = choose_device(device)
+    torch_dtype = choose_dtype(dtype, torch_device)
+    if compile and torch_dtype == torch.int8:
+        raise UsageError("compile with dtype 'int8'; must be one of the two")
     loaded = checkpoint.load(
         os.fspath(name),
         image_size=image_size,
@@ -80,11 +83,12 @@ def load(
     )
     if threads is not None:
         torch.set_num_threads(threads)
-    backend = TorchBackend(loaded).to(torch_device, choose_dtype(dtype, torch_device))
+    backend = TorchBackend(loaded)
+    if not compile:
+        pack(backend.module)
+    backend.to(torch_device, torch_dtype)
     if compile:
         backend.module.compile()
-    else:
-        pack(backend.module)
     return Model(backend)
 
 

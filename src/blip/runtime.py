@@ -16,8 +16,13 @@ import torch
 
 from blip_lite.errors import EnvironmentProblem, UsageError
 
-DType = Literal["auto", "fp32", "bf16", "fp16"]
-DTYPES: dict[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DType = Literal["auto", "fp32", "bf16", "fp16", "int8"]
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "int8": torch.int8,
+}
 
 
 def choose_device(device: str | torch.device = "auto") -> torch.device:
@@ -41,10 +46,12 @@ def choose_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def choose_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """The torch dtype for auto, fp32, bf16 or fp16.
+    """The torch dtype for auto, fp32, bf16, fp16 or int8, which is for CPUs only.
 
     `auto` is float32 on CPU and MPS; on CUDA it is bfloat16 if supported, else float16.
     """
+    if dtype in ("int8", torch.int8) and device.type != "cpu":
+        raise UsageError(f"dtype 'int8' on device '{device}'; must be fp32, bf16 or fp16 there")
     if dtype in DTYPES.values():
         return dtype  # type: ignore[return-value]
     if dtype == "auto":

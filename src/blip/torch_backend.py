@@ -18,6 +18,8 @@ from blip.checkpoint.files import write_folder, write_hf_folder
 from blip.checkpoint.load import Loaded
 from blip.heatmaps.explain import explain
 from blip.io.image import prepare_for
+from blip.model.int8_linear import is_int8, pack_int8
+from blip.model.mkldnn_linear import fast_float, pack
 from blip.runtime import choose_device, choose_dtype
 from blip.tokenizer import Encoded
 from blip_lite.arrays import Floats
@@ -86,7 +88,8 @@ class TorchBackend:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.vision.cls_token.dtype
+        """Data type of the weights; int8 if linear layers compute in 8 bits."""
+        return torch.int8 if is_int8(self.module) else self.module.vision.cls_token.dtype
 
     @property
     def default_batch_size(self) -> int:
@@ -102,7 +105,13 @@ class TorchBackend:
     def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
         """Move the weights; returns the backend itself. Raises UsageError and EnvironmentProblem as `blip.load`."""
         target = self.device if device is None else choose_device(device)
-        self.module.to(device=target, dtype=None if dtype is None else choose_dtype(dtype, target))
+        chosen = choose_dtype(self.dtype if dtype is None else dtype, target)
+        if chosen == torch.int8:
+            pack_int8(self.module)
+            chosen = fast_float(target)  # of everything but the linear layers
+        elif is_int8(self.module):
+            pack(self.module)
+        self.module.to(device=target, dtype=chosen)
         return self
 
     def save(self, folder: str | os.PathLike[str], layout: Layout = "blip") -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from blip import api
+from blip.model import int8_linear
 from blip.torch_backend import TorchBackend
 from blip_lite.errors import BlipError, MissingPart
 from blip_lite.onnx_backend import OnnxBackend
@@ -94,6 +95,7 @@ def test_the_backend_supports_what_is_requested(name: str, options: dict[str, An
     [
         ("tiny", {"device": "cuda"}, "backend onnx; device cuda is not supported with onnxruntime"),
         ("tiny", {"dtype": "bf16"}, "backend onnx; dtype bf16 is not supported with onnxruntime"),
+        ("tiny", {"dtype": "int8"}, "backend onnx; dtype int8 is not supported with onnxruntime"),
         ("tiny", {"compile": True}, "backend onnx; compile True is not supported with onnxruntime"),
         ("tiny", {"image_size": 256}, "backend onnx; image size 256; the graphs of 'tiny' have 224"),
         ("tiny", {"needs": ["sample"]}, "backend onnx; model 'tiny' cannot sample: not supported with onnxruntime"),
@@ -103,6 +105,14 @@ def test_the_backend_supports_what_is_requested(name: str, options: dict[str, An
 def test_onnx_is_refused_with_the_reason(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(BlipError, match=message):
         api.open_model(name, backend="onnx", **options)
+
+
+@pytest.mark.skipif(not int8_linear.supports(), reason="not supported by this torch or processor")
+def test_8_bits_are_an_option_of_inference_only(blip: Blip) -> None:
+    result = blip("caption", PHOTO, "--dtype", "int8", "--device", "cpu")
+    assert result.code == 0 and "coffee" in result.out
+    result = blip("train", "caption", "--data", PHOTO, "--dtype", "int8", "-o", "none")
+    assert result.code != 0 and "dtype int8: must be auto, fp32 or bf16" in result.err
 
 
 def test_unknown_backends_and_missing_capabilities_are_one_line(blip: Blip) -> None:

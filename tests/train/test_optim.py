@@ -128,6 +128,7 @@ def test_averaged_weights_follow_slowly_and_give_way_to_the_model_s_own() -> Non
         ({"epochs": 1, "steps": 1}, "epochs and steps; give one of the two, or neither"),
         ({"steps": 1, "batch_size": 6, "accumulate": 4}, "batch_size 6: must be a multiple of accumulate"),
         ({"steps": 1, "dtype": "fp16"}, "dtype fp16: must be auto, fp32 or bf16"),
+        ({"steps": 1, "dtype": "int8"}, "dtype int8: must be auto, fp32 or bf16"),
         ({"steps": 1, "ema": 1.0}, "ema 1.0: must be from 0"),
         ({"steps": 1, "lr": float("nan")}, "lr nan: must be 0 or more"),
         ({"steps": 0}, "steps 0: must be 1 or more"),

@@ -173,7 +173,7 @@ class Device:
 
     group = DEVICE
     device: Annotated[str, option(envvar="BLIP_DEVICE", help="auto, cpu, cuda, cuda:N or mps.")] = "auto"
-    dtype: Annotated[str, option(envvar="BLIP_DTYPE", help="auto, fp32, bf16 or fp16.")] = "auto"
+    dtype: Annotated[str, option(envvar="BLIP_DTYPE", help="auto, fp32, bf16, fp16, or int8 (CPU).")] = "auto"
     threads: Threads = None
     offline: Annotated[bool, option(group=GENERAL, help="Never use the network.")] = False
     quiet: Quiet = False

@@ -8,9 +8,10 @@ module uses them: before the first use they are compared with `F.linear`, and if
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Self, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,38 +22,66 @@ from blip.model.modules import Module
 DTYPES = (torch.float32, torch.bfloat16)
 
 
-class PackedWeight:
-    """Reordered copy of one weight, created at first use and again after the weight has changed.
+T = TypeVar("T")
+
+
+class Prepared(ABC, Generic[T]):
+    """Copy of one weight as an operator wants it, created at first use and again after the weight has changed.
 
     Copying or pickling it yields an empty one: only the model's own weight is copied or stored with the model.
     """
 
     def __init__(self) -> None:
-        self._weight: Tensor | None = None
+        self._weight: T | None = None
         self._source: Tensor | None = None  # keeps the memory, so that no other weight gets its address
         self._version = 0
 
-    def __reduce__(self) -> tuple[type[PackedWeight], tuple[()]]:
-        return PackedWeight, ()
+    def __reduce__(self) -> tuple[type[Self], tuple[()]]:
+        return type(self), ()
 
-    def of(self, weight: Tensor) -> Tensor:
-        """The packed copy of weight [N, K]."""
+    def of(self, weight: Tensor) -> T:
+        """The copy of weight [N, K]."""
         version = 0 if weight.is_inference() else weight._version  # incremented by in-place changes
         same = self._source is not None and self._source.data_ptr() == weight.data_ptr()
         if self._weight is None or not same or version != self._version:
-            self._weight, self._source, self._version = _reorder(weight), weight.detach(), version
+            self._weight, self._source, self._version = self.prepare(weight), weight.detach(), version
         return self._weight
+
+    @abstractmethod
+    def prepare(self, weight: Tensor) -> T:
+        """Make the copy."""
+
+    @abstractmethod
+    def supports(self, x: Tensor) -> bool:
+        """Whether `linear` works for x and weights of the same device and dtype."""
+
+    @abstractmethod
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+        """x [..., K], weight [N, K], bias [N] -> [..., N]."""
+
+
+class PackedWeight(Prepared[Tensor]):
+    """Reordered copy of one weight."""
+
+    def prepare(self, weight: Tensor) -> Tensor:
+        return _reorder(weight)
+
+    def supports(self, x: Tensor) -> bool:
+        return supports(x.device, x.dtype)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor, gelu: bool) -> Tensor:
+        return _linear(x, self.of(weight), bias, gelu)
 
 
 class Packable(Module):
-    """Module that computes with one weight; `packed` holds its reordered copy, None = never packed."""
+    """Module that computes with one weight; `packed` holds its prepared copy, None = never packed."""
 
-    packed: PackedWeight | None = None
+    packed: Prepared[Any] | None = None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Drop the packed copy when `to()` and similar calls replace the weight."""
         if self.packed is not None:
-            self.packed = PackedWeight()
+            self.packed = type(self.packed)()
         return cast(Self, super()._apply(fn, recurse))  # type: ignore[no-untyped-call]
 
 
@@ -63,15 +92,15 @@ class Linear(Packable, nn.Linear):
         return linear(x, self.weight, self.bias, self.packed, gelu)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: PackedWeight | None, gelu: bool = False) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: Prepared[Any] | None, gelu: bool = False) -> Tensor:
     """x [..., K], weight [N, K], bias [N] -> [..., N]; uses the packed weight if supported."""
-    if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and supports(x.device, x.dtype):
-        return _linear(x, packed.of(weight), bias, gelu)
+    if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and packed.supports(x):
+        return packed.linear(x, weight, bias, gelu)
     y = F.linear(x, weight, bias)
     return F.gelu(y) if gelu else y
 
 
-def pack(model: nn.Module) -> None:
+def pack(model: nn.Module, kind: type[Prepared[Any]] = PackedWeight) -> None:
     """Let `model` use packed weights wherever supported: on a CPU, without gradients.
 
     Parameters and state_dict do not change. The copies are created at first use and take as much memory as the weights
@@ -79,12 +108,17 @@ def pack(model: nn.Module) -> None:
     """
     for module in model.modules():
         if isinstance(module, Packable):
-            module.packed = PackedWeight()
+            module.packed = kind()
 
 
 def supports(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether oneDNN's operators exist and are correct for tensors of this device and dtype."""
     return device.type == "cpu" and dtype in DTYPES and _works(dtype)
+
+
+def fast_float(device: torch.device) -> torch.dtype:
+    """bfloat16 if this device, a CPU, computes with it, else float32."""
+    return torch.bfloat16 if supports(device, torch.bfloat16) else torch.float32
 
 
 @cache

@@ -91,6 +91,8 @@ def _version(name: str) -> str | None:
 def _devices() -> dict[str, str]:
     import torch
 
+    from blip.model import int8_linear
+
     cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     missing = "none"
     if not cuda and shutil.which("nvidia-smi"):
@@ -101,6 +103,8 @@ def _devices() -> dict[str, str]:
         dtypes.append("bf16")
     if cuda:
         dtypes.append("fp16")
+    if int8_linear.supports():
+        dtypes.append("int8 (CPU)")
     return {
         "cpu": f"{os.cpu_count()} cores, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}",
         "cuda": ", ".join(cuda) or missing,

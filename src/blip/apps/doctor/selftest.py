@@ -23,6 +23,7 @@ VECTOR: tuple[float, ...] = tuple(_recorded["vector"])
 TOLERANCE = {
     "fp32": 1e-3,  # JPEG decoders differ by a level
     "bf16": 2e-2,
+    "int8": 2e-2,
     "fp16": 5e-3,
 }
 OK = "ok"
@@ -42,11 +43,15 @@ class Trial:
 
 
 def trials() -> Iterator[Trial]:
-    """Yield the CPU and every accelerator, each in fp32 and in the precision of --dtype auto."""
+    """Yield the CPU in every precision that it is fast in, every accelerator in fp32 and that of --dtype auto."""
     import torch
+
+    from blip.model import int8_linear
 
     yield Trial(device="cpu", dtype="fp32", needed=True)
     yield Trial(device="cpu", dtype="bf16", needed=False)
+    if int8_linear.supports():
+        yield Trial(device="cpu", dtype="int8", needed=False)
     for i in range(torch.cuda.device_count()):
         fast = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
         yield from (Trial(device=f"cuda:{i}", dtype=dtype, needed=True) for dtype in ("fp32", fast))
