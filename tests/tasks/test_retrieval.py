@@ -70,7 +70,8 @@ def test_rows_of_one_photo_have_one_number(captions: Path) -> None:
 
 def test_a_run_learns_to_find(captions: Path, tmp_path: Path) -> None:
     chosen = task(captions, val=str(captions))
-    fitted = fit(chosen, loop(steps=150, batch_size=8, lr=3e-3, eval_every=150, schedule="constant"), tmp_path)
+    schedule = {"steps": 250, "eval_every": 250, "lr": 3e-3, "warmup_steps": 10, "schedule": "cosine_step"}
+    fitted = fit(chosen, loop(batch_size=8, **schedule), tmp_path)
     assert fitted.metrics["txt_r1"] > 80 and fitted.metrics["img_r1"] > 80
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from blip.model.mkldnn_linear import Linear
 from blip.model.modules import Module
+from blip.model.training_attention import training_attention
 
 KV = tuple[Tensor, Tensor]  # keys and values, each [B, H, N, d]
 BLOCK = 1 << 20  # number of scores that `blockwise` computes at a time: they fit in the CPU cache
@@ -43,7 +44,7 @@ class Attention(Module):
         queries = self.heads(queries)
         on_cpu = queries.device.type == "cpu"
         if self.training and on_cpu:
-            y = self._plain(queries, kv, mask)
+            y = self._in_training(queries, kv, mask)
         elif on_cpu and queries.dtype == torch.bfloat16 and mask is None and not torch.is_grad_enabled():
             y = blockwise(queries, *kv)
         else:
@@ -51,8 +52,10 @@ class Attention(Module):
             y = F.scaled_dot_product_attention(queries, *kv, attn_mask=mask, dropout_p=dropout)
         return y.transpose(1, 2).flatten(2)
 
-    def _plain(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
+    def _in_training(self, queries: Tensor, kv: KV, mask: Tensor | None) -> Tensor:
         """Unfused attention: in training on a CPU the fused kernel's backward pass is twenty times slower."""
+        if mask is None and not self.dropout and not torch.compiler.is_compiling():
+            return training_attention(queries, *kv)
         scores = queries @ kv[0].transpose(2, 3) / queries.shape[-1] ** 0.5  # original: divides too
         if mask is not None:
             scores = scores.masked_fill(~mask, float("-inf"))

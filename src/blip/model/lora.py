@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.model.mkldnn_linear import Linear
+from blip.model.training_linear import training_linear
 from blip_lite.errors import ConfigError
 
 NAMES = ("lora_a", "lora_b")
@@ -43,7 +44,7 @@ class LoraLinear(Linear):
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         adapter = F.linear(F.linear(x, self.lora_a), self.lora_b)
-        y = F.linear(x, self.weight, self.bias) + self.scale * adapter
+        y = training_linear(x, self.weight, self.bias) + self.scale * adapter
         return F.gelu(y) if gelu else y
 
     @torch.no_grad()

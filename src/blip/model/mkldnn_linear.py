@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from blip.model.modules import Module
+from blip.model.training_linear import close, training_linear
 
 DTYPES = (torch.float32, torch.bfloat16)
 
@@ -96,7 +97,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, packed: Prepared[Any] | None
     """x [..., K], weight [N, K], bias [N] -> [..., N]; uses the packed weight if supported."""
     if packed is not None and not torch.is_grad_enabled() and x.dtype == weight.dtype and packed.supports(x):
         return packed.linear(x, weight, bias, gelu)
-    y = F.linear(x, weight, bias)
+    y = training_linear(x, weight, bias)
     return F.gelu(y) if gelu else y
 
 
@@ -133,17 +134,12 @@ def _works(dtype: torch.dtype) -> bool:
         with torch.inference_mode():
             packed = _reorder(weight)
             return all(
-                _all_close(_linear(rows, packed, bias, gelu), linear(rows, weight, bias, None, gelu))
+                close(_linear(rows, packed, bias, gelu), linear(rows, weight, bias, None, gelu))
                 for rows in (x, x[:1], x.view(1, 5, 75))
                 for gelu in (False, True)
             )
     except (AttributeError, RuntimeError, TypeError):  # missing, not built in, or with another signature
         return False
-
-
-def _all_close(a: Tensor, b: Tensor) -> bool:
-    tolerance = 1e-5 if a.dtype == torch.float32 else 0.1
-    return a.shape == b.shape and a.dtype == b.dtype and bool((a - b).abs().max() < tolerance)
 
 
 def _reorder(weight: Tensor) -> Tensor:
