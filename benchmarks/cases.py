@@ -221,44 +221,6 @@ def _peer_vectors(p: Pair, pixels: Tensor) -> Call:
     return call
 
 
-def training() -> Case:
-    """One step on 8 photos at 224 px with 20 tokens each: forward, backward, AdamW with rate 0 (weights stay equal)."""
-    p = pair("caption", 224)
-    pixels, ids = p.photos(8), torch.randint(1000, 30000, (8, NEW), generator=torch.Generator().manual_seed(0))
-    prompt = p.tokenizer.prompt_ids(p.config.prompt)
-    ids[:, : len(prompt)] = torch.tensor(prompt)
-    labels, mask = ids.clone(), torch.ones_like(ids)
-    labels[:, : len(prompt)] = -100
-    ours, peer = p.plain.train(), p.peer.train()
-    losses: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: ours.lm_loss(ids, mask, labels, ours.encode_image(pixels)),
-        "peer": lambda: peer(pixel_values=pixels, input_ids=ids, attention_mask=mask, labels=labels).loss,
-    }
-    calls = {
-        f"{side} {name}": _step(losses[side], model, DTYPES[name])
-        for name in DTYPES
-        for side, model in (("ours", ours), ("peer", peer))
-    }
-    pairs = [("ours f32", "peer f32"), ("ours bf16", "peer f32"), ("ours bf16", "peer bf16")]
-    forward = 8 * (_vision(p.config) + _cross(p.config) + NEW * _row(p.config))
-    work = Work(3 * forward)
-    return Case(calls, pairs, same_loss, {"ours f32": work, "ours bf16": work}, 2)
-
-
-def _step(loss_of: Callable[[], Tensor], model: Any, dtype: torch.dtype) -> Call:
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=0.05, foreach=True)
-
-    def call() -> float:
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
-            loss = loss_of()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        return loss.item()
-
-    return call
-
-
 def _each(outputs: dict[str, Any], remark: Callable[[Any, Any, bool], str]) -> dict[tuple[str, str], str]:
     """Remark on each pair of calls; the third argument is whether both are float32 and must agree."""
     return {
@@ -294,14 +256,6 @@ def same_vectors(outputs: dict[str, Any]) -> dict[tuple[str, str], str]:
         largest = (a.float() - b.float()).abs().max().item()
         assert largest < 1e-5 or (cosine > 0.999 and not exact), f"vectors differ: {largest}, cosine {cosine}"
         return f"vectors within {largest:.0e}" if exact else f"cosine {cosine:.5f}"
-
-    return _each(outputs, remark)
-
-
-def same_loss(outputs: dict[str, Any]) -> dict[tuple[str, str], str]:
-    def remark(a: float, b: float, exact: bool) -> str:
-        assert abs(a - b) < (1e-4 if exact else 0.05) * b, f"losses differ: {a} {b}"
-        return f"loss {a:.4f}, {b:.4f}"
 
     return _each(outputs, remark)
 
@@ -347,5 +301,4 @@ CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     "itm": ("ITM 384, 1 photo x 128 texts", itm),
     "embed-224": ("image embedding 224, 8 photos", lambda: embedding(224, 8)),
     "embed-384": ("image embedding 384, 8 photos", lambda: embedding(384, 8)),
-    "train": ("training step 224, 8 photos", training),
 }

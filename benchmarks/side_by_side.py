@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks import capfilt, cases, retrieval
+from benchmarks import capfilt, cases, retrieval, training
 from benchmarks.cases import Case
 from benchmarks.machine import commit
 from benchmarks.timing import Limits, Ratio, Times, interleave, limits, load
 
 CASES: dict[str, tuple[str, Callable[[], Case]]] = {
     **cases.CASES,
+    "train": (f"training step 224, {training.PHOTOS} photos", training.case),
     "retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case),
     "capfilt": (f"CapFilt 384, {capfilt.COUNT} photos", capfilt.case),
 }
