@@ -93,9 +93,8 @@ def _peer_captions(p: Pair, pixels: Tensor, prompt: list[int], settings: dict[st
 def vqa() -> Case:
     """One question of 10 tokens about a photo at 480 px, 9 tokens of answer forced."""
     calls: dict[str, Call] = {}
-    decoding = Beam(num_beams=3, max_length=10, min_length=10)
     for name, p in both("vqa", 480).items():
-        calls |= {f"ours {name}": _ours_answer(p, name, decoding), f"peer {name}": _peer_answer(p, name)}
+        calls |= {f"ours {name}": ours_answer(p, p.photos(1, DTYPES[name])), f"peer {name}": _peer_answer(p, name)}
     pairs = [("ours f32", "peer f32"), ("ours bf16", "peer f32"), ("ours bf16", "peer bf16")]
     states = 12 * 4 * 10 * 768 * 768 / 1e9
     flops = _vision(p.config) + _cross(p.config) + 10 * _row(p.config) + states + (1 + 8 * 3) * 0.25
@@ -104,15 +103,14 @@ def vqa() -> Case:
 
 
 QUESTION = "what is the dog doing in the water"  # 8 words, [ENC], [SEP]
+ANSWER = Beam(num_beams=3, max_length=10, min_length=10)
 
 
-def _ours_answer(p: Pair, name: str, decoding: Beam) -> Call:
-    pixels = p.photos(1, DTYPES[name])
-
+def ours_answer(p: Pair, pixels: Tensor) -> Call:
     def call() -> list[list[int]]:
         with torch.inference_mode():
             embeds = p.ours.encode_image(pixels)
-            answers = inference.answer(p.ours, p.tokenizer, embeds, [QUESTION], decoding)
+            answers = inference.answer(p.ours, p.tokenizer, embeds, [QUESTION], ANSWER)
         return [list(texts[0].ids) for texts in answers]
 
     return call
@@ -133,12 +131,11 @@ def _peer_answer(p: Pair, name: str) -> Call:
 def itm() -> Case:
     """One photo at 384 px against 128 texts of 8 to 19 tokens."""
     calls: dict[str, Call] = {}
-    rng = random.Random(0)
-    texts = [" ".join(rng.choices(WORDS, k=rng.choice((6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 17)))) for _ in range(128)]
+    texts = match_texts()
     sides = both("retrieval", 384)
     for name, p in sides.items():
         pixels = p.photos(1, DTYPES[name])
-        calls[f"ours {name}"] = _ours_match(p, pixels, texts)
+        calls[f"ours {name}"] = ours_match(p, pixels, texts)
         for how, width in (("padded to longest", None), ("padded to 35", 35)):
             calls[f"peer {name}, {how}"] = _peer_match(p, pixels, texts, width)
     calls["peer f32, states repeated, 35"] = _peer_repeated(sides["f32"], texts[:8])
@@ -150,7 +147,13 @@ def itm() -> Case:
     return Case(calls, pairs, same_logits, {"ours f32": work, "ours bf16": work}, 2, scale)
 
 
-def _ours_match(p: Pair, pixels: Tensor, texts: list[str]) -> Call:
+def match_texts() -> list[str]:
+    """128 texts of 8 to 19 tokens."""
+    rng = random.Random(0)
+    return [" ".join(rng.choices(WORDS, k=rng.choice((6, 7, 8, 9, 10, 10, 11, 12, 13, 14, 17)))) for _ in range(128)]
+
+
+def ours_match(p: Pair, pixels: Tensor, texts: list[str]) -> Call:
     def call() -> Tensor:
         encoded = p.tokenizer.encode(texts, first="enc", max_length=35)
         with torch.inference_mode():
@@ -199,13 +202,13 @@ def embedding(size: int, count: int) -> Case:
     calls: dict[str, Call] = {}
     for name, p in both("retrieval", size).items():
         pixels = p.photos(count, DTYPES[name])
-        calls |= {f"ours {name}": _ours_vectors(p, pixels), f"peer {name}": _peer_vectors(p, pixels)}
+        calls |= {f"ours {name}": ours_vectors(p, pixels), f"peer {name}": _peer_vectors(p, pixels)}
     pairs = [("ours f32", "peer f32"), ("ours bf16", "peer f32"), ("ours bf16", "peer bf16")]
     work = Work(count * _vision(p.config))
     return Case(calls, pairs, same_vectors, {"ours f32": work, "ours bf16": work}, 3)
 
 
-def _ours_vectors(p: Pair, pixels: Tensor) -> Call:
+def ours_vectors(p: Pair, pixels: Tensor) -> Call:
     def call() -> Tensor:
         with torch.inference_mode():
             return inference.embed_image(p.ours, pixels)
