@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.peers import Pair, pair
 from benchmarks.timing import Call
 from blip import inference
+from blip.model import int8_linear
 from blip.model.blip import BlipModel
 from blip.tokenizer import Encoded
 from blip_lite.config import BlipConfig
@@ -59,6 +60,8 @@ def captions(size: int, count: int, decoding: Decoding, peer_settings: dict[str,
         calls[f"ours {name}"] = _ours_captions(p.ours, p, pixels, decoding)
         if name == "f32" and "bf16" in names:
             calls["ours f32, not packed"] = _ours_captions(p.plain, p, pixels, decoding)
+        if name == "bf16" and int8_linear.supports():
+            calls["ours int8"] = _ours_captions(p.in_8_bits(), p, pixels, decoding)
         calls[f"peer {name}"] = _peer_captions(p, pixels, prompt, settings)
     rows = {"f32": 1, "bf16": 0.5}
     beams = decoding.num_beams if isinstance(decoding, Beam) else 1
@@ -227,7 +230,7 @@ def _peer_vectors(p: Pair, pixels: Tensor) -> Call:
 def _each(outputs: dict[str, Any], remark: Callable[[Any, Any, bool], str]) -> dict[tuple[str, str], str]:
     """Remark on each pair of calls; the third argument is whether both are float32 and must agree."""
     return {
-        (a, b): remark(outputs[a], outputs[b], "bf16" not in a + b)
+        (a, b): remark(outputs[a], outputs[b], "bf16" not in a + b and "int8" not in a)
         for a in outputs
         for b in outputs
         if a.startswith("ours") and b.startswith("peer")

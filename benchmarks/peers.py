@@ -15,6 +15,7 @@ from blip.checkpoint.hf import hf_config
 from blip.checkpoint.state_dict import from_blip
 from blip.io.image import prepare
 from blip.model.blip import BlipModel
+from blip.model.int8_linear import pack_int8
 from blip.model.mkldnn_linear import pack
 from blip.tokenizer import Tokenizer
 from blip_lite.config import BlipConfig, Family, published_config, with_image_size
@@ -40,6 +41,12 @@ class Pair:
         values = prepare(images, size=config.vision.image_size, mean=config.image_mean, std=config.image_std)
         return values.to(dtype)
 
+    def in_8_bits(self) -> BlipModel:
+        """The same weights, multiplied in 8 bits."""
+        model = _shared_copy(self.plain)
+        pack_int8(model)
+        return model
+
 
 def pair(family: Family, image_size: int, dtype: torch.dtype = torch.float32) -> Pair:
     """ViT-B at full size with random weights, without dropout."""
@@ -51,10 +58,16 @@ def pair(family: Family, image_size: int, dtype: torch.dtype = torch.float32) ->
         text.embed.word.weight.data.mul_(5)  # spreads the scores of tokens: random ones differ by less than rounding
     peer = _peer(ours, config).to(dtype)
     ours.to(dtype)
-    plain = copy.deepcopy(ours)
-    plain.load_state_dict(ours.state_dict(), assign=True)  # one set in memory
+    plain = _shared_copy(ours)
     pack(ours)
-    return Pair(plain.eval(), ours, peer, config, Tokenizer.from_config(config))
+    return Pair(plain, ours, peer, config, Tokenizer.from_config(config))
+
+
+def _shared_copy(model: BlipModel) -> BlipModel:
+    """Another model with the same weights in memory."""
+    other = copy.deepcopy(model)
+    other.load_state_dict(model.state_dict(), assign=True)
+    return other.eval()
 
 
 def _peer(model: BlipModel, config: BlipConfig) -> Any:
