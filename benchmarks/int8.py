@@ -1,4 +1,4 @@
-"""What 8 bits cost: results with `--dtype int8` and `bf16` against those in float32, on a CPU.
+"""Cost of 8 bits: results with `--dtype int8` and `bf16` against those in float32, on a CPU.
 
     python -m benchmarks.int8                                 # ViT-B at full size, random weights, example photos
     python -m benchmarks.int8 --data dev.tar -m tiny          # captions and scores of a model, photos with texts
