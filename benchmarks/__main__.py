@@ -19,7 +19,7 @@ if sys.argv[1:2] == ["gpu"]:  # needs no Transformers
 from benchmarks import report, side_by_side, threads
 from benchmarks.check import check
 from benchmarks.machine import machine
-from benchmarks.parts import PROFILED, parts
+from benchmarks.parts import tables
 
 
 def main() -> int:
@@ -41,10 +41,10 @@ def main() -> int:
     for name in side_by_side.chosen(cases) if everything or cases else ():
         values["cases"][name] = side_by_side.run(name, options.rounds)
         report.write(values)
-    for name, settings in PROFILED.items() if everything or "parts" in names else ():
-        values["parts"][name] = parts(*settings)
+    for table, row, milliseconds in tables() if everything or "parts" in names else ():
+        values["parts"].setdefault(table, {})[row] = milliseconds
         report.write(values)
-        print(name, values["parts"][name], flush=True)
+        print(table, row, milliseconds, flush=True)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 A row passes if its ratio to the peer is at least 90 % of the committed one. Outputs are compared as always. A case with
 a row below that runs once more, and the better ratio of both counts: other work on the machine slows single rounds.
-The results stay as they are. Ratios of another processor say nothing, so there it refuses.
+The results are unchanged. Ratios of another processor say nothing, so there it refuses.
 """
 
 from __future__ import annotations

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import cases
+from benchmarks import cases, training
 from benchmarks.cases import BEAM, DTYPES
 from benchmarks.peers import Pair, pair
 from benchmarks.stopwatch import Parts, stopwatch
@@ -30,14 +30,6 @@ PARTS: Parts = {
     "head": [(TextTransformer, "logits")],
     "cache": [(TextStepper, name) for name in ("expand", "reorder", "keep")],
 }
-PROFILED = {
-    "f32, 1 photo": ("f32", 1),
-    "f32, 8 photos": ("f32", 8),
-    "bf16, 1 photo": ("bf16", 1),
-    "bf16, 8 photos": ("bf16", 8),
-}
-
-
 # Kinds of operations; the rest is additions, copies, search and Python.
 KINDS: Parts = {
     "linear layers": [(Linear, "forward")],
@@ -62,23 +54,20 @@ WORKS: dict[str, tuple[Family, int, int, Callable[[Pair, Tensor], Call]]] = {
 }
 
 
-def parts(name: str, count: int, rounds: int = 3) -> dict[str, float]:
-    """Median milliseconds of processor time of each part of `count` captions, beam 3, in precision `name`."""
-    return _milliseconds(_work(f"caption 384, {count} photo{'s' * (count > 1)}", name), PARTS, "search", rounds)
+def tables() -> Iterator[tuple[str, str, dict[str, float]]]:
+    """Median milliseconds of processor time: (table, its row, values by column)."""
+    for work, (family, size, count, build) in WORKS.items():
+        for name, dtype in DTYPES.items():
+            p = pair(family, size, dtype)
+            call = build(p, p.photos(count, dtype))
+            if family == "caption":
+                yield "parts of a caption", f"{work}, {name}", _milliseconds(call, PARTS, "search")
+            yield "kinds of operations", f"{work}, {name}", _milliseconds(call, KINDS, "rest")
+    for name in DTYPES:
+        yield "a training step", f"224, {training.PHOTOS} photos, {name}", training.parts(name)
 
 
-def kinds(work: str, name: str, rounds: int = 3) -> dict[str, float]:
-    """Median milliseconds of processor time of each kind of operation in one of `WORKS`, in precision `name`."""
-    return _milliseconds(_work(work, name), KINDS, "rest", rounds)
-
-
-def _work(work: str, name: str) -> Call:
-    family, size, count, build = WORKS[work]
-    p = pair(family, size, DTYPES[name])
-    return build(p, p.photos(count, DTYPES[name]))
-
-
-def _milliseconds(call: Call, parts: Parts, rest: str, rounds: int) -> dict[str, float]:
+def _milliseconds(call: Call, parts: Parts, rest: str, rounds: int = 3) -> dict[str, float]:
     runs = []
     for _ in range(rounds + 1):
         with torch.inference_mode(), stopwatch(parts, rest) as seconds:

@@ -67,13 +67,13 @@ def _row(title: str, row: dict[str, Any]) -> str:
     )
 
 
-def _parts(parts: dict[str, dict[str, float]]) -> list[str]:
-    if not parts:
-        return []
-    columns = list(next(iter(parts.values())))
-    lines = ["## Where the time of a caption goes", "", "Milliseconds of each part (384 px, beam 3, 20 tokens):", ""]
-    lines += [f"| run | {' | '.join(columns)} | sum |", "|---" * (len(columns) + 2) + "|"]
-    for name, values in parts.items():
-        cells = " | ".join(f"{values[c]:.0f}" for c in columns)
-        lines.append(f"| {name} | {cells} | {sum(values.values()):.0f} |")
-    return lines
+def _parts(tables: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    lines = ["## Where the time goes", "", "Milliseconds of processor time, one thread, medians of three runs; captions with beam 3"]
+    lines += ["and 20 tokens. Command: `OMP_NUM_THREADS=1 python -m benchmarks parts`"]
+    for title, rows in tables.items():
+        columns = list(next(iter(rows.values())))
+        lines += ["", f"| {title} | {' | '.join(columns)} | sum |", "|---" * (len(columns) + 2) + "|"]
+        for name, values in rows.items():
+            cells = " | ".join(f"{values[c]:.0f}" for c in columns)
+            lines.append(f"| {name} | {cells} | {sum(values.values()):.0f} |")
+    return lines if tables else []

@@ -46,15 +46,11 @@ def section(values: dict[str, Any]) -> list[str]:
     """Lines of RESULTS.md."""
     if not values:
         return []
-    lines = [
-        "## Two threads",
-        "",
-        "Seconds by the clock of the same work, in turn, medians, on a machine that does nothing",
-    ]
-    lines += [f"else (load {values['load']:.1f}; commit {values['commit']}). Command: `python -m benchmarks threads`"]
+    lines = ["## Two threads", "", "Seconds by the clock of the same work, in turn, medians, on an idle machine"]
+    lines += [f"(load {values['load']:.1f}; commit {values['commit']}). Command: `python -m benchmarks threads`"]
     lines += ["", "| case | ours | one thread | two threads | ratio |", "|---" * 5 + "|"]
     for row in values["rows"]:
-        one, two = row["seconds"]
+        single, double = row["seconds"]
         ratio = f"**{row['ratio']:.2f}** ({row['low']:.2f}-{row['high']:.2f})"
-        lines.append(f"| {row['title']} | {row['ours']} | {one:.2f} | {two:.2f} | {ratio} |")
+        lines.append(f"| {row['title']} | {row['ours']} | {single:.2f} | {double:.2f} | {ratio} |")
     return lines

@@ -1,4 +1,4 @@
-"""The gate of `make bench-check`, with made-up times: what passes, what fails, what it says."""
+"""The gate of `make bench-check`, with made-up times: what passes, what fails, the messages."""
 
 from __future__ import annotations
 
