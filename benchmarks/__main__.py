@@ -2,6 +2,7 @@
 
 python -m benchmarks [NAME...] [--rounds N]        run cases, all without names, and write RESULTS.md
 python -m benchmarks parts|threads                 where the time goes; one thread against two
+python -m benchmarks folder|memory --help          whole folders; peak memory of each command
 python -m benchmarks check [NAME...] [--rounds N]  fail if a ratio is below 90 % of that in RESULTS.md
 python -m benchmarks gpu --help                    check and measure a GPU
 """
@@ -16,13 +17,19 @@ if sys.argv[1:2] == ["gpu"]:  # needs no Transformers
 
     sys.exit(gpu(sys.argv[2:]))
 
-from benchmarks import report, side_by_side, threads
+from benchmarks import folder, memory, report, side_by_side, threads
 from benchmarks.check import check
 from benchmarks.machine import machine
 from benchmarks.parts import tables
 
+SECTIONS = {"folder": folder.run, "memory": memory.run}
+
 
 def main() -> int:
+    if sys.argv[1:2] and sys.argv[1] in SECTIONS:
+        measured = SECTIONS[sys.argv[1]](sys.argv[2:])
+        report.write(report.read() | {sys.argv[1]: measured})
+        return 0
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

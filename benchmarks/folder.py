@@ -1,10 +1,9 @@
 """`blip caption FOLDER` from start to end against the model's own time on the same photos.
 
-    OMP_NUM_THREADS=1 python -m benchmarks.folder                         # the examples, over and over
-    OMP_NUM_THREADS=1 python -m benchmarks.folder --data photos/ a.tar
-    python -m benchmarks.folder --threads 2                               # by the clock, on a machine that is idle
+    python -m benchmarks folder                       # the examples, over and over
+    python -m benchmarks folder --data photos/ a.tar
 
-Every run is a process of its own; runs of different settings alternate. Prints the section of RESULTS.md.
+Every run is a process of its own; runs of different settings alternate. Writes its section of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -105,7 +104,7 @@ def section(values: dict[str, Any]) -> list[str]:
         "seconds, and by the clock, of a process that captions one photo. The rest is without it: milliseconds of",
         "processor time per photo and part; their sum by that of the model (*ratio*; aim 1.05); and time by the clock,",
         "by that of the model alone on the same batches (*wall*), which other work on the machine disturbs.",
-        f"Command: `python -m benchmarks.folder` (load {values['load']:.1f}; commit {values['commit']})",
+        f"Command: `python -m benchmarks folder --data ...` (load {values['load']:.1f}; commit {values['commit']})",
         "",
         f"| run | threads | photos, rounds | start | {' | '.join(columns)} | ratio | wall | photos/s |",
         "|---" * (len(columns) + 7) + "|",
@@ -122,28 +121,25 @@ def section(values: dict[str, Any]) -> list[str]:
 
 def run_all(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     many = write_photos(folder / "many", options.data, options.photos)
-    rows = measure(folder, many, TINY, options.rounds, options.threads)
+    rows = [row for count in options.threads for row in measure(folder, many, TINY, options.rounds, count)]
     if options.few:
         few = write_photos(folder / "few", options.data, options.few)
         vit = {"ViT-B 384, random": ["-m", write_random(folder / "model", "caption")]}
-        rows += measure(folder, few, vit, 1, options.threads)
+        rows += [row for count in options.threads for row in measure(folder, few, vit, 1, count)]
     return {"photos": options.title, "load": load(), "commit": commit(), "rows": rows}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(arguments: Sequence[str]) -> dict[str, Any]:
+    """Values of the section, from the arguments of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks folder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", nargs="+", default=[], help="folders, photos or tars; default the examples")
     parser.add_argument("--title", default="the photos of examples/", help="of the data, in RESULTS.md")
     parser.add_argument("--photos", type=int, default=128, help="photos for `tiny`")
     parser.add_argument("--few", type=int, default=16, help="photos for ViT-B with random weights; 0 = without it")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of `tiny`; ViT-B has one")
-    parser.add_argument("--threads", type=int, default=1, help="threads of the model")
-    options = parser.parse_args()
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of the model; default 1 and 2")
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        values = run_all(Path(folder), options)
-    print(json.dumps(values, indent=1))
-    print("\n".join(section(values)))
-
-
-if __name__ == "__main__":
-    main()
+        return run_all(Path(folder), options)

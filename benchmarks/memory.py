@@ -1,8 +1,8 @@
 """Peak memory of each command, as a process of its own, with `tiny` and with ViT-B of random weights.
 
-    python -m benchmarks.memory [NAME...]
+    python -m benchmarks memory [NAME...]
 
-On the photos of examples/. Prints the section of RESULTS.md. Linux only: /proc is read while a process runs.
+On the photos of examples/. Writes its section of RESULTS.md. Linux only: /proc is read while a process runs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from blip.io.inputs import find_inputs
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PHOTOS, TEXTS = 16, ("a cat on a sofa", "a cup of coffee")
-INTERVAL = 0.02  # seconds between two looks at a process
+INTERVAL = 0.02  # seconds between two readings of a process
 SIZES = {"VmHWM": "peak_mb", "RssAnon": "private_mb"}
 
 
@@ -52,8 +52,8 @@ def _status(pid: int) -> dict[str, float]:
         text = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return {}
-    found = {name: re.search(rf"{key}:\s*(\d+)", text) for key, name in SIZES.items()}
-    return {name: int(match[1]) / 1e3 for name, match in found.items() if match}
+    matches = {name: re.search(rf"{key}:\s*(\d+)", text) for key, name in SIZES.items()}
+    return {name: int(match[1]) / 1e3 for name, match in matches.items() if match}
 
 
 def write_data(folder: Path) -> dict[str, str]:
@@ -126,7 +126,7 @@ def section(values: dict[str, Any]) -> list[str]:
         "",
         f"Peak of a process in MB, all of it and without mapped files, on {PHOTOS} photos of examples/, float32, one",
         "thread. Weights are mapped files, which the system can drop and read again; packed copies are not.",
-        f"Command: `python -m benchmarks.memory` (commit {values['commit']})",
+        f"Command: `python -m benchmarks memory` (commit {values['commit']})",
         "",
         f"| command | {' | '.join(models)} |",
         "|---" * (len(models) + 1) + "|",
@@ -136,15 +136,12 @@ def section(values: dict[str, Any]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def run(arguments: Sequence[str]) -> dict[str, Any]:
+    """Values of the section, from the arguments of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks memory", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help="commands, such as caption; none = all")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        values = measure(Path(folder), options.names)
-    print(json.dumps(values, indent=1))
-    print("\n".join(section(values)))
-
-
-if __name__ == "__main__":
-    main()
+        return measure(Path(folder), options.names)
