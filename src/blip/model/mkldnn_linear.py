@@ -2,8 +2,8 @@
 
 torch's float32 `F.linear` uses the weight's stored layout and is slow for the few rows of a decoding step. oneDNN
 computes the same on a reordered copy, with GELU in the same pass. Its operators are private in torch, so only this
-module uses them: before the first use they are compared with `F.linear`, and if they are missing, fail or differ,
-`F.linear` is used. A model uses packed weights only after `pack` was called on it.
+module, `int8_linear` and `training_linear` use them: before the first use they are compared with `F.linear`, and if
+they are missing, fail or differ, `F.linear` is used. A model uses packed weights only after `pack` was called on it.
 """
 
 from __future__ import annotations
