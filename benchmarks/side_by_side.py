@@ -12,8 +12,8 @@ from benchmarks.machine import commit
 from benchmarks.timing import Limits, Ratio, Times, interleave, limits, load
 
 CASES: dict[str, tuple[str, Callable[[], Case]]] = {
+    "train": (f"training step 224, {training.PHOTOS} photos", training.case),  # first: three processes of 5 GB each
     **cases.CASES,
-    "train": (f"training step 224, {training.PHOTOS} photos", training.case),
     "retrieval": ("ranking 384, 16 photos x 160 texts, k = 16", retrieval.case),
     "capfilt": (f"CapFilt 384, {capfilt.COUNT} photos", capfilt.case),
 }
